@@ -1,0 +1,1 @@
+"""AnnData in: cards, sources, gene ids, splits, checks. Knows no tokenizer and no model."""

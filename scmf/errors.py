@@ -1,0 +1,126 @@
+"""Every error a user can meet, drawn as one tree.
+
+::
+
+    ScmfError                      what was found, what was wanted, where, what to do
+    ├── ConfigError                a YAML file, an override or a name is wrong           (exit 2)
+    ├── DataError                  cells cannot be used                                  (exit 3)
+    │   ├── ChecksumError          the file is not the file the card names
+    │   ├── SourceError            no source of a card could deliver
+    │   ├── CountsError            not raw counts: normalised, negative, NaN, empty
+    │   └── GeneError              gene ids unknown or ambiguous
+    ├── ModelError                 weights or tensors do not fit the model               (exit 4)
+    ├── TrainingError              a run cannot start, go on or resume                   (exit 5)
+    ├── EvaluationError            a score cannot be computed                            (exit 6)
+    └── MissingExtraError          an optional dependency is not installed               (exit 7)
+
+Exit code 1 is kept for an honest "no": a verdict that is off, a check that found something.
+Tokenizer and model files do not import this module (they travel alone inside a checkpoint);
+they raise ``ValueError`` with a message of the same four parts.
+"""
+
+from __future__ import annotations
+
+
+class ScmfError(Exception):
+    """An error with four parts, so that the reader knows what to do next.
+
+    Parameters
+    ----------
+    found
+        What was found, as one clause.
+    wanted
+        What was wanted instead.
+    where
+        File, key, row or command in which it was found.
+    fix
+        What to do next.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, found: str, *, wanted: str | None = None, where: object | None = None, fix: str | None = None
+    ) -> None:
+        self.found, self.wanted, self.where, self.fix = found, wanted, where, fix
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        parts = [f"found: {self.found}"]
+        if self.wanted:
+            parts.append(f"wanted: {self.wanted}")
+        if self.where is not None:
+            parts.append(f"where: {self.where}")
+        if self.fix:
+            parts.append(f"do: {self.fix}")
+        return "\n".join(parts)
+
+    def to_json(self) -> dict[str, str | None]:
+        """The four parts as a JSON object, for ``--json``."""
+        where = None if self.where is None else str(self.where)
+        return {
+            "error": type(self).__name__,
+            "found": self.found,
+            "wanted": self.wanted,
+            "where": where,
+            "do": self.fix,
+        }
+
+
+class ConfigError(ScmfError):
+    """A configuration file, an override or a name is wrong."""
+
+    exit_code = 2
+
+
+class DataError(ScmfError):
+    """The cells cannot be used as asked."""
+
+    exit_code = 3
+
+
+class ChecksumError(DataError):
+    """A file is not the one its card names."""
+
+
+class SourceError(DataError):
+    """None of the sources of a card could deliver the file."""
+
+
+class CountsError(DataError):
+    """The matrix does not hold raw counts."""
+
+
+class GeneError(DataError):
+    """Gene identifiers are unknown, ambiguous or duplicated."""
+
+
+class ModelError(ScmfError):
+    """Weights, configuration or tensors do not fit the model."""
+
+    exit_code = 4
+
+
+class TrainingError(ScmfError):
+    """A training run cannot start, continue or resume."""
+
+    exit_code = 5
+
+
+class EvaluationError(ScmfError):
+    """A score cannot be computed from what was given."""
+
+    exit_code = 6
+
+
+class MissingExtraError(ScmfError):
+    """An optional dependency is not installed."""
+
+    exit_code = 7
+
+    def __init__(self, package: str, extra: str, *, needed_for: str) -> None:
+        super().__init__(
+            f"package {package!r} is not installed",
+            wanted=f"{package} for {needed_for}",
+            fix=f'pip install "scmodelforge[{extra}]"',
+        )

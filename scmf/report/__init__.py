@@ -1,0 +1,1 @@
+"""Results and expectations become one table, pages and plots. No torch."""

@@ -1,0 +1,1 @@
+"""Cells to sequences: one file a strategy. A tokenizer knows no model and no file of ours."""

@@ -1,0 +1,1 @@
+"""One accelerate loop for pretraining and fine-tuning, its objectives, batches and checkpoints."""
