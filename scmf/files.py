@@ -1,6 +1,6 @@
 """Files: where ours lie, how they are written, hashed and read.
 
-Lives here: atomic writing, sha256, the YAML 1.2 reader, the folders of shipped recipes and cards,
+Lives here: atomic writing, sha256, the YAML 1.2 reader and writer, the folders of shipped recipes and cards,
 the cache. Lives elsewhere: what is in the files (config, recipe, data.cards, results).
 """
 
@@ -146,6 +146,34 @@ def _yaml_int(text: str) -> int:
     body = text.lstrip("+-")
     base = {"0o": 8, "0x": 16}.get(body[:2], 10)
     return sign * int(body[2:] if base != 10 else body, base)
+
+
+# A string that YAML 1.2 reads as a number although PyYAML, which knows 1.1, writes it bare: 1e5, 0o7, a digest.
+_NUMBER_LIKE = re.compile(r"[-+.0-9][-+.\w]*")
+
+
+def dump_yaml(value: Any, *, width: int = 100) -> str:
+    """Plain dicts, lists and scalars as YAML that `load_yaml` reads back equal, in the order given.
+
+    A dict that occurs several times as the same object is written once, with an anchor.
+    """
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """SafeDumper with quotes for the strings that YAML 1.2 takes for numbers."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return not (isinstance(data, dict) and data)
+
+        def generate_anchor(self, node: Any) -> str:
+            return super().generate_anchor(node).replace("id", "same")
+
+    def text(dumper: Any, string: str) -> Any:
+        style = '"' if _NUMBER_LIKE.fullmatch(string) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", string, style=style)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=width)
 
 
 # --- folders --------------------------------------------------------------------------------------
