@@ -18,14 +18,15 @@ The file has two lists::
         samples: {0: 0.91, …}      # seed -> value, never rounded; {null: value} for a deterministic method
         measured_with: {digest: …, commit: …, packages: {…}}
     published:                     # from papers and their repositories; shown beside ours, never judged
-      - id: gf_cta
-        metric: accuracy
-        value: 0.98                # or null where only a bound or a text was published
+      - id: m027                 # see PublishedValue for all keys
+        model: …
+        task: …
         dataset: …
         split: …
+        metric: accuracy
+        value: 0.991567
         level: B                   # evidence, A (recomputed from the authors' files) to C (read in the paper)
-        source: …                  # repository, path and commit, or paper
-        doi: …
+        source: …                  # repository, commit and path, or paper
         comparable: …              # one sentence: why it is not the number above
 """
 
@@ -121,24 +122,27 @@ class PublishedValue(Section):
 
     id: str
     """Name of the row in the collection of published values."""
-    metric: str
-    value: float | None
-    """None where the source gives a text or a bound only; ``comparable`` says which."""
+    model: str
+    """Which model and weights, in the words of the source."""
+    task: str
+    """What was done with it, in the words of the source."""
     dataset: str
     split: str
+    metric: str
+    value: float
     level: Literal["A", "A-derived", "B", "C"]
     """Evidence: A recomputed from files of the authors, B an output stored in their repository, C read in the paper."""
     source: str
-    """Repository, path and commit, or the paper."""
+    """Repository, commit and path, or the paper."""
     doi: str | None = None
+    tolerance: float | None = None
+    """Spread to expect when the published run itself is repeated."""
+    tolerance_basis: str | None = None
+    """Where the tolerance comes from."""
+    note: str | None = None
+    """What else one must know to read the number, for example which epoch."""
     comparable: str
     """How comparable the number is with ours, in words."""
-    protocol: str | None = None
-    """What was done with the model, for example ``fine-tuned`` or ``zero-shot``."""
-    tolerance_basis: str | None = None
-    """Where a spread of the published value would come from."""
-    paper_value: str | None = None
-    """The same number as printed in the paper, when both exist."""
 
 
 class Expected(Section):
