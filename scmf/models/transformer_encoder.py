@@ -46,6 +46,15 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_transformer_encoder import TransformerEncoderConfig
 
+__all__ = [
+    "TransformerEncoderConfig",
+    "TransformerEncoderForMaskedLM",
+    "TransformerEncoderForSequenceClassification",
+    "TransformerEncoderForTokenClassification",
+    "TransformerEncoderModel",
+    "TransformerEncoderPreTrainedModel",
+]
+
 # --- the network ----------------------------------------------------------------------------------
 
 
@@ -247,7 +256,7 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": Layer, "attentions": SelfAttention}
-    _keys_to_ignore_on_load_unexpected = [r"bert\.embeddings\.position_ids"]  # a buffer of old V1 checkpoints
+    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids"]  # a buffer of old V1 checkpoints
 
     tensors_needed = ("input_ids", "attention_mask")
     """Tensors of a tokenizer's batch that this family reads; it ignores the others."""
