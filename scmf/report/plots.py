@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scmf.errors import ConfigError, EvaluationError, MissingExtraError
-from scmf.report.table import Row, group_of
+from scmf.report.table import Row, group_of, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,7 +238,7 @@ def plot_embedding(view: EmbeddingInput) -> bytes:
 
 def _scatter(axes: Any, xy_N2: np.ndarray, names: np.ndarray) -> None:
     order = np.random.default_rng(0).permutation(len(names))  # no group lies on top of the others
-    size = float(np.clip(6000 / max(len(names), 1), 2, 20))
+    size = float(np.clip(9000 / max(len(names), 1), 2, 20))
     kinds, code = np.unique(names, return_inverse=True)
     shapes = 1 + (len(kinds) - 1) // len(PALETTE)
     colours = np.array([PALETTE[k % len(PALETTE)] for k in range(len(kinds))])
@@ -248,7 +248,8 @@ def _scatter(axes: Any, xy_N2: np.ndarray, names: np.ndarray) -> None:
     for k, kind in enumerate(kinds):
         marker = _MARKERS[k // len(PALETTE) % 5]
         axes.scatter([], [], c=colours[k], s=28, marker=marker, label=f"{kind} ({int((code == k).sum())})")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=3, fontsize=8, handletextpad=0.2)
+    columns = 3 if max(map(len, kinds)) <= 16 else 2
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=columns, fontsize=8, handletextpad=0.2)
 
 
 # --- confusion matrix -----------------------------------------------------------------------------
@@ -302,7 +303,7 @@ def plot_scores(rows: Sequence[Row]) -> bytes:
     with _matplotlib() as figure_class:
         columns = min(3, len(metrics))
         lines = math.ceil(len(metrics) / columns)
-        figure = figure_class(figsize=(2.4 + 2.2 * columns, lines * (1.0 + 0.27 * len(names))), layout="constrained")
+        figure = figure_class(figsize=(2.2 + 2.9 * columns, lines * (0.9 + 0.27 * len(names))), layout="constrained")
         grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
         for axes, metric in zip(grid.flat, metrics, strict=False):
             _score_panel(axes, [row for row in rows if row["metric"] == metric], place)
@@ -330,6 +331,8 @@ def _score_panel(axes: Any, rows: Sequence[Row], place: Mapping[tuple[bool, str,
         if row["observed_mean"] is not None:
             fill = "white" if row["baseline"] else colour
             axes.scatter(row["observed_mean"], y, s=34, facecolor=fill, edgecolor=colour, zorder=3)
+            text = number(row["observed_mean"]) + (" ★" if row["best"] else "")
+            axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color="#555555")
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.08)

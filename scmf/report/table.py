@@ -22,7 +22,7 @@ OURS = ("pretrained", "finetuned")
 METHODS = {
     "pretrained": "pretrained",
     "finetuned": "fine-tuned",
-    "untrained": "untrained (random weights)",
+    "untrained": "untrained",
     "majority": "majority class",
     "shuffled_labels": "shuffled labels",
     "hvg": "HVG",
