@@ -111,7 +111,7 @@ _LOADER: Any = None
 
 
 def _yaml_loader() -> Any:
-    global _LOADER  # noqa: PLW0603  (built once; yaml is imported only when it is needed)
+    global _LOADER  # built once; yaml is imported only when it is needed
     if _LOADER is None:
         import yaml
 
@@ -160,7 +160,7 @@ def dump_yaml(value: Any, *, width: int = 100) -> str:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """SafeDumper with quotes for the strings that YAML 1.2 takes for numbers."""
+        """SafeDumper with quotes for strings that YAML 1.2 takes for numbers, or that hold invisible characters."""
 
         def ignore_aliases(self, data: Any) -> bool:
             return not (isinstance(data, dict) and data)
@@ -169,7 +169,8 @@ def dump_yaml(value: Any, *, width: int = 100) -> str:
             return super().generate_anchor(node).replace("id", "same")
 
     def text(dumper: Any, string: str) -> Any:
-        style = '"' if _NUMBER_LIKE.fullmatch(string) else None
+        odd = _NUMBER_LIKE.fullmatch(string) or not string.replace("\n", "").isprintable()
+        style = '"' if odd else None
         return dumper.represent_scalar("tag:yaml.org,2002:str", string, style=style)
 
     Dumper.add_representer(str, text)

@@ -305,9 +305,11 @@ def test_lower_is_better_turns_best_and_sentence():
 
 
 def test_sentence_says_when_pretraining_does_not_help():
-    rows = rows_of({("pretrained", "x"): 0.4, ("untrained", "x"): 0.5, ("pca", "x"): 0.6, ("hvg", "x"): 0.7})
+    rows = rows_of(
+        {("pretrained", "x"): 0.4, ("untrained", "x"): 0.5, ("pca", "x"): 0.6, ("pca", "y"): 0.55, ("hvg", "x"): 0.7}
+    )
     assert sentences(rows) == [
-        "score: pretrained (x) loses to untrained by 0.1000; higher still are HVG by 0.3000 and PCA by 0.2000."
+        "score: pretrained (x) loses to untrained by 0.1000; higher still are HVG (x) by 0.3000 and PCA (x) by 0.2000."
     ]
 
 

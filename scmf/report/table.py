@@ -192,8 +192,8 @@ def _sentence(group: Sequence[Row]) -> str:
 
 
 def _name(row: Row) -> str:
-    protocol = row["protocol"].replace("_", " ")
-    return f"{row['label']} ({protocol})" if not row["baseline"] else row["label"]
+    bare = row["baseline"] and row["protocol"] in ("baseline", "constant")
+    return row["label"] if bare else f"{row['label']} ({row['protocol'].replace('_', ' ')})"
 
 
 def _against_untrained(best: Row, group: Sequence[Row]) -> str:
@@ -208,12 +208,14 @@ def _against_untrained(best: Row, group: Sequence[Row]) -> str:
 
 
 def _against_baselines(best: Row, group: Sequence[Row]) -> str:
-    others = [
-        row for row in group if row["baseline"] and row["method"] != "untrained" and row["observed_mean"] is not None
-    ]
+    others: dict[str, Row] = {}  # the best protocol of each baseline
+    for row in group:
+        if row["baseline"] and row["method"] != "untrained" and row["observed_mean"] is not None:
+            kept = others.setdefault(row["method"], row)
+            others[row["method"]] = row if _gain(row, kept) > 0 else kept
     if not others:
         return "no other baseline was measured"
-    gains = sorted(((_gain(row, best), row) for row in others), key=lambda pair: -pair[0])
+    gains = sorted(((_gain(row, best), row) for row in others.values()), key=lambda pair: -pair[0])
     better = [f"{_name(row)} by {number(gain)}" for gain, row in gains if gain > 0]
     word = "higher" if best["higher_is_better"] else "lower"
     if better:
