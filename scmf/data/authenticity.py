@@ -5,7 +5,7 @@ Means, sparsity and marker genes survive that, so a plot looks right; co-express
 that a foundation model is for can be measured on them.
 
 Lives here: joint detection against independence, labels against expression with a permutation control.
-Lives elsewhere: what a card says about them (cards), when they are computed (check).
+Lives elsewhere: what a card says about them (cards), when it is asked (check, check_cards).
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
+from scmf.data.findings import CheckReport
+
+_SHUFFLED = 1.5
+"""Below this a matrix looks shuffled: real cells lie above 3, gene-wise shuffled ones at 1."""
 _MIN_CELLS = 10
 """A label with fewer cells has no variance worth the name."""
 
@@ -131,3 +136,28 @@ def label_accuracy(
     centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
     predicted = names[np.argmax(x[test] @ centroids.T, axis=1)]
     return float(np.mean(predicted == labels[test]))
+
+
+def check_authentic(report: CheckReport, x: sparse.csr_matrix, labels: pd.Series) -> None:
+    """Add to ``report`` whether the cells look real; says nothing where no label has enough cells.
+
+    Parameters
+    ----------
+    report
+        Where the finding goes.
+    x
+        Counts, cells x genes.
+    labels
+        One label a cell; cells without one are left out.
+    """
+    known = labels.notna().to_numpy()
+    ratios = joint_detection_ratio(x[known], labels[known].astype(str).to_numpy())
+    if not ratios:
+        return
+    ratio = float(np.median(list(ratios.values())))
+    report.facts["joint_detection_ratio"] = ratio
+    if ratio < _SHUFFLED:
+        found = f"genes are detected independently within labels (variance ratio {ratio:.2f}; real cells: above 3)"
+        report.add("warning", "real cells", found, do="this looks like a gene-wise shuffled copy: ask where it is from")
+    else:
+        report.add("ok", "real cells", f"joint detection ratio {ratio:.1f} within labels (shuffled: 1)")

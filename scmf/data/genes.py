@@ -122,7 +122,8 @@ def pick_ids(var: pd.DataFrame, where: str, *, path: object) -> tuple[np.ndarray
         The gene table.
     where
         ``var_names``, a column of ``var``, or ``auto``: ``var_names`` when they are Ensembl ids, else the
-        first column (`ID_COLUMNS`) that holds Ensembl ids, else ``var_names`` whatever they are.
+        first column (`ID_COLUMNS`) that holds Ensembl ids, else the column ``ensembl_id`` whatever it holds
+        (Geneformer files keep their ids there), else ``var_names``.
     path
         How to call the file in an error.
 
@@ -135,7 +136,7 @@ def pick_ids(var: pd.DataFrame, where: str, *, path: object) -> tuple[np.ndarray
         where = "var_names"
         if detect(var.index).kind != "ensembl":
             holds = [column for column in ID_COLUMNS if column in var and detect(var[column]).kind == "ensembl"]
-            where = holds[0] if holds else "var_names"
+            where = holds[0] if holds else ("ensembl_id" if "ensembl_id" in var else "var_names")
     return _column(var, where, path=path, key="data.gene_ids"), where
 
 

@@ -1,0 +1,104 @@
+"""Hold a dataset card against its files.
+
+Lives here: `check_card` (checksums, numbers, label set, splits and who lies in which part).
+Lives elsewhere: checking a file without a card (check).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scmf.config import DataConfig
+from scmf.data.authenticity import check_authentic
+from scmf.data.cards import Card, load_card
+from scmf.data.findings import CheckReport
+from scmf.data.load import load_cells
+from scmf.data.sources import fetch
+from scmf.data.splits import PARTS, read_table, shared_groups, split_file
+from scmf.data.vocabulary import human_genes, load_vocabulary
+from scmf.errors import ScmfError
+
+
+def check_card(card: Card | str | Path, *, progress: bool = True) -> CheckReport:
+    """Hold a card against its files: checksums, numbers, label set, splits, donors on one side only.
+
+    Parameters
+    ----------
+    card
+        A card, its name or its path.
+    progress
+        Show progress while files are fetched.
+    """
+    card = card if isinstance(card, Card) else load_card(card)
+    report = CheckReport(card.name)
+    try:
+        for name, path in fetch(card, progress=progress).items():
+            report.add("ok", "checksum", f"{name}: as in the card ({path})")
+        if card.kind == "vocabulary":
+            _check_vocabulary_card(report, card)
+        else:
+            _check_cells_card(report, card, progress=progress)
+    except ScmfError as error:
+        report.add("error", type(error).__name__, f"{error.found} (where: {error.where})", do=error.fix or "")
+    return report
+
+
+def _equal(report: CheckReport, what: str, found: object, wanted: object) -> None:
+    if wanted is None:
+        report.add("warning", what, f"{found}; the card says nothing", do="write it into the card")
+    elif found == wanted:
+        report.add("ok", what, f"{found}")
+    else:
+        report.add("error", what, f"{found}, the card says {wanted}", do="a changed dataset needs a new card")
+
+
+def _check_vocabulary_card(report: CheckReport, card: Card) -> None:
+    if any(file.role == "gencode" for file in card.files):
+        _equal(report, "genes", len(human_genes(progress=False).known), card.n_genes)
+        return
+    tables = load_vocabulary(card, progress=False)
+    _equal(report, "genes", len(tables.genes), card.n_genes)
+    numbers = sorted(tables.token_ids.values())
+    _equal(report, "token ids 0 to n-1", numbers == list(range(len(numbers))), True)
+    _equal(report, "genes without median", len([gene for gene in tables.genes if gene not in tables.medians]), 0)
+
+
+def _check_cells_card(report: CheckReport, card: Card, *, progress: bool) -> None:
+    adata = load_cells(DataConfig(dataset=str(card.path) if card.path else card.name), progress=progress)
+    _equal(report, "cells", adata.n_obs, card.n_cells)
+    _equal(report, "genes", adata.n_vars, card.n_genes)
+    report.add("ok", "raw counts", adata.uns["scmf"]["counts"])
+    labels = adata.obs[card.label_key].astype(str) if card.label_key else None
+    if labels is not None:
+        _equal(report, "labels", sorted(labels.unique()), sorted(card.labels))
+        check_authentic(report, adata.X, labels)
+    for name, split in card.splits.items():
+        table = read_table(split_file(card, name))
+        if set(table.index) != set(adata.obs_names):
+            off = len(set(table.index) ^ set(adata.obs_names))
+            report.add("error", f"split {name}", f"{off} cell ids differ between file and cells", do="make it again")
+            continue
+        parts = table.loc[adata.obs_names]
+        sizes = parts.value_counts()
+        report.add("ok", f"split {name}", ", ".join(f"{part} {sizes.get(part, 0):,}" for part in PARTS))
+        if split.by != "cell":
+            _check_groups(report, f"split {name}", parts, adata.obs[split.by].astype(str), split.parts)
+        elif card.donor_key:
+            found = f"donors may lie in several parts, though {card.donor_key!r} is known"
+            report.add("warning", f"split {name}", found, do="prefer a split by donor")
+        if labels is not None and (lost := set(card.labels) - set(labels[parts.to_numpy() == "train"])):
+            report.add("error", f"split {name}", f"no training cell of {sorted(lost)}", do="make it again")
+
+
+def _check_groups(report: CheckReport, what: str, parts: pd.Series, groups: pd.Series, said: Any) -> None:
+    """No group in two parts, and in the parts that the card says."""
+    if shared := shared_groups(parts, groups):
+        group, where = next(iter(shared.items()))
+        text = f"{len(shared)} of {groups.name!r} lie in several parts, the first is {group!r} in {where}"
+        report.add("error", what, text, do="make it again: this is a leak")
+        return
+    found = {part: tuple(sorted(groups[parts.to_numpy() == part].unique())) for part in PARTS}
+    _equal(report, f"{what}, {groups.name}", found, {part: tuple(sorted(said.get(part, ()))) for part in PARTS})
