@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -285,14 +285,22 @@ def _explain(model: type[BaseModel], item: Any) -> str:
 
 
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Keys allowed below ``path``, whose parts are keys, positions in a list and tags of a union."""
+    models = [model]
     for part in path:
-        field = model.model_fields.get(part)
-        options = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        inner = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-        if not inner:
-            return []
-        model = inner[0]
-    return sorted(model.model_fields)
+        if any(part in option.model_fields for option in models):
+            fields = [option.model_fields[part] for option in models if part in option.model_fields]
+            models = [inner for field in fields for inner in _models_in(field.annotation)]
+        elif not part.isdigit():
+            kinds = [(option, option.model_fields.get("kind")) for option in models]
+            models = [option for option, kind in kinds if kind is not None and part in get_args(kind.annotation)]
+    return sorted({key for option in models for key in option.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [inner for argument in get_args(annotation) for inner in _models_in(argument)]
 
 
 def json_schema(model: type[Section] = RunConfig) -> dict[str, Any]:

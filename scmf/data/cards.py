@@ -102,7 +102,7 @@ class CardFile(Section):
     """Bytes."""
     role: Literal["cells", "tokens", "medians", "aliases", "symbols", "gencode", "hgnc"] = "cells"
     """What the file is for."""
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[Source, ...]
     """Where it can be had, in the order in which that is tried."""
 
 
@@ -177,7 +177,7 @@ class Card(Section):
     """Page of the data at its publisher."""
     description: str = ""
     """What a user should know, traps included."""
-    files: tuple[CardFile, ...] = Field(min_length=1)
+    files: tuple[CardFile, ...]
     """The files."""
     n_cells: int | None = Field(None, ge=1)
     """Cells."""
@@ -226,6 +226,8 @@ class Card(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Card:
         names = [file.name for file in self.files]
+        if not names or not all(file.sources for file in self.files):
+            raise ValueError("`files` needs at least one file and each at least one source")
         if len(set(names)) < len(names):
             raise ValueError(f"two files have the same name: {names}")
         if len(set(self.labels)) < len(self.labels):
