@@ -1,0 +1,340 @@
+"""Rank-value tokenizer: a cell becomes its genes, most over-expressed first (Geneformer V1 and V2).
+
+Lives here: `RankValueTokenizer`, what a user calls. Lives elsewhere: which column is which gene
+(rank_value_genes), the block and its errors (rank_value_block), the compiled sort (rank_value_kernel), the
+tables and their checks (rank_value_tables). These five files travel with a saved tokenizer and load without scmf.
+
+Legend: B cells, G genes (columns), L longest sequence of a batch, N tokens of all cells.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+from transformers import BatchEncoding, PreTrainedTokenizer
+
+from .rank_value_block import Counts, Layout, RankedCells, as_csr, check_counts, check_totals, rank_block
+from .rank_value_genes import GeneColumns, gene_names, match_columns, nonzero_medians
+from .rank_value_kernel import pad_rows
+from .rank_value_tables import SPECIAL, check_tables, problem, read_table
+
+
+class RankValueTokenizer(PreTrainedTokenizer):
+    """Order the genes of a cell by ``count / total * 10,000 / median``, descending, and give their token ids.
+
+    The median of a gene is that of its non-zero values over a corpus, so the order says which genes are high
+    *for themselves*. **Ties** stand in column order, genes summed over several columns behind the others in order
+    of first appearance; the official code leaves ties to the CPU. The arithmetic is that of the official h5ad
+    path to the last bit (see rank_value_kernel).
+
+    ================================================  ==================================================
+    official quirk, kept by ``faithful=True``         default
+    ================================================  ==================================================
+    an id in two columns: the token twice             raw counts summed, one token
+    an id and its lower-case copy: the token twice    summed
+    ``ENSG00000000003.15``: dropped                   version stripped (then summed with its likes)
+    stored zeros of a sparse matrix: tokens, last     dropped
+    dense matrix: divides, so other last bits         the same tokens dense and sparse
+    dense cell with ``n_counts`` 0: all genes         empty, as every cell without a known gene
+    ``n_counts`` 0 or NaN beside counts: any order    an error
+    dense matrix with columns to sum: crash           summed (also when faithful)
+    empty cell: removed from the output               an error or, with ``empty="keep"``, a row without
+                                                      genes (also when faithful: rows stay rows)
+    symbols: known to V2's mapping, not to V1's       known where the aliases hold them (also when faithful)
+    ================================================  ==================================================
+
+    Parameters
+    ----------
+    vocab_file, medians_file, aliases_file
+        JSON files: token -> id, gene -> median, other name -> gene.
+    token_ids, medians, aliases
+        The same as mappings (use `from_tables`).
+    max_genes
+        Longest sequence, special tokens included (2,048 for V1, 4,096 for V2).
+    special_tokens
+        Put ``<cls>`` in front and ``<eos>`` behind (V2).
+    faithful
+        Reproduce the left column of the table.
+    kwargs
+        Passed to `transformers.PreTrainedTokenizer`.
+
+    Notes
+    -----
+    Source: Hugging Face ``ctheodoris/Geneformer`` at 05fcbeb8a27d; Theodoris et al., Nature 618, 616 (2023).
+    """
+
+    vocab_files_names = {
+        "vocab_file": "vocab.json",
+        "medians_file": "gene_medians.json",
+        "aliases_file": "gene_aliases.json",
+    }
+    model_input_names = ["input_ids", "attention_mask"]
+
+    def __init__(
+        self,
+        vocab_file: str | None = None,
+        medians_file: str | None = None,
+        aliases_file: str | None = None,
+        *,
+        token_ids: Mapping[str, int] | None = None,
+        medians: Mapping[str, float] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        max_genes: int = 2048,
+        special_tokens: bool = False,
+        faithful: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        token_ids = token_ids if token_ids is not None else read_table(vocab_file, "vocab.json")
+        medians = medians if medians is not None else read_table(medians_file, "gene_medians.json")
+        if aliases is None and aliases_file is not None:
+            aliases = read_table(aliases_file, "gene_aliases.json")
+        self._token_ids = {str(token): int(i) for token, i in token_ids.items()}
+        self._tokens = {i: token for token, i in self._token_ids.items()}
+        self._genes = {token: i for token, i in self._token_ids.items() if token not in SPECIAL}
+        self._medians = {gene: float(medians[gene]) for gene in self._genes if gene in medians}
+        self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
+        self.max_genes, self.special_tokens, self.faithful = int(max_genes), bool(special_tokens), bool(faithful)
+        check_tables(
+            self._token_ids, self._genes, self._medians, max_genes=self.max_genes, special_tokens=self.special_tokens
+        )
+        self._matched: tuple[Any, list[str], GeneColumns] | None = None
+        for token in SPECIAL:
+            if token in self._token_ids:
+                kwargs.setdefault(f"{token.strip('<>')}_token", token)
+        kwargs["model_max_length"] = self.max_genes
+        super().__init__(max_genes=self.max_genes, special_tokens=self.special_tokens, faithful=self.faithful, **kwargs)
+
+    # --- making one --------------------------------------------------------------------------------
+
+    @classmethod
+    def from_tables(
+        cls,
+        token_ids: Mapping[str, int],
+        medians: Mapping[str, float],
+        aliases: Mapping[str, str] | None = None,
+        *,
+        max_genes: int,
+        special_tokens: bool,
+        faithful: bool = False,
+    ) -> RankValueTokenizer:
+        """Make a tokenizer of dictionaries, such as the published ones.
+
+        Parameters
+        ----------
+        token_ids
+            Gene or special token -> id, with ``<pad>``, ``<mask>`` and for ``special_tokens`` ``<cls>``, ``<eos>``.
+        medians, aliases
+            Gene -> non-zero median and other name (retired id, symbol) -> gene; those without a token are ignored.
+        max_genes, special_tokens, faithful
+            See the class.
+        """
+        return cls(
+            token_ids=token_ids, medians=medians, aliases=aliases,
+            max_genes=max_genes, special_tokens=special_tokens, faithful=faithful,
+        )  # fmt: skip
+
+    @classmethod
+    def fit(
+        cls,
+        counts: Counts,
+        genes: Sequence[str],
+        *,
+        min_cells: int,
+        max_genes: int,
+        special_tokens: bool,
+        faithful: bool = False,
+    ) -> RankValueTokenizer:
+        """Make a tokenizer whose vocabulary and medians come from these cells.
+
+        The vocabulary is every gene expressed in ``min_cells`` cells or more, sorted by id behind the special
+        tokens, as in the published ones. Medians are exact, in float64, and do not depend on the order of the cells.
+
+        Parameters
+        ----------
+        counts, genes
+            Raw counts (B, G) and the gene ids of the columns; duplicates (also by version or case) are summed.
+        min_cells
+            Genes in fewer cells get no token.
+        max_genes, special_tokens, faithful
+            See the class.
+        """
+        names = gene_names(genes)
+        matrix = as_csr(counts, len(names))
+        check_counts(matrix)
+        medians = nonzero_medians(matrix, names, min_cells=max(1, min_cells))
+        if not medians:
+            raise problem(
+                f"no gene is expressed in {min_cells} of {matrix.shape[0]} cells",
+                wanted="at least one",
+                where="min_cells",
+                fix="lower min_cells, or give more cells",
+            )
+        special = SPECIAL if special_tokens else SPECIAL[:2]
+        token_ids = {token: i for i, token in enumerate([*special, *sorted(medians)])}
+        return cls.from_tables(
+            token_ids, medians, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful
+        )
+
+    # --- using it ----------------------------------------------------------------------------------
+
+    def __call__(  # type: ignore[override]
+        self,
+        counts: Counts,
+        genes: Sequence[str],
+        *,
+        n_counts: Any = None,
+        padding: bool | Literal["longest", "max_length"] = True,
+        return_tensors: str | None = None,
+        empty: Literal["error", "keep"] = "error",
+    ) -> BatchEncoding:
+        """Tokenise a block of cells.
+
+        Parameters
+        ----------
+        counts
+            Raw counts (B, G), sparse or dense. CSR is used as it is.
+        genes
+            Gene ids of the G columns. The match is kept for the next call with the same ids.
+        n_counts
+            Total counts of each cell over *all* genes (B,), when ``counts`` holds a part of them. Default: row sums.
+        padding
+            True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_genes``; False: none.
+        return_tensors
+            None or ``"np"`` for numpy arrays, ``"pt"`` for torch.
+        empty
+            What to do with a cell without any known gene: raise, or keep a row of special tokens only.
+
+        Returns
+        -------
+        BatchEncoding
+            ``input_ids`` (B, L) int64, ``attention_mask`` (B, L) int64, ``length`` (B,) int64. Without padding
+            the first two are lists of B arrays.
+
+        Raises
+        ------
+        ValueError
+            Negative, NaN or infinite counts; wrong shapes; no known gene; an empty cell.
+        """
+        return self.batch(
+            self.rank(counts, genes, n_counts=n_counts, empty=empty), padding=padding, return_tensors=return_tensors
+        )
+
+    def rank(
+        self,
+        counts: Counts,
+        genes: Sequence[str],
+        *,
+        n_counts: Any = None,
+        empty: Literal["error", "keep"] = "error",
+        values: Literal["scaled", "per_10k"] | None = None,
+        crop: bool = True,
+    ) -> RankedCells:
+        """Tokenise a block of cells without padding: the fast way for training and for token stores.
+
+        Parameters
+        ----------
+        counts, genes, n_counts, empty
+            As in a call.
+        values
+            Also return the ranked values (``"scaled"``), or counts a 10,000 in rank order (``"per_10k"``).
+        crop
+            Cut to ``max_genes`` and add special tokens; with False all ranked genes and nothing else.
+        """
+        if empty not in ("error", "keep"):
+            raise problem(f"empty={empty!r}", wanted="'error' or 'keep'", where="rank", fix="choose one")
+        columns, n_genes = self._match(genes)
+        matrix = as_csr(counts, n_genes)
+        specials = crop and self.special_tokens
+        return rank_block(
+            matrix,
+            columns,
+            totals=None if n_counts is None else check_totals(n_counts, matrix.shape[0], faithful=self.faithful),
+            layout=Layout(
+                (self.max_genes - 2 if specials else self.max_genes) if crop else None,
+                self.cls_token_id if specials else -1,
+                self.eos_token_id if specials else -1,
+            ),
+            dense=not sp.issparse(counts),
+            faithful=self.faithful,
+            values=values,
+            empty=empty,
+        )
+
+    def batch(
+        self,
+        cells: RankedCells,
+        *,
+        padding: bool | Literal["longest", "max_length"] = True,
+        return_tensors: str | None = None,
+    ) -> BatchEncoding:
+        """Turn ragged tokens into the tensors of a model; parameters and result as in a call."""
+        lengths = cells.lengths
+        if padding is False:
+            ids = [part.astype(np.int64) for part in np.split(cells.ids, cells.offsets[1:-1])] if lengths.size else []
+            return BatchEncoding(
+                {"input_ids": ids, "attention_mask": [np.ones_like(row) for row in ids], "length": lengths}
+            )
+        longest = self.max_genes if padding == "max_length" else int(lengths.max(initial=0))
+        input_ids_BL = np.empty((lengths.size, longest), np.int64)
+        attention_mask_BL = np.empty((lengths.size, longest), np.int64)
+        pad_rows(cells.ids, cells.offsets, input_ids_BL, attention_mask_BL, self.pad_token_id)
+        return BatchEncoding(
+            {"input_ids": input_ids_BL, "attention_mask": attention_mask_BL, "length": lengths},
+            tensor_type=return_tensors,
+        )
+
+    # --- what transformers asks of a tokenizer ---------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self._token_ids)
+
+    @property
+    def medians(self) -> dict[str, float]:
+        """Gene -> non-zero median (a copy)."""
+        return dict(self._medians)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id (a copy)."""
+        return dict(self._token_ids)
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        raise problem("text", wanted="counts and genes", where="tokenize", fix="call tokenizer(counts, genes)")
+
+    def _convert_token_to_id(self, token: str) -> int | None:
+        return self._token_ids.get(token)
+
+    def _convert_id_to_token(self, index: int) -> str | None:
+        return self._tokens.get(int(index))
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write the tables as JSON (floats by ``repr``, hence exact) and return the paths."""
+        tables = {"vocab_file": self._token_ids, "medians_file": self._medians, "aliases_file": self._aliases}
+        paths = []
+        for key, table in tables.items():
+            if key == "aliases_file" and not table:
+                continue
+            prefix = f"{filename_prefix}-" if filename_prefix else ""
+            path = Path(save_directory) / f"{prefix}{self.vocab_files_names[key]}"
+            path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+            paths.append(str(path))
+        return tuple(paths)
+
+    def _match(self, genes: Sequence[str]) -> tuple[GeneColumns, int]:
+        """Meaning of the columns and their number, from the last call if the ids are the same."""
+        if self._matched is not None and isinstance(genes, tuple) and genes is self._matched[0]:
+            return self._matched[2], len(genes)
+        names = gene_names(genes)
+        if self._matched is None or names != self._matched[1]:
+            columns = match_columns(names, self._genes, self._medians, self._aliases, faithful=self.faithful)
+            self._matched = (genes, names, columns)
+        return self._matched[2], len(names)
+
+
+RankValueTokenizer.register_for_auto_class("AutoTokenizer")

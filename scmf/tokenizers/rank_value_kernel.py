@@ -1,0 +1,273 @@
+"""The compiled loops of the rank-value tokenizer: sort every cell of a CSR block, pad ragged rows.
+
+Lives here: arithmetic and order, on plain arrays. Lives elsewhere: which column is which token
+(rank_value_genes), what a user calls (rank_value).
+
+Arithmetic. With T the type numpy gives to ``counts * (1 / n_counts)``::
+
+    sparse    t = counts[T] * (1 / n)[T] * 10_000[T]      value = float64(t) * (1 / median)
+    dense     t = counts[T] / n[T] * 10_000[T]            value = float64(t) / median
+
+which is what scipy does with ``X / n[:, None] * 10_000 / median[None, :]``; the last bit decides the
+order of near ties, so nothing here may be re-associated (no fastmath, no fused multiply-add).
+
+Order. Descending value, equal values by column; NaN last. The bits of a non-negative float64 grow with
+its value, so a cell is sorted by ``(largest bits - bits) >> shift`` cut to 20 bits, in two stable counting
+passes of 10 bits, and then mended by insertion on all bits where the 20 are equal.
+
+One call is one thread and holds no state, so calls may run side by side (the GIL is released).
+
+Legend: B cells, G columns, S summed genes (several columns each), N entries.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+
+_DIGIT = 10
+_RADIX = 1 << _DIGIT
+_LAST = _RADIX - 1
+_POSITION = (1 << 32) - 1
+_SHORT = 48  # below this many entries plain insertion is faster than two counting passes
+
+OK, BAD_COUNT, NOT_SORTED, BAD_INDEX = 0, 1, 2, 3
+
+
+@numba.njit(cache=True, nogil=True)
+def _check_row(columns: Any, counts: Any, bits: Any, limit: Any, n_columns: int) -> int:
+    """Code of one row: fit to rank, or what is wrong with it. ``limit`` is the bit pattern of infinity."""
+    odd = 0
+    for i in range(bits.size):
+        odd |= bits[i] >= limit  # infinite, NaN or with a sign, in one comparison of integers
+    if odd:
+        for x in counts:
+            if not (x >= 0) or x == np.inf:  # else a negative zero, which is zero
+                return BAD_COUNT
+    before, after = columns[:-1], columns[1:]
+    unsorted = 0
+    for i in range(after.size):
+        unsorted |= after[i] <= before[i]
+    if unsorted:
+        return NOT_SORTED
+    if columns.size and (columns[0] < 0 or columns[columns.size - 1] >= n_columns):
+        return BAD_INDEX
+    return OK
+
+
+@numba.njit(cache=True, nogil=True)
+def _total(counts: Any) -> float:
+    """Sum in float64 by four partial sums: fast, and the same on every machine."""
+    n, s0, s1, s2, s3 = counts.size, 0.0, 0.0, 0.0, 0.0
+    for i in range(n // 4):
+        s0 += counts[4 * i]
+        s1 += counts[4 * i + 1]
+        s2 += counts[4 * i + 2]
+        s3 += counts[4 * i + 3]
+    for i in range(n // 4 * 4, n):
+        s0 += counts[i]
+    return (s0 + s1) + (s2 + s3)
+
+
+@numba.njit(cache=True, nogil=True)
+def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any) -> None:
+    """Leave in ``packed[:n]`` the positions of the n keys (non-negative), largest first, equal keys in their order."""
+    n = keys.size
+    if n <= _SHORT:
+        for i in range(n):
+            key, j = keys[i], i
+            while j > 0 and keys[packed[j - 1]] < key:
+                packed[j] = packed[j - 1]
+                j -= 1
+            packed[j] = i
+        return
+    largest = smallest = keys[0]
+    for i in range(n):
+        largest, smallest = max(largest, keys[i]), min(smallest, keys[i])
+    shift = 0
+    while (largest - smallest) >> shift >= _RADIX * _RADIX:
+        shift += 1
+    low[:] = 0
+    high[:] = 0
+    for i in range(n):
+        digits = (largest - keys[i]) >> shift
+        low[digits & _LAST] += np.uint32(1)
+        high[(digits >> _DIGIT) & _LAST] += np.uint32(1)
+        packed[i] = (digits << 32) | i
+    at_low = at_high = np.uint32(0)
+    for d in range(_RADIX):
+        count = low[d]
+        low[d] = at_low
+        at_low = np.uint32(at_low + count)
+        count = high[d]
+        high[d] = at_high
+        at_high = np.uint32(at_high + count)
+    for i in range(n):
+        item = packed[i]
+        d = (item >> 32) & _LAST
+        spare[low[d]] = item
+        low[d] += np.uint32(1)
+    for i in range(n):
+        item = spare[i]
+        d = (item >> (32 + _DIGIT)) & _LAST
+        packed[high[d]] = item
+        high[d] += np.uint32(1)
+    if shift > 0:
+        patience, previous = 32 * n, -1
+        for i in range(n):
+            item = packed[i]
+            digits = item >> 32
+            if digits == previous:
+                key, j = keys[item & _POSITION], i
+                while j > 0 and packed[j - 1] >> 32 == digits and keys[packed[j - 1] & _POSITION] < key:
+                    packed[j] = packed[j - 1]
+                    j -= 1
+                packed[j] = item
+                patience -= i - j
+                if patience < 0:  # thousands of values hardly apart: no place for insertion
+                    packed[:n] = np.argsort(largest - keys, kind="mergesort")
+                    return
+            previous = digits
+    for i in range(n):
+        packed[i] &= _POSITION
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def rank_rows(
+    indptr: Any, indices: Any, data: Any, bits: Any, limit: Any, factor: Any,
+    own_total: bool, divide: bool, one: Any, target: Any,
+    code_G: Any, median_G: Any, slot_ids: Any, slot_median: Any,
+    keep_zeros: bool, max_genes: int, cls_id: int, eos_id: int, want: int, ids: Any, values: Any, offsets: Any,
+) -> tuple[int, int]:  # fmt: skip
+    """Rank every row of a CSR block into the ragged buffers ``ids``, ``values`` and ``offsets``.
+
+    Parameters
+    ----------
+    indptr, indices, data
+        The block; ``indptr`` int64 (B+1,), ``data`` of type T (N,).
+    bits, limit
+        ``data`` seen as unsigned integers of the same width, and positive infinity seen so.
+    factor, own_total
+        ``1 / n_counts`` (``n_counts`` itself to divide) as T (B,); with ``own_total`` the sum of the row is used.
+    divide
+        True division as for dense arrays, else multiplication by reciprocals as scipy does.
+    one, target
+        1 and 10,000 as scalars of type T.
+    code_G, median_G
+        Token id of each column (-1 dropped, ``-2 - s`` summed into slot s) and its median,
+        or the reciprocal of the median unless ``divide``.
+    slot_ids, slot_median
+        The same for the genes summed over several columns (S,).
+    keep_zeros
+        Rank stored zeros (last) instead of dropping them.
+    max_genes, cls_id, eos_id
+        Genes kept a cell; ids put around them, -1 for none.
+    want
+        0: no values, 1: the values that were ranked, 2: counts a 10,000.
+    ids, values, offsets
+        Output: int32 and float64 of sufficient length (``values`` may be empty when ``want`` is 0), int64 (B+1,).
+
+    Returns
+    -------
+    code, row
+        `OK`, or what is wrong and in which row.
+    """
+    n_rows = indptr.size - 1
+    n_slots = slot_ids.size
+    width = 1
+    for row in range(n_rows):
+        width = max(width, indptr[row + 1] - indptr[row])
+    width += n_slots
+    found, rates = np.empty(width, np.float64), np.empty(width, np.float64)
+    tokens, nans = np.empty(width, np.int32), np.empty(width, np.int32)
+    packed, spare = np.empty(width, np.int64), np.empty(width, np.int64)
+    low, high = np.empty(_RADIX, np.uint32), np.empty(_RADIX, np.uint32)
+    sums, seen = np.zeros(n_slots, data.dtype), np.zeros(n_slots, np.bool_)
+    total = np.empty(1, data.dtype)
+    cursor = 0
+    offsets[0] = 0
+    for row in range(n_rows):
+        start, stop = indptr[row], indptr[row + 1]
+        columns, counts = indices[start:stop], data[start:stop]
+        code = _check_row(columns, counts, bits[start:stop], limit, code_G.size)
+        if code != OK:
+            return code, row
+        if own_total:
+            total[0] = _total(counts)
+            f = total[0] if divide else one / total[0]
+        else:
+            f = factor[row]
+        n = 0
+        summed = False
+        for k in range(counts.size):
+            x, g = counts[k], np.uint64(columns[k])
+            token = code_G[g]
+            t = (x / f if divide else x * f) * target
+            # Written always and kept by moving on: cheaper than a branch that is hard to foresee.
+            found[n] = np.float64(t) / median_G[g] if divide else np.float64(t) * median_G[g]
+            tokens[n] = token
+            rates[n] = t
+            n += (token >= 0) & ((x > 0) | keep_zeros)
+            if token < -1:
+                sums[-2 - token] += x
+                seen[-2 - token] = True
+                summed = True
+        if summed:  # genes of several columns stand behind the others, as in the official code
+            for s in range(n_slots):
+                if seen[s] and sums[s] > 0:
+                    t = (sums[s] / f if divide else sums[s] * f) * target
+                    found[n] = np.float64(t) / slot_median[s] if divide else np.float64(t) * slot_median[s]
+                    tokens[n] = slot_ids[s]
+                    rates[n] = t
+                    n += 1
+                sums[s] = 0
+                seen[s] = False
+        n_nan = 0
+        if keep_zeros:
+            stored, n = n, 0
+            for i in range(stored):
+                if found[i] != found[i]:
+                    nans[n_nan] = tokens[i]
+                    n_nan += 1
+                elif found[i] > 0 or not divide:
+                    found[n], tokens[n], rates[n] = found[i] + 0.0, tokens[i], rates[i]  # + 0.0: no negative zero
+                    n += 1
+        _sort_descending(found[:n].view(np.int64), packed, spare, low, high)
+        if cls_id >= 0:
+            ids[cursor] = cls_id
+            if want > 0:
+                values[cursor] = 0.0
+            cursor += 1
+        kept = min(n, max_genes)
+        for i in range(kept):
+            ids[cursor + i] = tokens[packed[i]]
+        if want > 0:
+            for i in range(kept):
+                values[cursor + i] = found[packed[i]] if want == 1 else rates[packed[i]]
+        cursor += kept
+        for i in range(min(n_nan, max_genes - kept)):
+            ids[cursor] = nans[i]
+            if want > 0:
+                values[cursor] = np.nan
+            cursor += 1
+        if eos_id >= 0:
+            ids[cursor] = eos_id
+            if want > 0:
+                values[cursor] = 0.0
+            cursor += 1
+        offsets[row + 1] = cursor
+    return OK, -1
+
+
+@numba.njit(cache=True, nogil=True)
+def pad_rows(ids: Any, offsets: Any, input_ids_BL: Any, attention_mask_BL: Any, pad_id: int) -> None:
+    """Copy ragged rows into two rectangles, ``pad_id`` and 0 behind their ends."""
+    length = input_ids_BL.shape[1]
+    for row in range(offsets.size - 1):
+        start, n = offsets[row], offsets[row + 1] - offsets[row]
+        for i in range(n):
+            input_ids_BL[row, i] = ids[start + i]
+            attention_mask_BL[row, i] = 1
+        for i in range(n, length):
+            input_ids_BL[row, i] = pad_id
+            attention_mask_BL[row, i] = 0
