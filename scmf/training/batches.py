@@ -1,0 +1,152 @@
+"""Cells as ragged tokens, and the order in which a run visits them.
+
+The order is a pure function of (seed, epoch): a run that was killed asks for the same epoch again,
+skips what it has done and sees the same batches. No iterator holds state.
+
+Lives here: ragged storage, length grouping, padding, the share of each rank. Lives elsewhere:
+tokenising (scmf.tokenizers), masking (objectives), the loop (loop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scmf.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class TokenCells:
+    """Tokens of N cells, ragged.
+
+    Parameters
+    ----------
+    ids
+        Token ids of all cells, one after the other, int32 (sum of lengths,).
+    offsets
+        Cell ``i`` is ``ids[offsets[i]:offsets[i + 1]]``, int64 (N + 1,).
+    labels
+        Class of each cell, int64 (N,), or None.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each cell, int64 (N,)."""
+        return np.diff(self.offsets)
+
+    def select(self, rows: np.ndarray) -> TokenCells:
+        """The cells ``rows`` (indices or a boolean mask), in that order."""
+        rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        ids = self.ids[np.repeat(self.offsets[rows], lengths) + position]
+        return TokenCells(ids, offsets, None if self.labels is None else self.labels[rows])
+
+    def with_labels(self, labels: np.ndarray) -> TokenCells:
+        """The same cells with ``labels`` (N,)."""
+        return TokenCells(self.ids, self.offsets, np.asarray(labels, dtype=np.int64))
+
+    def pad(self, rows: np.ndarray, *, pad_token_id: int) -> dict[str, Tensor]:
+        """A batch of the cells ``rows``, padded on the right to the longest of them.
+
+        Returns
+        -------
+        dict
+            ``input_ids`` and ``attention_mask``, int64 (B, L), and ``labels`` int64 (B,) if there are any.
+        """
+        lengths_B = self.lengths[rows]
+        mask_BL = np.arange(int(lengths_B.max())) < lengths_B[:, None]
+        ids_BL = np.full(mask_BL.shape, pad_token_id, dtype=np.int64)
+        ids_BL[mask_BL] = self.select(rows).ids
+        batch = {"input_ids": torch.from_numpy(ids_BL), "attention_mask": torch.from_numpy(mask_BL.astype(np.int64))}
+        if self.labels is not None:
+            batch["labels"] = torch.from_numpy(self.labels[rows])
+        return batch
+
+
+def length_grouped_indices(lengths: np.ndarray, batch_size: int, *, seed: int) -> list[int]:
+    """Shuffle, then sort by length inside mega-batches; the longest cell comes first.
+
+    This is ``transformers.trainer_pt_utils.get_length_grouped_indices``, the sampler that Geneformer
+    was pretrained with.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each cell (N,).
+    batch_size
+        Cells in a batch; a mega-batch holds up to 50 batches, at least four mega-batches an epoch.
+    seed
+        Seed of the shuffle (torch.Generator).
+    """
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    generator = torch.Generator().manual_seed(seed)
+    return get_length_grouped_indices(lengths.tolist(), batch_size, generator=generator)
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """Which cells stand in which batch, for any epoch.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each cell (N,).
+    batch_size
+        Cells in a batch on one rank.
+    group_by_length
+        Group cells of similar length, else shuffle plainly.
+    seed
+        Seed of the run.
+    world_size, rank
+        Number of processes and which one this is. Every rank makes the same number of steps; cells
+        left over after the last full round are dealt from the start of the epoch.
+    """
+
+    lengths: np.ndarray
+    batch_size: int
+    group_by_length: bool
+    seed: int
+    world_size: int = 1
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.lengths) == 0:
+            raise TrainingError("no training cells", wanted="at least one cell", fix="check data.split")
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of each rank in one epoch."""
+        total = -(-len(self.lengths) // self.batch_size)
+        return -(-total // self.world_size)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[np.ndarray]:
+        """Yield the cell indices of each batch of this rank, from batch ``start`` on."""
+        seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint32)[0])
+        if self.group_by_length:
+            order = np.array(length_grouped_indices(self.lengths, self.batch_size, seed=seed))
+        else:
+            order = torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(seed)).numpy()
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        for step in range(start, self.batches_per_epoch):
+            yield batches[(step * self.world_size + self.rank) % len(batches)]
+
+
+def in_order(cells: TokenCells, *, batch_size: int) -> Iterator[np.ndarray]:
+    """Batches for inference, longest cells first; every cell exactly once."""
+    order = np.argsort(-cells.lengths, kind="stable")
+    for i in range(0, len(order), batch_size):
+        yield order[i : i + batch_size]

@@ -1,0 +1,112 @@
+"""Resumable checkpoints: whole or absent, never half.
+
+A checkpoint is a folder ``step-00000120`` that holds what accelerate saves (weights, optimiser,
+schedule, random states), the model's ``config.json`` (so that ``from_pretrained`` reads it too) and
+``progress.json``. It is written under a temporary name and renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scmf.errors import TrainingError
+from scmf.files import write_json
+
+_NAME = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True)
+class RunPosition:
+    """Where a run stands.
+
+    Parameters
+    ----------
+    step
+        Optimiser steps done.
+    epoch
+        Epoch to go on with, from 0.
+    batch
+        Batches of that epoch already used, on each rank.
+    digest
+        Digest of everything that makes the run what it is; another one is another run.
+    """
+
+    step: int
+    epoch: int
+    batch: int
+    digest: str
+
+
+def save(accelerator: Any, folder: Path, position: RunPosition, *, keep: int) -> Path:
+    """Write a checkpoint under ``folder`` and delete all but the newest ``keep``."""
+    final = folder / f"step-{position.step:08d}"
+    temporary = folder / f".{final.name}.part"
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary))
+    if accelerator.is_main_process:
+        model = accelerator.unwrap_model(accelerator._models[0])
+        model.config.save_pretrained(temporary)
+        write_json(temporary / "progress.json", asdict(position))
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _sync(folder)
+        for old in complete(folder)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename durable; other systems than POSIX need nothing."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def complete(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def restore(accelerator: Any, folder: Path, *, digest: str) -> RunPosition | None:
+    """Load the newest checkpoint into the prepared objects; None if there is none.
+
+    Raises
+    ------
+    TrainingError
+        If the checkpoint belongs to another configuration or cannot be read.
+    """
+    found = complete(folder)
+    if not found:
+        return None
+    newest = found[-1]
+    try:
+        position = RunPosition(**json.loads((newest / "progress.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"a checkpoint that cannot be read: {error}",
+            wanted="progress.json as written by this program",
+            where=newest,
+            fix="delete that folder to go on from the one before",
+        ) from error
+    if position.digest != digest:
+        raise TrainingError(
+            f"checkpoints of another run (digest {position.digest[:12]})",
+            wanted=f"digest {digest[:12]}: same cells, tokens, model and training settings",
+            where=folder,
+            fix="choose another --out, or restore the settings",
+        )
+    accelerator.load_state(str(newest))
+    return position

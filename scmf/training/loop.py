@@ -1,0 +1,337 @@
+"""The one training loop, for pretraining and fine-tuning, on accelerate.
+
+Exact resume: order, masks and dropout are functions of (seed, epoch, step, rank), never of how many
+random numbers were drawn before. A run killed at any moment and started again gives, on one CPU, the
+losses of the uninterrupted run to the bit.
+
+Lives here: optimiser, schedule, accumulation, clipping, logging, evaluation, checkpoints' rhythm.
+Lives elsewhere: order of cells (batches), masks (objectives), what is on disk (checkpoints).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scmf.config import TrainingConfig
+from scmf.errors import TrainingError
+from scmf.files import write_text
+from scmf.training import checkpoints
+from scmf.training.batches import BatchOrder, TokenCells, in_order
+from scmf.training.objectives import Objective
+
+EvaluationCallback = Callable[[Any, int, int], dict[str, float]]
+"""``callback(model, epoch, step) -> {name: value}``, called in evaluation mode on the main process."""
+
+_PRECISION = {"32-true": "no", "bf16-mixed": "bf16", "16-mixed": "fp16"}
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a run did.
+
+    Parameters
+    ----------
+    steps
+        Optimiser steps in total, earlier processes of the same run included.
+    resumed_from
+        Step this process went on from, or None.
+    seconds
+        Wall time of this process.
+    log
+        JSON lines: one a step (``step, epoch, loss, lr, grad_norm``), one an evaluation.
+    """
+
+    steps: int
+    resumed_from: int | None
+    seconds: float
+    log: Path
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters, with weight decay on matrices only (not on biases and layer norms)."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
+    """An Accelerator with the precision and the trackers of ``settings``."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if settings.precision == "16-mixed" and not torch.cuda.is_available():
+        raise TrainingError(
+            "training.precision 16-mixed without a GPU", wanted="a CUDA device", fix="use bf16-mixed or 32-true"
+        )
+    # At each checkpoint it would say that the tied decoder is written once, as it must be.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+    # One process trains several models in turn; the precision of the first must not stick.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision=_PRECISION[settings.precision],
+        log_with=list(settings.trackers) or None,
+        project_dir=str(out) if settings.trackers else None,
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def train(
+    model: Any,
+    cells: TokenCells,
+    *,
+    objective: Objective,
+    settings: TrainingConfig,
+    out: Path,
+    digest: str,
+    pad_token_id: int,
+    valid: TokenCells | None = None,
+    callbacks: Sequence[EvaluationCallback] = (),
+    evaluate_every: int = 1,
+    progress: bool = True,
+) -> TrainingReport:
+    """Train ``model`` in place on ``cells``; go on from the newest checkpoint under ``out`` if there is one.
+
+    Parameters
+    ----------
+    model
+        A model whose ``forward(**batch)`` returns ``.loss``, a mean over the objective's predictions.
+    cells
+        Tokens of the training cells.
+    objective
+        What is predicted.
+    settings
+        The ``training`` section.
+    out
+        Folder for ``log.jsonl``, ``checkpoints/`` and the trackers' files.
+    digest
+        Digest of everything that makes this run what it is; checkpoints of another are refused.
+    pad_token_id
+        Id that fills short rows.
+    valid
+        Tokens of validation cells; their loss is logged with the same masks every time.
+    callbacks
+        Evaluations whose values are logged beside the loss.
+    evaluate_every
+        Epochs between evaluations; 0 never evaluates.
+    progress
+        Show a progress bar on stderr.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is not finite, or the checkpoints belong to another run.
+    """
+    from transformers import get_scheduler
+
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    accelerator = make_accelerator(settings, out)
+    order = BatchOrder(
+        cells.lengths,
+        settings.batch_size,
+        settings.group_by_length,
+        settings.seed,
+        world_size=accelerator.num_processes,
+        rank=accelerator.process_index,
+    )
+    steps_per_epoch = math.ceil(order.batches_per_epoch / settings.gradient_accumulation)
+    total = steps_per_epoch * settings.max_epochs
+    total = min(total, settings.max_steps or total)
+
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, settings.weight_decay), lr=settings.lr, betas=settings.betas, eps=settings.eps
+    )
+    schedule = get_scheduler(
+        settings.schedule, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=total
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.register_for_checkpointing(schedule)
+    if settings.trackers:
+        _start_trackers(accelerator, settings, out)
+
+    position = checkpoints.restore(accelerator, out / "checkpoints", digest=digest)
+    log = RunLog(out / "log.jsonl", accelerator, keep_until=position.step if position else 0)
+    step = position.step if position else 0
+    evaluate = Evaluation(accelerator, model, objective, valid, callbacks, settings.batch_size, pad_token_id)
+
+    def checkpoint(epoch: int, batch: int) -> None:
+        at = checkpoints.RunPosition(step, epoch, batch, digest)
+        checkpoints.save(accelerator, out / "checkpoints", at, keep=settings.keep_checkpoints)
+
+    with _bar(progress and accelerator.is_main_process, total, step, objective.name) as advance:
+        for epoch in range(position.epoch if position else 0, settings.max_epochs):
+            first = position.batch if position and epoch == position.epoch else 0
+            rows = order.epoch(epoch, start=first)
+            used = first
+            while step < total and (group := list(islice(rows, settings.gradient_accumulation))):
+                loss, norm = _step(
+                    accelerator, model, optimizer, schedule, cells, group,
+                    objective=objective, settings=settings, pad_token_id=pad_token_id, position=(epoch, used),
+                )  # fmt: skip
+                step, used = step + 1, used + len(group)
+                if not math.isfinite(loss):
+                    raise TrainingError(
+                        f"loss {loss} at step {step}",
+                        wanted="a finite loss",
+                        where=out / "log.jsonl",
+                        fix="lower training.lr, raise warmup_steps or use 32-true; checkpoints before it are whole",
+                    )
+                lr = schedule.get_last_lr()[0]
+                log.write(step, epoch=epoch, loss=loss, lr=lr, grad_norm=norm)
+                advance(f"loss {loss:.4f}")
+                every = settings.checkpoint_every_n_steps
+                if every and step % every == 0 and used < order.batches_per_epoch and step < total:
+                    checkpoint(epoch, used)
+            done = used >= order.batches_per_epoch or step >= total
+            if done and used > first:
+                last = step >= total or epoch + 1 == settings.max_epochs
+                if evaluate_every and ((epoch + 1) % evaluate_every == 0 or last):
+                    log.write(step, epoch=epoch, **evaluate(epoch, step))
+                checkpoint(epoch + 1, 0)
+            if step >= total:
+                break
+    if settings.trackers:
+        accelerator.end_training()
+    return TrainingReport(step, position.step if position else None, time.perf_counter() - started, log.path)
+
+
+def _step(
+    accelerator: Any,
+    model: Any,
+    optimizer: Any,
+    schedule: Any,
+    cells: TokenCells,
+    group: list[np.ndarray],
+    *,
+    objective: Objective,
+    settings: TrainingConfig,
+    pad_token_id: int,
+    position: tuple[int, int],
+) -> tuple[float, float | None]:
+    """One optimiser step over the batches of ``group``: mean over all their predictions, on all ranks."""
+    epoch, used = position
+    rank = accelerator.process_index
+    inputs = []
+    for i, rows in enumerate(group):
+        generator = torch.Generator().manual_seed(_seed(settings.seed, rank, epoch, used + i))
+        inputs.append(objective.prepare(cells.pad(rows, pad_token_id=pad_token_id), generator))
+    weights = [objective.predictions(batch) for batch in inputs]
+    everywhere = torch.tensor(float(sum(weights)), device=accelerator.device)
+    if accelerator.num_processes > 1:
+        everywhere = accelerator.reduce(everywhere, reduction="sum")
+    total = max(float(everywhere), 1.0)
+
+    model.train()
+    loss = torch.zeros((), device=accelerator.device)
+    for i, (batch, weight) in enumerate(zip(inputs, weights, strict=True)):
+        torch.manual_seed(_seed(settings.seed, rank, epoch, used + i, 1))
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        share = model(**batch).loss * (weight / total)
+        # DDP averages gradients over ranks; a mean over all predictions wants their sum.
+        accelerator.backward(share * accelerator.num_processes)
+        loss += share.detach()
+    norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm) if settings.max_grad_norm else None
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad(set_to_none=True)
+    if accelerator.num_processes > 1:
+        loss = accelerator.reduce(loss, reduction="sum")
+    return loss.item(), None if norm is None else float(norm)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Validation loss and callbacks, in evaluation mode."""
+
+    accelerator: Any
+    model: Any
+    objective: Objective
+    valid: TokenCells | None
+    callbacks: Sequence[EvaluationCallback]
+    batch_size: int
+    pad_token_id: int
+
+    def __call__(self, epoch: int, step: int) -> dict[str, float]:
+        """Values by name; ``valid_loss`` is a mean over all predictions, with the same masks every time."""
+        values: dict[str, float] = {}
+        if self.accelerator.is_main_process:
+            model = self.accelerator.unwrap_model(self.model)
+            model.eval()
+            if self.valid is not None and len(self.valid):
+                values["valid_loss"] = self._loss(model, self.valid)
+            for callback in self.callbacks:
+                values.update(callback(model, epoch, step))
+        self.accelerator.wait_for_everyone()
+        return values
+
+    @torch.no_grad()
+    def _loss(self, model: Any, cells: TokenCells) -> float:
+        summed, count = 0.0, 0
+        generator = torch.Generator().manual_seed(0)
+        for rows in in_order(cells, batch_size=self.batch_size):
+            batch = self.objective.prepare(cells.pad(rows, pad_token_id=self.pad_token_id), generator)
+            weight = self.objective.predictions(batch)
+            with self.accelerator.autocast():
+                output = model(**{name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})
+            summed += float(output.loss) * weight
+            count += weight
+        return summed / max(count, 1)
+
+
+class RunLog:
+    """``log.jsonl`` and the trackers; after a resume, lines beyond the checkpoint are cut."""
+
+    def __init__(self, path: Path, accelerator: Any, *, keep_until: int) -> None:
+        self.path, self._accelerator = path, accelerator
+        if accelerator.is_main_process:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= keep_until]
+            write_text(path, "".join(line + "\n" for line in kept))
+
+    def write(self, step: int, **values: float | None) -> None:
+        """Append one line; what was not computed (None) is left out."""
+        values = {name: value for name, value in values.items() if value is not None}
+        if self._accelerator.is_main_process:
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+        if self._accelerator.log_with:
+            self._accelerator.log(values, step=step)
+
+
+def _start_trackers(accelerator: Any, settings: TrainingConfig, out: Path) -> None:
+    flat = {name: value for name, value in settings.model_dump().items() if isinstance(value, int | float | str)}
+    wandb = {"dir": str(out), "mode": os.environ.get("WANDB_MODE", "offline"), "name": out.name}
+    accelerator.init_trackers(settings.project, config=flat, init_kwargs={"wandb": wandb})
+
+
+@contextmanager
+def _bar(show: bool, total: int, done: int, title: str) -> Iterator[Callable[[str], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        task = bar.add_task(title.replace("_", " "), total=total, completed=done, note="")
+        yield lambda note: bar.update(task, advance=1, note=note)

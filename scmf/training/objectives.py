@@ -1,0 +1,132 @@
+"""Objectives: what a batch of tokens is trained to predict.
+
+An objective turns a padded batch into model inputs with labels and says how many predictions the
+loss is a mean of. It owns no weights. Lives elsewhere: the loss itself (the model), the loop (loop).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""Label of positions that do not enter the loss."""
+
+
+class Objective(Protocol):
+    """What the loop asks of an objective."""
+
+    @property
+    def name(self) -> str:
+        """What the progress bar calls it."""
+        ...
+
+    def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the model's inputs, labels included; random choices come from ``generator`` alone."""
+        ...
+
+    def predictions(self, inputs: dict[str, Tensor]) -> int:
+        """Number of predictions the loss of ``inputs`` is a mean of."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskedGenePrediction:
+    """Masked gene prediction, the objective of Geneformer (BERT's masked language modelling).
+
+    Of the tokens that may be chosen, a share ``mask_ratio`` is chosen, each independently. 80 % of
+    these become ``<mask>``, 10 % a random token, 10 % stay. The loss is the mean cross entropy, in
+    nats, over the chosen positions:
+
+        L = -1/|M| * sum over m in M of log p(token_m | all other tokens)
+
+    Source: Theodoris et al. 2023, doi:10.1038/s41586-023-06139-9, Methods; the draws follow
+    ``transformers.DataCollatorForLanguageModeling`` in kind and in order, so that one seed gives the
+    official masks.
+
+    Parameters
+    ----------
+    mask_ratio
+        Probability that a token is chosen.
+    mask_token_id
+        Id of ``<mask>``.
+    vocab_size
+        Number of tokens, special tokens included.
+    special_token_ids
+        Ids that are never chosen and never drawn as a random token. The official code
+        protects only ``<pad>`` and ``<mask>`` from being chosen (so ``<cls>`` and ``<eos>`` are
+        predicted in V2) and draws from the whole vocabulary, special tokens included.
+    faithful
+        Reproduce that.
+    """
+
+    mask_ratio: float
+    mask_token_id: int
+    vocab_size: int
+    special_token_ids: tuple[int, ...]
+    faithful: bool = False
+    pad_token_id: int = 0
+    name: str = "masked_gene_prediction"
+
+    def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Mask a batch.
+
+        Parameters
+        ----------
+        batch
+            ``input_ids`` and ``attention_mask``, int64 (B, L), on the CPU.
+        generator
+            Source of the draws.
+
+        Returns
+        -------
+        dict
+            The batch with masked ``input_ids`` and with ``labels``, int64 (B, L), -100 where nothing
+            is predicted. If no token was drawn, one token is chosen at random, so that every step has
+            a loss (not under ``faithful``).
+        """
+        tokens_BL = batch["input_ids"]
+        protected = (self.pad_token_id, self.mask_token_id) if self.faithful else self.special_token_ids
+        eligible_BL = ~torch.isin(tokens_BL, torch.tensor(protected))
+
+        chance_BL = torch.full(tokens_BL.shape, self.mask_ratio).masked_fill_(~eligible_BL, 0.0)
+        chosen_BL = torch.bernoulli(chance_BL, generator=generator).bool()
+        if not self.faithful and not chosen_BL.any() and eligible_BL.any():
+            spots = eligible_BL.flatten().nonzero()[:, 0]
+            pick = int(torch.randint(len(spots), (1,), generator=generator))
+            chosen_BL.view(-1)[spots[pick]] = True
+        labels_BL = tokens_BL.masked_fill(~chosen_BL, IGNORED)
+
+        masked_BL = torch.bernoulli(torch.full(tokens_BL.shape, 0.8), generator=generator).bool() & chosen_BL
+        inputs_BL = tokens_BL.masked_fill(masked_BL, self.mask_token_id)
+        random_BL = torch.bernoulli(torch.full(tokens_BL.shape, 0.5), generator=generator).bool()
+        random_BL &= chosen_BL & ~masked_BL
+        first = 0 if self.faithful else 1 + max(self.special_token_ids)
+        words_BL = torch.randint(first, self.vocab_size, tokens_BL.shape, dtype=torch.long, generator=generator)
+        inputs_BL = torch.where(random_BL, words_BL, inputs_BL)
+        return {**batch, "input_ids": inputs_BL, "labels": labels_BL}
+
+    def predictions(self, inputs: dict[str, Tensor]) -> int:
+        """Number of chosen positions."""
+        return int((inputs["labels"] != IGNORED).sum())
+
+
+@dataclass(frozen=True)
+class CellClassification:
+    """Cell-type classification: mean cross entropy, in nats, over the cells of a batch.
+
+    Source: ``BertForSequenceClassification``, the head of the official cell classifier.
+    """
+
+    name: str = "cell_classification"
+
+    def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the batch as it is; its ``labels`` are classes, int64 (B,)."""
+        return batch
+
+    def predictions(self, inputs: dict[str, Tensor]) -> int:
+        """Number of cells."""
+        return len(inputs["labels"])
