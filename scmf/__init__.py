@@ -1,1 +1,46 @@
-"""scModelForge: reproducible recipes for single-cell foundation models, and the toolkit they are made of."""
+"""scModelForge: reproducible recipes for single-cell foundation models, and the toolkit they are made of.
+
+The door: what a notebook needs, resolved when it is first used. Everything else is imported from the
+module it lives in.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_DOOR = {
+    "RankValueTokenizer": "scmf.tokenizers.rank_value",
+    "RunConfig": "scmf.config",
+    "ScmfError": "scmf.errors",
+    "check_file": "scmf.data.check",
+    "embed_to_file": "scmf.evaluation",
+    "evaluate_folder": "scmf.evaluation",
+    "load_cells": "scmf.data.load",
+    "load_recipe": "scmf.recipe",
+    "load_run_model": "scmf.run",
+    "reproduce": "scmf.reproduce",
+}
+
+__all__ = [  # spelled out for readers and tools; a test holds it equal to the table above
+    "RankValueTokenizer",
+    "RunConfig",
+    "ScmfError",
+    "check_file",
+    "embed_to_file",
+    "evaluate_folder",
+    "load_cells",
+    "load_recipe",
+    "load_run_model",
+    "reproduce",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DOOR:
+        return getattr(importlib.import_module(_DOOR[name]), name)
+    raise AttributeError(f"module 'scmf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_DOOR])

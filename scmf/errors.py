@@ -124,3 +124,17 @@ class MissingExtraError(ScmfError):
             wanted=f"{package} for {needed_for}",
             fix=f'pip install "scmodelforge[{extra}]"',
         )
+
+
+def from_value_error(kind: type[ScmfError], error: ValueError, *, where: object | None = None) -> ScmfError:
+    """Turn the ``ValueError`` of a tokenizer or model file, whose text has the same four parts, into ours."""
+    parts: dict[str, str] = {}
+    last = "found"
+    for line in str(error).splitlines():
+        name, colon, text = line.partition(": ")
+        if colon and name in ("found", "wanted", "where", "do"):
+            last, parts[name] = name, text
+        else:
+            parts[last] = f"{parts[last]}\n{line}" if last in parts else line
+    place = ", ".join(str(part) for part in (where, parts.get("where")) if part) or None
+    return kind(parts.get("found", str(error)), wanted=parts.get("wanted"), where=place, fix=parts.get("do"))

@@ -5,8 +5,9 @@ Lives here: facts about the running program. Lives elsewhere: what was measured 
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -51,6 +52,18 @@ def git_state() -> dict[str, Any]:
 
 
 @functools.cache
+def code_digest() -> str:
+    """Sha256 of every module that can move a number (all but pages and the command line)."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        relative = path.relative_to(package).as_posix()
+        if not relative.startswith(("report/", "cli", "__main__")):
+            digest.update(f"{relative}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
 def _cpu() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -89,7 +102,7 @@ def collect(**facts: Any) -> dict[str, Any]:
         What the caller knows besides: device, seed, checksums of data, seconds.
     """
     return {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "command": command(),
         "git": git_state(),
         "python": platform.python_version(),
