@@ -2,7 +2,7 @@
 
 Lives here: `cases`, which walks a folder of oracle files, runs our model on the recorded inputs and weights
 and compares every recorded output, and `notes`, which lists what is left out and why. Lives elsewhere: parity of
-tokens (``parity_tokens.py``), the verdict over all cases (``scmf reproduce --tier parity``).
+tokens (the other ``parity_*.py`` beside this file), the verdict over all cases (``scmf reproduce --tier parity``).
 
 Layout of the folder: ``<name>_model/`` or ``<name>/`` (configuration and weights as published) and beside it
 ``<name>.<kind>``: ``io.safetensors`` (inputs and outputs), ``mlm_grads.safetensors``,
