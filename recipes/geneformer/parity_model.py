@@ -63,13 +63,15 @@ _HEADS = {
 _UNREADABLE = (ValueError, KeyError, IndexError, RuntimeError, OSError, SafetensorError)
 
 
-def cases(folder: Path) -> Iterator[ParityCase]:
+def cases(folder: Path, *, data_dir: Path | None = None) -> Iterator[ParityCase]:
     """Compare our network with every oracle file below ``folder``.
 
     Parameters
     ----------
     folder
         The oracle folder; the files lie in ``geneformer/model`` or ``model`` below it.
+    data_dir
+        Published tables, which other parity walks need; the network needs none.
 
     Yields
     ------
