@@ -244,7 +244,7 @@ def apply_overrides(raw: dict[str, Any], overrides: tuple[str, ...] | list[str])
     """
     for text in overrides:
         keys, value = parse_override(text)
-        if keys in (["data", "files"], ["data", "dataset"]):
+        if keys in (["data", "files"], ["data", "dataset"]) and value:
             other = "dataset" if keys[1] == "files" else "files"
             raw = deep_merge(raw, {"data": {other: None if other == "dataset" else []}})
             if keys[1] == "files" and isinstance(value, str):
@@ -285,7 +285,7 @@ def _explain(model: type[BaseModel], item: Any) -> str:
 
 
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Keys allowed below ``path``, whose parts are keys, positions in a list and tags of a union."""
+    """Keys allowed below ``path``, whose parts are keys, positions in a list, names in a dict and tags of a union."""
     models = [model]
     for part in path:
         if any(part in option.model_fields for option in models):
@@ -293,7 +293,8 @@ def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
             models = [inner for field in fields for inner in _models_in(field.annotation)]
         elif not part.isdigit():
             kinds = [(option, option.model_fields.get("kind")) for option in models]
-            models = [option for option, kind in kinds if kind is not None and part in get_args(kind.annotation)]
+            tagged = [option for option, kind in kinds if kind is not None and part in get_args(kind.annotation)]
+            models = tagged or models  # else a name in a dict, such as that of a variant
     return sorted({key for option in models for key in option.model_fields})
 
 

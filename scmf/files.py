@@ -99,11 +99,14 @@ def load_yaml(source: Path | str, *, where: str | None = None) -> Any:
             text = source.read_text(encoding="utf-8")
         except FileNotFoundError as error:
             raise ConfigError("no such file", where=where, fix="check the path") from error
+        except (IsADirectoryError, UnicodeDecodeError) as error:
+            found = "a folder" if isinstance(error, IsADirectoryError) else "a file that is not UTF-8 text"
+            raise ConfigError(found, wanted="a YAML file", where=where, fix="check the path") from error
     else:
         text, where = source, where or "YAML text"
     try:
         return yaml.load(text, Loader=_yaml_loader())  # noqa: S506  (a SafeLoader subclass)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of 5,000 digits, or `!!int x`
         raise ConfigError(f"not YAML: {error}", where=where, fix="mend the syntax at that line") from error
 
 
@@ -118,25 +121,27 @@ def _yaml_loader() -> Any:
         class Loader(yaml.SafeLoader):
             """SafeLoader with the scalars of YAML 1.2 and no silent duplicate keys."""
 
+            def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+                keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+                for key in keys:
+                    if keys.count(key) > 1:
+                        raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", node.start_mark)
+                return super().construct_mapping(node, deep=deep)
+
+        def integer(loader: Any, node: Any) -> int:
+            return _yaml_int(loader.construct_scalar(node))
+
         Loader.yaml_implicit_resolvers = {}
         for tag, pattern, first in (
             ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
             ("null", r"~|null|Null|NULL|", "~nN\0"),
             ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-            ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+0123456789."),
+            ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+0123456789."),
+            ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
         ):
             letters = ["" if c == "\0" else c for c in first]
             Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), letters)
-        Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _yaml_int(loader.construct_scalar(node)))
-
-        def unique_mapping(loader: Any, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
-            return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
-
-        Loader.construct_mapping = unique_mapping
+        Loader.add_constructor("tag:yaml.org,2002:int", integer)
         _LOADER = Loader
     return _LOADER
 
