@@ -10,6 +10,7 @@ expected values (expectations).
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -126,6 +127,7 @@ class Recipe:
         spec = importlib.util.spec_from_file_location(f"scmf_recipe_{self.name}_{stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up by name
         spec.loader.exec_module(module)
         return module
 

@@ -14,6 +14,7 @@ A run's folder::
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -165,15 +166,11 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int) -> Any:
 
 def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
     """``from_pretrained`` in float32 that refuses weights which do not fit instead of inventing them."""
-    from transformers.utils import logging as transformers_logging
-
     if not (Path(folder) / "config.json").is_file():
         raise ModelError(
             "no config.json", wanted="a folder written by save_pretrained", where=folder, fix="check the path"
         )
-    # What it would print (bars, a coloured table) is judged below instead.
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    _quiet()  # what it would print (bars, a coloured table) is judged below instead
     try:
         model, report = family.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **kwargs
@@ -194,27 +191,51 @@ def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
     return model
 
 
+def _quiet() -> None:
+    """No progress bars of transformers for files of a few megabytes, no tables."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def load_run_model(folder: Path | str) -> tuple[Any, Any]:
-    """Model and tokenizer of a checkpoint folder, or of the folder of a run that holds ``model/``."""
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    """Model and tokenizer of a checkpoint folder, or of the folder of a run that holds ``model/``.
+
+    Only built-in classes are used; code inside the folder is never run.
+    """
+    from transformers import AutoModelForMaskedLM
 
     folder = Path(folder)
     if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
         folder = folder / "model"
-    # Importing the built-in classes registers them with the Auto classes.
-    for kind in ("models", "tokenizers"):
-        for name in plugins.names(kind):
-            plugins.resolve(kind, name)
+    for name in plugins.names("models"):
+        plugins.resolve("models", name)  # importing a family registers it with the Auto classes
     model = load_weights(AutoModelForMaskedLM, folder)
+    return model.eval(), _load_tokenizer(folder)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    classes = [plugins.resolve("tokenizers", name) for name in plugins.names("tokenizers")]
+    named = {strategy.__name__: strategy for strategy in classes}
+    note = folder / "tokenizer_config.json"
+    name = json.loads(note.read_text(encoding="utf-8")).get("tokenizer_class") if note.is_file() else None
+    if name not in named:
+        raise ModelError(
+            f"tokenizer class {name!r}" if name else "no tokenizer_config.json",
+            wanted=f"one of {', '.join(sorted(named))} beside the weights",
+            where=folder,
+            fix="convert the checkpoint with the recipe's convert.py, which saves the tokenizer along",
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return named[name].from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ModelError(str(error), wanted="a tokenizer beside the weights", where=folder) from error
-    return model.eval(), tokenizer
+        raise ModelError(str(error), wanted="a whole tokenizer", where=folder) from error
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write weights, configuration, code and tokenizer as one folder, whole or not at all."""
+    _quiet()
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)

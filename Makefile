@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make reproduce` and `make test`.
+# PYTHON is the interpreter of the tested row; VENV the environment that is made.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install reproduce test lint format bench clean
+
+# One pip call, so that everything is resolved together against the pinned set.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip check
+	touch $@
+
+install: $(STAMP)
+
+reproduce: install
+	$(BIN)/scmf reproduce geneformer
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/tokenizer_throughput.py
+
+clean:
+	rm -rf $(VENV) runs .cache dist
