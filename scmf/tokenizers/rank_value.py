@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from transformers import BatchEncoding, PreTrainedTokenizer
 
 from .rank_value_block import Counts, Layout, RankedCells, as_csr, check_counts, check_totals, rank_block
-from .rank_value_genes import GeneColumns, gene_names, match_columns, nonzero_medians
+from .rank_value_genes import GeneColumns, list_of, match_columns, nonzero_medians
 from .rank_value_kernel import pad_rows
 from .rank_value_tables import SPECIAL, check_tables, problem, read_table
 
@@ -95,6 +95,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
             aliases = read_table(aliases_file, "gene_aliases.json")
         self._token_ids = {str(token): int(i) for token, i in token_ids.items()}
         self._tokens = {i: token for token, i in self._token_ids.items()}
+        self._last_id = max(self._tokens, default=0)
         self._genes = {token: i for token, i in self._token_ids.items() if token not in SPECIAL}
         self._medians = {gene: float(medians[gene]) for gene in self._genes if gene in medians}
         self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
@@ -163,7 +164,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         max_genes, special_tokens, faithful
             See the class.
         """
-        names = gene_names(genes)
+        names = [str(name) for name in list_of(genes)]
         matrix = as_csr(counts, len(names))
         check_counts(matrix)
         medians = nonzero_medians(matrix, names, min_cells=max(1, min_cells))
@@ -233,6 +234,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         empty: Literal["error", "keep"] = "error",
         values: Literal["scaled", "per_10k"] | None = None,
         crop: bool = True,
+        dtype: Any = np.int32,
     ) -> RankedCells:
         """Tokenise a block of cells without padding: the fast way for training and for token stores.
 
@@ -244,9 +246,13 @@ class RankValueTokenizer(PreTrainedTokenizer):
             Also return the ranked values (``"scaled"``), or counts a 10,000 in rank order (``"per_10k"``).
         crop
             Cut to ``max_genes`` and add special tokens; with False all ranked genes and nothing else.
+        dtype
+            Type of the ids; int16 halves a store and holds the published vocabularies.
         """
         if empty not in ("error", "keep"):
             raise problem(f"empty={empty!r}", wanted="'error' or 'keep'", where="rank", fix="choose one")
+        if np.iinfo(dtype).max < self._last_id:
+            raise problem(f"dtype {np.dtype(dtype)}", wanted=f"{self._last_id} to fit", where="rank", fix="use int32")
         columns, n_genes = self._match(genes)
         matrix = as_csr(counts, n_genes)
         specials = crop and self.special_tokens
@@ -258,6 +264,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
                 (self.max_genes - 2 if specials else self.max_genes) if crop else None,
                 self.cls_token_id if specials else -1,
                 self.eos_token_id if specials else -1,
+                dtype,
             ),
             dense=not sp.issparse(counts),
             faithful=self.faithful,
@@ -330,8 +337,9 @@ class RankValueTokenizer(PreTrainedTokenizer):
         """Meaning of the columns and their number, from the last call if the ids are the same."""
         if self._matched is not None and isinstance(genes, tuple) and genes is self._matched[0]:
             return self._matched[2], len(genes)
-        names = gene_names(genes)
+        names = list_of(genes)
         if self._matched is None or names != self._matched[1]:
+            names = [str(name) for name in names]
             columns = match_columns(names, self._genes, self._medians, self._aliases, faithful=self.faithful)
             self._matched = (genes, names, columns)
         return self._matched[2], len(names)

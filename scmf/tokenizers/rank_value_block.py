@@ -29,7 +29,7 @@ class RankedCells(NamedTuple):
     Parameters
     ----------
     ids
-        int32 (N,), special tokens included.
+        int32 unless asked otherwise (N,), special tokens included.
     offsets
         int64 (B+1,).
     values
@@ -55,11 +55,14 @@ class Layout(NamedTuple):
         Most genes a cell, None for all.
     cls_id, eos_id
         Ids put in front and behind; -1 for none.
+    dtype
+        Type of the ids.
     """
 
     max_genes: int | None
     cls_id: int = -1
     eos_id: int = -1
+    dtype: Any = np.int32
 
 
 def rank_block(
@@ -84,7 +87,7 @@ def rank_block(
     totals
         As `check_totals` returns them, or None for the row sums.
     layout
-        Cut and special tokens.
+        Cut, special tokens and type of the ids.
     dense
         The block came as a dense array (the official code then divides).
     faithful, values, empty
@@ -107,7 +110,7 @@ def rank_block(
     for _ in range(2):
         data = np.ascontiguousarray(matrix.data, dtype=one.dtype)
         room = int(np.minimum(np.diff(matrix.indptr), longest).sum()) + specials * n_cells
-        ids, kept_values = np.empty(room, np.int32), np.empty(room if values else 0)
+        ids, kept_values = np.empty(room, layout.dtype), np.empty(room if values else 0)
         code, row = rank_rows(
             matrix.indptr.astype(np.int64), np.ascontiguousarray(matrix.indices), data,
             data.view(unsigned), one.dtype.type(np.inf).view(unsigned),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -41,10 +41,9 @@ class GeneColumns(NamedTuple):
     slot_reciprocal: np.ndarray
 
 
-def gene_names(genes: Sequence[str]) -> list[str]:
-    """Gene ids (list, array, pandas index or column) as a list of strings."""
-    names: list[str] = genes.tolist() if hasattr(genes, "tolist") else list(genes)
-    return names if all(type(name) is str for name in names) else [str(name) for name in names]
+def list_of(genes: Sequence[str]) -> list[Any]:
+    """Gene ids (list, array, pandas index or column) as a list."""
+    return genes.tolist() if hasattr(genes, "tolist") else list(genes)
 
 
 def strip_version(gene: str) -> str:

@@ -71,7 +71,10 @@ def _total(counts: Any) -> float:
 
 @numba.njit(cache=True, nogil=True)
 def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any) -> None:
-    """Leave in ``packed[:n]`` the positions of the n keys (non-negative), largest first, equal keys in their order."""
+    """Leave in the low 32 bits of ``packed[:n]`` the positions of the n keys, largest first, equal keys in their order.
+
+    Keys are not negative; positions are below ``2 ** 32``, and what stands above them is scratch.
+    """
     n = keys.size
     if n <= _SHORT:
         for i in range(n):
@@ -128,8 +131,6 @@ def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any) ->
                     packed[:n] = np.argsort(largest - keys, kind="mergesort")
                     return
             previous = digits
-    for i in range(n):
-        packed[i] &= _POSITION
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -206,7 +207,8 @@ def rank_rows(
             # Written always and kept by moving on: cheaper than a branch that is hard to foresee.
             found[n] = np.float64(t) / median_G[g] if divide else np.float64(t) * median_G[g]
             tokens[n] = token
-            rates[n] = t
+            if want == 2:
+                rates[n] = t
             n += (token >= 0) & ((x > 0) | keep_zeros)
             if token < -1:
                 sums[-2 - token] += x
@@ -240,10 +242,10 @@ def rank_rows(
             cursor += 1
         kept = min(n, max_genes)
         for i in range(kept):
-            ids[cursor + i] = tokens[packed[i]]
+            ids[cursor + i] = tokens[packed[i] & _POSITION]
         if want > 0:
             for i in range(kept):
-                values[cursor + i] = found[packed[i]] if want == 1 else rates[packed[i]]
+                values[cursor + i] = found[packed[i] & _POSITION] if want == 1 else rates[packed[i] & _POSITION]
         cursor += kept
         for i in range(min(n_nan, max_genes - kept)):
             ids[cursor] = nans[i]
