@@ -69,6 +69,7 @@ class Annotation:
     name = "annotation"
 
     def __init__(self, *, knn_neighbors: int = 15) -> None:
+        package("scikit-learn")  # if it is missing say so now, and not after training
         self.knn_neighbors = knn_neighbors
 
     def run(self, representations: Mapping[str, np.ndarray], truth: Truth) -> Iterator[Score]:

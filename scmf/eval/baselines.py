@@ -16,14 +16,19 @@ from scmf.eval.score import HVG_GENES
 PCA_COMPONENTS = 50
 
 
-def log_normalised(cells: Any) -> Any:
-    """A copy of ``cells`` whose X is log1p(count / total count of the cell * 10,000), CSR float32 (N, G)."""
+def _scanpy() -> Any:
     try:
-        import scanpy as sc
+        import scanpy
     except ImportError as error:
         raise MissingExtraError("scanpy", "eval", needed_for="the HVG and PCA baselines") from error
+    return scanpy
+
+
+def log_normalised(cells: Any) -> Any:
+    """A copy of ``cells`` whose X is log1p(count / total count of the cell * 10,000), CSR float32 (N, G)."""
     import anndata as ad
 
+    sc = _scanpy()
     # A fresh AnnData: scanpy would otherwise copy every layer and obsm along.
     copy = ad.AnnData(cells.X.copy(), obs=cells.obs[[]].copy(), var=cells.var[[]].copy())
     sc.pp.normalize_total(copy, target_sum=1e4)
@@ -44,7 +49,7 @@ def baseline_representations(cells: Any, train: np.ndarray) -> dict[str, np.ndar
     train
         Indices of the training cells.
     """
-    import scanpy as sc
+    sc = _scanpy()
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
