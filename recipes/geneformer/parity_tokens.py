@@ -84,7 +84,7 @@ def cases(
         )  # fmt: skip
 
     for path in sorted(path for path in root.glob("tok*/*") if not path.name.startswith("summary")):
-        name = path.relative_to(root).with_suffix("").as_posix() if path.suffix == ".parquet" else path.name
+        name = path.relative_to(root).as_posix().removesuffix(".parquet")
         if path.suffix == ".json":  # remarks about the run, no tokens
             continue
         parts = _NAME.fullmatch(path.stem)
