@@ -1,5 +1,7 @@
 """Order of cells and padding."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,7 +91,7 @@ def test_length_grouping_equals_the_official_sampler(oracle):
         tensors = load_file(path)
         for name, indices in tensors.items():
             if name.startswith("sampler.indices_"):
-                batch, seed = (int(part.lstrip("bseed")) for part in name.rsplit("_", 2)[1:])
+                batch, seed = map(int, re.fullmatch(r".*_bs(\d+)_seed(\d+)", name).groups())
                 ours = length_grouped_indices(tensors["sampler.lengths"], batch, seed=seed)
                 assert ours == indices.tolist()
                 checked += 1
