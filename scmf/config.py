@@ -174,7 +174,7 @@ class FinetuneConfig(Section):
     weight_decay: float = Field(0.001, ge=0)
     """AdamW weight decay."""
     freeze_layers: int = Field(0, ge=0)
-    """Number of first layers (and the embeddings) whose weights stay as pretrained."""
+    """Number of first layers whose weights stay as pretrained; embeddings are trained, as in the official code."""
     pooling: Literal["first", "mean"] = "first"
     """What the head reads: the first position (official) or the mean over genes."""
 

@@ -318,9 +318,21 @@ def _inline(settings: EvalConfig, prepared: Prepared) -> list[EvaluationCallback
 def finetune(
     recipe: Recipe, prepared: Prepared, folder: Path, out: Path, *, method: str, progress: bool = True
 ) -> np.ndarray:
-    """Fine-tune a cell-type head on the weights in ``folder``; predicted labels of the test cells, str (n_test,)."""
-    from transformers import AutoModelForSequenceClassification
+    """Fine-tune a cell-type head and predict labels.
 
+    Parameters
+    ----------
+    folder
+        Weights that give the shape and, for ``pretrained``, the start.
+    method
+        ``pretrained``, or ``untrained``: the same network and budget from random weights, which says
+        how much of the score is due to pretraining.
+
+    Returns
+    -------
+    numpy.ndarray
+        Labels of the test cells, str (n_test,).
+    """
     settings = recipe.config.eval.finetune
     if settings is None:
         raise ConfigError("eval.finetune is null", wanted="a section", where="eval.finetune", fix="give its keys")
@@ -329,15 +341,8 @@ def finetune(
     rows, test = truth.rows("train"), truth.rows("test")
     classes, labels = np.unique(truth.labels[rows], return_inverse=True)
     torch.manual_seed(seed)
-    model = load_weights(
-        AutoModelForSequenceClassification,
-        folder,
-        num_labels=len(classes),
-        id2label=dict(enumerate(classes.tolist())),
-        label2id={name: i for i, name in enumerate(classes.tolist())},
-        classifier_pooling=settings.pooling,
-    )
-    model.freeze_first(settings.freeze_layers, embeddings=settings.freeze_layers > 0)
+    model = _classifier(folder, classes.tolist(), pooling=settings.pooling, pretrained=method == "pretrained")
+    model.freeze_first(settings.freeze_layers)
     loop = TrainingConfig(
         **settings.model_dump(exclude={"freeze_layers", "pooling"}),
         precision=recipe.config.training.precision,
@@ -362,6 +367,20 @@ def finetune(
         pad_token_id=prepared.tokenizer.pad_token_id,
     )
     return classes[logits_NC.argmax(axis=1)]
+
+
+def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: bool) -> Any:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    head = {
+        "num_labels": len(classes),
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: i for i, name in enumerate(classes)},
+        "classifier_pooling": pooling,
+    }
+    if pretrained:
+        return load_weights(AutoModelForSequenceClassification, folder, **head)
+    return AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **head))
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -400,10 +419,11 @@ def evaluate(
         yield benchmark.majority(truth)
         yield from benchmark.run(vectors, truth)
         if settings.finetune is not None:
-            note("annotation: fine-tuning a head")
-            started = time.perf_counter()
-            predicted = finetune(recipe, prepared, out / "model", out, method="pretrained", progress=progress)
-            yield benchmark.scored(predicted, truth, protocol=HEAD, method="pretrained", started=started)
+            for method in ("pretrained", "untrained"):
+                note(f"annotation: fine-tuning a head, {method}")
+                started = time.perf_counter()
+                predicted = finetune(recipe, prepared, out / "model", out, method=method, progress=progress)
+                yield benchmark.scored(predicted, truth, protocol=HEAD, method=method, started=started)
     if "integration" in settings.benchmarks:
         embeddings = {name: x_ND for name, x_ND in vectors.items() if name != "hvg"}
         yield from Integration().run(
