@@ -1,0 +1,87 @@
+"""The recipe's README says what recipe.yaml and convert.py do."""
+
+import re
+import shlex
+
+import pytest
+import torch
+
+from scmf.models.transformer_encoder import TransformerEncoderForMaskedLM
+from scmf.recipe import load_recipe
+
+RECIPE = load_recipe("geneformer")
+TEXT = (RECIPE.folder / "README.md").read_text(encoding="utf-8")
+ROWS = {
+    name: [cell.strip() for cell in rest.split("|")]
+    for name, rest in re.findall(r"^\| `([\w-]+)`[^|]*\|(.*)\|$", TEXT.partition("## What")[0], flags=re.MULTILINE)
+}
+VOCABULARY = {"geneformer-v1": 25426, "geneformer-v2": 20275}
+BASE = ("mask_ratio", "max_epochs", "lr", "warmup_steps", "weight_decay", "max_grad_norm", "betas", "eps", "schedule")
+
+
+def test_every_variant_has_a_row():
+    assert set(ROWS) == set(RECIPE.variants)
+
+
+@pytest.mark.parametrize("name", RECIPE.variants)
+def test_a_row_is_the_variant(name):
+    config = load_recipe("geneformer", variant=name).config
+    model, tokens = config.model, config.tokenizer
+    shape = (model.num_layers, model.hidden_dim, model.num_heads, model.ffn_dim, model.dropout, tokens.max_genes)
+    assert ROWS[name][:6] == [str(value) for value in shape]
+    assert model.attention_dropout == model.dropout
+    assert ROWS[name][6] == {"fit": "fitted"}.get(tokens.vocabulary, tokens.vocabulary)
+    unknown = ROWS[name][-1] == "unknown"
+    assert unknown == ("unknown" in RECIPE.variants[name].source)
+    base = load_recipe("geneformer", variant="v1-10m").config.training
+    if name != "mini":
+        assert all(getattr(config.training, key) == getattr(base, key) for key in BASE), "what stands in is V1-10M"
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPE.variants if name != "mini"])
+def test_the_number_of_parameters_is_that_of_the_network(name):
+    config = load_recipe("geneformer", variant=name).config
+    with torch.device("meta"):
+        model = TransformerEncoderForMaskedLM(
+            TransformerEncoderForMaskedLM.config_class.from_settings(
+                vocab_size=VOCABULARY[config.tokenizer.vocabulary],
+                max_positions=config.tokenizer.max_genes,
+                pad_token_id=0,
+                cls_token_id=None,
+                eos_token_id=None,
+                **config.model.model_dump(exclude={"architecture", "checkpoint"}),
+            )
+        )
+    assert ROWS[name][7] == f"{sum(value.numel() for value in model.parameters()):,}"
+
+
+def test_the_published_recipe_is_that_of_the_text():
+    training = load_recipe("geneformer", variant="v1-10m").config.training
+    assert (training.batch_size, training.gradient_accumulation, training.max_epochs) == (12, 12, 3)
+    assert (training.lr, training.warmup_steps, training.weight_decay) == (1e-3, 10_000, 0.001)
+    assert (training.betas, training.eps, training.max_grad_norm) == ((0.9, 0.999), 1e-8, 1.0)
+    assert (training.mask_ratio, training.schedule, training.optimizer) == (0.15, "linear", "adamw")
+
+
+def test_the_commands_are_those_of_the_converter(monkeypatch, tmp_path, capsys):
+    convert = RECIPE.module("convert")
+    assert set(RECIPE.variants) - {"mini"} <= set(convert.VARIANTS)
+    seen = []
+    monkeypatch.setattr(convert, "fetch_weights", lambda variant: tmp_path / "fetched")
+    monkeypatch.setattr(convert, "find_weights", lambda source, variant: source)
+    monkeypatch.setattr(convert, "convert", lambda weights, out, **facts: seen.append(facts["name"]) or out)
+    commands = re.findall(r"^python recipes/geneformer/convert\.py (.*)$", TEXT, flags=re.MULTILINE)
+    assert [convert.main(shlex.split(command, comments=True)) for command in commands] == [0, 0]
+    assert seen == ["v1-10m", "v2-104m"]
+    with pytest.raises(SystemExit):
+        convert.main(["--help"])
+    assert set(re.findall(r"`(--[\w-]+)`", TEXT)) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+
+
+def test_every_published_checkpoint_is_named_and_withdrawn_ones_are_marked():
+    convert = RECIPE.module("convert")
+    closing = TEXT[TEXT.index("Also there:") :]
+    for name, variant in convert.VARIANTS.items():
+        assert f"`{name}`" in TEXT
+        if variant.folder is None:
+            assert f"`{name}`" in closing
