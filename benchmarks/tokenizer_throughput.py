@@ -133,7 +133,7 @@ def verify(work: Work, folder: Path) -> dict[str, int]:
 
     ours = work.tokenizer()
     ranked = ours.rank(work.counts, work.genes, n_counts=work.n_counts, crop=False, values="scaled")
-    cropped = ours.rank(work.counts, work.genes, n_counts=work.n_counts)
+    cropped = ours.rank(work.counts, work.genes, n_counts=work.n_counts, dtype=np.int16)
     saved = datasets.load_from_disk(str(write_token_dataset(folder / "ours", cropped.ids, cropped.offsets)))
     peer = official_path.tokenize(
         folder / "official", work.counts, work.genes, work.n_counts, work.tables, longest=LONGEST, special=True
@@ -196,10 +196,10 @@ def programs(work: Work, folder: Path) -> dict[str, Callable[[], Any]]:
         for counts, n_counts in blocks:
             ours.rank(counts, work.genes, n_counts=n_counts)
 
-    def end_to_end() -> None:
+    def end_to_end(dtype: Any) -> None:
         with TokenDatasetWriter(folder / f"ours-{next(number)}") as writer:
             for counts, n_counts in blocks:
-                ranked = ours.rank(counts, work.genes, n_counts=n_counts, dtype=np.int16)
+                ranked = ours.rank(counts, work.genes, n_counts=n_counts, dtype=dtype)
                 writer.add(ranked.ids, ranked.offsets)
 
     def official() -> None:
@@ -209,7 +209,8 @@ def programs(work: Work, folder: Path) -> dict[str, Callable[[], Any]]:
     return {
         "rank: ours": rank,
         "rank: numpy loop": numpy_loop(work),
-        "end to end: ours": end_to_end,
+        "end to end: ours": lambda: end_to_end(np.int16),
+        "end to end: ours, int32": lambda: end_to_end(np.int32),
         "end to end: official path": official,
     }
 
@@ -220,6 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--copies", type=int, default=50, help="times 400 cells")
     parser.add_argument("--synthetic", action="store_true", help="do not use real cells")
+    parser.add_argument(
+        "--folder", type=Path, help="where datasets are saved; default /dev/shm or the temporary folder"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args(arguments)
     import pyarrow as pa
@@ -231,8 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = None if options.synthetic else real_cells(options.copies)
     work = work or synthetic_cells(400 * options.copies)
     n_cells = work.counts.shape[0]
-    memory = Path("/dev/shm")  # a memory file system where there is one: the disk is not what is measured
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+    # In memory where possible: the disk is not what is measured.
+    memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=options.folder or memory) as name:
         compared = verify(work, Path(name) / "verified")
         seconds = measure(programs(work, Path(name)), max(3, options.rounds))
     rates = {
