@@ -18,7 +18,7 @@ _DOOR = {
     "evaluate_folder": "scmf.evaluation",
     "load_cells": "scmf.data.load",
     "load_recipe": "scmf.recipe",
-    "load_run_model": "scmf.run",
+    "load_run_model": "scmf.weights",
     "reproduce": "scmf.reproduce",
 }
 

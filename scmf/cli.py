@@ -202,13 +202,21 @@ def check(
     vocabulary: Annotated[
         str | None, typer.Option("--vocabulary", help="Vocabulary card, such as geneformer-v2.")
     ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Recipe or YAML: say what it would refuse of this file.")
+    ] = None,
+    variant: Variant = None,
     json_: Json = False,
 ) -> None:
-    """Look at a file as a recipe would: counts, gene ids, coverage, empty and duplicate cells."""
-    from scmf.data.check import check_file
+    """Look at a file as a recipe would: counts, gene ids, coverage, empty and duplicate cells.
 
-    report = check_file(file, vocabulary=vocabulary)
-    _print_report(report, as_json=json_)
+    Exit code 1 when something would be refused.
+    """
+    from scmf.data.check import check_file
+    from scmf.recipe import load_recipe
+
+    sections = None if config is None else load_recipe(config, variant=variant).config
+    _print_report(check_file(file, vocabulary=vocabulary, recipe_sections=sections), as_json=json_)
 
 
 @app.command()
@@ -216,13 +224,13 @@ def schema(
     out: Annotated[Path | None, typer.Option("--out", help="File to write; stdout if not given.")] = None,
 ) -> None:
     """JSON schema of the YAML files, for editors."""
-    from scmf.config import json_schema
     from scmf.files import write_json
+    from scmf.recipe import file_schema
 
     if out is None:
-        _print_json(json_schema())
+        _print_json(file_schema())
     else:
-        write_json(out, json_schema())
+        write_json(out, file_schema())
         print(out)
 
 
@@ -283,8 +291,11 @@ def _seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ConfigError(f"--seeds {text}", wanted="numbers from 0, such as 0 or 1-5 or 1,3", where="--seeds")
+        whole = first.isdecimal() and (last.isdecimal() if dash else True)
+        if not whole or (dash and int(last) < int(first)):
+            raise ConfigError(
+                f"--seeds {text}", wanted="numbers from 0, rising in a range", where="--seeds", fix="0, or 1-5, or 1,3"
+            )
         seeds += range(int(first), int(last if dash else first) + 1)
     return tuple(dict.fromkeys(seeds))
 
@@ -343,13 +354,19 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "variant": outcome.recipe.variant,
         "ok": outcome.ok,
         "absent": outcome.absent,
-        "parity": None if cases is None else [asdict(case) for case in cases],
+        "parity": None if cases is None else [_case_json(asdict(case)) for case in cases],
         "verdicts": [
             {**key._asdict(), **asdict(verdict), "ok": verdict.ok} for key, verdict in outcome.verdicts.items()
         ],
         "results": [result.to_json() for result in outcome.results],
         "pages": [str(path) for path in outcome.pages],
     }
+
+
+def _case_json(case: dict[str, Any]) -> dict[str, Any]:
+    """A difference that is not a number (shapes differ, NaN) is null in JSON."""
+    difference = case["difference"]
+    return {**case, "difference": difference if abs(difference) < float("inf") else None}
 
 
 def _print_outcome(outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from scmf.config import EvalConfig
-from scmf.errors import ModelError
+from scmf.errors import ModelError, from_value_error
 from scmf.training.batches import TokenCells, in_order
 
 
@@ -38,14 +38,17 @@ def embed_tokens(model: Any, cells: TokenCells, *, settings: EvalConfig, pad_tok
     Raises
     ------
     ModelError
-        If a vector is not finite.
+        If the layer or the pooling does not exist, a cell has no gene, or a vector is not finite.
     """
     device = next(model.parameters()).device
     out_ND: np.ndarray | None = None
     for rows in in_order(cells, batch_size=settings.batch_size):
         batch = {name: tensor.to(device) for name, tensor in cells.pad(rows, pad_token_id=pad_token_id).items()}
         batch.pop("labels", None)
-        x_BD = model.embed(**batch, layer=settings.embedding_layer, pooling=settings.pooling)
+        try:
+            x_BD = model.embed(**batch, layer=settings.embedding_layer, pooling=settings.pooling)
+        except ValueError as error:
+            raise from_value_error(ModelError, error) from error
         if out_ND is None:
             out_ND = np.zeros((len(cells), x_BD.shape[1]), dtype=np.float32)
         out_ND[rows] = x_BD.float().cpu().numpy()

@@ -15,10 +15,11 @@ from scmf import run
 from scmf.config import DataConfig, EvalConfig, RunConfig, apply_overrides, validate
 from scmf.data.load import load_cells, read_file
 from scmf.embedding import embed_tokens
-from scmf.errors import ConfigError, DataError, ModelError, from_value_error
+from scmf.errors import ConfigError, DataError
 from scmf.eval.score import Score
 from scmf.files import atomic_path
 from scmf.recipe import Recipe, load_recipe
+from scmf.weights import load_run_model
 
 
 def _recipe_of(folder: Path, config: str | None, variant: str | None, overrides: tuple[str, ...]) -> Recipe:
@@ -63,10 +64,9 @@ def evaluate_folder(
     """
     folder = Path(folder)
     recipe = _recipe_of(folder, config, variant, overrides)
-    model, tokenizer = run.load_run_model(folder)
+    model, tokenizer = load_run_model(folder)
     cells = load_cells(recipe.config.data, progress=progress)
     prepared = run.Prepared(cells, tokenizer, run.tokenise(tokenizer, cells))
-    # The untrained twin must have the shape of the weights at hand, whatever the recipe says.
     vectors = run.representations(recipe, prepared, model, note=note)
     if recipe.config.eval.finetune is not None and not (folder / "model").is_dir():
         evaluation = recipe.config.eval.model_copy(update={"finetune": None})
@@ -120,14 +120,11 @@ def embed_to_file(
         raise DataError("output is the input", wanted="another file", where=output, fix="choose another --output")
     settings: EvalConfig = validate(EvalConfig, {"embedding_layer": layer, "pooling": pooling}, where="embed")
     note("loading model and cells")
-    network, tokenizer = run.load_run_model(model)
+    network, tokenizer = load_run_model(model)
     section = validate(DataConfig, {"files": [file], "counts": counts, "gene_ids": gene_ids}, where="embed")
     tokens = run.tokenise(tokenizer, load_cells(section, progress=False))
     note(f"embedding {len(tokens):,} cells")
-    try:
-        x_ND = embed_tokens(network, tokens, settings=settings, pad_token_id=tokenizer.pad_token_id)
-    except ValueError as error:
-        raise from_value_error(ModelError, error, where=model) from error
+    x_ND = embed_tokens(network, tokens, settings=settings, pad_token_id=tokenizer.pad_token_id)
     adata = read_file(file)
     key = key or f"X_{recipe}"
     adata.obsm[key] = x_ND

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +91,7 @@ def command() -> str:
     program = Path(sys.argv[0]).name
     if program in ("__main__.py", "-m"):
         program = "scmf"
-    return " ".join([program, *sys.argv[1:]])
+    return shlex.join([program, *sys.argv[1:]])
 
 
 def collect(**facts: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from scmf import plugins
-from scmf.config import RunConfig, Section, apply_overrides, deep_merge, validate
+from scmf.config import RunConfig, Section, apply_overrides, deep_merge, json_schema, validate
 from scmf.errors import ConfigError
 from scmf.files import load_yaml, sha256_json, shipped
 
@@ -132,6 +132,17 @@ class Recipe:
         return module
 
 
+def file_schema() -> dict[str, Any]:
+    """JSON schema of a YAML file: the five sections, and the identity and variants that a recipe has besides."""
+    schema = json_schema(RunConfig)
+    for key, model in (("identity", Identity), ("variants", Variant)):
+        part = json_schema(model)
+        del part["$schema"]
+        is_map = key == "variants"
+        schema["properties"][key] = {"type": "object", "additionalProperties": part} if is_map else part
+    return schema
+
+
 def list_recipes() -> list[str]:
     """Names of the shipped recipes, sorted."""
     return sorted(path.parent.name for path in shipped("recipes").glob("*/recipe.yaml"))
@@ -175,7 +186,10 @@ def load_recipe(name_or_path: str | Path, *, variant: str | None = None, overrid
     raw = load_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError(
-            f"a {type(raw).__name__}", wanted="sections data, tokenizer, model, training, eval", where=path
+            f"a {type(raw).__name__}",
+            wanted="sections data, tokenizer, model, training, eval",
+            where=path,
+            fix="see `scmf schema`",
         )
     file: RecipeFile = validate(RecipeFile, raw, where=str(path))
     if variant is None and file.identity is not None:

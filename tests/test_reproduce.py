@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scmf import reproduce as reproduction
+from scmf import run, seeds
 from scmf.errors import ConfigError, EvaluationError
 from scmf.expectations import load_expected
 from scmf.report.pages import write_report
@@ -20,7 +21,7 @@ EMBEDDED = ("embedded",)
 def quick_pages():
     """No UMAP and no pages, which take most of the time; tests of pages bring them back."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reproduction, "umap_coordinates", lambda x_ND: x_ND[:, :2])
+        patch.setattr(seeds, "umap_coordinates", lambda x_ND: x_ND[:, :2])
         patch.setattr(reproduction, "write_report", lambda *arguments, **keywords: [])
         yield
 
@@ -131,7 +132,7 @@ def test_a_killed_reproduction_goes_on_and_gives_the_same_numbers(recorded, toy_
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(reproduction.run, "representations", dying)
+        patch.setattr(run, "representations", dying)
         with pytest.raises(Killed):
             again(recorded, tmp_path / "parts")
     parts = again(recorded, tmp_path / "parts")

@@ -117,7 +117,12 @@ class Truth:
         train, test = set(self.labels[self.rows("train")]), set(self.labels[self.rows("test")])
         if not train or not test:
             empty = "train" if not train else "test"
-            raise EvaluationError(f"no cells in part {empty!r}", wanted="train and test cells", where="data.split")
+            raise EvaluationError(
+                f"no cells in part {empty!r}",
+                wanted="train and test cells",
+                where="data.split",
+                fix="choose another split",
+            )
         if unseen := sorted(test - train):
             count = int(np.isin(self.labels[self.rows("test")], unseen).sum())
             raise EvaluationError(

@@ -1,0 +1,145 @@
+"""One seed of the embedded tier: trained, evaluated, filed as results.
+
+Lives here: from the scores of a run to results with provenance, and what the pictures need. Lives
+elsewhere: the run itself (run), which seeds run and how they are judged (reproduce).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scmf import provenance, run
+from scmf.errors import EvaluationError
+from scmf.eval.score import Score, Truth
+from scmf.files import shipped
+from scmf.recipe import Recipe
+from scmf.report.plots import ConfusionInput, EmbeddingInput, umap_coordinates
+from scmf.results import Result
+from scmf.training.loop import TrainingReport
+
+DETERMINISTIC = ("majority", "hvg", "pca")
+"""Methods without a seed."""
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One seed of the embedded tier: its results, and what the pictures need."""
+
+    seed: int
+    folder: Path
+    results: list[Result]
+    embedding: EmbeddingInput
+    confusion: ConfusionInput | None
+
+
+def run_seed(recipe: Recipe, seed: int, *, runs: Path, progress: bool, note: run.Note) -> SeedRun:
+    """Pretrain and evaluate one seed; a killed run of the same code and configuration goes on."""
+    seeded = _with_seed(recipe, seed)
+    # Weights of other code must never be taken for ours: the folder is named after the code.
+    name = f"{recipe.digest[:8]}-{provenance.code_digest()[:8]}-seed{seed}"
+    out = runs / f"{recipe.name}-{recipe.variant}" / name
+    started = time.perf_counter()
+    prepared = run.prepare(seeded.config, progress=progress, note=note)
+    model, report = run.pretrain(seeded, prepared, out, progress=progress, note=note)
+    scores = [_pretraining_score(seeded, prepared, report)]
+    vectors = run.representations(seeded, prepared, model, note=note)
+    scores += run.evaluate(seeded, prepared, vectors, out=out, progress=progress, note=note)
+    note(f"seed {seed} done in {time.perf_counter() - started:.0f} s")
+    facts = prepared.cells.uns["scmf"]
+    truth = Truth.of(prepared.cells)
+    return SeedRun(
+        seed,
+        out,
+        [_result(seeded, score, facts) for score in scores],
+        _embedding(vectors["pretrained"], truth, note),
+        _confusion(scores),
+    )
+
+
+def _embedding(x_ND: np.ndarray, truth: Truth, note: run.Note) -> EmbeddingInput:
+    """The map of all cells for the report; without batches it shows the parts instead."""
+    note("UMAP of the embedding")
+    batches = truth.parts if truth.batches is None else truth.batches
+    return EmbeddingInput(umap_coordinates(x_ND), truth.labels.tolist(), batches.tolist())
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    config = recipe.config
+    training = config.training.model_copy(update={"seed": seed})
+    return replace(recipe, config=config.model_copy(update={"training": training}))
+
+
+def _pretraining_score(recipe: Recipe, prepared: run.Prepared, report: TrainingReport) -> Score:
+    """The last validation loss of the log."""
+    lines = [json.loads(line) for line in report.log.read_text(encoding="utf-8").splitlines()]
+    losses = [line["valid_loss"] for line in lines if "valid_loss" in line]
+    if not losses:
+        raise EvaluationError(
+            "no validation loss", wanted="cells in part 'valid'", where=report.log, fix="choose a split that has them"
+        )
+    definition = "mean cross entropy of the masked tokens of the validation cells, in nats, masks fixed (torch)"
+    return Score(
+        benchmark="pretraining",
+        protocol=recipe.config.training.pretraining_task,
+        method="pretrained",
+        metrics={"valid_loss": losses[-1]},
+        definitions={"valid_loss": definition},
+        n_cells=len(prepared.part("valid")),
+        n_train=len(prepared.part("train")),
+        seconds=report.seconds,
+    )
+
+
+def _command(recipe: Recipe) -> str:
+    """What to type to measure one seed again."""
+    where = recipe.name if recipe.folder == shipped("recipes") / recipe.name else str(recipe.folder)
+    words = ["scmf", "reproduce", where, "--variant", recipe.variant, "--tier", "embedded"]
+    words += ["--seeds", str(recipe.config.training.seed)]
+    return shlex.join([*words, *(word for text in recipe.overrides for word in ("--set", text))])
+
+
+def _result(recipe: Recipe, score: Score, facts: dict[str, Any]) -> Result:
+    seed = None if score.method in DETERMINISTIC else recipe.config.training.seed
+    data = {key: facts[key] for key in ("dataset", "sha256", "split", "split_sha256")}
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return Result(
+        recipe=recipe.name,
+        variant=recipe.variant,
+        tier="embedded",
+        benchmark=score.benchmark,
+        dataset=facts["dataset"],
+        split=str(facts["split"]),
+        protocol=score.protocol,
+        method=score.method,
+        seed=seed,
+        metrics=score.metrics,
+        definitions=score.definitions,
+        higher_is_better=score.higher_is_better,
+        n_cells=score.n_cells,
+        n_train=score.n_train,
+        recipe_digest=recipe.digest,
+        provenance=provenance.collect(data=data, seed=seed, overrides=list(recipe.overrides)),
+        command=_command(recipe),
+        seconds=round(score.seconds, 2),
+        peak_memory_mb=round(rss, 1),
+    )
+
+
+def _confusion(scores: Sequence[Score]) -> ConfusionInput | None:
+    """Of the fine-tuned head where there is one, else of the linear probe."""
+    for protocol in ("finetuned_head", "linear_probe"):
+        for score in scores:
+            if score.method == "pretrained" and score.protocol == protocol:
+                table = score.details["confusion"]
+                return ConfusionInput(table["labels"], table["matrix"])
+    return None

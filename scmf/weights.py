@@ -1,0 +1,138 @@
+"""Models built, loaded and saved, with the tokenizer they belong to.
+
+Lives here: random weights from a configuration, ``from_pretrained`` that refuses what does not fit,
+the folder that holds model and tokenizer. Lives elsewhere: the networks (models), official
+checkpoints (recipes/<name>/convert.py), resumable checkpoints (training.checkpoints).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scmf import plugins
+from scmf.config import RunConfig
+from scmf.errors import ModelError
+
+
+def build_model(config: RunConfig, tokenizer: Any, *, seed: int) -> Any:
+    """A model for the tokenizer: random weights from ``seed``, or those of ``model.checkpoint``.
+
+    Raises
+    ------
+    ModelError
+        If the model needs tensors that the tokenizer does not give, or the checkpoint does not fit.
+    """
+    family = plugins.resolve("models", config.model.architecture)
+    if lacking := sorted(set(family.tensors_needed) - set(tokenizer.model_input_names)):
+        raise ModelError(
+            f"tokenizer {config.tokenizer.strategy!r} gives {', '.join(tokenizer.model_input_names)}",
+            wanted=f"also {', '.join(lacking)} for model {config.model.architecture!r}",
+            where="tokenizer.strategy, model.architecture",
+            fix="choose another pair",
+        )
+    settings = config.model.model_dump(exclude={"architecture", "checkpoint"})
+    torch.manual_seed(seed)
+    if config.model.checkpoint is not None:
+        model = load_weights(family, config.model.checkpoint)
+        if model.config.vocab_size != len(tokenizer):
+            raise ModelError(
+                f"weights for {model.config.vocab_size} tokens",
+                wanted=f"{len(tokenizer)} tokens, as the tokenizer has",
+                where=config.model.checkpoint,
+                fix="set tokenizer.vocabulary to the one the weights were trained with",
+            )
+        return model
+    shape = family.config_class.from_settings(
+        vocab_size=len(tokenizer),
+        max_positions=config.tokenizer.max_genes,
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **settings,
+    )
+    return family(shape)
+
+
+def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
+    """``from_pretrained`` in float32 that refuses weights which do not fit instead of inventing them."""
+    if not (Path(folder) / "config.json").is_file():
+        raise ModelError(
+            "no config.json", wanted="a folder written by save_pretrained", where=folder, fix="check the path"
+        )
+    _quiet()  # what it would print (bars, a coloured table) is judged below instead
+    try:
+        model, report = family.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **kwargs
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(str(error), wanted="weights that fit the configuration", where=folder) from error
+    wrong = {name: sorted(map(str, keys)) for name, keys in report.items() if keys and name.endswith("keys")}
+    if kwargs:  # a new head has no weights yet and the pretraining head no place
+        wrong = {name: keys for name, keys in wrong.items() if name == "mismatched_keys"}
+    if wrong:
+        name, keys = next(iter(wrong.items()))
+        raise ModelError(
+            f"{len(keys)} {name.replace('_', ' ')}, the first {keys[0]}",
+            wanted="every weight of the model and no other",
+            where=folder,
+            fix="convert the checkpoint with the recipe's convert.py",
+        )
+    return model
+
+
+def _quiet() -> None:
+    """No progress bars of transformers for files of a few megabytes, no tables."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def load_run_model(folder: Path | str) -> tuple[Any, Any]:
+    """Model and tokenizer of a checkpoint folder, or of the folder of a run that holds ``model/``.
+
+    Only built-in classes are used; code inside the folder is never run.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
+        folder = folder / "model"
+    for name in plugins.names("models"):
+        plugins.resolve("models", name)  # importing a family registers it with the Auto classes
+    model = load_weights(AutoModelForMaskedLM, folder)
+    return model.eval(), _load_tokenizer(folder)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    classes = [plugins.resolve("tokenizers", name) for name in plugins.names("tokenizers")]
+    named = {strategy.__name__: strategy for strategy in classes}
+    note = folder / "tokenizer_config.json"
+    name = json.loads(note.read_text(encoding="utf-8")).get("tokenizer_class") if note.is_file() else None
+    if name not in named:
+        raise ModelError(
+            f"tokenizer class {name!r}" if name else "no tokenizer_config.json",
+            wanted=f"one of {', '.join(sorted(named))} beside the weights",
+            where=folder,
+            fix="convert the checkpoint with the recipe's convert.py, which saves the tokenizer along",
+        )
+    try:
+        return named[name].from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(str(error), wanted="a whole tokenizer", where=folder) from error
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights, configuration, code and tokenizer as one folder, whole or not at all."""
+    _quiet()
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
