@@ -382,7 +382,7 @@ def _print_outcome(outcome: Outcome) -> None:
     for tier, reason in outcome.absent.items():
         console.print(f"{tier}: — ({reason})", markup=False)
     if outcome.parity is not None:
-        columns = ("parity", "passed", "largest difference")
+        columns = ("parity", "passed", "largest difference", "tolerance")
         _print_table(columns, [_parity_line(row) for row in parity_rows(outcome.parity)])
         for case in outcome.parity:
             if not case.passed:
@@ -397,4 +397,5 @@ def _print_outcome(outcome: Outcome) -> None:
 
 
 def _parity_line(row: dict[str, Any]) -> tuple[str, ...]:
-    return row["name"], f"{row['passed']} of {row['cases']}", f"{row['difference']:.2g}"
+    passed = f"{row['passed']} of {row['cases']} cases"
+    return row["part"], passed, f"{row['difference']:.2g}", f"{row['tolerance']:.2g}"

@@ -25,6 +25,7 @@ from scmf.report.pages import write_report
 from scmf.report.plots import FigureInputs
 from scmf.results import CellKey, ParityCase, Result, Verdict, write_result
 from scmf.seeds import SeedRun, run_seed
+from scmf.weights import quiet_transformers
 
 TIERS = ("parity", "embedded")
 
@@ -111,6 +112,7 @@ def parity_cases(recipe: Recipe, folder: Path) -> Iterator[ParityCase]:
             where=recipe.folder,
             fix="run another tier with --tier embedded",
         )
+    quiet_transformers()
     found = 0
     for stem in stems:
         for case in recipe.module(stem).cases(folder, data_dir=data_dir()):

@@ -64,7 +64,7 @@ def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
         raise ModelError(
             "no config.json", wanted="a folder written by save_pretrained", where=folder, fix="check the path"
         )
-    _quiet()  # what it would print (bars, a coloured table) is judged below instead
+    quiet_transformers()  # what it would print (bars, a coloured table) is judged below instead
     try:
         model, report = family.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **kwargs
@@ -85,7 +85,7 @@ def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
     return model
 
 
-def _quiet() -> None:
+def quiet_transformers() -> None:
     """No progress bars of transformers for files of a few megabytes, no tables."""
     from transformers.utils import logging
 
@@ -129,7 +129,7 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write weights, configuration, code and tokenizer as one folder, whole or not at all."""
-    _quiet()
+    quiet_transformers()
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)

@@ -300,6 +300,26 @@ def test_errors_are_json_when_json_was_asked_for(command, tmp_path):
     assert answer["error"] == "ConfigError" and "geneformer" in answer["do"]
 
 
+def test_reproduce_prints_both_tiers_and_says_no(toy_env, tmp_path, monkeypatch, command):
+    for name in ("recipe.yaml", "expected.yaml"):
+        (tmp_path / name).write_text((toy_env / name).read_text())
+    (tmp_path / "parity_toy.py").write_text(
+        "from scmf.results import ParityCase\n"
+        "def cases(folder, data_dir=None):\n"
+        "    yield ParityCase('tok/a', '3 cells', True, 0.0, 0.0)\n"
+        "    yield ParityCase('tok/b', '3 cells', False, float('nan'), 0.0, 'cell 2 differs')\n"
+    )
+    monkeypatch.setenv("SCMF_ORACLE_DIR", str(tmp_path))
+    folders = ["--runs", tmp_path / "r", "--ledger", tmp_path / "l", "--reports", tmp_path / "p"]
+    code, out, err = command("reproduce", tmp_path, *folders)
+    assert code == 1
+    assert "1 of 2 cases" in out and "cell 2 differs" in out and "majority class" in out and "NOT reproduced" in out
+    assert "pretraining on" in err
+    code, out, _ = command("reproduce", tmp_path, "--tier", "parity", "--json", "--quiet")
+    answer = json.loads(out)
+    assert code == 1 and [case["difference"] for case in answer["parity"]] == [0.0, None]
+
+
 def test_an_unknown_tier_and_bad_seeds_are_refused(command):
     assert command("reproduce", "geneformer", "--tier", "embeded")[0] == 2
     assert command("reproduce", "geneformer", "--seeds", "one")[0] == 2
