@@ -19,7 +19,6 @@ _DOOR = {
     "load_cells": "scmf.data.load",
     "load_recipe": "scmf.recipe",
     "load_run_model": "scmf.weights",
-    "reproduce": "scmf.reproduce",
 }
 
 __all__ = [  # spelled out for readers and tools; a test holds it equal to the table above
@@ -32,7 +31,6 @@ __all__ = [  # spelled out for readers and tools; a test holds it equal to the t
     "load_cells",
     "load_recipe",
     "load_run_model",
-    "reproduce",
 ]
 
 

@@ -99,7 +99,7 @@ def reproduce(
         on_case=lambda case: note(f"{'ok  ' if case.passed else 'FAIL'} {case.name}: {case.compared}"),
     )
     if json_:
-        _print_json(_outcome_json(outcome))
+        _print_json(outcome.to_json())
     else:
         _print_outcome(outcome)
     raise typer.Exit(0 if outcome.ok else 1)
@@ -343,30 +343,6 @@ def _print_report(report: Any, *, as_json: bool) -> None:
     else:
         _print_table(("level", "what", "found", "do"), [tuple(str(part) for part in row) for row in report.rows()])
     raise typer.Exit(0 if report.ok else 1)
-
-
-def _outcome_json(outcome: Outcome) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    cases = outcome.parity
-    return {
-        "recipe": outcome.recipe.name,
-        "variant": outcome.recipe.variant,
-        "ok": outcome.ok,
-        "absent": outcome.absent,
-        "parity": None if cases is None else [_case_json(asdict(case)) for case in cases],
-        "verdicts": [
-            {**key._asdict(), **asdict(verdict), "ok": verdict.ok} for key, verdict in outcome.verdicts.items()
-        ],
-        "results": [result.to_json() for result in outcome.results],
-        "pages": [str(path) for path in outcome.pages],
-    }
-
-
-def _case_json(case: dict[str, Any]) -> dict[str, Any]:
-    """A difference that is not a number (shapes differ, NaN) is null in JSON."""
-    difference = case["difference"]
-    return {**case, "difference": difference if abs(difference) < float("inf") else None}
 
 
 def _print_outcome(outcome: Outcome) -> None:

@@ -72,7 +72,8 @@ def evaluate_folder(
         evaluation = recipe.config.eval.model_copy(update={"finetune": None})
         recipe = replace(recipe, config=recipe.config.model_copy(update={"eval": evaluation}))
         note("the fine-tuned head is left out: it needs the folder of a run to work in")
-    return list(run.evaluate(recipe, prepared, vectors, out=folder, progress=progress, note=note))
+    others = run.baselines(prepared, note=note)
+    return list(run.evaluate(recipe, prepared, vectors, baselines=others, out=folder, progress=progress, note=note))
 
 
 def embed_to_file(

@@ -264,8 +264,14 @@ def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: b
 # --- scores ---------------------------------------------------------------------------------------
 
 
+def baselines(prepared: Prepared, *, note: Note = lambda _: None) -> dict[str, np.ndarray]:
+    """Vectors of all cells without a model; they depend on the cells and the split alone."""
+    note("baselines: highly variable genes, principal components")
+    return baseline_representations(prepared.cells, prepared.part("train"))
+
+
 def representations(recipe: Recipe, prepared: Prepared, model: Any, *, note: Note) -> dict[str, np.ndarray]:
-    """Vectors of all cells under each method: pretrained, untrained, and the baselines."""
+    """Vectors of all cells by the model: pretrained, and untrained."""
     config = recipe.config
     pad = prepared.tokenizer.pad_token_id
     note("embedding cells")
@@ -275,7 +281,6 @@ def representations(recipe: Recipe, prepared: Prepared, model: Any, *, note: Not
     return {
         "pretrained": embed_tokens(model, prepared.tokens, settings=config.eval, pad_token_id=pad),
         "untrained": embed_tokens(untrained, prepared.tokens, settings=config.eval, pad_token_id=pad),
-        **baseline_representations(prepared.cells, prepared.part("train")),
     }
 
 
@@ -284,18 +289,32 @@ def evaluate(
     prepared: Prepared,
     vectors: dict[str, np.ndarray],
     *,
+    baselines: dict[str, np.ndarray],
     out: Path,
+    score_baselines: bool = True,
     progress: bool = True,
     note: Note = lambda _: None,
 ) -> Iterator[Score]:
-    """Run the benchmarks of ``recipe`` on ``vectors``; fine-tune from ``out/model`` if asked for."""
+    """Run the benchmarks of ``recipe``; fine-tune from ``out/model`` if the recipe asks for it.
+
+    Parameters
+    ----------
+    vectors, baselines
+        From `representations` and `baselines`.
+    out
+        Folder of the run.
+    score_baselines
+        Score the methods without a seed too; once is enough for many seeds.
+    """
+    scored = {**vectors, **(baselines if score_baselines else {})}
     settings = recipe.config.eval
     truth = Truth.of(prepared.cells)
     if "annotation" in settings.benchmarks:
         benchmark = Annotation(knn_neighbors=settings.knn_neighbors)
         note("annotation: probes")
-        yield benchmark.majority(truth)
-        yield from benchmark.run(vectors, truth)
+        if score_baselines:
+            yield benchmark.majority(truth)
+        yield from benchmark.run(scored, truth)
         if settings.finetune is not None:
             for method in ("pretrained", "untrained"):
                 note(f"annotation: fine-tuning a head, {method}")
@@ -303,7 +322,7 @@ def evaluate(
                 predicted = finetune(recipe, prepared, out / "model", out, method=method, progress=progress)
                 yield benchmark.scored(predicted, truth, protocol=HEAD, method=method, started=started)
     if "integration" in settings.benchmarks:
-        embeddings = {name: x_ND for name, x_ND in vectors.items() if name != "hvg"}
+        embeddings = {name: x_ND for name, x_ND in scored.items() if name != "hvg"}
         yield from Integration().run(
-            embeddings, truth, unintegrated=vectors["pca"], note=lambda text: note(f"integration: {text}")
+            embeddings, truth, unintegrated=baselines["pca"], note=lambda text: note(f"integration: {text}")
         )

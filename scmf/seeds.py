@@ -23,7 +23,7 @@ from scmf.errors import EvaluationError
 from scmf.eval.score import Score, Truth
 from scmf.files import shipped
 from scmf.recipe import Recipe
-from scmf.report.plots import ConfusionInput, EmbeddingInput, umap_coordinates
+from scmf.report.plots import ConfusionInput, EmbeddingInput
 from scmf.results import Result
 from scmf.training.loop import TrainingReport
 
@@ -42,35 +42,58 @@ class SeedRun:
     confusion: ConfusionInput | None
 
 
-def run_seed(recipe: Recipe, seed: int, *, runs: Path, progress: bool, note: run.Note) -> SeedRun:
-    """Pretrain and evaluate one seed; a killed run of the same code and configuration goes on."""
-    seeded = _with_seed(recipe, seed)
-    # Weights of other code must never be taken for ours: the folder is named after the code.
+@dataclass(frozen=True)
+class Ground:
+    """What all seeds share: cells, tokens and the vectors of the baselines."""
+
+    prepared: run.Prepared
+    baselines: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, progress: bool, note: run.Note) -> Ground:
+        """Load and tokenise the cells of ``recipe``; neither depends on the seed."""
+        prepared = run.prepare(recipe.config, progress=progress, note=note)
+        return cls(prepared, run.baselines(prepared, note=note))
+
+
+def run_seed(
+    recipe: Recipe, seed: int, ground: Ground, *, runs: Path, first: bool, progress: bool, note: run.Note
+) -> SeedRun:
+    """Pretrain and evaluate one seed; a killed run of the same code and configuration goes on.
+
+    Parameters
+    ----------
+    runs
+        Folder that holds the folder of the run. Weights of other code must never be taken for ours:
+        its name says which code made it.
+    first
+        Score the methods without a seed too.
+    """
+    seeded, prepared = _with_seed(recipe, seed), ground.prepared
     name = f"{recipe.digest[:8]}-{provenance.code_digest()[:8]}-seed{seed}"
     out = runs / f"{recipe.name}-{recipe.variant}" / name
     started = time.perf_counter()
-    prepared = run.prepare(seeded.config, progress=progress, note=note)
     model, report = run.pretrain(seeded, prepared, out, progress=progress, note=note)
-    scores = [_pretraining_score(seeded, prepared, report)]
     vectors = run.representations(seeded, prepared, model, note=note)
-    scores += run.evaluate(seeded, prepared, vectors, out=out, progress=progress, note=note)
+    scores = [
+        _pretraining_score(seeded, prepared, report),
+        *run.evaluate(
+            seeded, prepared, vectors, baselines=ground.baselines, out=out, score_baselines=first,
+            progress=progress, note=note,
+        ),
+    ]  # fmt: skip
     note(f"seed {seed} done in {time.perf_counter() - started:.0f} s")
-    facts = prepared.cells.uns["scmf"]
-    truth = Truth.of(prepared.cells)
+    facts, truth = prepared.cells.uns["scmf"], Truth.of(prepared.cells)
+    batches = truth.parts if truth.batches is None else truth.batches
     return SeedRun(
         seed,
         out,
         [_result(seeded, score, facts) for score in scores],
-        _embedding(vectors["pretrained"], truth, note),
+        EmbeddingInput(
+            vectors["pretrained"], truth.labels.tolist(), batches.tolist(), f"{recipe.variant}, seed {seed}"
+        ),
         _confusion(scores),
     )
-
-
-def _embedding(x_ND: np.ndarray, truth: Truth, note: run.Note) -> EmbeddingInput:
-    """The map of all cells for the report; without batches it shows the parts instead."""
-    note("UMAP of the embedding")
-    batches = truth.parts if truth.batches is None else truth.batches
-    return EmbeddingInput(umap_coordinates(x_ND), truth.labels.tolist(), batches.tolist())
 
 
 def _with_seed(recipe: Recipe, seed: int) -> Recipe:
@@ -141,5 +164,6 @@ def _confusion(scores: Sequence[Score]) -> ConfusionInput | None:
         for score in scores:
             if score.method == "pretrained" and score.protocol == protocol:
                 table = score.details["confusion"]
-                return ConfusionInput(table["labels"], table["matrix"])
+                title = f"{protocol.replace('_', ' ')}, {score.method}"
+                return ConfusionInput(table["labels"], np.array(table["matrix"]), title)
     return None

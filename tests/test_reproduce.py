@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scmf import reproduce as reproduction
-from scmf import run, seeds
+from scmf import run
 from scmf.errors import ConfigError, EvaluationError
 from scmf.expectations import load_expected
 from scmf.report.pages import write_report
@@ -19,9 +19,8 @@ EMBEDDED = ("embedded",)
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_pages():
-    """No UMAP and no pages, which take most of the time; tests of pages bring them back."""
+    """No pages, which take most of the time; the test of pages brings them back."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seeds, "umap_coordinates", lambda x_ND: x_ND[:, :2])
         patch.setattr(reproduction, "write_report", lambda *arguments, **keywords: [])
         yield
 
@@ -72,7 +71,7 @@ def test_results_are_filed_with_provenance_and_read_back_equal(recorded, toy_env
     assert sorted(map(str, (r.path for r in filed))) == sorted(map(str, (r.path for r in outcome.results)))
     first = filed[0]
     assert first.provenance["data"]["sha256"] and first.provenance["packages"]["torch"]
-    assert first.command.startswith("scmf reproduce toy")
+    assert first.command.startswith(f"scmf reproduce {recorded} --variant tiny")
     assert first.recipe_digest == outcome.recipe.digest
 
 
