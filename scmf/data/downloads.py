@@ -92,17 +92,29 @@ class _Bar:
 
 
 def _session() -> Any:
-    """A requests session that tries again when a connection cannot be opened."""
+    """A requests session that tries again when a connection cannot be opened.
+
+    Besides the certificates of requests it trusts those of the operating system, as pip does: an
+    institute's proxy or mirror often has its own.
+    """
+    import ssl
+
     import requests
+    import truststore
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
+
+    class SystemTrust(HTTPAdapter):
+        def init_poolmanager(self, *arguments: Any, **keywords: Any) -> None:
+            context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            super().init_poolmanager(*arguments, **keywords, ssl_context=context)
 
     session = requests.Session()
     retry = Retry(
         total=2, read=0, backoff_factor=0.2, status_forcelist=(502, 503, 504), allowed_methods=("GET", "HEAD")
     )
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=retry))
+        session.mount(scheme, SystemTrust(max_retries=retry))
     return session
 
 

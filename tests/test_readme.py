@@ -1,0 +1,59 @@
+"""The figures of the README stand in files of the repository."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from scmf.expectations import load_expected
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+CELLS = load_expected(ROOT / "recipes" / "geneformer" / "expected.yaml").cells("mini").values()
+
+
+def shown(samples):
+    """A mean as the README writes it."""
+    values = list(samples.values())
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [c for c in CELLS if c.metric in ("accuracy", "overall")],
+    ids=lambda c: f"{c.protocol}-{c.method}-{c.metric}",
+)
+def test_scores_are_those_of_the_expected_values(cell):
+    names = {"untrained": "untrained, same", "pca": "PCA (", "hvg": "HVG (", "majority": "majority class"}
+    if cell.metric == "overall":
+        assert shown(cell.samples) in TEXT
+        return
+    name = names.get(cell.method, "| pretrained |")
+    row = next(line for line in TEXT.splitlines() if line.startswith("| ") and name in line)
+    column = {"constant": 2, "linear_probe": 2, "knn_probe": 3, "finetuned_head": 4}[cell.protocol]
+    assert row.split("|")[column].strip() == shown(cell.samples)
+
+
+def test_throughput_is_that_of_the_benchmark_file():
+    figures = json.loads((ROOT / "benchmarks" / "tokenizer_throughput.json").read_text(encoding="utf-8"))
+    rates = {name: value["cpu"] for name, value in figures["cells_per_second"].items()}
+    for rate in rates.values():
+        assert f"| {rate:,} |" in TEXT
+    assert f"{figures['ratios']['rank']['cpu']:.1f} times as fast" in TEXT
+    assert f"{figures['ratios']['end to end']['cpu']:.1f} times as fast (int16)" in TEXT
+    assert f"{rates['end to end: ours, int32'] / rates['end to end: official path']:.1f} (int32)" in TEXT
+
+
+def test_every_link_and_command_of_the_readme_exists():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+    from typer.main import get_command
+
+    from scmf.cli import app
+
+    known = set(get_command(app).commands)
+    used = set(re.findall(r"`scmf ([a-z]+)", TEXT))
+    assert used and used <= known
