@@ -190,7 +190,7 @@ def plot_loss(logs: Mapping[str, Path]) -> bytes:
                 *valid.T, color=colour, linestyle=":", marker=_MARKERS[i % 5], markersize=5, markeredgecolor="white"
             )
         axes.plot([], [], color="#555555", linewidth=1.4, label=f"train, mean over about {window} steps")
-        axes.plot([], [], color="#555555", linestyle=":", marker="o", markersize=5, label="validation, each epoch")
+        axes.plot([], [], color="#555555", linestyle=":", marker="o", markersize=5, label="validation")
         axes.set(xlabel="optimiser step", ylabel="loss (nats per predicted token)")
         axes.margins(x=0.01)
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
