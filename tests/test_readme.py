@@ -47,6 +47,14 @@ def test_throughput_is_that_of_the_benchmark_file():
     assert f"{rates['end to end: ours, int32'] / rates['end to end: official path']:.1f} (int32)" in TEXT
 
 
+def test_throughput_on_a_disk_is_that_of_its_file():
+    path = ROOT / "benchmarks" / "tokenizer_throughput_disk.json"
+    rates = {k: v["cpu"] for k, v in json.loads(path.read_text(encoding="utf-8"))["cells_per_second"].items()}
+    official = rates["end to end: official path"]
+    ours, wide = rates["end to end: ours"] / official, rates["end to end: ours, int32"] / official
+    assert f"{ours:.1f} (int16) and {wide:.1f} (int32)" in TEXT
+
+
 def test_every_link_and_command_of_the_readme_exists():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert target.startswith("http") or (ROOT / target).exists(), target
