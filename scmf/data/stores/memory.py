@@ -1,0 +1,87 @@
+"""An AnnData in memory as a store, so that a stream takes it as it takes a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from scmf import plugins
+from scmf.data import counts as counts_
+from scmf.data import genes as genes_
+from scmf.data.stores.store import CountBlock, Store
+from scmf.errors import DataError
+from scmf.files import sha256_json
+
+
+class MemoryStore(Store):
+    """Cells of an AnnData in memory.
+
+    Parameters
+    ----------
+    adata
+        Cells; the counts are brought to CSR without a copy where they are.
+    counts
+        ``X``, ``raw.X``, ``layers/<name>`` or ``auto``.
+    gene_ids
+        ``var_names``, a column of ``var``, or ``auto``.
+    name
+        How errors call it.
+    """
+
+    def __init__(
+        self, adata: AnnData, *, counts: str = "auto", gene_ids: str = "auto", name: str = "AnnData in memory"
+    ) -> None:
+        self.uri = name
+        self.counts = counts_.choose(adata, counts, path=name)
+        matrix, self._var = counts_.matrix_of(adata, self.counts, path=name)
+        self._matrix: sp.csr_matrix = counts_.canonical(matrix)
+        ids, _ = genes_.pick_ids(self._var, gene_ids, path=name)
+        genes_.refuse_duplicates(ids, path=name)
+        self.genes = tuple(str(gene) for gene in ids)
+        self._obs = adata.obs
+        self.fingerprint = sha256_json([name, *adata.shape, int(self._matrix.nnz), float(self._matrix.data.sum())])
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self._matrix.shape[0])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Stored values of each cell, integer (n_cells,)."""
+        return np.diff(self._matrix.indptr)
+
+    def read(self, spans: np.ndarray) -> CountBlock:
+        """See `Store.read`."""
+        rows = np.concatenate([np.arange(a, b) for a, b in spans]) if len(spans) else np.empty(0, np.int64)
+        part = self._matrix[rows]
+        return CountBlock(part.indptr.astype(np.int64), part.indices, part.data, part.shape[1])
+
+    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """See `Store.obs`."""
+        for column in columns:
+            if column not in self._obs:
+                raise DataError(
+                    f"no column {column!r} in obs",
+                    where=self.uri,
+                    fix=plugins.did_you_mean(column, self.obs_columns),
+                )
+        return self._obs[list(columns)].reset_index(drop=True)
+
+    @property
+    def obs_columns(self) -> list[str]:
+        """Names of the columns of ``obs``."""
+        return [str(column) for column in self._obs.columns]
+
+    def cell_ids(self) -> np.ndarray:
+        """``obs_names``, object (n_cells,)."""
+        return self._obs.index.astype(str).to_numpy(dtype=object)
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """The gene table."""
+        return self._var

@@ -1,0 +1,223 @@
+"""What a store of cells is: raw counts read by spans of rows, from several threads at once.
+
+Lives here: the interface `Store`, the block it returns, the index of its rows, and `CsrStore`, which makes a store
+of two flat arrays. Lives elsewhere: the flat arrays of zarr and HDF5 (chunked_array, zarr_store, h5ad_store), bytes
+(byte_ranges), other stores (memory, soma), choosing one for a path (open).
+
+Legend: B cells of a block, G genes (columns), N stored values of a block, S spans.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+_ANCHOR = 64
+"""Rows between two stored offsets of a `RowIndex`."""
+
+
+class CountBlock(NamedTuple):
+    """Raw counts of some cells, CSR, over the genes of one store.
+
+    Parameters
+    ----------
+    indptr
+        int64 (B+1,), starts at 0.
+    indices
+        Columns, integer (N,), as they are stored.
+    data
+        Counts, float32 (N,).
+    n_genes
+        Number of columns G.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+    n_genes: int
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells B."""
+        return len(self.indptr) - 1
+
+    def csr(self) -> sp.csr_matrix:
+        """The block as a scipy matrix that shares its memory."""
+        matrix = sp.csr_matrix((self.n_cells, self.n_genes), dtype=self.data.dtype)
+        matrix.data, matrix.indices, matrix.indptr = self.data, self.indices, self.indptr
+        return matrix
+
+
+class RowIndex:
+    """Where each row begins among the stored values: 2 or 4 bytes a cell instead of 8.
+
+    Parameters
+    ----------
+    indptr
+        Offsets of the rows, integer (n_cells + 1,).
+    """
+
+    def __init__(self, indptr: np.ndarray) -> None:
+        lengths = np.diff(indptr)
+        largest = int(lengths.max(initial=0))
+        self.lengths: np.ndarray = lengths.astype(np.uint16 if largest < 1 << 16 else np.int32)
+        """Stored values of each cell (n_cells,)."""
+        self._anchors = np.ascontiguousarray(indptr[::_ANCHOR], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def offsets(self, start: int, stop: int) -> np.ndarray:
+        """``indptr[start:stop + 1]``, int64."""
+        first = start // _ANCHOR * _ANCHOR
+        sums = np.empty(stop - first + 1, np.int64)
+        sums[0] = self._anchors[first // _ANCHOR] if first // _ANCHOR < len(self._anchors) else 0
+        np.cumsum(self.lengths[first:stop], dtype=np.int64, out=sums[1:])
+        sums[1:] += sums[0]
+        return sums[start - first :]
+
+
+class Store(ABC):
+    """Cells of one file, zarr group or query. Every method may be called from several threads at once.
+
+    Attributes
+    ----------
+    uri
+        Path or address, as errors name it.
+    counts
+        Where the raw counts are in it: ``X``, ``raw.X``, ``layers/<name>``.
+    genes
+        Gene id of each column, as written; unique.
+    fingerprint
+        Says that two openings saw the same content: a digest of size and time or ETag of the files, shape and genes.
+    """
+
+    uri: str
+    counts: str
+    genes: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    @abstractmethod
+    def n_cells(self) -> int:
+        """Number of cells."""
+
+    @property
+    @abstractmethod
+    def lengths(self) -> np.ndarray:
+        """Stored values of each cell, integer (n_cells,). Stored zeros count."""
+
+    @abstractmethod
+    def read(self, spans: np.ndarray) -> CountBlock:
+        """Read the cells ``[start, stop)`` of each span, one span after the other, in the order given.
+
+        Parameters
+        ----------
+        spans
+            int64 (S, 2), within ``[0, n_cells]``; they may come in any order.
+
+        Raises
+        ------
+        DataError
+            The file is truncated, was replaced since it was opened, or cannot be reached after several tries.
+        """
+
+    @abstractmethod
+    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Columns of ``obs`` for all cells (RangeIndex); `DataError` names a column that is not there."""
+
+    @property
+    @abstractmethod
+    def obs_columns(self) -> list[str]:
+        """Names of the columns of ``obs``."""
+
+    @abstractmethod
+    def cell_ids(self) -> np.ndarray:
+        """``obs_names`` of all cells, object (n_cells,)."""
+
+    @property
+    @abstractmethod
+    def var(self) -> pd.DataFrame:
+        """The gene table, one row a column of the counts, in their order."""
+
+    def close(self) -> None:  # noqa: B027  (most have nothing to give back)
+        """Give back files and connections; the store is not used afterwards."""
+
+
+class FlatArray(ABC):
+    """A one-dimensional array on disk, read by ranges into memory of ours."""
+
+    dtype: np.dtype
+    size: int
+
+    @abstractmethod
+    def read_into(self, ranges: np.ndarray, out: np.ndarray) -> None:
+        """Fill ``out`` with the elements ``[start, stop)`` of each range, one after the other; thread-safe.
+
+        Parameters
+        ----------
+        ranges
+            int64 (S, 2).
+        out
+            Contiguous, of `dtype`, as long as the ranges together.
+        """
+
+
+def merge_ranges(ranges: np.ndarray) -> np.ndarray:
+    """Join each range with the next where the next begins at its end; empty ranges are dropped."""
+    ranges = ranges[ranges[:, 1] > ranges[:, 0]]
+    if len(ranges) < 2:
+        return ranges
+    apart = np.flatnonzero(ranges[1:, 0] != ranges[:-1, 1])
+    first = np.concatenate([[0], apart + 1])
+    last = np.concatenate([apart, [len(ranges) - 1]])
+    return np.stack([ranges[first, 0], ranges[last, 1]], axis=1)
+
+
+class CsrStore(Store):
+    """A store made of the three arrays of a CSR matrix.
+
+    Subclasses set ``uri``, ``counts``, ``genes``, ``fingerprint`` and give ``obs``, ``cell_ids`` and ``var``.
+    """
+
+    _rows: RowIndex
+    _data: FlatArray
+    _indices: FlatArray
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self._rows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Stored values of each cell, integer (n_cells,). Stored zeros count."""
+        return self._rows.lengths
+
+    def read(self, spans: np.ndarray) -> CountBlock:
+        """See `Store.read`."""
+        spans = np.asarray(spans, dtype=np.int64).reshape(-1, 2)
+        indptr, ranges = self.locate(spans)
+        ranges = merge_ranges(ranges)
+        indices = np.empty(indptr[-1], self._indices.dtype)
+        data = np.empty(indptr[-1], self._data.dtype)
+        self._indices.read_into(ranges, indices)
+        self._data.read_into(ranges, data)
+        return CountBlock(indptr, indices, data.astype(np.float32, copy=False), len(self.genes))
+
+    def locate(self, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Offsets of the rows in a block of ``spans`` (B+1,), and where their values lie in the file (S, 2)."""
+        ranges = np.empty((len(spans), 2), np.int64)
+        indptr = np.empty(int((spans[:, 1] - spans[:, 0]).sum()) + 1, np.int64)
+        indptr[0], at = 0, 0
+        for i, (start, stop) in enumerate(spans.tolist()):
+            offsets = self._rows.offsets(start, stop)
+            ranges[i] = offsets[0], offsets[-1]
+            indptr[at + 1 : at + 1 + stop - start] = offsets[1:] - (offsets[0] - indptr[at])
+            at += stop - start
+        return indptr, ranges

@@ -1,0 +1,1 @@
+"""Cells in shuffled batches, out of core: plan, reader, batches."""
