@@ -1,0 +1,257 @@
+"""Which cells stand in which batch of an epoch: a pure function of (seed, epoch, rank), nothing is read.
+
+The cells of every store are cut into blocks of neighbours. An epoch permutes the blocks and lays them in a row; each
+rank takes one stretch of the row (so every cell comes exactly once), cuts it into batches (as many as every other
+rank) and takes its batches in fetches. A fetch is what is read together and shuffled cell by cell. A killed run asks
+for the same epoch again and starts at any batch.
+
+Lives here: blocks, ranks, batches, fetches. Lives elsewhere: how often a cell comes (sampling), the order inside a
+fetch (arrange), reading (reader).
+
+Legend: K blocks, P places of a fetch (a cell that comes twice has two places), S spans.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from scmf.errors import ConfigError, DataError
+
+Copies = Callable[[int], np.ndarray]
+"""Epoch -> how often each cell of the corpus comes in it, unsigned integers (n_cells,)."""
+
+
+class Piece(NamedTuple):
+    """Cells of one store that are read and encoded together.
+
+    Parameters
+    ----------
+    store
+        Number of the store.
+    spans
+        Rows of the store, int64 (S, 2).
+    """
+
+    store: int
+    spans: np.ndarray
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of all spans."""
+        return int((self.spans[:, 1] - self.spans[:, 0]).sum())
+
+
+class Fetch(NamedTuple):
+    """What is read together and shuffled together.
+
+    Parameters
+    ----------
+    number
+        Number of the fetch in this epoch and on this rank.
+    pieces
+        What to read, in the order of the rows that `rows` counts.
+    rows
+        For each place the row among all cells read, int64 (P,).
+    cells
+        For each place the number of the cell in the corpus, int64 (P,).
+    edges
+        Batch i of the fetch has the places ``edges[i]:edges[i + 1]`` of the arranged fetch.
+    """
+
+    number: int
+    pieces: list[Piece]
+    rows: np.ndarray
+    cells: np.ndarray
+    edges: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a stream.
+
+    Parameters
+    ----------
+    batch_size
+        Cells in a batch.
+    block_cells
+        Neighbouring cells that are read together. More is faster on a disk and mixes less.
+    buffer_blocks
+        Blocks that are shuffled together, at least. More mixes better and takes more memory.
+    shuffle
+        Whether to permute blocks, and cells within a fetch; False keeps the order of the corpus.
+    """
+
+    batch_size: int = 64
+    block_cells: int = 64
+    buffer_blocks: int = 256
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "block_cells", "buffer_blocks"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)}", wanted="1 or more", where="the stream", fix="raise it"
+                )
+
+    @property
+    def batches_per_fetch(self) -> int:
+        """Batches that one fetch holds."""
+        return max(1, self.block_cells * self.buffer_blocks // self.batch_size)
+
+
+class StreamPlan:
+    """The plan of all epochs for one rank.
+
+    Parameters
+    ----------
+    offsets
+        Cells before each store, int64 (number of stores + 1,), as `Corpus.offsets`.
+    shape
+        Sizes.
+    seed
+        Seed of all orders.
+    copies
+        How often each cell comes in an epoch; None for once.
+    rank, world_size
+        Which share this is, of how many. Worker processes of a rank are shares too.
+    """
+
+    def __init__(
+        self,
+        offsets: np.ndarray,
+        shape: Shape,
+        *,
+        seed: int = 0,
+        copies: Copies | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank} of {world_size}", wanted="0 <= rank < world_size", where="the stream")
+        self.offsets, self.shape, self.seed = np.asarray(offsets, np.int64), shape, seed
+        self.copies, self.rank, self.world_size = copies, rank, world_size
+        starts = [np.arange(a, b, shape.block_cells) for a, b in zip(self.offsets, self.offsets[1:], strict=False)]
+        self.blocks = np.append(np.concatenate(starts), self.offsets[-1]).astype(np.int64)
+        """First cell of each block, and the number of cells, int64 (K + 1,)."""
+
+    def epoch(self, epoch: int) -> EpochPlan:
+        """The plan of one epoch."""
+        copies = None if self.copies is None else self.copies(epoch)
+        places_K = np.diff(self.blocks)
+        if copies is not None:
+            places_K = np.add.reduceat(copies, self.blocks[:-1], dtype=np.int64)
+        order_K = np.flatnonzero(places_K)
+        if self.shape.shuffle:
+            order_K = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(order_K)
+        ends_K = np.concatenate([[0], np.cumsum(places_K[order_K])])
+        return EpochPlan(self, epoch, order_K, ends_K, copies)
+
+
+class EpochPlan:
+    """One epoch of a `StreamPlan`; made by `StreamPlan.epoch`.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    epoch
+        Number of the epoch.
+    order_K
+        Blocks in the order of this epoch, those without a place left out.
+    ends_K
+        Places before each of them in the row, int64 (K + 1,).
+    copies
+        How often each cell comes, or None.
+    """
+
+    def __init__(
+        self, plan: StreamPlan, epoch: int, order_K: np.ndarray, ends_K: np.ndarray, copies: np.ndarray | None
+    ) -> None:
+        self.plan, self.epoch = plan, epoch
+        self._order_K, self._ends_K, self._copies = order_K, ends_K, copies
+        self.n_places = int(ends_K[-1])
+        """Cells of the epoch on all ranks, repeated ones as often as they come."""
+        rank, world = plan.rank, plan.world_size
+        if self.n_places < world:
+            raise DataError(
+                f"{self.n_places} cells in an epoch for {world} processes or workers",
+                wanted="at least one each",
+                where="the stream",
+                fix="use fewer processes, or more cells",
+            )
+        self._first = rank * self.n_places // world
+        places = (rank + 1) * self.n_places // world - self._first
+        steps = min(math.ceil(math.ceil(self.n_places / world) / plan.shape.batch_size), self.n_places // world)
+        self._edges = _batch_edges(places, steps, plan.shape.batch_size)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of this rank, the same on every rank."""
+        return len(self._edges) - 1
+
+    @property
+    def n_fetches(self) -> int:
+        """Fetches of this rank."""
+        return math.ceil(self.n_batches / self.plan.shape.batches_per_fetch)
+
+    def fetch(self, number: int) -> Fetch:
+        """What fetch ``number`` reads, and its batches."""
+        per_fetch = self.plan.shape.batches_per_fetch
+        edges = self._edges[number * per_fetch : (number + 1) * per_fetch + 1]
+        start, stop = self._first + int(edges[0]), self._first + int(edges[-1])
+        first = int(np.searchsorted(self._ends_K, start, side="right")) - 1
+        last = int(np.searchsorted(self._ends_K, stop, side="left"))
+        spans: list[tuple[int, int]] = []
+        rows, cells, n_read = [], [], 0
+        for at in range(first, last):
+            block = self._order_K[at]
+            begin, end = int(self.plan.blocks[block]), int(self.plan.blocks[block + 1])
+            skip = max(start - int(self._ends_K[at]), 0)
+            upto = min(stop, int(self._ends_K[at + 1])) - int(self._ends_K[at])
+            if self._copies is None:
+                spans.append((begin + skip, begin + upto))
+                cells.append(np.arange(begin + skip, begin + upto))
+                rows.append(np.arange(n_read, n_read + upto - skip))
+                n_read += upto - skip
+                continue
+            here = np.repeat(np.arange(begin, end), self._copies[begin:end])[skip:upto]
+            distinct, inverse = np.unique(here, return_inverse=True)
+            for part in np.split(distinct, np.flatnonzero(np.diff(distinct) > 1) + 1):
+                spans.append((int(part[0]), int(part[-1]) + 1))
+            cells.append(here)
+            rows.append(n_read + inverse)
+            n_read += len(distinct)
+        pieces = self._pieces(np.array(spans, np.int64).reshape(-1, 2))
+        return Fetch(number, pieces, np.concatenate(rows), np.concatenate(cells), edges - edges[0])
+
+    def _pieces(self, spans: np.ndarray, *, cells_per_piece: int = 2048) -> list[Piece]:
+        """Spans of corpus cells as pieces of one store each, no larger than is good for the caches."""
+        offsets = self.plan.offsets
+        store_S = np.searchsorted(offsets, spans[:, 0], side="right") - 1
+        pieces: list[Piece] = []
+        first, size = 0, 0
+        for i in range(len(spans) + 1):
+            whole = i == len(spans) or store_S[i] != store_S[first] or size >= cells_per_piece
+            if whole and i > first:
+                number = int(store_S[first])
+                pieces.append(Piece(number, spans[first:i] - offsets[number]))
+                first, size = i, 0
+            if i < len(spans):
+                size += int(spans[i, 1] - spans[i, 0])
+        return pieces
+
+
+def _batch_edges(places: int, n_batches: int, batch_size: int) -> np.ndarray:
+    """Edges of ``n_batches`` batches over ``places``.
+
+    All are full but the last, which gives up cells to the one before when it would be empty, and takes one more when
+    batches of one cell do not divide evenly. So ranks whose shares differ by one cell make the same number of steps.
+    """
+    edges = np.minimum(np.arange(n_batches + 1, dtype=np.int64) * batch_size, places)
+    edges[-1] = places
+    return np.minimum(edges, places - np.arange(n_batches, -1, -1))

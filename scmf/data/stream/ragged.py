@@ -1,0 +1,94 @@
+"""Encoded cells: rows of different lengths, and their way into rectangles.
+
+Lives here: `Encoded`, the encoder that leaves counts as they are, the compiled copies. Lives elsewhere: encoders that
+tokenise (they wrap a tokenizer, above this floor), who calls them (reader).
+
+Legend: B cells, L longest row of a batch, N entries of all cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numba
+import numpy as np
+
+from scmf.data.stores.store import CountBlock
+
+
+class Encoded(NamedTuple):
+    """Cells as ragged rows; cell b is ``column[offsets[b]:offsets[b + 1]]`` of every column.
+
+    Parameters
+    ----------
+    offsets
+        int64 (B+1,), starts at 0.
+    columns
+        Name -> entries (N,), such as ``input_ids`` and ``values``.
+    cells
+        Name -> one value a cell (B,), such as a depth.
+    """
+
+    offsets: np.ndarray
+    columns: dict[str, np.ndarray]
+    cells: dict[str, np.ndarray]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Entries of each cell, int64 (B,)."""
+        return np.diff(self.offsets)
+
+
+class Encoder(Protocol):
+    """Turns the counts of some cells of one store into rows; called from several threads at once."""
+
+    fill: Mapping[str, float]
+    """Name of each column -> what fills short rows."""
+
+    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
+        """Encode ``counts`` (B, G), whose columns are ``genes``."""
+
+
+class RawCounts:
+    """Leaves counts as they are: ``indices`` (int32), ``data`` (float32), and ``n_counts`` (float64) of each cell."""
+
+    fill: Mapping[str, float] = {"indices": -1, "data": 0.0}
+
+    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
+        """See `Encoder`."""
+        totals = row_sums(counts.indptr, counts.data)
+        columns = {"indices": counts.indices.astype(np.int32, copy=False), "data": counts.data}
+        return Encoded(counts.indptr, columns, {"n_counts": totals})
+
+
+@numba.njit(cache=True, nogil=True)
+def row_sums(indptr: Any, data: Any) -> Any:
+    """Sum of each row in float64 (B,)."""
+    sums = np.zeros(indptr.size - 1, np.float64)
+    for row in range(indptr.size - 1):
+        for i in range(indptr[row], indptr[row + 1]):
+            sums[row] += data[i]
+    return sums
+
+
+@numba.njit(cache=True, nogil=True)
+def copy_padded(entries: Any, offsets: Any, rows: Any, places: Any, out_BL: Any, fill: Any) -> None:
+    """Copy ``rows`` of ragged ``entries`` to the rows ``places`` of ``out_BL``, and ``fill`` behind their ends."""
+    length = out_BL.shape[1]
+    for i in range(rows.size):
+        start, place = offsets[rows[i]], places[i]
+        n = min(offsets[rows[i] + 1] - start, length)
+        for j in range(n):
+            out_BL[place, j] = entries[start + j]
+        for j in range(n, length):
+            out_BL[place, j] = fill
+
+
+@numba.njit(cache=True, nogil=True)
+def copy_ragged(entries: Any, offsets: Any, rows: Any, places: Any, out: Any, out_offsets: Any) -> None:
+    """Copy ``rows`` of ragged ``entries`` to the rows ``places`` of ragged ``out``."""
+    for i in range(rows.size):
+        start, to = offsets[rows[i]], out_offsets[places[i]]
+        for j in range(offsets[rows[i] + 1] - start):
+            out[to + j] = entries[start + j]

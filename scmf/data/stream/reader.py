@@ -1,0 +1,308 @@
+"""The stream: fetches read and encoded by threads, ahead of the consumer, and cut into batches.
+
+::
+
+    plan ── pieces ──► threads: Store.read, encode ──► a fetch of ragged rows ── one thread: arrange, pad ──► batches
+                       (next fetch, read ahead)         (this fetch)                                  (a few ahead)
+
+Two fetches are alive at a time, so memory does not depend on the corpus. The threads run compiled code and system
+calls that release the GIL; the result does not depend on their number.
+
+Lives here: threads, memory, the batch. Lives elsewhere: which cells (plan), their order (arrange), the copies (ragged).
+
+Legend: B cells of a batch, L longest row of a batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from scmf.data.corpus import Corpus
+from scmf.data.stores.store import CountBlock
+from scmf.data.stream.arrange import Arrangement, arrange
+from scmf.data.stream.plan import Copies, EpochPlan, Fetch, Piece, Shape, StreamPlan
+from scmf.data.stream.ragged import Encoded, Encoder, RawCounts, copy_padded, copy_ragged
+from scmf.errors import ConfigError
+
+_BATCHES_AHEAD = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells of one step.
+
+    Parameters
+    ----------
+    cells
+        Numbers of the cells in the corpus, int64 (B,).
+    lengths
+        Entries of each row, int64 (B,).
+    columns
+        Ragged (N,) or padded (B, L) arrays by name, as the encoder calls them.
+    per_cell
+        One value a cell (B,) by name: those of the encoder and the codes of ``obs`` columns that were asked for.
+    """
+
+    cells: np.ndarray
+    lengths: np.ndarray
+    columns: dict[str, np.ndarray]
+    per_cell: dict[str, np.ndarray]
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where ragged rows begin, int64 (B+1,)."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    def counts(self, n_genes: int) -> CountBlock:
+        """The counts of a ragged batch that the encoder left as they are."""
+        return CountBlock(self.offsets, self.columns["indices"], self.columns["data"], n_genes)
+
+
+@dataclass
+class Waiting:
+    """How long the consumer waited for batches, in seconds, and how many cells it was given.
+
+    Parameters
+    ----------
+    seconds
+        Spent inside ``next()`` of the stream.
+    since
+        Clock (``time.perf_counter``) when counting began.
+    cells, batches
+        Given so far.
+    """
+
+    seconds: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+    cells: int = 0
+    batches: int = 0
+
+    @property
+    def share(self) -> float:
+        """Share of the time since then that was spent waiting for data."""
+        return self.seconds / max(time.perf_counter() - self.since, 1e-9)
+
+
+class CellStream:
+    """Shuffled batches of encoded cells from a corpus of any size.
+
+    Deterministic given seed, epoch, rank and sizes; it holds no state between epochs, so ``epoch(e, start=b)`` goes on
+    exactly where a killed run stopped.
+
+    Parameters
+    ----------
+    corpus
+        Cells.
+    encode
+        What turns counts into rows; default: the counts themselves.
+    shape
+        Batch size, block length, blocks shuffled together.
+    seed
+        Seed of all orders.
+    rank, world_size
+        Which share of the cells this process (or worker) takes, of how many.
+    copies
+        How often each cell comes in an epoch, see `scmf.data.stream.sampling`; None for once.
+    how
+        Order inside a fetch, see `scmf.data.stream.arrange.Arrangement`.
+    groups
+        Group of each cell as integer codes (n_cells,), for ``how="group"`` and ``"stratify"``.
+    per_cell
+        Name -> array (n_cells,) whose values travel with the cells, such as label codes.
+    layout
+        ``padded``: rectangles (B, L); ``ragged``: rows behind one another.
+    length
+        Pad to this length; default: to the longest row of the batch.
+    threads
+        Threads that read and encode.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        encode: Encoder | None = None,
+        *,
+        shape: Shape | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        copies: Copies | None = None,
+        how: Arrangement = "shuffle",
+        groups: np.ndarray | None = None,
+        per_cell: Mapping[str, np.ndarray] | None = None,
+        layout: Literal["padded", "ragged"] = "padded",
+        length: int | None = None,
+        threads: int = 2,
+    ) -> None:
+        self.corpus, self.encode = corpus, RawCounts() if encode is None else encode
+        self.plan = StreamPlan(
+            corpus.offsets, shape or Shape(), seed=seed, copies=copies, rank=rank, world_size=world_size
+        )
+        self.how, self.groups, self.per_cell = how, groups, dict(per_cell or {})
+        self.layout, self.length, self.threads = layout, length, max(1, threads)
+        self.waiting = Waiting()
+        if how in ("group", "stratify") and groups is None:
+            raise ConfigError(f"how={how!r} without groups", wanted="a code for each cell", where="the stream")
+        if encode is None and len({id(store.genes) for store in corpus.stores}) > 1:
+            panels = {store.genes for store in corpus.stores}
+            if len(panels) > 1:
+                raise ConfigError(
+                    f"{len(panels)} gene panels",
+                    wanted="one, since raw counts of different columns cannot stand in one batch",
+                    where=corpus.name,
+                    fix="give encode=AlignedCounts(panel, ...), see scmf.data.panel",
+                )
+
+    # --- what can be asked ---------------------------------------------------------------------------
+
+    def epoch_plan(self, epoch: int) -> EpochPlan:
+        """The plan of an epoch: its number of batches, and which cells stand where. Reads nothing."""
+        return self.plan.epoch(epoch)
+
+    @cached_property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch on this rank, the same on every rank."""
+        return self.plan.epoch(0).n_batches
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from batch ``start`` on; fetches before it are not read."""
+        plan = self.plan.epoch(epoch)
+        if not 0 <= start <= plan.n_batches:
+            raise ConfigError(f"batch {start}", wanted=f"0 to {plan.n_batches}", where=f"epoch {epoch} of the stream")
+        made = self._batches(plan, start)
+        try:
+            while True:
+                began = time.perf_counter()
+                batch = next(made, None)
+                self.waiting.seconds += time.perf_counter() - began
+                if batch is None:
+                    return
+                self.waiting.cells += len(batch.cells)
+                self.waiting.batches += 1
+                yield batch
+        finally:
+            made.close()
+
+    # --- threads -------------------------------------------------------------------------------------
+
+    def _batches(self, plan: EpochPlan, start: int) -> Generator[Batch, None, None]:
+        per_fetch = self.plan.shape.batches_per_fetch
+        numbers = iter(range(start // per_fetch, plan.n_fetches))
+        readers = ThreadPoolExecutor(self.threads, thread_name_prefix="read")
+        cutter = ThreadPoolExecutor(1, thread_name_prefix="cut")
+        try:
+            following = self._begin(plan, next(numbers, None), readers)
+            ready: deque[Future[Batch]] = deque()
+            while following is not None:
+                fetch, parts = following
+                rows = FetchedRows(
+                    fetch, [part.result() for part in parts], self.how, self._rng(plan, fetch), self.groups
+                )
+                del parts
+                following = self._begin(plan, next(numbers, None), readers)
+                first = max(0, start - fetch.number * per_fetch)
+                for i in range(first, len(fetch.edges) - 1):
+                    ready.append(cutter.submit(self._cut, rows, i))
+                    if len(ready) > _BATCHES_AHEAD:
+                        yield ready.popleft().result()
+                del rows, fetch
+            while ready:
+                yield ready.popleft().result()
+        finally:
+            cutter.shutdown(wait=True, cancel_futures=True)
+            readers.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(
+        self, plan: EpochPlan, number: int | None, readers: ThreadPoolExecutor
+    ) -> tuple[Fetch, list[Future[Encoded]]] | None:
+        """Hand the pieces of a fetch to the readers."""
+        if number is None:
+            return None
+        fetch = plan.fetch(number)
+        return fetch, [readers.submit(self._read, piece) for piece in fetch.pieces]
+
+    def _read(self, piece: Piece) -> Encoded:
+        store = self.corpus.stores[piece.store]
+        return self.encode(store.read(piece.spans), store.genes)
+
+    def _rng(self, plan: EpochPlan, fetch: Fetch) -> np.random.Generator | None:
+        if not self.plan.shape.shuffle and self.how == "shuffle":
+            return None
+        return np.random.default_rng([self.plan.seed, plan.epoch, self.plan.rank, fetch.number, 1])
+
+    def _cut(self, rows: FetchedRows, number: int) -> Batch:
+        places = rows.order[rows.fetch.edges[number] : rows.fetch.edges[number + 1]]
+        cells = rows.fetch.cells[places]
+        lengths, columns, per_cell = rows.take(places, self.encode.fill, layout=self.layout, length=self.length)
+        per_cell |= {name: values[cells] for name, values in self.per_cell.items()}
+        return Batch(cells, lengths, columns, per_cell)
+
+
+class FetchedRows:
+    """The encoded rows of one fetch, in parts, and the order in which they are taken.
+
+    Parameters
+    ----------
+    fetch
+        The plan of it.
+    parts
+        What its pieces became.
+    how, groups
+        See `CellStream`.
+    rng
+        Random numbers of the order; None keeps the order of the plan.
+    """
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        parts: list[Encoded],
+        how: Arrangement,
+        rng: np.random.Generator | None,
+        groups: np.ndarray | None,
+    ) -> None:
+        self.fetch, self.parts = fetch, parts
+        self._starts = np.concatenate([[0], np.cumsum([len(part.offsets) - 1 for part in parts])])
+        self._lengths = np.concatenate([part.lengths for part in parts])[fetch.rows]
+        if rng is None:
+            self.order = np.arange(len(fetch.rows))
+        else:
+            inside = None if groups is None else groups[fetch.cells]
+            self.order = arrange(fetch.edges, rng, how=how, lengths=self._lengths, groups=inside)
+
+    def take(
+        self, places: np.ndarray, fill: Mapping[str, float], *, layout: str, length: int | None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Lengths, columns and values a cell of the rows at ``places``."""
+        rows, lengths = self.fetch.rows[places], self._lengths[places]
+        part_of = np.searchsorted(self._starts, rows, side="right") - 1
+        longest = int(lengths.max(initial=0)) if length is None else length
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        columns: dict[str, np.ndarray] = {}
+        for name, entries in self.parts[0].columns.items():
+            shape: Any = (len(places), longest) if layout == "padded" else int(offsets[-1])
+            columns[name] = np.empty(shape, entries.dtype)
+        per_cell = {name: np.empty(len(places), values.dtype) for name, values in self.parts[0].cells.items()}
+        for number in np.unique(part_of):
+            inside = np.flatnonzero(part_of == number)
+            part, local = self.parts[number], rows[inside] - self._starts[number]
+            for name, out in columns.items():
+                if layout == "padded":
+                    copy_padded(part.columns[name], part.offsets, local, inside, out, out.dtype.type(fill[name]))
+                else:
+                    copy_ragged(part.columns[name], part.offsets, local, inside, out, offsets)
+            for name, values in per_cell.items():
+                values[inside] = part.cells[name][local]
+        return lengths, columns, per_cell
+
+
+StreamFactory = Callable[[int, int], CellStream]
+"""``factory(rank, world_size)``: the stream of one share."""
