@@ -23,6 +23,9 @@ from .rank_value_genes import GeneColumns, list_of, match_columns, nonzero_media
 from .rank_value_kernel import pad_rows
 from .rank_value_tables import SPECIAL, check_tables, problem, read_table
 
+_PANELS = 64
+"""Gene panels whose match is kept."""
+
 
 class RankValueTokenizer(PreTrainedTokenizer):
     """Order the genes of a cell by ``count / total * 10,000 / median``, descending, and give their token ids.
@@ -103,7 +106,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         check_tables(
             self._token_ids, self._genes, self._medians, max_genes=self.max_genes, special_tokens=self.special_tokens
         )
-        self._matched: tuple[Any, list[str], GeneColumns] | None = None
+        self._matched: dict[int, tuple[Any, list[str], GeneColumns]] = {}
         for token in SPECIAL:
             if token in self._token_ids:
                 kwargs.setdefault(f"{token.strip('<>')}_token", token)
@@ -334,15 +337,22 @@ class RankValueTokenizer(PreTrainedTokenizer):
         return tuple(paths)
 
     def _match(self, genes: Sequence[str]) -> tuple[GeneColumns, int]:
-        """Meaning of the columns and their number, from the last call if the ids are the same."""
-        if self._matched is not None and isinstance(genes, tuple) and genes is self._matched[0]:
-            return self._matched[2], len(genes)
+        """Meaning of the columns and their number; kept for the last few panels, so that files may take turns.
+
+        Threads may call this side by side: an entry is found whole or not at all.
+        """
+        held = self._matched.get(id(genes))
+        if held is not None and isinstance(genes, tuple) and genes is held[0]:
+            return held[2], len(genes)
         names = list_of(genes)
-        if self._matched is None or names != self._matched[1]:
+        columns = next((of for _, known, of in tuple(self._matched.values()) if names == known), None)
+        if columns is None:
             names = [str(name) for name in names]
             columns = match_columns(names, self._genes, self._medians, self._aliases, faithful=self.faithful)
-            self._matched = (genes, names, columns)
-        return self._matched[2], len(names)
+        if len(self._matched) >= _PANELS:
+            self._matched = {}
+        self._matched[id(genes)] = (genes, names, columns)
+        return columns, len(names)
 
 
 RankValueTokenizer.register_for_auto_class("AutoTokenizer")
