@@ -4,7 +4,7 @@ stdout carries the answer (a table, or one JSON value with --json); progress and
 Nothing heavy is imported at the top, so that ``scmf --help`` answers at once.
 
 Exit codes: 0 done and fine; 1 an honest no (a verdict is off, a check found an error); 2 and above
-are errors, see scmf/errors.py.
+are errors, see scmf/errors.py; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="Dataset cards: list, show, fetch, check.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+_STOPPED = 130
+"""Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key, for example training.lr=1e-4.")
@@ -38,7 +41,7 @@ Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML
 
 
 def main() -> None:
-    """Entry point: errors of ours become four lines and an exit code, others keep their traceback."""
+    """Entry point: errors of ours and Ctrl-C become a few words and an exit code, others keep their traceback."""
     from scmf.errors import ScmfError
 
     try:
@@ -49,6 +52,12 @@ def main() -> None:
         else:
             print(f"{type(error).__name__}\n{error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # typer turns Ctrl-C into an exit with this code and no word
+        if isinstance(stop, SystemExit) and stop.code != _STOPPED:
+            raise
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise SystemExit(_STOPPED) from None
 
 
 # --- verbs ----------------------------------------------------------------------------------------

@@ -44,6 +44,22 @@ def trained(toy, tmp_path_factory):
     return out
 
 
+def test_ctrl_c_is_one_line_and_exit_130():
+    program = (
+        "import os, signal, sys, time\n"
+        "import scmf.data.cards\n"
+        "def slow():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(30)\n"
+        "scmf.data.cards.list_cards = slow\n"
+        "sys.argv = ['scmf', 'data', 'ls']\n"
+        "from scmf.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; the same command goes on\n")
+
+
 # --- chains ---------------------------------------------------------------------------------------
 
 
