@@ -33,6 +33,8 @@ The file has two lists::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -222,10 +224,13 @@ def _plain(expected: Expected) -> dict[str, Any]:
 # --- results and expectations meet --------------------------------------------------------------------
 
 
-def judge_cell(cell: ExpectedCell, results: Sequence[Result], *, recipe_digest: str | None = None) -> Verdict:
+def judge_cell(
+    cell: ExpectedCell, results: Sequence[Result], *, recipe_digest: str | None = None, first_seed: int | None = None
+) -> Verdict:
     """Judge one expected cell by those of ``results`` that belong to it.
 
     A mean over an incomplete set does not exist: one absent seed makes the cell absent.
+    A seed that is an expected sample, too, is not held against itself: that sample is left out of the band.
 
     Parameters
     ----------
@@ -236,6 +241,8 @@ def judge_cell(cell: ExpectedCell, results: Sequence[Result], *, recipe_digest: 
     recipe_digest
         Digest of the recipe as it is now; results of another digest are stale. None asks only that
         expectation and results have the same digest.
+    first_seed
+        The seed that was run first and alone, when the others were run to decide what it left open.
     """
     mine = [result for result in results if result.key(cell.metric) == cell.key]
 
@@ -256,12 +263,27 @@ def judge_cell(cell: ExpectedCell, results: Sequence[Result], *, recipe_digest: 
             return no(result.absence.kind, seed + result.absence.reason)
         if cell.metric not in result.metrics:
             return no("missing", f"{seed}the result has no such metric")
-    observed = [result.metrics[cell.metric] for result in mine]
-    return judge(list(cell.samples.values()), observed, floor=cell.floor, deterministic=cell.deterministic)
+    observed = {result.seed: result.metrics[cell.metric] for result in mine}
+    own = [seed for seed in cell.samples if seed is not None and seed in observed]
+    if own and observed == cell.samples:
+        return no("not_applicable", "these are the expected samples themselves")
+    samples = [value for seed, value in cell.samples.items() if seed not in own]
+    ask = partial(judge, samples, floor=cell.floor, deterministic=cell.deterministic, left_out=len(own))
+    missed = len(observed) > 1 and first_seed in observed and ask([observed[first_seed]]).undecided
+    verdict = ask(list(observed.values()), first_look_missed=missed)
+    if not own:
+        return verdict
+    said = f"without the expected sample of seed {', '.join(map(str, own))}"
+    return replace(verdict, reason="; ".join(filter(None, [verdict.reason, said])))
 
 
 def judge_results(
-    expected: Expected, results: Sequence[Result], *, variant: str | None = None, recipe_digest: str | None = None
+    expected: Expected,
+    results: Sequence[Result],
+    *,
+    variant: str | None = None,
+    recipe_digest: str | None = None,
+    first_seed: int | None = None,
 ) -> dict[CellKey, Verdict]:
     """A verdict for every expected cell and for every measured number, sorted by key.
 
@@ -269,7 +291,8 @@ def judge_results(
     ``not_applicable``, since published values belong to other data.
     """
     verdicts = {
-        key: judge_cell(cell, results, recipe_digest=recipe_digest) for key, cell in expected.cells(variant).items()
+        key: judge_cell(cell, results, recipe_digest=recipe_digest, first_seed=first_seed)
+        for key, cell in expected.cells(variant).items()
     }
     for result in results:
         if variant not in (None, result.variant):

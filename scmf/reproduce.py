@@ -148,9 +148,19 @@ def parity_cases(recipe: Recipe, folder: Path) -> Iterator[ParityCase]:
 # --- the embedded tier ----------------------------------------------------------------------------
 
 
-def judged(expected: Expected, results: Sequence[Result], recipe: Recipe) -> dict[CellKey, Verdict]:
-    """Verdicts; parts of a mean that is judged itself are shown and not judged."""
-    verdicts = judge_results(expected, results, variant=recipe.variant, recipe_digest=recipe.digest)
+def judged(
+    expected: Expected, results: Sequence[Result], recipe: Recipe, *, first_seed: int | None = None
+) -> dict[CellKey, Verdict]:
+    """Verdicts; parts of a mean that is judged itself are shown and not judged.
+
+    Parameters
+    ----------
+    first_seed
+        The seed that was asked for, when the others were run because of what it left open.
+    """
+    verdicts = judge_results(
+        expected, results, variant=recipe.variant, recipe_digest=recipe.digest, first_seed=first_seed
+    )
     shown = Verdict("not_applicable", "part of a mean that is judged", n_obs=1)
     return {key: shown if key.metric in (*BIO, *BATCH) else verdict for key, verdict in verdicts.items()}
 
@@ -184,7 +194,8 @@ def reproduce(
     overrides
         ``section.key=value`` texts. They change the digest, so expected values become stale.
     seeds
-        Seeds to run. With a single one, two more run when a number lies outside its band.
+        Seeds to run. With a single one, two more run when a number lies outside its band. At most one may be
+        an expected sample, which is then left out of the band.
     record
         Write the results as expected values into the recipe's ``expected.yaml`` instead of judging them.
     runs, ledger, reports
@@ -254,7 +265,7 @@ def _embedded(
         note(f"outside the band: {'; '.join(undecided)}. Two more seeds decide")
         for seed in [seed for seed in MORE_SEEDS if seed not in seeds][:2]:
             one(seed)
-        outcome.verdicts = judged(expected, outcome.results, recipe)
+        outcome.verdicts = judged(expected, outcome.results, recipe, first_seed=seeds[0])
     note("pages")
     outcome.pages = write_report(
         folders.reports,
@@ -281,6 +292,13 @@ def _check_before_training(recipe: Recipe, path: Path, seeds: Sequence[int], *, 
         )
     expected = load_expected(path).cells(recipe.variant)
     samples = {seed for cell in expected.values() for seed in cell.samples} - {None}
+    if not record and len(own := sorted(set(seeds) & samples)) > 1:
+        raise ConfigError(
+            f"seeds {', '.join(map(str, own))} are expected samples themselves",
+            wanted="seeds to hold against the expected samples, at most one of which is such a sample",
+            where="--seeds",
+            fix="choose other seeds, or record these anew with --record",
+        )
     planned = seeds if record else MORE_SEEDS if len(seeds) == 1 else ()
     clash = set(planned) & (set(MORE_SEEDS) if record else samples)
     if clash:

@@ -12,6 +12,8 @@ The rule, for a stochastic method with at least five expected samples::
     else, inside band(.01)                    close
     else                                      off, up or down (better than expected is off, too)
 
+A number whose first look, at one seed, lay outside can be close at best: three seeds do not make it a match.
+
 A deterministic method is judged by the floor alone.
 """
 
@@ -282,6 +284,8 @@ def judge(
     *,
     floor: float,
     deterministic: bool = False,
+    first_look_missed: bool = False,
+    left_out: int = 0,
 ) -> Verdict:
     """Compare observed with expected samples by the rule of this module.
 
@@ -293,6 +297,12 @@ def judge(
         Smallest half-width of the band, in the unit of the metric.
     deterministic
         The method has no seed: the floor alone decides, and no further seed can help.
+    first_look_missed
+        The first of the observed seeds, judged alone, lay outside its band: the other seeds were run to decide, so
+        that ``close`` is the best there can be. Twice a look at .05 would let too much pass as a match.
+    left_out
+        Recorded samples that are not among ``expected_samples``, because their seeds are among the observed. One is
+        borne by a set of `MIN_SAMPLES`: the band grows with what is left. With more there is no verdict.
 
     Raises
     ------
@@ -308,8 +318,11 @@ def judge(
             fix="mend expected.yaml or measure again",
         )
     n_exp, n_obs = len(expected), len(observed)
-    if not deterministic and n_exp < MIN_SAMPLES:
-        reason = f"fewer than {MIN_SAMPLES} expected samples ({n_exp})"
+    if not deterministic and n_exp + left_out < MIN_SAMPLES:
+        reason = f"fewer than {MIN_SAMPLES} expected samples ({n_exp + left_out})"
+        return Verdict("missing", reason, n_exp=n_exp, n_obs=n_obs)
+    if not deterministic and n_exp < MIN_SAMPLES - 1:
+        reason = f"{left_out} of the seeds are expected samples themselves, {n_exp} others are left"
         return Verdict("missing", reason, n_exp=n_exp, n_obs=n_obs)
     if not n_exp or not n_obs:
         return Verdict("missing", f"no {'observed' if n_exp else 'expected'} value", n_exp=n_exp, n_obs=n_obs)
@@ -321,7 +334,7 @@ def judge(
         return Verdict(kind, band=floor, delta=delta, n_exp=n_exp, n_obs=n_obs)
     wide = 0.05
     width = band(expected, n_obs, floor=floor, alpha=wide)
-    if abs(delta) <= width:
+    if abs(delta) <= width and not first_look_missed:
         return Verdict("match", band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=wide)
     if n_obs < MIN_OBSERVED:
         reason = f"outside the band; {MIN_OBSERVED - n_obs} more seeds decide"

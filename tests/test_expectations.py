@@ -1,6 +1,7 @@
 """Which result belongs to which expectation, and that expected.yaml loses nothing."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from scmf.expectations import (
     write_expected,
 )
 from scmf.files import dump_yaml, load_yaml, shipped
-from scmf.results import Absence, Result
+from scmf.results import Absence, Result, band, judge
 
 DIGEST = "0e" * 32  # looks like a number to a careless YAML writer
 FIVE = [0.90, 0.92, 0.91, 0.93, 0.89]
@@ -68,6 +69,27 @@ def test_one_absent_seed_makes_the_cell_absent_with_its_reason(kind):
     assert (verdict.kind, verdict.reason, verdict.delta) == (kind, "seed 1: no memory left", None)
 
 
+def test_a_first_seed_that_missed_alone_makes_three_seeds_close_at_best():
+    expected = cell(dict(enumerate(FIVE, start=1)))
+    results = [result(value, seed=seed) for seed, value in {0: 0.97, 100: 0.90, 101: 0.92}.items()]
+    assert judge_cell(expected, results).kind == "match"
+    assert judge_cell(expected, results, first_seed=0).kind == "close"
+    assert judge_cell(expected, results, first_seed=100).kind == "match", "that one lay inside"
+    assert judge_cell(expected, results[:1], first_seed=0).undecided
+
+
+def test_a_seed_that_is_an_expected_sample_is_not_held_against_itself():
+    samples = dict(enumerate(FIVE, start=1))
+    verdict = judge_cell(cell(samples), [result(FIVE[0], seed=1)])
+    alone = judge(FIVE[1:], FIVE[:1], floor=0.001)
+    assert (verdict.kind, verdict.n_exp, verdict.delta) == ("match", 4, FIVE[0] - statistics.mean(FIVE[1:]))
+    assert verdict.band == band(FIVE[1:], 1, floor=0.001, alpha=0.05)
+    assert verdict.reason == "without the expected sample of seed 1"
+    assert alone.kind == "missing", "four samples are too few where none was left out"
+    two = judge_cell(cell(samples), [result(FIVE[0], seed=1), result(FIVE[1], seed=2)])
+    assert (two.kind, two.ok) == ("missing", False) and "2 of the seeds are expected samples" in two.reason
+
+
 def test_cell_without_result_or_metric_is_missing():
     expected = cell(dict(enumerate(FIVE)))
     assert judge_cell(expected, []).reason == "not measured"
@@ -107,7 +129,8 @@ def test_recorded_samples_come_back_to_the_last_bit(tmp_path):
     assert baseline.measured_with == MeasuredWith(
         digest=DIGEST, commit="12e45678", dirty=False, packages={"numpy": "2.4.6"}
     )
-    assert {verdict.kind for verdict in judge_results(load_expected(path), results).values()} == {"match"}
+    assert judge_cell(found[result().key("macro_f1")], results).reason == "these are the expected samples themselves"
+    assert judge_cell(baseline, results).kind == "match"
 
 
 def test_recording_keeps_published_values_and_other_variants(tmp_path):

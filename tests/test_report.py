@@ -100,7 +100,7 @@ def everything(tmp_path=None, *, n_cells=600):
             ]
             results += runs
             for name, mean in scores.items():
-                samples = {None: mean} if seeds == [None] else {s: mean + rng.normal(0, 0.004) for s in range(5)}
+                samples = {None: mean} if seeds == [None] else {s: mean + rng.normal(0, 0.004) for s in range(10, 15)}
                 cells.append(cell(runs[0], name, samples))
     shift = {  # one of each kind, in a second benchmark
         "close": ([0.50, 0.51, 0.52, 0.51, 0.50], [0.5300] * 3),
@@ -116,7 +116,7 @@ def everything(tmp_path=None, *, n_cells=600):
             for i, x in enumerate(observed)
         ]
         like = result(benchmark="integration", protocol="scib", metrics={metric: 0.5}, split="study")
-        cells.append(cell(like, metric, dict(enumerate(expected))))
+        cells.append(cell(like, metric, dict(enumerate(expected, start=10))))
         results += [one.model_copy(update={"protocol": f"scib_{metric}"}) for one in made]
         cells[-1] = cells[-1].model_copy(update={"protocol": f"scib_{metric}"})
     absent = result(

@@ -10,9 +10,11 @@ from scmf import reproduce as reproduction
 from scmf import run
 from scmf.errors import ConfigError, EvaluationError
 from scmf.expectations import load_expected
+from scmf.recipe import load_recipe
 from scmf.report.pages import write_report
 from scmf.reproduce import reproduce
 from scmf.results import ParityCase, read_results
+from scmf.seeds import SeedRun
 
 EMBEDDED = ("embedded",)
 
@@ -151,6 +153,43 @@ def test_other_code_never_goes_on_from_old_weights(recorded, toy_env, tmp_path, 
 def test_a_published_variant_cannot_be_the_embedded_tier(tmp_path):
     with pytest.raises(ConfigError, match="not of the embedded tier"):
         reproduce("geneformer", tiers=EMBEDDED, variant="v2-104m", **folders(tmp_path))
+
+
+def with_values(recorded, monkeypatch, values):
+    """Put seeds with these validation losses in place of training."""
+    recipe = load_recipe(str(recorded))
+    filed = read_results(recorded / "ledger")
+    known = next(r for r in filed if "valid_loss" in r.metrics)
+
+    def quick(_, seed, *arguments, **keywords):
+        one = known.model_copy(update={"seed": seed, "metrics": {"valid_loss": values[seed]}})
+        return SeedRun(seed, recorded, [one], None, None)
+
+    monkeypatch.setattr(reproduction, "run_seed", quick)
+    monkeypatch.setattr(reproduction.Ground, "of", lambda *arguments, **keywords: None)
+    return next(c for k, c in load_expected(recorded / "expected.yaml").cells(recipe.variant).items()
+                if k.metric == "valid_loss")  # fmt: skip
+
+
+def test_three_seeds_after_a_missed_first_look_are_close_and_not_a_match(recorded, tmp_path, monkeypatch):
+    values = {}
+    cell = with_values(recorded, monkeypatch, values)
+    mean, sd = np.mean(list(cell.samples.values())), np.std(list(cell.samples.values()), ddof=1)
+    far = max(cell.floor, 4 * sd)
+    values |= {0: mean + far, 100: mean - far / 2, 101: mean - far / 2}
+    outcome = again(recorded, tmp_path)
+    verdict = next(v for k, v in outcome.verdicts.items() if k.metric == "valid_loss")
+    assert (verdict.kind, verdict.n_obs, abs(verdict.delta) < far / 100) == ("close", 3, True)
+
+
+def test_one_expected_seed_is_left_out_of_the_band_and_two_are_refused_before_training(recorded, tmp_path, monkeypatch):
+    values = {}
+    cell = with_values(recorded, monkeypatch, values)
+    values |= cell.samples
+    verdict = next(v for k, v in again(recorded, tmp_path, seeds=(3,)).verdicts.items() if k.metric == "valid_loss")
+    assert verdict.n_exp == 4 and "without the expected sample of seed 3" in verdict.reason
+    with pytest.raises(ConfigError, match="seeds 2, 3 are expected samples themselves"):
+        again(recorded, tmp_path, seeds=(0, 2, 3))
 
 
 # --- parity ---------------------------------------------------------------------------------------

@@ -68,6 +68,20 @@ def test_verdict_follows_the_two_stages(observed, kind, alpha, undecided):
     assert verdict.ok is (kind in ("match", "close"))
 
 
+def test_three_seeds_make_no_match_of_a_first_look_that_missed():
+    three = [0.97, 0.90, 0.92]  # delta .020 of the mean; the first alone .060, band(.05, 1) = .0481
+    assert judge(FIVE, three, floor=0.001).kind == "match"
+    verdict = judge(FIVE, three, floor=0.001, first_look_missed=True)
+    assert (verdict.kind, verdict.alpha, verdict.undecided) == ("close", 0.01, False)
+    assert verdict.band == band(FIVE, 3, floor=0.001, alpha=0.01)
+
+
+def test_after_a_missed_first_look_two_seeds_do_not_decide_and_far_is_still_off():
+    two = judge(FIVE, [0.97, 0.86], floor=0.001, first_look_missed=True)
+    assert (two.undecided, two.needs_more_seeds, two.ok) == (True, 1, False)
+    assert judge(FIVE, [0.97] * 3, floor=0.001, first_look_missed=True).kind == "off_up"
+
+
 def test_better_than_expected_is_off_too():
     assert judge(FIVE, [0.99] * 3, floor=0.001).kind == "off_up"
 
