@@ -1,0 +1,49 @@
+"""The committed report says what the committed results and expectations say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scmf.expectations import load_expected
+from scmf.recipe import load_recipe
+from scmf.report.table import VERDICTS, number, table_rows, tally
+from scmf.reproduce import judged
+from scmf.results import read_results
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Rows of the page, judged again from the files.
+
+    The seed that ran first stands in the command of the methods without a seed, which are scored with it.
+    """
+    recipe = load_recipe("geneformer", variant="mini")
+    results = read_results(ROOT / "leaderboard" / "results", "geneformer", variant="mini")
+    (digest,) = {result.recipe_digest for result in results}
+    if recipe.digest != digest:
+        pytest.skip("the recipe has changed since the results were filed: they are stale until it runs again")
+    first = {int(seed) for r in results if r.seed is None for seed in re.findall(r"--seeds (\d+)", r.command)} or {0}
+    expected = load_expected(recipe.folder / "expected.yaml")
+    verdicts = judged(expected, results, recipe, first_seed=first.pop())
+    return table_rows(results=results, expected=expected, verdicts=verdicts)
+
+
+def test_every_verdict_and_band_of_the_page_follows_from_the_files(rows):
+    page = (ROOT / "reports" / "geneformer.md").read_text(encoding="utf-8")
+    said = ", ".join(f"{count} {VERDICTS[kind]}" for kind, count in tally(rows).items())
+    assert f"Verdicts: {said}." in page
+    lines = [line.split(" | ") for line in page.splitlines() if re.match(r"\| \S+ [↑↓] \|", line)]
+    shown = [(line[0][2:-2].replace("\\", ""), line[1], line[7], line[8].partition(" (")[0]) for line in lines]
+    assert shown == [
+        (row["metric"], row["protocol"].replace("_", " "), number(row["band"]), VERDICTS[row["verdict"]])
+        for row in rows
+    ]
+
+
+def test_a_number_that_needed_three_seeds_reads_close(rows):
+    names = ("metric", "protocol", "method")
+    close = [tuple(row[name] for name in names) for row in rows if row["verdict"] == "close"]
+    assert close == [("accuracy", "linear_probe", "pretrained")]
