@@ -1,8 +1,8 @@
 """RunConfig: the five sections of every YAML file, and how a file plus overrides becomes one.
 
 Lives here: the keys, their units and defaults, ``--set a.b=v``, the JSON schema for editors.
-Lives elsewhere: identity, variants and expected values of a recipe (recipe), what a key does (the
-room that the section is named after).
+Lives elsewhere: the keys of ``data`` (config_data), identity and variants of a recipe (recipe), expected values
+(expectations), what a key does (the room that the section is named after).
 """
 
 from __future__ import annotations
@@ -11,58 +11,19 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from scmf import plugins
+from scmf.config_data import DataConfig as DataConfig  # sections are imported from here
 from scmf.errors import ConfigError
 from scmf.files import load_yaml
-
-
-class Section(BaseModel):
-    """Common rules: frozen, no unknown key, the docstring under a key is its description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-def _known(kind: str) -> AfterValidator:
-    def check(name: str) -> str:
-        try:
-            return plugins.check(kind, name)
-        except ConfigError as error:
-            raise ValueError(f"{error.found} is unknown: {error.fix}") from error
-
-    return AfterValidator(check)
-
-
-class DataConfig(Section):
-    """Which cells, which labels, which split."""
-
-    dataset: str | None = None
-    """Name of a dataset card, or a path to one."""
-    files: tuple[Path, ...] = ()
-    """Your own .h5ad files, instead of ``dataset``."""
-    split: str | None = None
-    """Name of a split of the card (for example ``donor``), or a path to a TSV with columns cell_id and part."""
-    counts: str = "auto"
-    """Where the raw counts are: ``X``, ``raw.X``, ``layers/<name>``, or ``auto`` to look for them."""
-    gene_ids: str = "auto"
-    """Where the gene ids are: ``var_names``, a column of ``var``, or ``auto``."""
-    label_key: str | None = None
-    """Column of ``obs`` with cell-type labels; the card names it when this is null."""
-    batch_key: str | None = None
-    """Column of ``obs`` with the batch (study); the card names it when this is null."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> DataConfig:
-        if bool(self.dataset) == bool(self.files):
-            raise ValueError("give either `dataset` (a card) or `files` (your own .h5ad), and not both")
-        return self
+from scmf.section import Section, known
 
 
 class TokenizerConfig(Section):
     """How a cell becomes a sequence."""
 
-    strategy: Annotated[str, _known("tokenizers")] = "rank_value"
+    strategy: Annotated[str, known("tokenizers")] = "rank_value"
     """Name of the tokenizer."""
     vocabulary: str = "fit"
     """``fit``: genes and non-zero medians of the training split; or a vocabulary card such as ``geneformer-v2``."""
@@ -79,7 +40,7 @@ class TokenizerConfig(Section):
 class ModelConfig(Section):
     """The network."""
 
-    architecture: Annotated[str, _known("models")] = "transformer_encoder"
+    architecture: Annotated[str, known("models")] = "transformer_encoder"
     """Name of the model family."""
     hidden_dim: int = Field(256, ge=1)
     """Width of the residual stream."""
@@ -114,7 +75,7 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """The loop."""
 
-    pretraining_task: Annotated[str, _known("objectives")] = "masked_gene_prediction"
+    pretraining_task: Annotated[str, known("objectives")] = "masked_gene_prediction"
     """Name of the objective."""
     mask_ratio: float = Field(0.15, gt=0, lt=1)
     """Share of the tokens that are to be predicted."""
@@ -184,7 +145,7 @@ class EvalConfig(Section):
 
     every_n_epochs: int = Field(1, ge=0)
     """Evaluate during training every so many epochs; 0 never does."""
-    benchmarks: tuple[Annotated[str, _known("benchmarks")], ...] = ("annotation",)
+    benchmarks: tuple[Annotated[str, known("benchmarks")], ...] = ("annotation",)
     """Benchmarks to run."""
     embedding_layer: int = Field(-1, le=0)
     """Counted from the last layer: 0 is the last layer's output, -1 the one before (official default)."""
@@ -236,19 +197,20 @@ def deep_merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_SOURCES: dict[str, Any] = {"dataset": None, "files": [], "census": None, "tokens": None}
+"""Keys of ``data`` that say where cells come from, and their empty values."""
+
+
 def apply_overrides(raw: dict[str, Any], overrides: tuple[str, ...] | list[str]) -> dict[str, Any]:
     """``raw`` with each ``a.b=v`` applied, in order.
 
-    Choosing ``data.files`` drops an inherited ``data.dataset`` and the other way round, since only
+    Choosing one of ``data.dataset``, ``files``, ``census`` and ``tokens`` drops an inherited other one, since only
     one of them may be given.
     """
     for text in overrides:
         keys, value = parse_override(text)
-        if keys in (["data", "files"], ["data", "dataset"]) and value:
-            other = "dataset" if keys[1] == "files" else "files"
-            raw = deep_merge(raw, {"data": {other: None if other == "dataset" else []}})
-            if keys[1] == "files" and isinstance(value, str):
-                value = [value]
+        if keys[0] == "data" and len(keys) > 1 and keys[1] in _SOURCES and value:
+            raw = deep_merge(raw, {"data": {key: empty for key, empty in _SOURCES.items() if key != keys[1]}})
         for key in reversed(keys):
             value = {key: value}
         raw = deep_merge(raw, value)

@@ -24,7 +24,13 @@ DATA = {"dataset": "pancreas", "split": "donor"}
 
 
 def run(**sections):
+    if "stream" in sections.get("data", {}):
+        sections["data"] = {**DATA, "stream": {"batches_by": "donor_id", **sections["data"]["stream"]}}
     return validate(RunConfig, {"data": DATA, **sections}, where="my.yaml")
+
+
+def run_of_census(stream):
+    return validate(RunConfig, {"data": {"census": {}, "stream": stream}}, where="my.yaml")
 
 
 def refused(**sections):
@@ -129,7 +135,8 @@ def test_every_choice_is_accepted_and_its_misspelling_refused_with_a_hint(path, 
 
 
 def test_there_are_choices_to_test():
-    assert {".".join(param.values[0]) for param in CHOICES} == {"model", "training", "eval", "eval.finetune"}
+    sections = {".".join(param.values[0]) for param in CHOICES}
+    assert sections == {"data.stream", "model", "training", "eval", "eval.finetune"}
 
 
 def test_heads_must_divide_the_width():
@@ -174,7 +181,8 @@ def test_a_value_out_of_range_is_shown(section, key, value):
 
 @pytest.mark.parametrize("path", [path for path, _ in sections_of(RunConfig)], ids=lambda path: ".".join(path) or "run")
 def test_a_config_is_frozen(path):
-    config = run(eval={"finetune": {}})
+    stream = {"balance": {"by": "tissue"}}
+    config = run_of_census(stream) if "census" in path else run(data={"stream": stream}, eval={"finetune": {}})
     for key in path:
         config = getattr(config, key)
     for name in type(config).model_fields:

@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from scmf import plugins
-from scmf.config import Section, validate
+from scmf.config import validate
 from scmf.errors import ConfigError, DataError
 from scmf.files import load_yaml, shipped
+from scmf.section import Section
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A checksum is written in full: 64 lower-case hexadecimal digits."""
@@ -100,7 +101,9 @@ class CardFile(Section):
     """Checksum of the content."""
     size: int | None = Field(None, ge=0)
     """Bytes."""
-    role: Literal["cells", "tokens", "medians", "aliases", "symbols", "gencode", "hgnc"] = "cells"
+    role: Literal[
+        "cells", "tokens", "medians", "aliases", "symbols", "gencode", "hgnc", "orthologs", "second_orthologs"
+    ] = "cells"
     """What the file is for."""
     sources: tuple[Source, ...]
     """Where it can be had, in the order in which that is tried."""
