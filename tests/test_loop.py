@@ -157,8 +157,8 @@ def test_accumulated_batches_count_every_prediction_once(tmp_path):
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
         accelerator = loop.make_accelerator(settings(), tmp_path)
         found[name] = loop._step(
-            accelerator, network, optimizer, schedule, cells(), parts,
-            objective=Fixed(), settings=settings(max_grad_norm=None), pad_token_id=0, position=(0, 0),
+            accelerator, network, optimizer, schedule, [cells().pad(part, pad_token_id=0) for part in parts],
+            objective=Fixed(), settings=settings(max_grad_norm=None), position=(0, 0),
         )  # fmt: skip
         found[name] = (found[name][0], network.state_dict())
     assert found["whole"][0] == pytest.approx(found["parts"][0], rel=1e-6)

@@ -3,20 +3,39 @@
 The order is a pure function of (seed, epoch): a run that was killed asks for the same epoch again,
 skips what it has done and sees the same batches. No iterator holds state.
 
-Lives here: ragged storage, length grouping, padding, the share of each rank. Lives elsewhere:
-tokenising (scmf.tokenizers), masking (objectives), the loop (loop).
+Lives here: what the loop asks of batches, ragged storage in memory, length grouping, padding, the share of each
+rank. Lives elsewhere: batches of a stream (streamed), tokenising (scmf.tokenizers), masking (objectives), the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scmf.errors import TrainingError
+
+
+class Batches(Protocol):
+    """Batches of one rank, for any epoch and from any batch on."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of this rank in an epoch, the same on every rank and in every epoch."""
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """The batches of an epoch from batch ``start`` on: ``input_ids``, ``attention_mask`` (B, L), ``labels``."""
+
+    def wait_share(self) -> float | None:
+        """Share of the time that was spent waiting for batches; None when they lie in memory."""
+
+
+BatchesOf = Callable[[int, int], Batches]
+"""``batches(rank, world_size)``: the share of one process."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +162,29 @@ class BatchOrder:
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         for step in range(start, self.batches_per_epoch):
             yield batches[(step * self.world_size + self.rank) % len(batches)]
+
+
+@dataclass(frozen=True)
+class MemoryBatches:
+    """Padded batches of cells in memory, in the order of a `BatchOrder`."""
+
+    cells: TokenCells
+    order: BatchOrder
+    pad_token_id: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """See `Batches`."""
+        return self.order.batches_per_epoch
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """See `Batches`."""
+        for rows in self.order.epoch(epoch, start=start):
+            yield self.cells.pad(rows, pad_token_id=self.pad_token_id)
+
+    def wait_share(self) -> float | None:
+        """None: the cells lie in memory."""
+        return None
 
 
 def in_order(cells: TokenCells, *, batch_size: int) -> Iterator[np.ndarray]:

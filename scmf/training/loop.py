@@ -29,7 +29,7 @@ from scmf.config import TrainingConfig
 from scmf.errors import TrainingError
 from scmf.files import write_text
 from scmf.training import checkpoints
-from scmf.training.batches import BatchOrder, TokenCells, in_order
+from scmf.training.batches import Batches, BatchesOf, BatchOrder, MemoryBatches, TokenCells, in_order
 from scmf.training.objectives import Objective
 
 EvaluationCallback = Callable[[Any, int, int], dict[str, float]]
@@ -52,12 +52,15 @@ class TrainingReport:
         Wall time of this process.
     log
         JSON lines: one a step (``step, epoch, loss, lr, grad_norm``), one an evaluation.
+    data_wait
+        Share of the time that the steps waited for a stream; None for cells in memory.
     """
 
     steps: int
     resumed_from: int | None
     seconds: float
     log: Path
+    data_wait: float | None = None
 
 
 def _seed(*parts: int) -> int:
@@ -96,7 +99,7 @@ def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
 
 def train(
     model: Any,
-    cells: TokenCells,
+    cells: TokenCells | BatchesOf,
     *,
     objective: Objective,
     settings: TrainingConfig,
@@ -115,7 +118,7 @@ def train(
     model
         A model whose ``forward(**batch)`` returns ``.loss``, a mean over the objective's predictions.
     cells
-        Tokens of the training cells.
+        Tokens of the training cells in memory; or what gives a process its share of a stream.
     objective
         What is predicted.
     settings
@@ -145,15 +148,17 @@ def train(
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(settings, out)
-    order = BatchOrder(
-        cells.lengths,
-        settings.batch_size,
-        settings.group_by_length,
-        settings.seed,
-        world_size=accelerator.num_processes,
-        rank=accelerator.process_index,
-    )
-    steps_per_epoch = math.ceil(order.batches_per_epoch / settings.gradient_accumulation)
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    source: Batches
+    if isinstance(cells, TokenCells):
+        order = BatchOrder(
+            cells.lengths, settings.batch_size, settings.group_by_length, settings.seed, world_size, rank
+        )
+        source = MemoryBatches(cells, order, pad_token_id)
+    else:
+        source = cells(rank, world_size)
+    per_epoch = source.batches_per_epoch
+    steps_per_epoch = math.ceil(per_epoch / settings.gradient_accumulation)
     total = steps_per_epoch * settings.max_epochs
     total = min(total, settings.max_steps or total)
 
@@ -180,12 +185,12 @@ def train(
     with _bar(progress and accelerator.is_main_process, total, step, objective.name) as advance:
         for epoch in range(position.epoch if position else 0, settings.max_epochs):
             first = position.batch if position and epoch == position.epoch else 0
-            rows = order.epoch(epoch, start=first)
+            batches = source.epoch(epoch, start=first)
             used = first
-            while step < total and (group := list(islice(rows, settings.gradient_accumulation))):
+            while step < total and (group := list(islice(batches, settings.gradient_accumulation))):
                 loss, norm = _step(
-                    accelerator, model, optimizer, schedule, cells, group,
-                    objective=objective, settings=settings, pad_token_id=pad_token_id, position=(epoch, used),
+                    accelerator, model, optimizer, schedule, group,
+                    objective=objective, settings=settings, position=(epoch, used),
                 )  # fmt: skip
                 step, used = step + 1, used + len(group)
                 if not math.isfinite(loss):
@@ -199,9 +204,9 @@ def train(
                 log.write(step, epoch=epoch, loss=loss, lr=lr, grad_norm=norm)
                 advance(f"loss {loss:.4f}")
                 every = settings.checkpoint_every_n_steps
-                if every and step % every == 0 and used < order.batches_per_epoch and step < total:
+                if every and step % every == 0 and used < per_epoch and step < total:
                     checkpoint(epoch, used)
-            done = used >= order.batches_per_epoch or step >= total
+            done = used >= per_epoch or step >= total
             if done and used > first:
                 last = step >= total or epoch + 1 == settings.max_epochs
                 if evaluate_every and ((epoch + 1) % evaluate_every == 0 or last):
@@ -211,7 +216,8 @@ def train(
                 break
     if settings.trackers:
         accelerator.end_training()
-    return TrainingReport(step, position.step if position else None, time.perf_counter() - started, log.path)
+    resumed_from = position.step if position else None
+    return TrainingReport(step, resumed_from, time.perf_counter() - started, log.path, source.wait_share())
 
 
 def _step(
@@ -219,21 +225,19 @@ def _step(
     model: Any,
     optimizer: Any,
     schedule: Any,
-    cells: TokenCells,
-    group: list[np.ndarray],
+    group: list[dict[str, torch.Tensor]],
     *,
     objective: Objective,
     settings: TrainingConfig,
-    pad_token_id: int,
     position: tuple[int, int],
 ) -> tuple[float, float | None]:
     """One optimiser step over the batches of ``group``: mean over all their predictions, on all ranks."""
     epoch, used = position
     rank = accelerator.process_index
     inputs = []
-    for i, rows in enumerate(group):
+    for i, batch in enumerate(group):
         generator = torch.Generator().manual_seed(_seed(settings.seed, rank, epoch, used + i))
-        inputs.append(objective.prepare(cells.pad(rows, pad_token_id=pad_token_id), generator))
+        inputs.append(objective.prepare(batch, generator))
     weights = [objective.predictions(batch) for batch in inputs]
     everywhere = torch.tensor(float(sum(weights)), device=accelerator.device)
     if accelerator.num_processes > 1:
