@@ -206,28 +206,29 @@ class EpochPlan:
         start, stop = self._first + int(edges[0]), self._first + int(edges[-1])
         first = int(np.searchsorted(self._ends_K, start, side="right")) - 1
         last = int(np.searchsorted(self._ends_K, stop, side="left"))
-        spans: list[tuple[int, int]] = []
-        rows, cells, n_read = [], [], 0
-        for at in range(first, last):
-            block = self._order_K[at]
-            begin, end = int(self.plan.blocks[block]), int(self.plan.blocks[block + 1])
-            skip = max(start - int(self._ends_K[at]), 0)
-            upto = min(stop, int(self._ends_K[at + 1])) - int(self._ends_K[at])
-            if self._copies is None:
-                spans.append((begin + skip, begin + upto))
-                cells.append(np.arange(begin + skip, begin + upto))
-                rows.append(np.arange(n_read, n_read + upto - skip))
-                n_read += upto - skip
-                continue
-            here = np.repeat(np.arange(begin, end), self._copies[begin:end])[skip:upto]
-            distinct, inverse = np.unique(here, return_inverse=True)
-            for part in np.split(distinct, np.flatnonzero(np.diff(distinct) > 1) + 1):
-                spans.append((int(part[0]), int(part[-1]) + 1))
-            cells.append(here)
-            rows.append(n_read + inverse)
-            n_read += len(distinct)
-        pieces = self._pieces(np.array(spans, np.int64).reshape(-1, 2))
-        return Fetch(number, pieces, np.concatenate(rows), np.concatenate(cells), edges - edges[0])
+        # Read in the order of the disk and store by store; the order inside a fetch is drawn afterwards.
+        at_K = np.arange(first, last)
+        at_K = at_K[np.argsort(self._order_K[at_K], kind="stable")]
+        block_K = self._order_K[at_K]
+        begin_K, end_K = self.plan.blocks[block_K], self.plan.blocks[block_K + 1]
+        skip_K = np.maximum(start - self._ends_K[at_K], 0)
+        upto_K = np.minimum(stop, self._ends_K[at_K + 1]) - self._ends_K[at_K]
+        if self._copies is None:
+            spans = np.stack([begin_K + skip_K, begin_K + upto_K], axis=1)
+            cells = _ranges(spans)
+            rows = np.arange(len(cells))
+        else:
+            parts = [
+                np.repeat(np.arange(begin, end), self._copies[begin:end])[skip:upto]
+                for begin, end, skip, upto in zip(begin_K, end_K, skip_K, upto_K, strict=True)
+            ]
+            cells = np.concatenate(parts)
+            distinct, rows = np.unique(cells, return_inverse=True)
+            edges_of = np.flatnonzero(np.diff(distinct) > 1) + 1
+            edges_of = np.union1d(edges_of, np.searchsorted(distinct, self.plan.offsets[1:-1]))
+            edges_of = np.concatenate([[0], edges_of[(edges_of > 0) & (edges_of < len(distinct))], [len(distinct)]])
+            spans = np.stack([distinct[edges_of[:-1]], distinct[edges_of[1:] - 1] + 1], axis=1)
+        return Fetch(number, self._pieces(spans), rows, cells, edges - edges[0])
 
     def _pieces(self, spans: np.ndarray, *, cells_per_piece: int = 2048) -> list[Piece]:
         """Spans of corpus cells as pieces of one store each, no larger than is good for the caches."""
@@ -244,6 +245,13 @@ class EpochPlan:
             if i < len(spans):
                 size += int(spans[i, 1] - spans[i, 0])
         return pieces
+
+
+def _ranges(spans: np.ndarray) -> np.ndarray:
+    """All numbers of the spans, one span behind the other."""
+    sizes = spans[:, 1] - spans[:, 0]
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1]) + np.repeat(spans[:, 0] - (ends - sizes), sizes)
 
 
 def _batch_edges(places: int, n_batches: int, batch_size: int) -> np.ndarray:

@@ -79,10 +79,11 @@ def copy_padded(entries: Any, offsets: Any, rows: Any, places: Any, out_BL: Any,
     for i in range(rows.size):
         start, place = offsets[rows[i]], places[i]
         n = min(offsets[rows[i] + 1] - start, length)
+        source, target, rest = entries[start : start + n], out_BL[place], out_BL[place, n:]
         for j in range(n):
-            out_BL[place, j] = entries[start + j]
-        for j in range(n, length):
-            out_BL[place, j] = fill
+            target[j] = source[j]
+        for j in range(length - n):
+            rest[j] = fill
 
 
 @numba.njit(cache=True, nogil=True)
@@ -90,5 +91,7 @@ def copy_ragged(entries: Any, offsets: Any, rows: Any, places: Any, out: Any, ou
     """Copy ``rows`` of ragged ``entries`` to the rows ``places`` of ragged ``out``."""
     for i in range(rows.size):
         start, to = offsets[rows[i]], out_offsets[places[i]]
-        for j in range(offsets[rows[i] + 1] - start):
-            out[to + j] = entries[start + j]
+        n = offsets[rows[i] + 1] - start
+        source, target = entries[start : start + n], out[to : to + n]
+        for j in range(n):
+            target[j] = source[j]

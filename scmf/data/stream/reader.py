@@ -271,6 +271,9 @@ class FetchedRows:
     ) -> None:
         self.fetch, self.parts = fetch, parts
         self._starts = np.concatenate([[0], np.cumsum([len(part.offsets) - 1 for part in parts])])
+        self._dtypes = {
+            name: np.result_type(*{part.columns[name].dtype for part in parts}) for name in parts[0].columns
+        }
         self._lengths = np.concatenate([part.lengths for part in parts])[fetch.rows]
         if rng is None:
             self.order = np.arange(len(fetch.rows))
@@ -283,24 +286,29 @@ class FetchedRows:
     ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Lengths, columns and values a cell of the rows at ``places``."""
         rows, lengths = self.fetch.rows[places], self._lengths[places]
-        part_of = np.searchsorted(self._starts, rows, side="right") - 1
+        # The rows of each part one after the other, so that every part is copied by one call.
+        inside = np.argsort(rows, kind="stable")
+        sorted_rows = rows[inside]
+        bounds = np.searchsorted(sorted_rows, self._starts).tolist()
         longest = int(lengths.max(initial=0)) if length is None else length
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         columns: dict[str, np.ndarray] = {}
-        for name, entries in self.parts[0].columns.items():
+        for name, dtype in self._dtypes.items():
             shape: Any = (len(places), longest) if layout == "padded" else int(offsets[-1])
-            columns[name] = np.empty(shape, entries.dtype)
+            columns[name] = np.empty(shape, dtype)
         per_cell = {name: np.empty(len(places), values.dtype) for name, values in self.parts[0].cells.items()}
-        for number in np.unique(part_of):
-            inside = np.flatnonzero(part_of == number)
-            part, local = self.parts[number], rows[inside] - self._starts[number]
+        for number, part in enumerate(self.parts):
+            low, high = bounds[number], bounds[number + 1]
+            if low == high:
+                continue
+            local, to = sorted_rows[low:high] - self._starts[number], inside[low:high]
             for name, out in columns.items():
                 if layout == "padded":
-                    copy_padded(part.columns[name], part.offsets, local, inside, out, out.dtype.type(fill[name]))
+                    copy_padded(part.columns[name], part.offsets, local, to, out, out.dtype.type(fill[name]))
                 else:
-                    copy_ragged(part.columns[name], part.offsets, local, inside, out, offsets)
+                    copy_ragged(part.columns[name], part.offsets, local, to, out, offsets)
             for name, values in per_cell.items():
-                values[inside] = part.cells[name][local]
+                values[to] = part.cells[name][local]
         return lengths, columns, per_cell
 
 
