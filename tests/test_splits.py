@@ -2,14 +2,20 @@
 
 import gzip
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scmf.data import splits
 from scmf.data.cards import list_cards, load_card
-from scmf.data.splits import PARTS, read_split, read_table, shared_groups, split_file, write_split
+from scmf.data.cell_ids import unique_ids
+from scmf.data.corpus import Corpus
+from scmf.data.splits import PARTS, read_parts, read_split, read_table, shared_groups, split_file, write_split
+from scmf.data.stores.memory import MemoryStore
 from scmf.errors import ChecksumError, ConfigError, DataError
 
 SPLITS = [(card, name) for card in list_cards(kind="cells") for name in card.splits]
@@ -116,3 +122,93 @@ def test_a_donor_on_both_sides_is_found():
     parts = pd.Series(["train", "train", "test", "test"])
     assert shared_groups(parts, np.array(["d1", "d2", "d2", "d3"])) == {"d2": ["test", "train"]}
     assert shared_groups(parts, np.array(["d1", "d1", "d2", "d3"])) == {}
+
+
+# --- splits of a corpus ---------------------------------------------------------------------------
+
+
+def store_of(names, uri):
+    n = len(names)
+    x = sp.csr_matrix(np.ones((n, 3), np.float32))
+    cells = ad.AnnData(
+        x, obs=pd.DataFrame(index=list(names)), var=pd.DataFrame(index=[f"ENSG{i:011d}" for i in range(3)])
+    )
+    return MemoryStore(cells, name=uri)
+
+
+def test_parts_of_a_corpus_equal_those_read_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(splits, "_ROWS", 7)  # many sorted runs, many chunks
+    names = [f"cell {i}" for i in np.random.default_rng(0).permutation(100)]
+    corpus = Corpus([store_of(names[:60], "a.h5ad"), store_of(names[60:90], "b.h5ad")])
+    parts = {name: PARTS[i % 3] for i, name in enumerate(names)}
+    write_split(tmp_path / "s.tsv.gz", parts)
+    codes = read_parts(tmp_path / "s.tsv.gz", corpus)
+    assert codes.dtype == np.uint8 and [PARTS[c] for c in codes] == [parts[name] for name in names[:90]]
+
+
+def test_blocks_and_a_mapping_make_the_same_file_whatever_the_runs(tmp_path, monkeypatch):
+    names = np.array([f"c\x01{i}" if i % 7 == 0 else f"cé{i}" for i in range(50)] + ["c", "c0 "], dtype=object)
+    codes = np.arange(52) % 3
+    one = write_split(tmp_path / "a.tsv.gz", {n: PARTS[c] for n, c in zip(names, codes, strict=True)})
+    monkeypatch.setattr(splits, "_ROWS", 5)
+    two = write_split(tmp_path / "b.tsv.gz", [(names[:30], codes[:30]), (names[30:], codes[30:])])
+    assert one == two
+    assert read_table(tmp_path / "b.tsv.gz").index.tolist() == sorted(names)
+
+
+@pytest.mark.parametrize(("card", "name"), SPLITS, ids=lambda value: getattr(value, "name", value))
+def test_a_shipped_split_written_again_is_the_same_file(card, name, tmp_path):
+    table = read_table(split_file(card, name))
+    write_split(tmp_path / "s.tsv.gz", table.to_dict())
+    text = gzip.decompress((tmp_path / "s.tsv.gz").read_bytes())
+    assert text == gzip.decompress(split_file(card, name).read_bytes())
+
+
+def test_ids_that_clash_between_stores_bear_the_name_of_their_store(tmp_path):
+    corpus = Corpus([store_of("abc", "one.h5ad"), store_of("cd", "deep/two.zarr")])
+    assert [ids.tolist() for ids in unique_ids(corpus)] == [["one:a", "one:b", "one:c"], ["two:c", "two:d"]]
+    twins = Corpus([store_of("ab", "x/one.h5ad"), store_of("b", "y/one.h5ad")])
+    assert [ids.tolist() for ids in unique_ids(twins)] == [["one-0:a", "one-0:b"], ["one-1:b"]]
+    apart = Corpus([store_of("ab", "one.h5ad"), store_of("cd", "two.h5ad")])
+    assert [ids.tolist() for ids in unique_ids(apart)] == [["a", "b"], ["c", "d"]]
+    parts = {"one:c": "train", "two:c": "test", "one:a": "train", "one:b": "valid", "two:d": "test"}
+    write_split(tmp_path / "s.tsv.gz", parts)
+    assert read_parts(tmp_path / "s.tsv.gz", corpus).tolist() == [0, 1, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cell_id\tpart\na\ttrain\nb\ttrain\na\ttest\n", "(?s)cell 'a' stands twice.*leak"),
+        ("cell_id\tpart\na\ttrain\nb\tTest\n", "part 'Test' in row 3"),
+        ("cell\tpart\na\ttrain\n", "cell_id and part"),
+        ("cell_id\tpart\nb\ttrain\nzz\ttrain\n", "2 of 3 cells are not in the split, the first is 'a'"),
+        ("cell_id\tpart\n", "3 of 3 cells are not in the split"),
+        ("", "not a readable TSV"),
+    ],
+)
+def test_a_wrong_split_file_of_a_corpus_is_refused(tmp_path, text, message):
+    (tmp_path / "s.tsv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_parts(tmp_path / "s.tsv", Corpus([store_of("abc", "a.h5ad")]))
+
+
+def test_two_ids_with_one_hash_are_an_error_and_not_a_wrong_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        splits, "hash_ids", lambda ids: np.array([len(name) for name in ids], np.uint64) << np.uint64(2)
+    )
+    (tmp_path / "s.tsv").write_text("cell_id\tpart\naa\ttrain\nbb\ttest\n")
+    with pytest.raises(DataError, match="cells 'aa' and 'bb' have one hash"):
+        read_parts(tmp_path / "s.tsv", Corpus([store_of(["aa"], "a.h5ad")]))
+    (tmp_path / "s.tsv").write_text("cell_id\tpart\naa\ttrain\nc\ttest\n")
+    with pytest.raises(DataError, match="two cells have ids with one hash"):
+        read_parts(tmp_path / "s.tsv", Corpus([store_of(["aa", "bb"], "a.h5ad")]))
+
+
+def test_an_id_that_breaks_a_row_is_not_written(tmp_path):
+    for bad in ("a\tb", "a\nb", "a\rb"):
+        with pytest.raises(DataError, match="no tab and no end of line"):
+            write_split(tmp_path / "s.tsv.gz", {bad: "train"})
+    with pytest.raises(DataError, match="'a' stands twice"):
+        write_split(tmp_path / "s.tsv.gz", [(np.array(["a", "b", "a"], object), np.array([0, 1, 2]))])
+    assert not list(tmp_path.iterdir())
