@@ -14,11 +14,12 @@ import pandas as pd
 from scmf.config import DataConfig
 from scmf.data.authenticity import check_authentic
 from scmf.data.cards import Card, load_card
-from scmf.data.findings import CheckReport
+from scmf.data.findings import CheckReport, Level
 from scmf.data.load import load_cells
+from scmf.data.orthologs import check_orthologs
 from scmf.data.sources import fetch
 from scmf.data.splits import PARTS, read_table, shared_groups, split_file
-from scmf.data.vocabulary import human_genes, load_vocabulary
+from scmf.data.vocabulary import annotation, load_vocabulary
 from scmf.errors import ScmfError
 
 
@@ -56,8 +57,18 @@ def _equal(report: CheckReport, what: str, found: object, wanted: object) -> Non
 
 
 def _check_vocabulary_card(report: CheckReport, card: Card) -> None:
-    if any(file.role == "gencode" for file in card.files):
-        _equal(report, "genes", len(human_genes(progress=False).known), card.n_genes)
+    roles = {file.role for file in card.files}
+    if "gencode" in roles:
+        table = annotation(card, progress=False)
+        _equal(report, "genes", table["gene"].nunique(), card.n_genes)
+        coding = int((table["biotype"] == "protein_coding").sum())
+        report.add("ok", "protein-coding genes", f"{coding:,}")
+        return
+    if "orthologs" in roles:
+        agreement = check_orthologs(card, progress=False)
+        _equal(report, "one-to-one pairs", agreement.first, card.n_genes)
+        level: Level = "ok" if agreement.share >= 0.98 else "error"
+        report.add(level, "second table", str(agreement), do="" if level == "ok" else "find out which one is wrong")
         return
     tables = load_vocabulary(card, progress=False)
     _equal(report, "genes", len(tables.genes), card.n_genes)

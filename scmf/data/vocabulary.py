@@ -1,8 +1,8 @@
 """Gene tables of a vocabulary card: token ids, medians, other names of a gene.
 
 Lives here: reading the published dictionaries, which are pickles, without letting them run code; the
-tables of GENCODE and HGNC for the card ``human-genes``. Lives elsewhere: getting the files (sources),
-mapping with them (genes), turning cells into tokens (tokenizers).
+tables of GENCODE and HGNC (cards ``human-genes``, ``mouse-genes``). Lives elsewhere: getting the files (sources),
+mapping with them (genes), named sets of genes (gene_vocab), turning cells into tokens (tokenizers).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from scmf.data.cards import Card, file_of, load_card
 from scmf.data.genes import GeneMap, canonical
@@ -146,12 +147,53 @@ def _typed(table: dict[Any, Any], kind: type, *, where: Path) -> dict[str, Any]:
 # --- the reference annotation ---------------------------------------------------------------------
 
 
+def annotation(card: Card | str | Path, *, progress: bool = True) -> pd.DataFrame:
+    """The GENCODE genes of a card, ``human-genes`` or ``mouse-genes``.
+
+    Parameters
+    ----------
+    card
+        A card with a file of the role ``gencode``, its name or its path.
+    progress
+        Show progress while the file is fetched.
+
+    Returns
+    -------
+    DataFrame
+        One row a gene in the order of the annotation, text columns ``gene`` (Ensembl id without version),
+        ``symbol`` and ``biotype`` (the ``gene_type`` of GENCODE, for example ``protein_coding``).
+    """
+    card = card if isinstance(card, Card) else load_card(card)
+    path = fetch_file(card, file_of(card, "gencode"), progress=progress)
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as handle:
+        rows = [(gene, symbol, biotype) for gene, symbol, _version, _length, biotype in csv.reader(handle)]
+    return pd.DataFrame(rows, columns=["gene", "symbol", "biotype"])
+
+
+def mouse_genes(*, progress: bool = True) -> GeneMap:
+    """GENCODE genes of the mouse with their symbols (card ``mouse-genes``).
+
+    A symbol of several genes is ambiguous and maps to nothing. The card knows no previous symbols and aliases.
+
+    Parameters
+    ----------
+    progress
+        Show progress while the file is fetched.
+    """
+    table = annotation("mouse-genes", progress=progress)
+    names = table["symbol"].map(canonical)
+    twice = names.duplicated(keep=False)
+    unique = dict(zip(names[~twice], table["gene"][~twice], strict=True))
+    return GeneMap(table["gene"], unique, ambiguous=names[twice])
+
+
 def human_genes(*, progress: bool = True) -> GeneMap:
     """GENCODE genes with symbols, aliases and previous symbols of GENCODE and HGNC (card ``human-genes``).
 
     Trust goes: approved symbol and Ensembl id of HGNC, then symbols that GENCODE gives to one gene only,
     then previous symbols, then aliases. A name that stands for several genes at its level is ambiguous
-    and maps to nothing.
+    and maps to nothing. So does the approved symbol of a gene that GENCODE does not have (``TRB``, a locus),
+    even where it is an alias of another (``THRB``).
 
     Parameters
     ----------
@@ -159,30 +201,30 @@ def human_genes(*, progress: bool = True) -> GeneMap:
         Show progress while files are fetched.
     """
     card = load_card("human-genes")
-    gencode = fetch_file(card, file_of(card, "gencode"), progress=progress)
     hgnc = fetch_file(card, file_of(card, "hgnc"), progress=progress)
+    gencode = annotation(card, progress=progress)
 
-    known: list[str] = []
+    known: list[str] = gencode["gene"].tolist()
     symbols: dict[str, set[str]] = defaultdict(set)
-    with gzip.open(gencode, "rt", encoding="utf-8", newline="") as handle:
-        for gene, symbol, *_ in csv.reader(handle):
-            known.append(gene)
-            symbols[canonical(symbol)].add(gene)
+    for gene, symbol in zip(known, gencode["symbol"], strict=True):
+        symbols[canonical(symbol)].add(gene)
     current = set(known)
 
     approved: dict[str, set[str]] = defaultdict(set)
+    elsewhere: dict[str, set[str]] = {}
     previous: dict[str, set[str]] = defaultdict(set)
     aliases: dict[str, set[str]] = defaultdict(set)
     with gzip.open(hgnc, "rt", encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE):
             if (gene := row["ensembl_gene_id"]) not in current:
+                elsewhere[canonical(row["symbol"])] = set()
                 continue
             approved[canonical(row["symbol"])].add(gene)
             for table, key in ((previous, "prev_symbol"), (aliases, "alias_symbol")):
                 for name in filter(None, row[key].split("|")):
                     table[canonical(name)].add(gene)
 
-    levels = (approved, symbols, previous, aliases)
+    levels = (approved, symbols, elsewhere, previous, aliases)
     unique: list[dict[str, str]] = []
     decided: set[str] = set()
     ambiguous: set[str] = set()
