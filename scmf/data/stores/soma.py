@@ -44,15 +44,17 @@ class SomaStore(Store):
     ----------
     lengths_from
         ``nnz`` (that column of ``obs``) or ``scan``.
+    version
+        Release that was opened, as the build date of a Census; None where nobody said.
     """
 
     def __init__(
-        self, experiment: Any, *, owned: bool, uri: str, measurement: str, layer: str, value_filter: str | None,
-        gene_filter: str | None, gene_ids: str, cell_ids: str, nnz_column: str | None, version: str | None,
-        retries: Retries | None,
+        self, experiment: Any, *, closing: Callable[[], None] | None, uri: str, measurement: str, layer: str,
+        value_filter: str | None, gene_filter: str | None, gene_ids: str, cell_ids: str, nnz_column: str | None,
+        version: str | None, retries: Retries | None,
     ) -> None:  # fmt: skip
         self.uri, self.counts, self.value_filter = uri, f"{measurement}/X/{layer}", value_filter
-        self._experiment, self._owned, self._id_column = experiment, owned, cell_ids
+        self.version, self._closing, self._id_column = version, closing, cell_ids
         self._retries, self._pid, self._lock = retries or Retries(), os.getpid(), threading.Lock()
         self._obs = experiment.obs
         self._matrix, var_table = soma_open.members(experiment, measurement, layer, uri)
@@ -90,6 +92,7 @@ class SomaStore(Store):
         storage_options: Mapping[str, Any] | None = None,
         tiledb_config: Mapping[str, Any] | None = None,
         version: str | None = None,
+        closing: Callable[[], None] | None = None,
         retries: Retries | None = None,
     ) -> SomaStore:
         """Open a query; ids, lengths and genes are read, counts are not.
@@ -116,6 +119,8 @@ class SomaStore(Store):
             Settings of TileDB, over all else.
         version
             What release this is, for the fingerprint.
+        closing
+            Called by `close`, for an experiment that is open already and belongs to the store from now on.
         retries
             How often a read that fails on the network is tried again, above the tries of TileDB itself.
 
@@ -126,22 +131,27 @@ class SomaStore(Store):
         ConfigError
             A filter that cannot be read.
         """
-        owned = isinstance(uri, str | os.PathLike)
         experiment = soma_open.open_experiment(uri, storage_options=storage_options, tiledb_config=tiledb_config)
-        return cls(
-            experiment,
-            owned=owned,
-            uri=str(uri) if owned else str(experiment.uri),
-            measurement=measurement,
-            layer=layer,
-            value_filter=value_filter,
-            gene_filter=gene_filter,
-            gene_ids=gene_ids,
-            cell_ids=cell_ids,
-            nnz_column=nnz_column,
-            version=version,
-            retries=retries,
-        )
+        named = isinstance(uri, str | os.PathLike)
+        try:
+            return cls(
+                experiment,
+                closing=experiment.close if named else closing,
+                uri=str(uri) if named else str(experiment.uri),
+                measurement=measurement,
+                layer=layer,
+                value_filter=value_filter,
+                gene_filter=gene_filter,
+                gene_ids=gene_ids,
+                cell_ids=cell_ids,
+                nnz_column=nnz_column,
+                version=version,
+                retries=retries,
+            )
+        except BaseException:
+            if named:
+                experiment.close()
+            raise
 
     # --- cells ----------------------------------------------------------------------------------------
 
@@ -283,9 +293,9 @@ class SomaStore(Store):
         return self._var
 
     def close(self) -> None:
-        """Close the experiment where the store opened it."""
-        if self._owned:
-            self._experiment.close()
+        """Close the experiment where it belongs to the store."""
+        if self._closing is not None:
+            self._closing()
 
     # --- the network ----------------------------------------------------------------------------------
 
