@@ -17,6 +17,7 @@ import google_crc32c
 import numba
 import numpy as np
 from isal import isal_zlib
+from isal.igzip_lib import IsalError
 from numcodecs import blosc, lz4, zstd
 
 Decode = Callable[[memoryview, np.ndarray], None]
@@ -117,7 +118,7 @@ def ungzip(stored: memoryview, out: np.ndarray) -> None:
 def _inflate(stored: memoryview, out: np.ndarray, *, wbits: int) -> None:
     try:
         plain = isal_zlib.decompress(stored, wbits, len(out))
-    except (isal_zlib.error, EOFError, ValueError) as error:
+    except (IsalError, EOFError, ValueError) as error:  # type: ignore[misc]  # its stub says Any
         raise CorruptChunkError(f"gzip: {error}") from error
     copy(memoryview(plain), out)
 

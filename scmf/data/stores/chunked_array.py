@@ -48,7 +48,7 @@ class Places(NamedTuple):
 
 
 class ChunkIndex(ABC):
-    """Where the chunks of one array lie. Both methods may be called from several threads at once."""
+    """Where the chunks of one array lie. Every method may be called from several threads at once."""
 
     @abstractmethod
     def places(self, chunks_K: np.ndarray) -> Places:
@@ -57,6 +57,10 @@ class ChunkIndex(ABC):
     @abstractmethod
     def file(self, number: int) -> str:
         """Name of a file in its `ByteSource`."""
+
+    @abstractmethod
+    def files(self) -> list[str]:
+        """Names of all files."""
 
 
 class ChunkedArray(FlatArray):
@@ -99,6 +103,11 @@ class ChunkedArray(FlatArray):
         self._fill_value, self._name = fill_value, name
         self._chunk_bytes = chunk_size * self.dtype.itemsize
         self._batch = _LOCAL_BATCH if source.is_local else _REMOTE_BATCH
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that hold the chunks."""
+        return self._index.files()
 
     def read_into(self, ranges: np.ndarray, out: np.ndarray) -> None:
         """See `FlatArray.read_into`."""

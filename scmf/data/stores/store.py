@@ -17,8 +17,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scmf.errors import DataError
+
 _ANCHOR = 64
 """Rows between two stored offsets of a `RowIndex`."""
+_ROWS_READ = 1 << 20
+"""Offsets read at once, a multiple of `_ANCHOR`."""
 
 
 class CountBlock(NamedTuple):
@@ -69,6 +73,39 @@ class RowIndex:
         """Stored values of each cell (n_cells,)."""
         self._anchors = np.ascontiguousarray(indptr[::_ANCHOR], dtype=np.int64)
 
+    @classmethod
+    def read(cls, indptr: FlatArray, *, n_values: int, where: str) -> RowIndex:
+        """The same from an array on disk, a million rows at a time, so that memory holds 2 or 4 bytes a cell.
+
+        Raises
+        ------
+        DataError
+            The offsets do not rise from 0 to ``n_values``.
+        """
+        n_cells = indptr.size - 1
+        lengths: np.ndarray = np.empty(max(n_cells, 0), np.uint16)
+        anchors = np.empty(-(-indptr.size // _ANCHOR), np.int64)
+        last = 0
+        for start in range(0, max(n_cells, 0), _ROWS_READ):
+            stop = min(start + _ROWS_READ, n_cells)
+            block = np.empty(stop - start + 1, indptr.dtype)
+            indptr.read_into(np.array([[start, stop + 1]]), block)
+            offsets = block.astype(np.int64, copy=False)
+            steps = np.diff(offsets)
+            if offsets[0] != last or (steps < 0).any():
+                row = start if offsets[0] != last else start + int(np.argmax(steps < 0))
+                raise _bad_offsets(f"the offset of cell {row:,} does not rise", n_values, where)
+            last = int(offsets[-1])
+            if steps.max() >= 1 << 16 and lengths.dtype == np.uint16:
+                lengths = lengths.astype(np.int32)
+            lengths[start:stop] = steps
+            anchors[start // _ANCHOR : stop // _ANCHOR + 1] = offsets[::_ANCHOR]
+        if n_cells < 0 or last != n_values:
+            raise _bad_offsets(f"the offsets of the cells end at {last:,}", n_values, where)
+        index = cls.__new__(cls)
+        index.lengths, index._anchors = lengths, anchors
+        return index
+
     def __len__(self) -> int:
         return len(self.lengths)
 
@@ -80,6 +117,15 @@ class RowIndex:
         np.cumsum(self.lengths[first:stop], dtype=np.int64, out=sums[1:])
         sums[1:] += sums[0]
         return sums[start - first :]
+
+
+def _bad_offsets(found: str, n_values: int, where: str) -> DataError:
+    return DataError(
+        found,
+        wanted=f"offsets that rise from 0 to the number of stored values, {n_values:,}",
+        where=where,
+        fix="copy, download or convert the file again; it was not written to its end",
+    )
 
 
 class Store(ABC):
@@ -201,14 +247,18 @@ class CsrStore(Store):
 
     def read(self, spans: np.ndarray) -> CountBlock:
         """See `Store.read`."""
-        spans = np.asarray(spans, dtype=np.int64).reshape(-1, 2)
-        indptr, ranges = self.locate(spans)
+        indptr, indices, data = self.read_stored(spans)
+        return CountBlock(indptr, indices, data.astype(np.float32, copy=False), len(self.genes))
+
+    def read_stored(self, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Offsets (B+1,), columns and values (N,) of the cells of each span, of the types they are stored in."""
+        indptr, ranges = self.locate(np.asarray(spans, dtype=np.int64).reshape(-1, 2))
         ranges = merge_ranges(ranges)
         indices = np.empty(indptr[-1], self._indices.dtype)
         data = np.empty(indptr[-1], self._data.dtype)
         self._indices.read_into(ranges, indices)
         self._data.read_into(ranges, data)
-        return CountBlock(indptr, indices, data.astype(np.float32, copy=False), len(self.genes))
+        return indptr, indices, data
 
     def locate(self, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Offsets of the rows in a block of ``spans`` (B+1,), and where their values lie in the file (S, 2)."""

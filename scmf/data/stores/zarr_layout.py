@@ -36,8 +36,15 @@ def open_flat(source: ByteSource, path: str, *, group: zarr.Group) -> FlatArray:
         array = _known(source, path)
     except _UnknownLayout:
         return ZarrPythonArray(group[path], where=f"{source.root}/{path}")
-    if source.is_local and isinstance(array._index, _Files | _Shards):
-        array._index.require_all()
+    if source.is_local:  # far away, a missing file is found when it is read
+        for name in array.files:
+            if not source.exists(name):
+                raise DataError(
+                    f"a file of the array {path} is missing, so values are lost",
+                    wanted=f"all {len(array.files):,} files that its metadata counts",
+                    where=f"{source.root}/{name}",
+                    fix="copy, download or convert the store again",
+                )
     return array
 
 
@@ -141,7 +148,7 @@ def _decoders(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[codecs.D
         "gzip": codecs.ungzip,
     }
     decode: codecs.Decode | None = None
-    for number, (name, configuration) in enumerate(stages):
+    for number, (name, _) in enumerate(stages):
         if name == "shuffle" and number == 0 and len(stages) > 1:
             continue
         if name in known and decode is None:
@@ -178,12 +185,6 @@ class _Files(ChunkIndex):
                 self._sizes[number] = self._source.size(self.file(number))
         return Places(chunks_K, np.zeros(len(chunks_K), np.int64), self._sizes[chunks_K])
 
-    def require_all(self) -> None:
-        """Look that no file is missing; `DataError` names the first that is."""
-        for number in range(len(self._sizes)):
-            _require(self._source, self.file(number))
-
-    @property
     def files(self) -> list[str]:
         return [self.file(number) for number in range(len(self._sizes))]
 
@@ -240,24 +241,8 @@ class _Shards(ChunkIndex):
         result[~held, 1] = ABSENT
         return result
 
-    def require_all(self) -> None:
-        """Look that no shard is missing; `DataError` names the first that is."""
-        for name in self.files:
-            _require(self._source, name)
-
-    @property
     def files(self) -> list[str]:
         return [self.file(number) for number in range(len(self._indexes))]
-
-
-def _require(source: ByteSource, name: str) -> None:
-    if not source.exists(name):
-        raise DataError(
-            "a file of a sparse matrix is missing, so values are lost",
-            wanted="all chunks that the metadata of the array counts",
-            where=f"{source.root}/{name}",
-            fix="copy, download or convert the store again",
-        )
 
 
 class ZarrPythonArray(FlatArray):

@@ -1,0 +1,130 @@
+"""A path or address becomes stores.
+
+Lives here: telling what an address is: .h5ad, zarr, a collection of zarr groups, a folder or a pattern of these.
+Lives elsewhere: the stores themselves (h5ad_store, zarr_store), bytes far away (remote), Census (soma).
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scmf.data.stores.byte_ranges import ByteSource, LocalFiles
+from scmf.data.stores.h5ad_store import H5adStore
+from scmf.data.stores.store import Store
+from scmf.data.stores.zarr_store import ZarrStore, open_group
+from scmf.errors import DataError
+
+_WANTED = "an .h5ad file, a zarr group of AnnData, a collection of them, or a folder of these"
+
+
+def open_stores(
+    uris: Sequence[str | Path],
+    *,
+    counts: str = "auto",
+    gene_ids: str = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[Store]:
+    """Open what the addresses name, in their order.
+
+    Parameters
+    ----------
+    uris
+        Each an ``.h5ad`` file; a zarr group of an AnnData; a zarr group whose children are AnnData (a collection of
+        annbatch); a folder of ``*.h5ad`` and ``*.zarr``; a pattern such as ``cells/*.h5ad`` (this machine only); or
+        an address (``s3://``, ``gs://``, ``az://``, ``http(s)://``, any protocol of fsspec) of one of these. What is
+        in a folder comes in the order of the names, numbers in them by value.
+    counts, gene_ids
+        See `scmf.data.stores.anndata_store.AnnDataStore`.
+    storage_options
+        For addresses, see `scmf.data.stores.remote.open_remote`.
+
+    Returns
+    -------
+    list of Store
+        Close each after use.
+
+    Raises
+    ------
+    DataError
+        Nothing is there, or something that is none of these.
+    CountsError, GeneError
+        See `scmf.data.stores.anndata_store.AnnDataStore`.
+    """
+    opened: list[Store | ByteSource] = []
+    stores: list[Store] = []
+    try:
+        for uri in uris:
+            for source in _sources(str(uri), storage_options):
+                opened.append(source)
+                kind = H5adStore if _is_h5ad(source.root) else ZarrStore
+                stores.append(kind(source, counts=counts, gene_ids=gene_ids))
+                opened.append(stores[-1])
+    except BaseException:
+        for one in opened:
+            one.close()
+        raise
+    return stores
+
+
+def _sources(uri: str, storage_options: Mapping[str, Any] | None) -> list[ByteSource]:
+    """The bytes of each store that ``uri`` names."""
+    from scmf.data.stores.remote import is_remote, open_remote
+
+    if is_remote(uri):
+        return _below(uri, lambda name: open_remote(name, storage_options))
+    path = Path(uri.removeprefix("file://")).expanduser()
+    if path.exists():
+        return _below(str(path), LocalFiles)
+    matches = sorted(glob.glob(str(path)), key=_natural) if glob.has_magic(str(path)) else []  # noqa: PTH207
+    if not matches:
+        raise DataError("nothing there", wanted=_WANTED, where=uri, fix="check the path or the pattern")
+    return [source for match in matches for source in _below(match, LocalFiles)]
+
+
+def _below(uri: str, open_source: Any) -> list[ByteSource]:
+    """``uri`` itself where it is a store, otherwise the stores directly below it."""
+    source: ByteSource = open_source(uri)
+    if _is_h5ad(uri):
+        return [source]
+    if source.exists("zarr.json") or source.exists(".zgroup"):
+        group = open_group(source)
+        if "obs" in group and "var" in group:
+            return [source]
+        children = sorted((name for name, child in group.groups() if "obs" in child and "var" in child), key=_natural)
+        if not children:
+            raise DataError(
+                f"a zarr group of {', '.join(sorted(group.keys())) or 'nothing'}",
+                wanted=_WANTED,
+                where=uri,
+                fix="give the group that anndata wrote, or a group of such groups",
+            )
+    else:
+        try:
+            names = source.list()
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
+        children = sorted(
+            (name for name in names if _is_h5ad(name) or name.rstrip("/").endswith(".zarr")), key=_natural
+        )
+        if not children:
+            raise DataError(
+                "neither a store nor a folder of stores",
+                wanted=_WANTED,
+                where=uri,
+                fix="names end in .h5ad or .zarr; check the path",
+            )
+    source.close()
+    return [open_source(f"{uri.rstrip('/')}/{name.rstrip('/')}") for name in children]
+
+
+def _is_h5ad(uri: str) -> bool:
+    return uri.split("?")[0].rstrip("/").endswith((".h5ad", ".h5", ".hdf5"))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key with numbers by value: ``dataset_2`` before ``dataset_10``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
