@@ -1,0 +1,15 @@
+"""Preprocessing of raw counts, block by block, fitted on the training cells alone.
+
+normalise
+    Library size, logarithm and size factors as steps of a `Pipeline` that travels as JSON.
+size_factors
+    Size factors of cells, by which method of which package.
+hvg
+    Highly variable genes, equal to scanpy's; moments holds the passes behind them.
+quality
+    Counts, genes and mitochondrial share of each cell, and the filters made of them.
+columns
+    Which column of a store is which gene.
+
+The order that does not leak: split, filter cells, fit on the training part (``keep=``), apply to all.
+"""

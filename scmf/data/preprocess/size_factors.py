@@ -1,0 +1,152 @@
+"""Size factors: one number a cell by which its counts are divided, 1 on average over the training cells.
+
+Lives here: the step `SizeFactors` of a pipeline and what its methods are. Lives elsewhere: scaling every cell to the
+same sum (normalise.LibrarySize).
+
+===========  =============================================================================================
+method       is
+===========  =============================================================================================
+``library``  Total counts of the cell, centred. ``scuttle::librarySizeFactors``.
+``clrm1``    ``scranpy.compute_clrm1_factors`` (package scranpy, the libscran bindings): geometric mean of
+             ``count + 1`` over the genes, minus 1; made for antibody tags, where it resists composition bias.
+===========  =============================================================================================
+
+Neither is the pooling and deconvolution of ``scran::computeSumFactors`` (Lun, Bach, Marioni 2016): libscran and
+scranpy 0.3 do not have it any more. Deconvolution solves for factors that hold when most genes do not differ between
+*pools* of cells; ``library`` does not correct composition bias at all, and ``clrm1`` on sparse RNA counts follows the
+number of genes detected rather than the amount of RNA. Centring is ``scranpy.center_size_factors`` with mode
+``lowest``: all factors are divided by the mean over the training cells, or by the lowest mean of a batch, so that a
+block can be divided without knowing its batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from scmf.data.corpus import Corpus
+from scmf.data.stores.store import CountBlock
+from scmf.errors import ConfigError, DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from scmf.data.preprocess.normalise import Blocks
+
+
+def _scranpy() -> Any:
+    try:
+        import scranpy
+    except ImportError as error:
+        raise MissingExtraError("scranpy", "preprocess", needed_for="size factors") from error
+    return scranpy
+
+
+def raw_factors(block: CountBlock, method: str, n_genes: int | None) -> np.ndarray:
+    """Factors of the cells of a block before centring, float64 (B,).
+
+    Parameters
+    ----------
+    block
+        Raw counts.
+    method
+        ``library`` or ``clrm1``.
+    n_genes
+        For ``clrm1`` the genes that are in any training cell: scranpy leaves out genes that are in no cell of what
+        it is given, so the factors of a block are brought from the genes of the block to these. They are then those
+        of one call with all cells.
+    """
+    if method == "library":
+        cell = np.repeat(np.arange(block.n_cells), np.diff(block.indptr))
+        return np.bincount(cell, weights=block.data, minlength=block.n_cells)
+    here = np.unique(block.indices[block.data != 0]).size
+    if here == 0 or not n_genes:
+        return np.zeros(block.n_cells)
+    factors = np.asarray(_scranpy().compute_clrm1_factors(block.csr().T.tocsc(), num_threads=1), np.float64)
+    return np.expm1(np.log1p(factors) * (here / n_genes))
+
+
+@dataclass(frozen=True)
+class SizeFactors:
+    """Divide each cell by its size factor; a step of a `Pipeline`, in front of `Log1p`.
+
+    Parameters
+    ----------
+    method
+        ``library`` or ``clrm1``, see the table of this file.
+    batch_key
+        Column of ``obs``: factors are divided by the lowest mean of a batch; None: by the mean of all training cells.
+    n_genes, center
+        Genes in any training cell, and the number by which factors are divided; found by `Pipeline.fit`.
+    """
+
+    kind: ClassVar[str] = "size_factors"
+    method: Literal["library", "clrm1"] = "library"
+    batch_key: str | None = None
+    n_genes: int | None = None
+    center: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in ("library", "clrm1"):
+            raise ConfigError(
+                f"method {self.method!r}",
+                wanted="library or clrm1",
+                where="size_factors",
+                fix="deconvolution (scran::computeSumFactors) is in no maintained Python package",
+            )
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the centre is known."""
+        return self.center is not None
+
+    def fit(self, blocks: Blocks) -> SizeFactors:
+        """Find the centre over the training cells, in memory of 8 bytes a cell (and the batch of each)."""
+        seen: set[str] = set()
+        if self.method == "clrm1":
+            for block, genes in blocks():
+                seen.update(genes[g] for g in np.unique(block.indices[block.data != 0]).tolist())
+        factors = np.concatenate([raw_factors(block, self.method, len(seen)) for block, _ in blocks()] or [np.empty(0)])
+        batches = None if self.batch_key is None else blocks.obs(self.batch_key)
+        valid = factors > 0
+        if not valid.any():
+            raise DataError("no cell with counts", wanted="training cells", where="size_factors")
+        factors, batches = factors[valid], None if batches is None else batches[valid]
+        centred = _scranpy().center_size_factors(factors, block=batches, mode="lowest")
+        return replace(self, n_genes=len(seen) or None, center=float(factors[0] / centred[0]))
+
+    def factors(self, block: CountBlock) -> np.ndarray:
+        """Centred size factors of the cells of a block, float64 (B,); 0 for cells without counts."""
+        assert self.center is not None
+        return raw_factors(block, self.method, self.n_genes) / self.center
+
+    def apply(self, block: CountBlock, genes: Sequence[str]) -> tuple[CountBlock, Sequence[str]]:
+        """The block, divided; cells whose factor is 0 stay as they are."""
+        from scmf.data.preprocess.normalise import divide_rows
+
+        by = self.factors(block).astype(np.float32)
+        return block._replace(data=divide_rows(block.indptr, block.data, by)), genes
+
+
+def size_factors(
+    corpus: Corpus, *, keep: np.ndarray | None, method: Literal["library", "clrm1"] = "library",
+    batch_key: str | None = None, threads: int = 2,
+) -> np.ndarray:  # fmt: skip
+    """Centred size factors of all cells of a corpus, float64 (n_cells,), fitted on some of them.
+
+    Parameters
+    ----------
+    corpus
+        Raw counts.
+    keep
+        Boolean (n_cells,): the training cells, from which the centre comes; None says all.
+    method, batch_key
+        See `SizeFactors`.
+    threads
+        Blocks read ahead.
+    """
+    from scmf.data.preprocess.normalise import Pipeline
+
+    step = Pipeline([SizeFactors(method, batch_key)]).fit(corpus, keep=keep, threads=threads).steps[0]
+    return np.concatenate([step.factors(piece.counts) for piece in corpus.scan(threads=threads)])
