@@ -363,3 +363,12 @@ def test_a_wait_ends_when_the_read_is_given_up():
     retries, stop = Retries(5, first_wait_s=60), threading.Event()
     stop.set()
     assert not retries.wait(1, stop) and retries.count == 1
+
+
+def test_many_sources_share_clients_and_threads(http_files):
+    http_files.files.update({f"f{i}": BODY for i in range(40)})
+    sources = [open_remote(f"{http_files.url}/f{i}") for i in range(40)]
+    for source in sources:
+        assert read(source, "", RANGES) == truth(RANGES)
+    assert len({id(source._store) for source in sources}) == 1
+    assert sum(thread.name.startswith("remote") for thread in threading.enumerate()) <= 16

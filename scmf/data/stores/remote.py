@@ -7,6 +7,7 @@ fsspec_files), files of this machine (byte_ranges).
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -48,6 +49,12 @@ _NAMES: dict[str, dict[str, str]] = {
     "http": {},
 }  # fmt: skip
 """Names of storage options, those of obstore and those of s3fs, gcsfs and adlfs, and what obstore calls them."""
+
+
+_ENVIRONMENT = ("AWS_", "GOOGLE_", "AZURE_")
+_STORES: dict[str, Any] = {}
+"""One client a bucket or host, set of options and environment: thousands of files share connections and credentials."""
+_LOCK = threading.Lock()
 
 
 def is_remote(uri: str) -> bool:
@@ -110,10 +117,16 @@ def _open_obstore(uri: str, kind: str, options: dict[str, Any], retries: Retries
     if endpoint.startswith("http:"):
         client.setdefault("allow_http", True)
     scheme = {"gs": "gs", "s3": "s3"}.get(kind, parts.scheme)
+    base = f"{scheme}://{parts.netloc}"
+    here = sorted((key, value) for key, value in os.environ.items() if key.startswith(_ENVIRONMENT))
+    key = repr((os.getpid(), base, sorted(config.items()), sorted(client.items()), here))
     try:
-        store = from_url(
-            f"{scheme}://{parts.netloc}", config=config or None, client_options=client, retry_config={"max_retries": 0}
-        )
+        with _LOCK:
+            if key not in _STORES:
+                _STORES[key] = from_url(
+                    base, config=config or None, client_options=client, retry_config={"max_retries": 0}
+                )
+            store = _STORES[key]
     except (BaseError, ValueError) as error:
         said = str(error).split("\n\nDebug source")[0]
         raise ConfigError(

@@ -6,6 +6,7 @@ replaced. Lives elsewhere: the requests themselves (obstore_files, fsspec_files)
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from abc import abstractmethod
@@ -25,7 +26,7 @@ GAP_BYTES = 256 << 10
 PART_BYTES = 8 << 20
 """Longer ranges are read in several requests, because one connection does not fill the line."""
 CONNECTIONS = 16
-"""Requests of one source at the same time; so at most 128 MiB of answers wait to be copied."""
+"""Requests of all sources of a process at the same time; so at most 128 MiB of answers wait to be copied."""
 
 T = TypeVar("T")
 
@@ -82,12 +83,19 @@ def plan_parts(ranges: Sequence[tuple[int, int]], *, gap: int = GAP_BYTES, longe
     return parts
 
 
+@functools.lru_cache(maxsize=1)
+def _connections(pid: int) -> ThreadPoolExecutor:
+    """The threads that wait for answers, in this process; a fork starts with none."""
+    return ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="remote")
+
+
 class RemoteFiles(ByteSource):
     """Files below one address.
 
-    Every method may be called from several threads; the requests of all of them share `CONNECTIONS`. A source does
-    not survive a fork: the libraries below keep threads of their own. Use it in the process that opened it, or start
-    workers with ``spawn`` and open it there; anything else is an error and not a hang.
+    Every method may be called from several threads. The parts of all reads of a process share `CONNECTIONS`, however
+    many sources are open. A source does not survive a fork: the libraries below keep threads of their own. Use it in
+    the process that opened it, or start workers with ``spawn`` and open it there; anything else is an error and not
+    a hang.
 
     Parameters
     ----------
@@ -105,7 +113,6 @@ class RemoteFiles(ByteSource):
         self.root = root
         self._retries = retries or Retries()
         self._seen: dict[str, Seen] = {}
-        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="remote")
         self._pid = os.getpid()
 
     @property
@@ -185,7 +192,7 @@ class RemoteFiles(ByteSource):
         if len(parts) == 1:
             self._fill(name, parts[0], ranges, outs, stop)
             return
-        futures = [self._pool.submit(self._fill, name, part, ranges, outs, stop) for part in parts]
+        futures = [_connections(self._pid).submit(self._fill, name, part, ranges, outs, stop) for part in parts]
         try:
             done, _ = wait_for(futures, return_when=FIRST_EXCEPTION)
             failed = [future for future in futures if future in done and not future.cancelled() and future.exception()]
@@ -196,10 +203,6 @@ class RemoteFiles(ByteSource):
             for future in futures:
                 future.cancel()
             wait_for(futures)
-
-    def close(self) -> None:
-        """See `ByteSource.close`."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
 
     # --- how ------------------------------------------------------------------------------------------
 
