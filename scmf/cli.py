@@ -131,7 +131,13 @@ def train(
     texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
     recipe = load_recipe(config, variant=variant, overrides=texts)
     note = _note(quiet)
-    prepared = run.prepare(recipe.config, progress=not quiet, note=note)
+    prepared: Any
+    if recipe.config.data.streamed:
+        from scmf.streaming import prepare_stream
+
+        prepared = prepare_stream(recipe.config, progress=not quiet, note=note)
+    else:
+        prepared = run.prepare(recipe.config, progress=not quiet, note=note)
     _, report = run.pretrain(recipe, prepared, out, progress=not quiet, note=note)
     answer = {
         "model": str(out / "model"),
@@ -140,6 +146,8 @@ def train(
         "resumed_from": report.resumed_from,
         "seconds": round(report.seconds, 2),
     }
+    if report.data_wait is not None:
+        answer["data_wait_share"] = round(report.data_wait, 4)
     _print_answer(answer, as_json=json_)
 
 

@@ -35,6 +35,7 @@ from scmf.eval.integration import Integration
 from scmf.eval.score import Score, Truth
 from scmf.files import sha256_json, write_json
 from scmf.recipe import Recipe
+from scmf.streaming import Streamed
 from scmf.training.batches import TokenCells
 from scmf.training.loop import EvaluationCallback, TrainingReport, train
 from scmf.training.objectives import CellClassification
@@ -67,6 +68,24 @@ class Prepared:
         if "part" not in self.cells.obs:
             return np.arange(self.cells.n_obs if name == "train" else 0)
         return np.flatnonzero(self.cells.obs["part"].to_numpy() == name)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the cells are, for provenance."""
+        return {key: self.cells.uns["scmf"][key] for key in ("dataset", "sha256", "split", "split_sha256")}
+
+    @property
+    def n_training(self) -> int:
+        """Training cells."""
+        return len(self.part("train"))
+
+    def batches(self, training: TrainingConfig) -> TokenCells:
+        """The training cells, in memory."""
+        return self.tokens.select(self.part("train"))
+
+    def valid_tokens(self) -> TokenCells:
+        """The validation cells."""
+        return self.tokens.select(self.part("valid"))
 
     @property
     def digest(self) -> str:
@@ -126,9 +145,9 @@ def _tokenizer(config: RunConfig, cells: Any) -> Any:
 
 
 def pretrain(
-    recipe: Recipe, prepared: Prepared, out: Path, *, progress: bool = True, note: Note = lambda _: None
+    recipe: Recipe, prepared: Prepared | Streamed, out: Path, *, progress: bool = True, note: Note = lambda _: None
 ) -> tuple[Any, TrainingReport]:
-    """Pretrain the model of ``recipe`` on the training cells and save it under ``out``."""
+    """Pretrain the model of ``recipe`` on the training cells, in memory or streamed, and save it under ``out``."""
     config, tokenizer = recipe.config, prepared.tokenizer
     model = build_model(config, tokenizer, seed=config.training.seed)
     objective_class = plugins.resolve("objectives", config.training.pretraining_task)
@@ -141,7 +160,6 @@ def pretrain(
         pad_token_id=tokenizer.pad_token_id,
     )
     digest = sha256_json([recipe.digest, config.training.seed, prepared.digest])
-    facts = {key: prepared.cells.uns["scmf"][key] for key in ("dataset", "sha256", "split", "split_sha256")}
     write_json(
         out / "run.json",
         {
@@ -150,20 +168,20 @@ def pretrain(
             "seed": config.training.seed,
             "recipe_digest": recipe.digest,
             "config": config.model_dump(mode="json"),
-            "provenance": provenance.collect(data=facts),
+            "provenance": provenance.collect(data=prepared.facts),
         },
     )
-    note(f"pretraining on {len(prepared.part('train')):,} cells")
+    note(f"pretraining on {prepared.n_training:,} cells")
     report = train(
         model,
-        prepared.tokens.select(prepared.part("train")),
+        prepared.batches(config.training),
         objective=objective,
         settings=config.training,
         out=out / "pretraining",
         digest=digest,
         pad_token_id=tokenizer.pad_token_id,
-        valid=prepared.tokens.select(prepared.part("valid")),
-        callbacks=_inline(config.eval, prepared),
+        valid=prepared.valid_tokens(),
+        callbacks=_inline(config.eval, prepared) if isinstance(prepared, Prepared) else (),
         evaluate_every=config.eval.every_n_epochs,
         progress=progress,
     )

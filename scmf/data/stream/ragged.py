@@ -15,6 +15,23 @@ import numba
 import numpy as np
 
 from scmf.data.stores.store import CountBlock
+from scmf.errors import DataError
+
+
+class BadRows(DataError):
+    """An encoder cannot encode some rows of a block; the stream, which knows where they come from, names the cells.
+
+    Parameters
+    ----------
+    found, wanted, fix
+        Parts of the error.
+    rows
+        Rows of the block.
+    """
+
+    def __init__(self, found: str, *, wanted: str, fix: str, rows: np.ndarray) -> None:
+        super().__init__(found, wanted=wanted, where=f"rows {rows[:5].tolist()} of a block", fix=fix)
+        self.rows = rows
 
 
 class Encoded(NamedTuple):

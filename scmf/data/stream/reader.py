@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,8 +29,9 @@ from scmf.data.corpus import Corpus
 from scmf.data.stores.store import CountBlock
 from scmf.data.stream.arrange import Arrangement, arrange
 from scmf.data.stream.plan import Copies, EpochPlan, Fetch, Piece, Shape, StreamPlan
-from scmf.data.stream.ragged import Encoded, Encoder, RawCounts, copy_padded, copy_ragged
-from scmf.errors import ConfigError
+from scmf.data.stream.ragged import BadRows, Encoded, Encoder, RawCounts, copy_padded, copy_ragged
+from scmf.data.stream.sampling import Once
+from scmf.errors import ConfigError, DataError
 
 _BATCHES_AHEAD = 8
 
@@ -231,7 +232,14 @@ class CellStream:
 
     def _read(self, piece: Piece) -> Encoded:
         store = self.corpus.stores[piece.store]
-        return self.encode(store.read(piece.spans), store.genes)
+        try:
+            return self.encode(store.read(piece.spans), store.genes)
+        except BadRows as error:
+            rows = np.concatenate([np.arange(start, stop) for start, stop in piece.spans])[error.rows]
+            named = ", ".join(f"{row:,}" for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
+            raise DataError(
+                error.found, wanted=error.wanted, where=f"{store.uri}, cells number {named}", fix=error.fix
+            ) from error
 
     def _rng(self, plan: EpochPlan, fetch: Fetch) -> np.random.Generator | None:
         if not self.plan.shape.shuffle and self.how == "shuffle":
@@ -312,5 +320,8 @@ class FetchedRows:
         return lengths, columns, per_cell
 
 
-StreamFactory = Callable[[int, int], CellStream]
-"""``factory(rank, world_size)``: the stream of one share."""
+def in_order(corpus: Corpus, encode: Encoder, keep: np.ndarray | None = None, *, threads: int = 2) -> Iterator[Batch]:
+    """Every cell (of ``keep``, boolean) once in the order of the corpus, encoded by threads, in ragged batches."""
+    shape = Shape(batch_size=4096, block_cells=4096, buffer_blocks=1, shuffle=False)
+    copies = None if keep is None else Once(keep)
+    return CellStream(corpus, encode, shape=shape, copies=copies, layout="ragged", threads=threads).epoch(0)
