@@ -35,8 +35,8 @@ def test_the_share_of_counts_is_that_of_the_genes_kept():
     assert (store.matched, store.found, store.n_genes, store.cells_read) == (60, 60, 120, 240)
     by_gene = pd.Series(np.asarray(adata.X.sum(axis=0)).ravel(), adata.var_names)[1::2] / adata.X.sum()
     largest = by_gene.sort_values(ascending=False, kind="stable").head(10)
-    assert [gene for gene, _ in store.missing] == largest.index.tolist()
-    assert [share for _, share in store.missing] == pytest.approx(largest.tolist())
+    assert [gene for gene, _, _ in store.missing] == largest.index.tolist()
+    assert [share for _, _, share in store.missing] == pytest.approx(largest.tolist())
 
 
 @pytest.mark.parametrize(("cells", "read"), [(64, 64), (100, 128), (1, 1), (5000, 240), (None, 240)])
@@ -77,7 +77,7 @@ def test_every_way_to_find_a_gene_is_counted():
         "unknown": 1,
     }  # fmt: skip
     assert (store.found, store.collisions, store.count_share, report.count_share) == (2, 1, None, None)
-    assert store.missing == ((GENES[0], None), ("AMB", None), ("nobody", None))
+    assert store.missing == ((GENES[0], None, None), ("AMB", None, None), ("nobody", None, None))
     assert report.vocabulary == "two"
 
 
@@ -94,6 +94,15 @@ def test_the_report_is_a_table_and_json():
     value = json.loads(json.dumps(report.to_json()))
     assert value["stores"][0]["matched"] == 60
     assert list(value["stores"][0]["kinds"]) == list(KINDS)
+
+
+def test_missing_genes_are_told_by_symbol_where_the_file_has_one():
+    adata = synthetic_cells()
+    adata.var["gene_name"] = [f"NAME{i}" for i in range(N_GENES)]
+    report = coverage(MemoryStore(adata), half(adata))
+    gene, symbol, share = report.stores[0].missing[0]
+    assert symbol == f"NAME{GENES.index(gene)}"
+    assert report.rows()[0][-1].startswith(f"{symbol} {share:.1%}, ")
 
 
 def test_a_gene_set_or_a_file_is_a_vocabulary_too(tmp_path, monkeypatch):

@@ -274,5 +274,7 @@ def test_columns_of_another_store_or_panel_are_refused():
 
 def test_equal_genes_are_looked_up_once():
     panel = Panel.of([ensembl(0), ensembl(1)])
-    assert panel.columns([ensembl(1)]) is panel.columns((ensembl(1),))
+    genes, equal = (ensembl(1),), (ensembl(1),)
+    assert genes is not equal
+    assert panel.columns([ensembl(1)]) is panel.columns(genes) is panel.columns(genes) is panel.columns(equal)
     assert panel.fingerprint != Panel.of([ensembl(1), ensembl(0)]).fingerprint

@@ -16,7 +16,7 @@ import numpy as np
 from scmf.data.corpus import Corpus
 from scmf.data.gene_names import MATCHED
 from scmf.data.gene_vocab import GeneSet, load_gene_set
-from scmf.data.genes import detect
+from scmf.data.genes import detect, pick_symbols
 from scmf.data.orthologs import Many, load_orthologs
 from scmf.data.panel import Panel
 from scmf.data.panel_columns import Columns
@@ -45,8 +45,8 @@ class StoreCoverage:
     collisions
         Genes of the vocabulary that several columns are added up for.
     missing
-        Columns that are not in the vocabulary with their share of the counts, the largest first; without counts the
-        first ones and None.
+        Columns that are not in the vocabulary: id, symbol (None where the store has none beside its ids) and share of
+        the counts, the largest first; without counts the first ones and None.
     n_cells
         Cells; 0 for a list of genes.
     cells_read
@@ -61,7 +61,7 @@ class StoreCoverage:
     kinds: dict[str, int]
     found: int
     collisions: int
-    missing: tuple[tuple[str, float | None], ...]
+    missing: tuple[tuple[str, str | None, float | None], ...]
     n_cells: int = 0
     cells_read: int = 0
     count_share: float | None = None
@@ -111,7 +111,9 @@ class CoverageReport:
             missing = kinds["outside"] + kinds["no_ortholog"] + kinds["unknown"]
             numbers = (kinds["exact"], kinds["normalised"], kinds["alias"], kinds["ortholog"], missing)
             share = "" if store.count_share is None else f"{store.count_share:.1%}"
-            largest = ", ".join(gene if of is None else f"{gene} {of:.1%}" for gene, of in store.missing[:3])
+            largest = ", ".join(
+                (symbol or gene) + ("" if of is None else f" {of:.1%}") for gene, symbol, of in store.missing[:3]
+            )
             row = [store.name, store.ids, f"{store.n_genes:,}", f"{store.matched:,}"]
             row += [f"{store.found / self.n_genes:.1%}", share, *(f"{n:,}" for n in numbers)]
             table.append((*row, f"{kinds['ambiguous']:,}", largest))
@@ -163,14 +165,15 @@ def coverage(
         given = [tuple(map(str, given))]
     one_by_one, seen, kept, total = [], [], 0.0, 0.0
     for one in given:
-        genes, where = (one.genes, one.uri) if isinstance(one, Store) else (one, "list of genes")
+        store = one if isinstance(one, Store) else None
+        genes, where = (store.genes, store.uri) if store else (one, "list of genes")
         columns = vocabulary.columns(genes, where=where)
         sums = np.zeros(len(genes))
-        read = _add_counts(one, sums, cells) if isinstance(one, Store) else 0
-        one_by_one.append(_of_store(where, genes, columns, sums, one.n_cells if read else 0, read, n_missing))
+        read = _add_counts(store, sums, cells) if store else 0
+        one_by_one.append(_of_store(where, genes, columns, sums, store, read, n_missing))
         seen.append(np.unique(columns.target[columns.target >= 0]))
         if read:
-            weight = one.n_cells / read
+            weight = one_by_one[-1].n_cells / read
             kept += weight * float(sums[columns.target >= 0].sum())
             total += weight * float(sums.sum())
     times = np.bincount(np.concatenate(seen), minlength=len(vocabulary)) if seen else np.zeros(len(vocabulary))
@@ -185,19 +188,32 @@ def coverage(
 
 
 def _of_store(
-    name: str, genes: Sequence[str], columns: Columns, sums: np.ndarray, n_cells: int, read: int, n_missing: int
+    name: str,
+    genes: Sequence[str],
+    columns: Columns,
+    sums: np.ndarray,
+    store: Store | None,
+    read: int,
+    n_missing: int,
 ) -> StoreCoverage:
     outside, total = np.flatnonzero(columns.target < 0), float(sums.sum())
-    first = outside[np.argsort(-sums[outside], kind="stable")][:n_missing]
+    first = outside[np.argsort(-sums[outside], kind="stable")][:n_missing].tolist()
+    ids = detect(genes)
+    symbols = None
+    if store is not None and ids.kind != "symbol" and first:
+        symbols = pick_symbols(store.var, None, ids_from="", path=store.uri)
     return StoreCoverage(
         name=name,
-        ids=str(detect(genes)),
+        ids=str(ids),
         n_genes=len(genes),
         kinds=columns.counts,
         found=columns.n_found,
         collisions=len(columns.collisions),
-        missing=tuple((genes[i], float(sums[i] / total) if total else None) for i in first.tolist()),
-        n_cells=n_cells,
+        missing=tuple(
+            (genes[i], None if symbols is None else str(symbols[i]), float(sums[i] / total) if total else None)
+            for i in first
+        ),
+        n_cells=store.n_cells if store else 0,
         cells_read=read,
         count_share=1 - float(sums[outside].sum()) / total if total else None,
     )

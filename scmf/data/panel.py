@@ -32,6 +32,9 @@ from scmf.data.stores.store import CountBlock, Store
 from scmf.errors import DataError, GeneError
 from scmf.files import sha256_json
 
+_REMEMBERED = 4096
+"""Lists of genes that are recognised as the same object."""
+
 
 class Panel:
     """An ordered list of genes, and how the genes of any store are found in it.
@@ -82,6 +85,7 @@ class Panel:
                 same.setdefault(first, []).append(self.genes[at])
         self.collisions = {self.genes[first]: tuple(others) for first, others in same.items()}
         self._seen: dict[tuple[tuple[str, ...], str | None], Columns] = {}
+        self._same: dict[tuple[int, str | None], tuple[tuple[str, ...], Columns]] = {}  # keeps the tuples, so ids stay
 
     @classmethod
     def of(
@@ -186,9 +190,16 @@ class Panel:
         GeneError
             The genes are of another species than the panel and no orthologs lead to it.
         """
+        last = self._same.get((id(genes), species))
+        if last is not None and last[0] is genes:  # asked for each block: not even hashed again
+            return last[1]
         key = (tuple(genes), species)
         if (known := self._seen.get(key)) is None:
             known = self._seen[key] = self._match(key[0], species, where)
+        if isinstance(genes, tuple):
+            if len(self._same) >= _REMEMBERED:
+                self._same.clear()
+            self._same[id(genes), species] = (genes, known)
         return known
 
     def _match(self, genes: tuple[str, ...], species: str | None, where: object) -> Columns:
