@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from scmf.files import sha256_file
-from tests.servers import http_files, s3, s3_server  # noqa: F401  (fixtures)
+from tests.servers import http_files, memory, s3, s3_server  # noqa: F401  (fixtures)
 
 N_GENES = 120
 TYPES = ("alpha", "beta", "delta")

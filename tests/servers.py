@@ -1,6 +1,6 @@
 """Servers on loopback that speak the real protocols: S3 (moto), and HTTP with ranges and faults on command.
 
-Import the fixtures ``s3`` and ``http_files`` in a test module, or through conftest.
+Beside them an empty ``memory://``. The fixtures reach every test through conftest.
 """
 
 import http.server
@@ -67,7 +67,7 @@ def _handler(state: HttpFiles) -> type[http.server.BaseHTTPRequestHandler]:
                 state.requests.append((self.command, path, self.headers.get("Range")))
             if state.before is not None:
                 state.before(self.command, path)
-            fault = state.next_fault() if body else None
+            fault = state.next_fault() if body and path in state.files else None
             if state.status is not None or fault in ("503", "429"):
                 return self.refuse(state.status or int(fault))
             content = state.files.get(path)
@@ -208,3 +208,17 @@ def s3(s3_server, monkeypatch):
         for item in page.get("Contents", ()):
             client.delete_object(Bucket=bucket, Key=item["Key"])
     client.delete_bucket(Bucket=bucket)
+
+
+@pytest.fixture
+def memory():
+    """The empty ``memory://`` file system of fsspec."""
+    filesystem = pytest.importorskip("fsspec", reason="fsspec is not installed").filesystem("memory")
+
+    def clear():
+        filesystem.store.clear()
+        filesystem.pseudo_dirs[:] = [""]
+
+    clear()
+    yield filesystem
+    clear()

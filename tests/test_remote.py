@@ -64,9 +64,7 @@ def source(request):
         server = request.getfixturevalue("http_files")
         server.files.update({"cells/d/a.bin": BODY, "cells/b.bin": b"xyz"})
         return open_remote(f"{server.url}/cells/", retries=quick())
-    fsspec = pytest.importorskip("fsspec")
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
+    memory = request.getfixturevalue("memory")
     memory.pipe({"/cells/d/a.bin": BODY, "/cells/b.bin": b"xyz"})
     return open_remote("memory://cells", retries=quick())
 
@@ -202,9 +200,8 @@ def test_a_file_replaced_between_two_requests_of_one_read_is_an_error(http_files
         read(source, "a", RANGES)
 
 
-def test_a_replaced_object_is_an_error_on_s3_and_in_fsspec(s3):
+def test_a_replaced_object_is_an_error_on_s3_and_in_fsspec(s3, memory):
     s3.put("a", BODY)
-    memory = pytest.importorskip("fsspec").filesystem("memory")
     memory.pipe("/m/a", BODY)
     for root, options, replace in (
         (s3.url, s3.options, lambda: s3.put("a", b"n" * len(BODY))),
