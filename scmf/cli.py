@@ -9,6 +9,7 @@ are errors, see scmf/errors.py; 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,9 +42,16 @@ Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML
 
 
 def main() -> None:
-    """Entry point: errors of ours and Ctrl-C become a few words and an exit code, others keep their traceback."""
+    """Entry point: errors of ours and Ctrl-C become a few words and an exit code, others keep their traceback.
+
+    Of several processes (torchrun, accelerate launch) the first one prints the answer.
+    """
     from scmf.errors import ScmfError
 
+    several, first = int(os.environ.get("WORLD_SIZE", "1")) > 1, os.environ.get("RANK", "0") == "0"
+    if not first:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  (for as long as the process lives)
+    code = 0
     try:
         app()
     except ScmfError as error:
@@ -51,13 +59,17 @@ def main() -> None:
             _print_json(error.to_json())
         else:
             print(f"{type(error).__name__}\n{error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+        code = error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns Ctrl-C into an exit with this code and no word
-        if isinstance(stop, SystemExit) and stop.code != _STOPPED:
-            raise
-        print("stopped; the same command goes on", file=sys.stderr)
-        raise SystemExit(_STOPPED) from None
+        code = stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else _STOPPED
+        if code == _STOPPED:
+            print("stopped; the same command goes on", file=sys.stderr)
+    if several:
+        from scmf.training.ranks import leave
+
+        leave(code)
+    raise SystemExit(code)
 
 
 # --- verbs ----------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from scmf.streaming import Streamed
 from scmf.training.batches import TokenCells
 from scmf.training.loop import EvaluationCallback, TrainingReport, train
 from scmf.training.objectives import CellClassification
+from scmf.training.ranks import is_main
 from scmf.weights import build_model, load_weights, save_model
 
 Note = Callable[[str], None]
@@ -160,17 +161,16 @@ def pretrain(
         pad_token_id=tokenizer.pad_token_id,
     )
     digest = sha256_json([recipe.digest, config.training.seed, prepared.digest])
-    write_json(
-        out / "run.json",
-        {
-            "recipe": recipe.name,
-            "variant": recipe.variant,
-            "seed": config.training.seed,
-            "recipe_digest": recipe.digest,
-            "config": config.model_dump(mode="json"),
-            "provenance": provenance.collect(data=prepared.facts),
-        },
-    )
+    facts = {
+        "recipe": recipe.name,
+        "variant": recipe.variant,
+        "seed": config.training.seed,
+        "recipe_digest": recipe.digest,
+        "config": config.model_dump(mode="json"),
+        "provenance": provenance.collect(data=prepared.facts),
+    }
+    if is_main():
+        write_json(out / "run.json", facts)
     note(f"pretraining on {prepared.n_training:,} cells")
     report = train(
         model,
@@ -185,7 +185,8 @@ def pretrain(
         evaluate_every=config.eval.every_n_epochs,
         progress=progress,
     )
-    save_model(model, tokenizer, out / "model")
+    if is_main():
+        save_model(model, tokenizer, out / "model")
     return model, report
 
 

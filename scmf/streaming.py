@@ -30,6 +30,7 @@ from scmf.errors import ConfigError, DataError, from_value_error
 from scmf.files import cache_dir, sha256_json
 from scmf.token_cache import cached_tokens
 from scmf.training.batches import BatchesOf, TokenCells
+from scmf.training.ranks import main_first
 from scmf.training.streamed import StreamBatches
 
 Note = Callable[[str], None]
@@ -165,13 +166,15 @@ def prepare_stream(config: RunConfig, *, progress: bool = True, note: Note = lam
     settings = config.data.stream or StreamConfig()
     note("opening the corpus")
     opened = open_corpus(config.data, progress=progress, note=note)
-    tokenizer = _tokenizer(config, opened, progress=progress, note=note)
+    with main_first():
+        tokenizer = _tokenizer(config, opened, progress=progress, note=note)
     if config.data.tokens is not None:
         return Streamed(opened, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
     encoder = TokenEncoder(tokenizer, panel=opened.panel)
     if settings.cache_tokens is None:
         return Streamed(opened, tokenizer, encoder, settings)
-    cached = cached_tokens(opened, encoder, settings.cache_tokens, progress=progress, note=note)
+    with main_first():
+        cached = cached_tokens(opened, encoder, settings.cache_tokens, progress=progress, note=note)
     return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
 
 

@@ -35,12 +35,15 @@ class RunPosition:
         Batches of that epoch already used, on each rank.
     digest
         Digest of everything that makes the run what it is; another one is another run.
+    world_size
+        Processes that took part; within an epoch their shares depend on it.
     """
 
     step: int
     epoch: int
     batch: int
     digest: str
+    world_size: int = 1
 
 
 def save(accelerator: Any, folder: Path, position: RunPosition, *, keep: int) -> Path:
@@ -107,6 +110,13 @@ def restore(accelerator: Any, folder: Path, *, digest: str) -> RunPosition | Non
             wanted=f"digest {digest[:12]}: same cells, tokens, model and training settings",
             where=folder,
             fix="choose another --out, or restore the settings",
+        )
+    if position.batch and position.world_size != accelerator.num_processes:
+        raise TrainingError(
+            f"a checkpoint in the middle of an epoch of {position.world_size} process(es)",
+            wanted=f"one of {accelerator.num_processes}: the shares of the cells depend on the number",
+            where=newest,
+            fix=f"go on with {position.world_size} process(es); at the end of an epoch the number may change",
         )
     accelerator.load_state(str(newest))
     return position

@@ -28,7 +28,7 @@ import torch
 from scmf.config import TrainingConfig
 from scmf.errors import TrainingError
 from scmf.files import write_text
-from scmf.training import checkpoints
+from scmf.training import checkpoints, ranks
 from scmf.training.batches import Batches, BatchesOf, BatchOrder, MemoryBatches, TokenCells, in_order
 from scmf.training.objectives import Objective
 
@@ -89,12 +89,21 @@ def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     # One process trains several models in turn; the precision of the first must not stick.
     AcceleratorState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
+        cpu=ranks.on_cpu(),
         mixed_precision=_PRECISION[settings.precision],
         log_with=list(settings.trackers) or None,
         project_dir=str(out) if settings.trackers else None,
         step_scheduler_with_optimizer=False,
     )
+    if accelerator.num_processes != ranks.world_size():
+        raise TrainingError(
+            f"{ranks.world_size()} processes were started and {accelerator.num_processes} train together",
+            wanted="one group of all of them",
+            where="accelerate",
+            fix="start with torchrun --nproc-per-node=N -m scmf train ...",
+        )
+    return accelerator
 
 
 def train(
@@ -179,7 +188,7 @@ def train(
     evaluate = Evaluation(accelerator, model, objective, valid, callbacks, settings.batch_size, pad_token_id)
 
     def checkpoint(epoch: int, batch: int) -> None:
-        at = checkpoints.RunPosition(step, epoch, batch, digest)
+        at = checkpoints.RunPosition(step, epoch, batch, digest, world_size)
         checkpoints.save(accelerator, out / "checkpoints", at, keep=settings.keep_checkpoints)
 
     with _bar(progress and accelerator.is_main_process, total, step, objective.name) as advance:
