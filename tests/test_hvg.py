@@ -1,0 +1,185 @@
+"""Highly variable genes against scanpy on the same training cells, for every flavour, with and without batches."""
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+
+from scmf.config import DataConfig
+from scmf.data.corpus import Corpus
+from scmf.data.load import load_cells
+from scmf.data.preprocess.hvg import Cutoffs, highly_variable_genes
+from scmf.data.preprocess.normalise import LibrarySize, Log1p, Pipeline
+from scmf.data.stores.memory import MemoryStore
+from scmf.errors import ConfigError, DataError, GeneError, MissingExtraError, ScmfError
+from tests.conftest import synthetic_cells
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Changing the sparsity structure"),
+]
+
+
+def corpus_of(*parts):
+    return Corpus([MemoryStore(part, name=f"part {i}") for i, part in enumerate(parts)])
+
+
+def synthetic():
+    cells = synthetic_cells(700, seed=8)
+    cells.X[:, 100:104] = 0
+    cells.X[cells.obs["study"].to_numpy() == "one", 90:95] = 0
+    cells.X.eliminate_zeros()
+    return cells, (cells.obs["donor_id"] != "d2").to_numpy()
+
+
+@pytest.fixture(scope="module", params=["synthetic", "pancreas"])
+def case(request):
+    """Cells, training cells, batch key."""
+    if request.param == "synthetic":
+        return *synthetic(), "study"
+    try:
+        cells = load_cells(DataConfig(dataset="pancreas"), progress=False)
+    except ScmfError as error:
+        pytest.skip(f"the card pancreas cannot be had here: {error.found}")
+    keep = (np.arange(cells.n_obs) % 4 > 0) & cells.obs["Dataset"].notna().to_numpy()
+    expressed = np.asarray((cells[keep].X > 0).sum(axis=0)).ravel() >= 10
+    return cells[:, expressed].copy(), keep, "Dataset"
+
+
+def train_part(case, *, log, dtype=np.float32):
+    cells, keep, _ = case
+    train = cells[keep].copy()
+    train.X = train.X.astype(dtype)
+    if log:
+        sc.pp.normalize_total(train, target_sum=1e4)
+        sc.pp.log1p(train)
+    return train
+
+
+def halves(cells):
+    return corpus_of(cells[: cells.n_obs // 3], cells[cells.n_obs // 3 :])
+
+
+def assert_same(ours, theirs, *, rtol):
+    theirs = theirs.copy()
+    assert ours.selected == tuple(theirs.index[theirs["highly_variable"].to_numpy(bool)])
+    for column in theirs.columns.intersection(ours.table.columns):
+        if column == "mean_bin":
+            continue
+        a, b = ours.table[column].to_numpy(float), theirs[column].to_numpy(float)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-12, err_msg=column)
+    assert set(theirs.columns) - {"gene_name"} <= set(ours.table.columns)
+
+
+@pytest.mark.parametrize("flavor", ["seurat", "cell_ranger"])
+@pytest.mark.parametrize("n_top_genes", [None, 40])
+@pytest.mark.parametrize("batched", [False, True])
+def test_dispersion_flavours_choose_scanpys_genes(case, flavor, n_top_genes, batched):
+    cells, keep, key = case
+    settings = {"flavor": flavor, "n_top_genes": n_top_genes, "batch_key": key if batched else None}
+    theirs = sc.pp.highly_variable_genes(train_part(case, log=True), inplace=False, **settings)
+    theirs = theirs.loc[cells.var_names]  # with batches and cutoffs scanpy returns them sorted by name
+    assert_same(highly_variable_genes(halves(cells), keep=keep, **settings), theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("flavor", ["seurat_v3", "seurat_v3_paper"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_seurat_v3_chooses_scanpys_genes_and_ranks(case, flavor, batched):
+    pytest.importorskip("skmisc")
+    cells, keep, key = case
+    settings = {
+        "flavor": flavor,
+        "n_top_genes": 50 if cells.n_vars < 1_000 else 2_000,
+        "batch_key": key if batched else None,
+    }
+    theirs = sc.pp.highly_variable_genes(train_part(case, log=False), inplace=False, **settings)
+    assert_same(highly_variable_genes(halves(cells), keep=keep, **settings), theirs, rtol=1e-9)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_pearson_residuals_choose_scanpys_genes_and_ranks(case, batched):
+    cells, keep, key = case
+    settings = {
+        "flavor": "pearson_residuals",
+        "n_top_genes": 60 if cells.n_vars < 1_000 else 1_000,
+        "batch_key": key if batched else None,
+    }
+    train = train_part(case, log=False, dtype=np.float64)
+    theirs = sc.experimental.pp.highly_variable_genes(train, inplace=False, **settings)
+    theirs["variances"] = theirs["variances"].astype(np.float32)  # we square float32 counts in float32
+    assert_same(highly_variable_genes(halves(cells), keep=keep, **settings), theirs, rtol=1e-6)
+
+
+def test_test_cells_change_nothing(case):
+    cells, keep, key = case
+    other = cells.copy()
+    rows = np.flatnonzero(~keep)
+    other.X.data[np.isin(np.repeat(np.arange(other.n_obs), np.diff(other.X.indptr)), rows)] = 7
+    a, b = (highly_variable_genes(corpus_of(one), keep=keep, n_top_genes=30, batch_key=key) for one in (cells, other))
+    pd.testing.assert_frame_equal(a.table, b.table)
+    assert a.fitted_on["cells"] == keep.sum()
+
+
+def test_the_result_does_not_depend_on_threads():
+    cells, keep = synthetic()
+    one = highly_variable_genes(corpus_of(cells), keep=keep, threads=1)
+    four = highly_variable_genes(halves(cells), keep=keep, threads=4)
+    pd.testing.assert_frame_equal(one.table, four.table, check_exact=True)
+
+
+def test_own_steps_are_fitted_on_the_training_cells_and_cutoffs_count():
+    cells, keep = synthetic()
+    train = cells[keep].copy()
+    sc.pp.normalize_total(train)
+    sc.pp.log1p(train)
+    theirs = sc.pp.highly_variable_genes(train, inplace=False, min_mean=0.1, max_mean=2, min_disp=0.2)
+    ours = highly_variable_genes(
+        corpus_of(cells), keep=keep, normalise=Pipeline([LibrarySize(None), Log1p()]),
+        cutoffs=Cutoffs(0.1, 2, 0.2),
+    )  # fmt: skip
+    assert ours.selected == tuple(theirs.index[theirs["highly_variable"]])
+    assert ours.step().genes == ours.selected
+
+
+def test_stores_with_other_genes_need_a_panel():
+    cells, _ = synthetic()
+    corpus = corpus_of(cells[:300, :110].copy(), cells[300:].copy())
+    with pytest.raises(GeneError, match="genes="):
+        highly_variable_genes(corpus, keep=None)
+    ours = highly_variable_genes(corpus, keep=None, genes=cells.var_names, n_top_genes=20)
+    filled = cells.copy()
+    filled.X[:300, 110:] = 0
+    filled.X.eliminate_zeros()
+    # the sum of a cell is over the genes of its store either way
+    assert ours.selected == highly_variable_genes(corpus_of(filled), keep=None, n_top_genes=20).selected
+
+
+def test_what_cannot_be_is_said():
+    cells, keep = synthetic()
+    corpus = corpus_of(cells)
+    with pytest.raises(ConfigError, match="cell_ranger"):
+        highly_variable_genes(corpus, keep=keep, flavor="cellranger")
+    with pytest.raises(ConfigError, match="log1p"):
+        highly_variable_genes(corpus, keep=keep, normalise=Pipeline([LibrarySize()]))
+    with pytest.raises(DataError, match="no cell"):
+        highly_variable_genes(corpus, keep=np.zeros(700, bool))
+    with pytest.raises(DataError, match="no training cell"):
+        few = cells.copy()
+        few.X[:, 20:] = 0
+        highly_variable_genes(corpus_of(few), keep=None, flavor="cell_ranger")
+    with pytest.raises(ConfigError, match="theta"):
+        highly_variable_genes(corpus, keep=None, flavor="pearson_residuals", theta=0)
+    cells.obs["study"] = cells.obs["study"].astype(object).where(np.arange(700) != 9, None)
+    with pytest.raises(DataError, match="cell number 9"):
+        highly_variable_genes(corpus_of(cells), keep=None, batch_key="study")
+
+
+def test_seurat_v3_without_scikit_misc_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skmisc", None)
+    monkeypatch.setitem(sys.modules, "skmisc.loess", None)
+    with pytest.raises(MissingExtraError, match="scikit-misc"):
+        highly_variable_genes(corpus_of(synthetic()[0]), keep=None, flavor="seurat_v3")
