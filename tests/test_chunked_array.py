@@ -181,3 +181,35 @@ def test_scratch_memory_is_shared_by_all_arrays_of_a_thread():
     first = chunked_array.SCRATCH.take("test", 100)
     assert np.shares_memory(first, chunked_array.SCRATCH.take("test", 50))
     assert not np.shares_memory(first, chunked_array.SCRATCH.take("other", 50))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_part_of_a_blosc_chunk_is_that_of_the_whole(data):
+    item = data.draw(st.sampled_from([1, 2, 4, 8]))
+    n_bytes = item * data.draw(st.integers(1, 60_000))
+    compressor = numcodecs.Blosc(
+        data.draw(st.sampled_from(["lz4", "zstd", "blosclz", "zlib"])),
+        data.draw(st.sampled_from([0, 1, 5, 9])),
+        data.draw(st.sampled_from([0, 1, 2])),
+        blocksize=data.draw(st.sampled_from([0, 256, 4096, 65536])),
+    )
+    rng = np.random.default_rng(n_bytes)
+    plain = rng.integers(0, data.draw(st.sampled_from([3, 256])), n_bytes).astype(np.uint8)
+    encoded = bytes(compressor.encode(plain.view(f"u{item}")))
+    start, stop = sorted(
+        data.draw(st.tuples(st.integers(0, n_bytes), st.integers(0, n_bytes)).filter(lambda t: t[0] != t[1]))
+    )
+    out = np.zeros(n_bytes, np.uint8)
+    codecs.unblosc_part(memoryview(bytearray(encoded)), start, stop, out)
+    np.testing.assert_array_equal(out[start:stop], plain[start:stop])
+
+
+@pytest.mark.parametrize("at", range(20, 60, 4))
+def test_a_blosc_chunk_whose_blocks_begin_elsewhere_is_refused(at):
+    plain = np.random.default_rng(0).integers(0, 9, 200_000).astype("u4")
+    encoded = bytearray(numcodecs.Blosc("lz4", 5, 1, blocksize=4096).encode(plain))
+    encoded[at : at + 4] = (2**31 - 1).to_bytes(4, "little")
+    with pytest.raises(codecs.CorruptChunkError):
+        block = (at - 16) // 4 * 65536
+        codecs.unblosc_part(memoryview(encoded), block, block + 10, np.zeros(800_000, np.uint8))

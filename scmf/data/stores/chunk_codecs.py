@@ -10,6 +10,7 @@ the work, may run in several threads, and raises `CorruptChunkError` when the by
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable
 
@@ -22,6 +23,15 @@ from numcodecs import blosc, lz4, zstd
 
 Decode = Callable[[memoryview, np.ndarray], None]
 """``decode(stored, out)``: fill ``out``, uint8 (bytes of a chunk,), from the stored bytes."""
+
+
+DecodePart = Callable[[memoryview, int, int, np.ndarray], None]
+"""``decode(stored, start, stop, out)``: the same for the bytes ``[start, stop)`` alone; may write into ``stored``."""
+
+_BLOSC_HEADER = struct.Struct("<BBBBiii")
+"""Version, version of the codec, flags, bytes of an item, bytes, bytes of a block, stored bytes."""
+_BLOSC_COPIED = 2
+"""Flag: the bytes are stored as they are."""
 
 
 class CorruptChunkError(Exception):
@@ -66,6 +76,40 @@ def unblosc(stored: memoryview, out: np.ndarray) -> None:
         blosc.decompress(stored, out)
     except (RuntimeError, ValueError) as error:
         raise CorruptChunkError(f"blosc: {error}") from error
+
+
+def unblosc_part(stored: memoryview, start: int, stop: int, out: np.ndarray) -> None:
+    """The bytes ``[start, stop)`` of a blosc chunk at their place in ``out``; what else is in ``out`` is undefined.
+
+    Blosc compresses blocks of a chunk one by one. A header is written in front of the blocks that are wanted, over
+    others of ``stored``, and makes a smaller chunk of them: so half a chunk costs half, and ``stored`` is spent.
+    """
+    if len(stored) < 16:
+        raise CorruptChunkError(f"{len(stored)} bytes, too few for blosc")
+    version, codec_version, flags, item_size, n_bytes, block, n_stored = _BLOSC_HEADER.unpack_from(stored)
+    n_blocks = -(-n_bytes // block) if block > 0 else 0
+    first, last = start // max(block, 1), (stop - 1) // max(block, 1)
+    if first == last and last == n_blocks - 1:
+        first = max(0, first - 1)  # blosc wants a whole block before a shorter last one
+    n_wanted = last - first + 1
+    if (
+        flags & _BLOSC_COPIED
+        or stored.readonly
+        or n_wanted >= n_blocks
+        or n_stored != len(stored)
+        or n_bytes != len(out)
+    ):
+        unblosc(stored, out)
+        return
+    begins = np.frombuffer(stored[16 : 16 + 4 * n_blocks], "<i4")[first : last + 1].copy()
+    if len(begins) < n_wanted or begins.min() < 16 + 4 * n_blocks or begins.max() >= n_stored:
+        raise CorruptChunkError("blosc: a block begins outside the chunk")
+    head = int(begins.min()) - 16 - 4 * n_wanted
+    wanted = min(n_wanted * block, n_bytes - first * block)
+    part = stored[head:]
+    _BLOSC_HEADER.pack_into(part, 0, version, codec_version, flags, item_size, wanted, block, len(part))
+    part[16 : 16 + 4 * n_wanted] = (begins - head).astype("<i4").tobytes()
+    unblosc(part, out[first * block : first * block + wanted])
 
 
 def unzstd(stored: memoryview, out: np.ndarray) -> None:
@@ -174,3 +218,7 @@ def _unshuffle_4(planes: np.ndarray, out: np.ndarray) -> None:
 def _expect(n_bytes: int, out: np.ndarray) -> None:
     if n_bytes != len(out):
         raise CorruptChunkError(f"{n_bytes:,} bytes of values in place of {len(out):,}")
+
+
+PARTS: dict[Decode, DecodePart] = {unblosc: unblosc_part}
+"""Decoders that can do with less than the whole."""

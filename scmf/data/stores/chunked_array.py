@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scmf.data.stores.byte_ranges import ByteSource, as_bytes
-from scmf.data.stores.chunk_codecs import SCRATCH, CorruptChunkError, Decode
+from scmf.data.stores.chunk_codecs import PARTS, SCRATCH, CorruptChunkError, Decode
 from scmf.data.stores.store import FlatArray, merge_ranges
 from scmf.errors import DataError
 
@@ -100,6 +100,7 @@ class ChunkedArray(FlatArray):
     ) -> None:
         self.dtype, self.size, self.chunk_size = np.dtype(dtype), size, chunk_size
         self._source, self._index, self._decoders = source, index, decoders
+        self._parts = tuple(PARTS.get(decode) for decode in decoders)
         self._fill_value, self._name = fill_value, name
         self._chunk_bytes = chunk_size * self.dtype.itemsize
         self._batch = _LOCAL_BATCH if source.is_local else _REMOTE_BATCH
@@ -180,6 +181,7 @@ class ChunkedArray(FlatArray):
         starts, lengths, outs = (array[order].tolist() for array in (pieces.starts, pieces.lengths, pieces.outs))
         numbers, sizes = chunks_K.tolist(), places.sizes.tolist()
         variants = None if places.variants is None else places.variants.tolist()
+        item = self.dtype.itemsize
         for k in np.flatnonzero(places.sizes == ABSENT).tolist():
             for p in range(bounds[k], bounds[k + 1]):
                 out[outs[p] : outs[p] + lengths[p]] = self._fill_value
@@ -188,13 +190,19 @@ class ChunkedArray(FlatArray):
             for k in batch:
                 piece = stored[at : at + sizes[k]]
                 at += sizes[k]
-                decode = self._decoders[0 if variants is None else variants[k]]
+                variant = 0 if variants is None else variants[k]
                 begin, end = bounds[k], bounds[k + 1]
                 whole = end == begin + 1 and lengths[begin] == self.chunk_size
                 target = out[outs[begin] : outs[begin] + self.chunk_size].view(np.uint8) if whole else None
                 decoded = SCRATCH.take("chunk", self._chunk_bytes) if target is None else target
+                decode_part = None if whole else self._parts[variant]
                 try:
-                    decode(piece, decoded)
+                    if decode_part is None:
+                        self._decoders[variant](piece, decoded)
+                    else:
+                        low = min(starts[begin:end])
+                        high = max(starts[p] + lengths[p] for p in range(begin, end))
+                        decode_part(piece, low * item, high * item, decoded)
                 except CorruptChunkError as error:
                     raise self._broken(numbers[k], places, k, str(error)) from error
                 if target is None:

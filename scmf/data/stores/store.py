@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scmf.data.stores.recycled import BLOCKS
 from scmf.errors import DataError
 
 _ANCHOR = 64
@@ -248,14 +249,17 @@ class CsrStore(Store):
     def read(self, spans: np.ndarray) -> CountBlock:
         """See `Store.read`."""
         indptr, indices, data = self.read_stored(spans)
-        return CountBlock(indptr, indices, data.astype(np.float32, copy=False), len(self.genes))
+        if data.dtype != np.float32:
+            data, stored = BLOCKS.empty(len(data), np.dtype(np.float32)), data
+            np.copyto(data, stored, casting="unsafe")
+        return CountBlock(indptr, indices, data, len(self.genes))
 
     def read_stored(self, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Offsets (B+1,), columns and values (N,) of the cells of each span, of the types they are stored in."""
         indptr, ranges = self.locate(np.asarray(spans, dtype=np.int64).reshape(-1, 2))
         ranges = merge_ranges(ranges)
-        indices = np.empty(indptr[-1], self._indices.dtype)
-        data = np.empty(indptr[-1], self._data.dtype)
+        indices = BLOCKS.empty(int(indptr[-1]), self._indices.dtype)
+        data = BLOCKS.empty(int(indptr[-1]), self._data.dtype)
         self._indices.read_into(ranges, indices)
         self._data.read_into(ranges, data)
         return indptr, indices, data
