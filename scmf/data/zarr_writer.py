@@ -24,6 +24,8 @@ import numpy as np
 import pandas as pd
 from numcodecs import Blosc
 
+from scmf.data.stores.byte_ranges import LocalFiles
+from scmf.data.stores.zarr_layout import open_flat
 from scmf.files import write_json
 
 CHUNK = 32_768
@@ -33,7 +35,7 @@ CHUNKS_PER_SHARD = 1_024
 _CELLS_OF_CHUNK = 16
 _MISSING = 2**64 - 1
 _LEVEL = 3
-_READ_BACK = 1 << 23
+_READ_BACK = 1 << 21
 """Values of each array that are read back at once."""
 
 
@@ -277,7 +279,7 @@ class DatasetWriter:
 def read_back(
     path: Path, sources: Sequence[str]
 ) -> Iterator[tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray, np.ndarray]]:
-    """What stands in a dataset, read by zarr-python and anndata, some million values at a time.
+    """What stands in a dataset, read as a stream reads it, some million values at a time.
 
     Parameters
     ----------
@@ -295,17 +297,23 @@ def read_back(
     import zarr
 
     group = zarr.open_group(str(path), mode="r")
-    obs = anndata.io.read_elem(group["obs"])
-    source = pd.Index(list(sources)).get_indexer(obs["source"].astype(object))
-    row = obs["source_row"].to_numpy()
-    indptr, indices, data = (group["X"][name] for name in ("indptr", "indices", "data"))
-    offsets = indptr[:]
-    start = 0
-    while start < len(offsets) - 1:
-        stop = max(start + 1, int(np.searchsorted(offsets, offsets[start] + _READ_BACK, "right")) - 1)
-        a, b = int(offsets[start]), int(offsets[stop])
-        yield (np.diff(offsets[start : stop + 1]), indices[a:b], data[a:b]), source[start:stop], row[start:stop]
-        start = stop
+    files = LocalFiles(path)
+    try:
+        obs = anndata.io.read_elem(group["obs"])
+        source = pd.Index(list(sources)).get_indexer(obs["source"].astype(object))
+        row = obs["source_row"].to_numpy()
+        offsets = group["X"]["indptr"][:]
+        arrays = [open_flat(files, f"X/{name}", group=group) for name in ("indices", "data")]
+        start = 0
+        while start < len(offsets) - 1:
+            stop = max(start + 1, int(np.searchsorted(offsets, offsets[start] + _READ_BACK, "right")) - 1)
+            values = [np.empty(offsets[stop] - offsets[start], array.dtype) for array in arrays]
+            for array, out in zip(arrays, values, strict=True):
+                array.read_into(offsets[[start, stop]][None], out)
+            yield (np.diff(offsets[start : stop + 1]), *values), source[start:stop], row[start:stop]
+            start = stop
+    finally:
+        files.close()
 
 
 def write_root(folder: Path, about: dict[str, Any]) -> None:
