@@ -11,6 +11,7 @@ from scmf.data.genes import (
     canonical,
     collisions,
     detect,
+    is_ensembl,
     pick_ids,
     pick_symbols,
     refuse_duplicates,
@@ -37,6 +38,11 @@ TP53, TSPAN6 = "ENSG00000141510", "ENSG00000000003"
 )
 def test_only_ensembl_ids_lose_their_version(written, stripped):
     assert strip_version(written) == stripped
+
+
+def test_an_ensembl_id_is_told_from_a_symbol():
+    assert all(map(is_ensembl, (TP53, "ENSMUSG00000000001.5", "ensg00000000003")))
+    assert not any(map(is_ensembl, ("TP53", "ENSA", "ENSG0000000000", "")))
 
 
 @given(st.text(max_size=30))

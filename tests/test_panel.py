@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.gene_names import KINDS
+from scmf.data.gene_names import KINDS, species_of
 from scmf.data.gene_vocab import GeneSet
 from scmf.data.genes import GeneMap
 from scmf.data.orthologs import OrthologMap
@@ -160,6 +160,29 @@ def test_orthologs_take_mouse_genes_to_the_human_panel(genes):
     assert (columns.counts["ortholog"], columns.counts["no_ortholog"]) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("genes", "species"),
+    [
+        (["Trp53", "App", TRP53], "Mus musculus"),  # genes without a symbol are written as ids
+        ([f"{TP53}.2", "ACTB"], "Homo sapiens"),
+        ([TP53, TRP53, MAPP], "Mus musculus"),  # what most ids say
+        ([TRP53, "ACTB", "TSPAN6"], ""),
+        (["FBgn0000001"], ""),
+        ([], ""),
+    ],
+)
+def test_ids_and_symbols_are_asked_apart_for_their_species(genes, species):
+    assert species_of(genes) == species
+
+
+def test_mouse_symbols_beside_mouse_ids_are_not_compared_with_human_symbols():
+    genes = ["Trp53", "App", "Actb", "ENSMUSG00000000077", "ENSMUSG00000000078"]
+    panel = Panel.of([APP, TP53, ACTB], mapping=HUMAN, orthologs=MOUSE)
+    assert panel.columns(genes).target.tolist() == [1, 0, -1, -1, -1]
+    with pytest.raises(GeneError, match="Mus musculus"):
+        Panel.of([APP, TP53, ACTB], mapping=HUMAN).columns(genes)
+
+
 def test_a_human_and_a_mouse_store_share_a_panel_through_orthologs():
     stores = [[TP53, TSPAN6], [TRP53, MAPP]]
     with pytest.raises(GeneError, match="load_orthologs"):
@@ -168,9 +191,10 @@ def test_a_human_and_a_mouse_store_share_a_panel_through_orthologs():
     assert Panel.intersection(stores, orthologs=MOUSE).genes == (TP53,)
 
 
-def test_mouse_ids_among_human_cells_are_not_added_to_human_genes():
+def test_ids_of_the_other_species_are_not_added_to_the_genes_of_a_cell():
     panel = Panel.of([TP53, APP, TSPAN6], orthologs=MOUSE)
     assert panel.columns([TP53, APP, TSPAN6, TRP53]).target.tolist() == [0, 1, 2, -1]
+    assert panel.columns([TRP53, MAPP, APP]).target.tolist() == [0, 1, -1], "nor a human transgene to the mouse gene"
 
 
 def test_a_mouse_panel_does_not_take_human_genes():

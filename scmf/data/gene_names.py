@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scmf.data.genes import GeneMap, canonical, detect
+from scmf.data.genes import GeneMap, canonical, detect, is_ensembl
 from scmf.data.orthologs import OrthologMap
 from scmf.errors import GeneError
 
@@ -69,16 +69,20 @@ def resolve(
         Other names of the genes of the vocabulary; None compares ids only.
     orthologs
         Takes mouse genes to human ones. Mouse symbols are looked up among mouse genes and never among human ones,
-        even where they differ in case only.
+        even where they differ in case only. Ids of the other species in a file (a transgene, a xenograft, two species
+        aligned together) are left out: adding them to the genes of the same cell would mix what was kept apart.
     species
         Species of the file, where its ids do not tell (or tell wrong).
     """
     genes = [str(gene) for gene in genes]
     names = tuple(canonical(gene) for gene in genes)
-    species = detect(genes).species if species is None else species
+    species = species_of(genes) if species is None else species
     ids, kinds = [], np.empty(len(genes), np.uint8)
     for i, (gene, name) in enumerate(zip(genes, names, strict=True)):
-        if orthologs is not None and _is_mouse(name, species):
+        if orthologs is not None and species == _MOUSE and name.startswith("ENSG"):
+            ids.append("")
+            kinds[i] = OUTSIDE
+        elif orthologs is not None and _is_mouse(name, species):
             human, said = orthologs.lookup(name)
             ids.append(human)
             kinds[i] = ORTHOLOG if human else {"ambiguous": AMBIGUOUS, "unknown": UNKNOWN}.get(said, NO_ORTHOLOG)
@@ -95,15 +99,22 @@ def resolve(
     return Resolved(names, tuple(ids), kinds, species)
 
 
-def _is_mouse(name: str, species: str) -> bool:
-    """Whether a canonical name is looked up among mouse genes.
+def species_of(genes: Iterable[str]) -> str:
+    """Species of the genes of a file, ``""`` where they do not tell.
 
-    Mouse ids in a file of human cells (a xenograft, two species aligned together) are not: adding them to the human
-    genes of the same cell would mix what was kept apart.
+    Ensembl ids among symbols (genes without a symbol of their own) and the symbols are asked apart; where they
+    disagree, there is no answer.
     """
-    if species == _MOUSE:
-        return not name.startswith("ENSG")
-    return not species and name.startswith("ENSMUSG")
+    parts: tuple[list[str], list[str]] = [], []
+    for gene in genes:
+        parts[is_ensembl(str(gene).strip())].append(str(gene))
+    said = {detect(part).species for part in parts} - {""}
+    return said.pop() if len(said) == 1 else ""
+
+
+def _is_mouse(name: str, species: str) -> bool:
+    """Whether a canonical name is looked up among mouse genes."""
+    return species == _MOUSE or not species and name.startswith("ENSMUSG")
 
 
 def refuse_other_species(found: str, wanted: str, *, where: object) -> None:
@@ -112,7 +123,8 @@ def refuse_other_species(found: str, wanted: str, *, where: object) -> None:
         return
     if (found, wanted) == (_MOUSE, "Homo sapiens"):
         fix = (
-            "give the orthologs, load_orthologs(), which take mouse genes to human ones, or use mouse_protein_coding; "
+            "give the orthologs, which take mouse genes to human ones (orthologs=load_orthologs(); --orthologs one2one "
+            "on the command line), or use mouse_protein_coding; "
             "where the species was guessed wrong from symbols, name it with species="
         )
     else:

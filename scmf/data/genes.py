@@ -44,6 +44,11 @@ def strip_version(gene: str) -> str:
     return found.group(1) if found else gene
 
 
+def is_ensembl(gene: str) -> bool:
+    """Whether a name is an Ensembl gene id of any vertebrate, with or without version."""
+    return _ENSEMBL.match(gene) is not None
+
+
 def canonical(gene: str) -> str:
     """The form in which ids are compared: no spaces around, no version, upper case."""
     return strip_version(str(gene).strip()).upper()

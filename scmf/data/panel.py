@@ -23,9 +23,10 @@ from scmf.data.gene_names import (
     Resolved,
     refuse_other_species,
     resolve,
+    species_of,
 )
 from scmf.data.gene_vocab import GeneSet
-from scmf.data.genes import GeneMap, detect
+from scmf.data.genes import GeneMap
 from scmf.data.orthologs import OrthologMap
 from scmf.data.panel_columns import AlignedBlock, Columns, align
 from scmf.data.stores.store import CountBlock, Store
@@ -70,7 +71,7 @@ class Panel:
     ) -> None:
         self.genes: tuple[str, ...] = tuple(genes)
         self.mapping, self.orthologs = mapping, orthologs
-        self.species = detect(self.genes).species if species is None else species
+        self.species = species_of(self.genes) if species is None else species
         if not self.genes:
             raise GeneError("no genes", wanted="at least one", where="gene panel", fix="check species and ids")
         if len(set(self.genes)) < len(self.genes):
@@ -208,10 +209,10 @@ class Panel:
             refuse_other_species(found.species, self.species, where=where)
         target = np.full(len(genes), -1, np.int32)
         kinds = found.kinds.copy()
+        crossed = bool(found.species and self.species) and found.species != self.species
         groups: dict[int, list[str]] = {}
         for i, (name, gene) in enumerate(zip(found.names, found.ids, strict=True)):
-            crossed = found.species != self.species and bool(found.species) and bool(self.species)
-            at = None if crossed and not name.startswith("ENSG") else self._written.get(name)
+            at = None if crossed else self._written.get(name)
             if at is not None:
                 kinds[i] = EXACT if genes[i] == self.genes[at] else NORMALISED
             elif gene:
