@@ -76,9 +76,8 @@ class Split:
     def parts(self) -> pd.Series:
         """Cell id -> part, ordered categorical; for as many cells as there is memory for their names."""
         index = pd.Index(np.concatenate(list(self._ids())), name="cell_id")
-        return pd.Series(
-            pd.Categorical.from_codes(self.codes, categories=list(PARTS), ordered=True), index=index, name="part"
-        )
+        values = np.array(PARTS, dtype=object)[self.codes]
+        return pd.Series(pd.Categorical(values, categories=list(PARTS), ordered=True), index=index, name="part")
 
     def write(self, path: Path | str) -> str:
         """Write the split and, beside it, ``<name>.yaml`` with what a card says about it; return the sha256."""
