@@ -295,3 +295,18 @@ def test_something_else_is_refused(tmp_path):
     for name, match in (("text", "not a readable"), ("other", "HDF5 file of matrix"), ("absent", "no such file")):
         with pytest.raises(DataError, match=match):
             H5adStore(tmp_path / f"{name}.h5ad")
+
+
+def test_a_damaged_dense_matrix_is_an_error(cells, tmp_path):
+    dense = cells.copy()
+    dense.X = cells.X.toarray()
+    path = tmp_path / "cells.h5ad"
+    dense.write_h5ad(path, compression="gzip")
+    with h5py.File(path) as file:
+        info = file["X"].id.get_chunk_info(0)
+    stored = bytearray(path.read_bytes())
+    stored[info.byte_offset + 20 : info.byte_offset + 60] = bytes(40)
+    path.write_bytes(stored)
+    with pytest.raises(DataError, match=r"cells 0 to \d+ cannot be read") as error:
+        H5adStore(path)
+    assert str(path) in str(error.value)

@@ -1,13 +1,12 @@
 """Cells of one AnnData on disk: what zarr and HDF5 have in common.
 
-Lives here: choosing the matrix with the raw counts from a sample of its cells, gene ids, columns of ``obs`` one at a
-time (of all encodings since AnnData 0.6), matrices stored dense. Lives elsewhere: opening a zarr group (zarr_store)
-or an HDF5 file (h5ad_store), rules for counts and gene ids (counts, genes).
+Lives here: choosing the matrix with the raw counts from a sample of its cells, gene ids, matrices stored dense.
+Lives elsewhere: opening a zarr group (zarr_store) or an HDF5 file (h5ad_store), columns of obs and var
+(anndata_tables), rules for counts and gene ids (counts, genes).
 """
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from anndata.io import read_elem
 
 from scmf import plugins
 from scmf.data import counts as counts_
 from scmf.data import genes as genes_
+from scmf.data.stores.anndata_tables import frame_names, read_column, read_frame, text_of
 from scmf.data.stores.byte_ranges import ByteSource
 from scmf.data.stores.store import CountBlock, CsrStore, FlatArray, RowIndex
 from scmf.errors import CountsError, DataError
@@ -71,7 +70,7 @@ class AnnDataStore(CsrStore):
         with self._tree() as tree:
             self.counts, self._path, self._matrix = self._choose(tree, counts)
             self._var = self._read_var(tree, self.counts)
-            index, columns = _frame_names(tree["obs"])
+            index, columns = frame_names(tree["obs"])
             self._obs_index, self._obs_columns = index, columns
         if isinstance(self._matrix, SparseMatrix):
             self._rows, self._data, self._indices, n_genes = self._matrix
@@ -145,8 +144,13 @@ class AnnDataStore(CsrStore):
         node = tree[path]
         where = f"{self.uri}: {path}"
         if hasattr(node, "dtype"):
-            return self._dense(tree, path)
-        kind = _text(node.attrs.get("encoding-type") or node.attrs.get("h5sparse_format") or "")
+            dense = self._dense(tree, path)
+            if len(dense.shape) != 2 or dense.shape[0] == 0:
+                raise DataError(
+                    f"an array of shape {tuple(dense.shape)}", wanted="cells x genes, at least one cell", where=where
+                )
+            return dense
+        kind = text_of(node.attrs.get("encoding-type") or node.attrs.get("h5sparse_format") or "")
         if kind.startswith("csc"):
             raise DataError(
                 "a matrix stored by columns (CSC)",
@@ -197,7 +201,7 @@ class AnnDataStore(CsrStore):
             block = sp.csr_matrix((len(rows), n_genes), dtype=data.dtype if data.dtype.kind in "fiu" else np.float32)
             block.data, block.indices, block.indptr = data, indices, indptr
         else:
-            block = sp.vstack([_sparse(part) for part in _dense_rows(matrix, rows)], format="csr")
+            block = sp.vstack([sp.csr_matrix(part) for part in _dense_rows(matrix, rows, where=self.uri)], format="csr")
         return counts_.examine(block, where=place, cells=pd.Index([f"number {row:,}" for row in rows]), genes=genes)
 
     def read(self, spans: np.ndarray) -> CountBlock:
@@ -206,7 +210,7 @@ class AnnDataStore(CsrStore):
             return super().read(spans)
         spans = np.asarray(spans, np.int64).reshape(-1, 2)
         rows = np.concatenate([np.arange(a, b) for a, b in spans]) if len(spans) else np.empty(0, np.int64)
-        parts = [_sparse(part) for part in _dense_rows(self._matrix, rows)]
+        parts = [sp.csr_matrix(part) for part in _dense_rows(self._matrix, rows, where=self.uri)]
         block = sp.vstack(parts, format="csr") if parts else sp.csr_matrix((0, len(self.genes)))
         return CountBlock(block.indptr.astype(np.int64), block.indices, block.data.astype(np.float32), len(self.genes))
 
@@ -222,17 +226,17 @@ class AnnDataStore(CsrStore):
 
     @cached_property
     def _dense_lengths(self) -> np.ndarray:
-        parts = _dense_rows(self._matrix, np.arange(self.n_cells))
+        parts = _dense_rows(self._matrix, np.arange(self.n_cells), where=self.uri)
         return np.concatenate([np.count_nonzero(part, axis=1).astype(np.int32) for part in parts])
 
     # --- tables ------------------------------------------------------------------------------------
 
     def _read_var(self, tree: Any, place: str) -> pd.DataFrame:
         """The gene table of a matrix, as `scmf.data.counts.matrix_of` makes it."""
-        var = _read_frame(tree, "var")
+        var = read_frame(tree, "var")
         if place != "raw.X":
             return var
-        raw = _read_frame(tree, "raw/var" if "raw/var" in tree else "raw.var")
+        raw = read_frame(tree, "raw/var" if "raw/var" in tree else "raw.var")
         more = [column for column in var.columns if column not in raw.columns]
         return raw.join(var[more]) if more and var.index.is_unique and raw.index.is_unique else raw
 
@@ -293,67 +297,18 @@ def _places(tree: Any) -> dict[str, str]:
     return first | found
 
 
-def _dense_rows(matrix: Any, rows: np.ndarray) -> Iterator[np.ndarray]:
+def _dense_rows(matrix: Any, rows: np.ndarray, *, where: str) -> Iterator[np.ndarray]:
     """Rows of a dense matrix on disk, a bounded number of values at a time; runs of rows are read as one."""
     step = max(1, _DENSE_VALUES // max(1, int(matrix.shape[1])))
     for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
         for at in range(0, len(run), step):
             part = run[at : at + step]
-            yield np.asarray(matrix[int(part[0]) : int(part[-1]) + 1])
-
-
-def _sparse(block: np.ndarray) -> sp.csr_matrix:
-    return sp.csr_matrix(block)
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _frame_names(frame: Any) -> tuple[str, list[str]]:
-    """Names of the index and of the columns of a table on disk."""
-    if hasattr(frame, "dtype"):  # before AnnData 0.7: one array of records, its first field the index
-        first, *others = frame.dtype.names
-        return first, list(others)
-    return _text(frame.attrs["_index"]), [_text(name) for name in frame.attrs["column-order"]]
-
-
-def _read_frame(tree: Any, path: str) -> pd.DataFrame:
-    index, columns = _frame_names(tree[path])
-    names = pd.Index(read_column(tree, path, index))
-    return pd.DataFrame({column: read_column(tree, path, column) for column in columns}, index=names.astype(str))
-
-
-def read_column(tree: Any, path: str, column: str) -> Any:
-    """One column of the table ``path``, of any encoding since AnnData 0.6.
-
-    Parameters
-    ----------
-    tree
-        An h5py.File or zarr.Group that holds an AnnData.
-    path
-        ``obs``, ``var`` or ``raw/var``.
-    column
-        Name of the column, or of the index.
-    """
-    frame = tree[path]
-    if hasattr(frame, "dtype"):
-        values = frame[column] if not hasattr(frame, "fields") else frame.fields(column)[()]
-        if values.dtype.kind in "SO":
-            values = np.array([_text(value) for value in values], dtype=object)
-        categories = f"uns/{column}_categories"
-        if categories in tree and values.dtype.kind in "iu":
-            return pd.Categorical.from_codes(values, _read(tree[categories]))
-        return values
-    stored = frame[column]
-    if "categories" in stored.attrs and hasattr(stored, "dtype"):  # AnnData 0.7: codes that point at their names
-        pointer = stored.attrs["categories"]
-        named = frame[pointer] if not isinstance(pointer, bytes) else frame[pointer.decode()]
-        return pd.Categorical.from_codes(_read(stored), _read(named), ordered=bool(named.attrs.get("ordered", False)))
-    return _read(stored)
-
-
-def _read(node: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old encodings are read as well as new ones
-        return read_elem(node)
+            try:
+                yield np.asarray(matrix[int(part[0]) : int(part[-1]) + 1])
+            except (OSError, RuntimeError, ValueError) as error:
+                raise DataError(
+                    f"cells {part[0]:,} to {part[-1] + 1:,} cannot be read ({type(error).__name__}: {error})",
+                    wanted="a complete dense matrix",
+                    where=f"{where}: {matrix.name}",
+                    fix="copy, download or convert the file again",
+                ) from error

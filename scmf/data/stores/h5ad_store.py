@@ -35,6 +35,7 @@ class H5adStore(AnnDataStore):
     def __init__(self, source: ByteSource | Path | str, *, counts: str = "auto", gene_ids: str = "auto") -> None:
         source = source if isinstance(source, ByteSource) else LocalFiles(source)
         try:
+            before = source.version("")
             self._file = h5py.File(source.root if source.is_local else RemoteFile(source), "r")
         except FileNotFoundError as error:
             raise DataError("no such file", wanted="an .h5ad file", where=source.root, fix="check the path") from error
@@ -54,6 +55,8 @@ class H5adStore(AnnDataStore):
                     fix="give a file that anndata wrote",
                 )
             super().__init__(source, counts=counts, gene_ids=gene_ids)
+            self._version = before  # of the file whose places of chunks were read
+            self._refuse_change()
         except BaseException:
             self._file.close()
             raise
