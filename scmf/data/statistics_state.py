@@ -36,7 +36,7 @@ class Tally:
         self.digests = GeneDigests(
             len(genes), compression=definition.get("compression", 100.0), buffer=definition.get("buffer", 1024)
         )
-        self.n_cells_G, self.counts_G = np.zeros(len(genes), np.int64), np.zeros(len(genes))
+        self.counts_G = np.zeros(len(genes))
         self.n_cells, self.nnz, self.counts, self.next_cell = 0, 0, 0.0, 0
 
     def same_pass(self, other: Tally) -> bool:
@@ -50,9 +50,9 @@ class Tally:
         head = json.dumps([self.definition, self.provenance], sort_keys=True)
         with atomic_path(path) as temporary, temporary.open("wb") as handle:
             np.savez(
-                handle, allow_pickle=False, head=np.array(head), genes=np.array(self.genes), n_cells_G=self.n_cells_G,
-                counts_G=self.counts_G, totals=np.array([self.n_cells, self.nnz, self.next_cell], np.int64),
-                counts=np.array(self.counts), **parts,
+                handle, allow_pickle=False, head=np.array(head), genes=np.array(self.genes), counts_G=self.counts_G,
+                counts=np.array(self.counts), totals=np.array([self.n_cells, self.nnz, self.next_cell], np.int64),
+                **parts,
             )  # fmt: skip
 
     @classmethod
@@ -69,14 +69,14 @@ class Tally:
                 f"not a state: {error}", wanted="what a pass wrote", where=path, fix="remove it to start again"
             ) from error
         made.digests = GeneDigests.from_state({k[8:]: v for k, v in state.items() if k.startswith("digests.")})
-        made.n_cells_G, made.counts_G, made.counts = state["n_cells_G"], state["counts_G"], float(state["counts"])
+        made.counts_G, made.counts = state["counts_G"], float(state["counts"])
         made.n_cells, made.nnz, made.next_cell = (int(value) for value in state["totals"])
         return made
 
-    def result(self, medians: np.ndarray) -> CorpusStatistics:
-        """The statistics, with these medians (G,)."""
+    def result(self, n_cells_G: np.ndarray, medians_G: np.ndarray) -> CorpusStatistics:
+        """The statistics, with the cells that hold each gene and its median (G,)."""
         return CorpusStatistics(
-            self.genes, self.n_cells_G, self.counts_G, medians, self.n_cells, self.nnz, self.counts,
+            self.genes, n_cells_G, self.counts_G, medians_G, self.n_cells, self.nnz, self.counts,
             self.definition, self.provenance,
         )  # fmt: skip
 
@@ -115,9 +115,8 @@ def merge_states(paths: Sequence[Path | str]) -> CorpusStatistics:
     for part in parts:
         at = np.array([place[gene] for gene in part.genes], np.int64)
         merged.digests.merge(part.digests, at)
-        merged.n_cells_G[at] += part.n_cells_G
         merged.counts_G[at] += part.counts_G
         merged.n_cells += part.n_cells
         merged.nnz += part.nnz
         merged.counts += part.counts
-    return merged.result(merged.digests.quantile(0.5))
+    return merged.result(merged.digests.n_values, merged.digests.quantile(0.5))
