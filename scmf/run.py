@@ -27,6 +27,7 @@ import torch
 from scmf import plugins, provenance
 from scmf.config import EvalConfig, RunConfig, TrainingConfig
 from scmf.data.load import load_cells
+from scmf.data.restrict import DEPTH
 from scmf.embedding import classify_tokens, embed_tokens
 from scmf.errors import ConfigError, DataError, from_value_error
 from scmf.eval.annotation import HEAD, Annotation
@@ -116,10 +117,15 @@ def prepare(config: RunConfig, *, progress: bool = True, note: Note = lambda _: 
 def tokenise(tokenizer: Any, cells: Any) -> TokenCells:
     """Tokens of all cells of an AnnData with raw counts."""
     try:
-        ranked = tokenizer.rank(cells.X, cells.var_names)
+        ranked = tokenizer.rank(cells.X, cells.var_names, n_counts=_depth(cells))
     except ValueError as error:
         raise from_value_error(DataError, error, where=cells.uns["scmf"]["dataset"]) from error
     return TokenCells(ranked.ids, ranked.offsets)
+
+
+def _depth(cells: Any) -> np.ndarray | None:
+    """Counts of each cell over all genes, where the cells hold a part of the genes."""
+    return cells.obs[DEPTH].to_numpy() if cells.uns["scmf"].get("gene_vocab") else None
 
 
 def _tokenizer(config: RunConfig, cells: Any) -> Any:
@@ -137,7 +143,9 @@ def _tokenizer(config: RunConfig, cells: Any) -> Any:
         return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **shape)
     training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
     try:
-        return strategy.fit(training.X, cells.var_names, min_cells=settings.min_cells, **shape)
+        return strategy.fit(
+            training.X, cells.var_names, min_cells=settings.min_cells, n_counts=_depth(training), **shape
+        )
     except ValueError as error:
         raise from_value_error(DataError, error, where=cells.uns["scmf"]["dataset"]) from error
 

@@ -210,7 +210,8 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note:
         state=state,
     )
     token_ids, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
-    return strategy.from_tables(token_ids, medians, **shape)
+    aliases = None if panel is None or panel.mapping is None else panel.mapping.aliases
+    return strategy.from_tables(token_ids, medians, aliases, **shape)
 
 
 def panel_genes(corpus: Corpus, panel: Panel) -> dict[str, str]:
@@ -227,7 +228,7 @@ def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig) -
     needed = shape.block_cells * shape.buffer_blocks * float(stored) * 8 / 1e9
     if needed > settings.max_open_gb:
         raise ConfigError(
-            f"{shape.block_cells} x {shape.buffer_blocks} cells in a buffer, {stored:,.0f} values each: {needed:.1f} GB",
+            f"{shape.block_cells * shape.buffer_blocks:,} cells in a buffer, {stored:,.0f} values each: {needed:.1f} GB",
             wanted=f"at most {settings.max_open_gb:g} GB",
             where="data.stream",
             fix="lower buffer_blocks or block_cells, or raise max_open_gb",

@@ -21,6 +21,7 @@ from scmf.config import DataConfig
 from scmf.data import counts as counts_
 from scmf.data import genes as genes_
 from scmf.data.cards import Card, Derivation, load_card
+from scmf.data.restrict import restrict
 from scmf.data.sources import fetch
 from scmf.data.splits import read_split, split_file
 from scmf.errors import DataError, GeneError
@@ -100,7 +101,7 @@ def load_cells(config: DataConfig, *, progress: bool = True) -> AnnData:
         _freeze_labels(adata, card)
     if config.split:
         adata.obs["part"] = read_split(card, config.split, cell_ids=adata.obs_names).array
-    return adata
+    return restrict(adata, config, progress=progress)
 
 
 def read_file(path: Path | str) -> AnnData:

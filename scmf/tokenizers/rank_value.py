@@ -152,6 +152,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         max_genes: int,
         special_tokens: bool,
         faithful: bool = False,
+        n_counts: Any = None,
     ) -> RankValueTokenizer:
         """Make a tokenizer whose vocabulary and medians come from these cells.
 
@@ -166,11 +167,14 @@ class RankValueTokenizer(PreTrainedTokenizer):
             Genes in fewer cells get no token.
         max_genes, special_tokens, faithful
             See the class.
+        n_counts
+            Total counts of each cell over all genes (B,), when ``counts`` holds a part of them. Default: row sums.
         """
         names = [str(name) for name in list_of(genes)]
         matrix = as_csr(counts, len(names))
         check_counts(matrix)
-        medians = nonzero_medians(matrix, names, min_cells=max(1, min_cells))
+        totals = None if n_counts is None else check_totals(n_counts, matrix.shape[0], faithful=False)
+        medians = nonzero_medians(matrix, names, min_cells=max(1, min_cells), totals=totals)
         if not medians:
             raise problem(
                 f"no gene is expressed in {min_cells} of {matrix.shape[0]} cells",

@@ -135,7 +135,9 @@ def match_columns(
     return GeneColumns(code_G, median_G, 1 / median_G, slot_ids, slot_median, 1 / slot_median)
 
 
-def nonzero_medians(counts: sp.csr_matrix, genes: Sequence[str], *, min_cells: int) -> dict[str, float]:
+def nonzero_medians(
+    counts: sp.csr_matrix, genes: Sequence[str], *, min_cells: int, totals: np.ndarray | None = None
+) -> dict[str, float]:
     """Median of ``count / total * 10,000`` over the cells that express a gene, for every gene in enough cells.
 
     Exact (no digest), in float64, and therefore the same for any order of the cells.
@@ -148,6 +150,8 @@ def nonzero_medians(counts: sp.csr_matrix, genes: Sequence[str], *, min_cells: i
         Gene ids, one a column. Columns that differ only in version or case of an Ensembl id are summed first.
     min_cells
         Genes expressed in fewer cells are left out.
+    totals
+        Total counts of each cell (B,); default: the row sums.
 
     Returns
     -------
@@ -160,7 +164,10 @@ def nonzero_medians(counts: sp.csr_matrix, genes: Sequence[str], *, min_cells: i
     position = {name: i for i, name in enumerate(order)}
     to_gene = np.array([position[name] for name in names], np.int64)
     entries = counts.astype(np.float64).tocoo()
-    total_B = np.bincount(entries.row, weights=entries.data, minlength=counts.shape[0])
+    if totals is None:
+        total_B = np.bincount(entries.row, weights=entries.data, minlength=counts.shape[0])
+    else:
+        total_B = totals.astype(np.float64)
     summed = sp.coo_matrix((entries.data, (entries.row, to_gene[entries.col])), shape=(counts.shape[0], len(order)))
     by_gene = summed.tocsc()  # sums what falls on one place
     by_gene.eliminate_zeros()
