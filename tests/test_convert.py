@@ -121,6 +121,24 @@ def test_cells_can_be_left_out(tmp_path):
         assert sorted(number) == np.flatnonzero(keep).tolist()
 
 
+def test_cells_without_any_count_stay(tmp_path):
+    one, _ = two_inputs()
+    empty = [gene for gene, total in zip(one.var_names, one.X.sum(axis=0).A1, strict=True) if total == 0]
+    counts = one.X.toarray()
+    counts[:, 3] = 0
+    one.X = sp.csr_matrix(counts)
+    for shuffle in (True, False):
+        report = convert(corpus(one), tmp_path / str(shuffle), genes=[*empty, one.var_names[3]], shuffle=shuffle)
+        assert (report.cells, report.nnz) == (240, 0)
+        assert read(tmp_path / str(shuffle))[0].X.nnz == 0
+
+
+def test_progress_goes_to_stderr_as_a_bar(tmp_path, capfd):
+    convert(corpus(), tmp_path / "o", progress=True)
+    captured = capfd.readouterr()
+    assert captured.out == "" and "writing cells" in captured.err
+
+
 # --- genes and columns ----------------------------------------------------------------------------
 
 

@@ -43,7 +43,7 @@ def convert(
     obs_columns: Sequence[str] | None = None,
     keep: np.ndarray | None = None,
     threads: int = 2,
-    progress: Progress | None = None,
+    progress: bool | Progress = False,
     counts: str = "auto",
     gene_ids: str = "auto",
     storage_options: dict[str, Any] | None = None,
@@ -76,7 +76,8 @@ def convert(
     threads
         Threads for reading, and as many for compressing.
     progress
-        Called about once per block of cells.
+        True shows a bar on stderr; a function is called about once a block of cells with what is being done
+        (``reading`` or ``writing``), the cells done and the cells to do.
     counts, gene_ids, storage_options
         How to open ``inputs`` that are paths, see `scmf.data.stores.open.open_stores`.
 
@@ -98,7 +99,7 @@ def convert(
             fix="give one value for each cell of the corpus",
         )
     try:
-        with ThreadPoolExecutor(max(1, threads), thread_name_prefix="convert") as pool:
+        with ThreadPoolExecutor(max(1, threads), thread_name_prefix="convert") as pool, _told(progress) as tell:
             conversion = Conversion(
                 corpus,
                 out,
@@ -110,7 +111,7 @@ def convert(
                 obs_columns=obs_columns,
                 keep=keep,
                 threads=max(1, threads),
-                progress=progress,
+                progress=tell,
                 pool=pool,
             )
             with _locked(out):
@@ -136,6 +137,29 @@ def _open(
 
 
 @contextmanager
+def _told(progress: bool | Progress) -> Iterator[Progress | None]:
+    """The function to call; with True it moves bars on stderr."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield None
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            tasks: dict[str, Any] = {}
+
+            def tell(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = bars.add_task(f"{what} cells", total=total)
+                bars.update(tasks[what], completed=done)
+
+            yield tell
+
+
+@contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Make the folder; one conversion into it at a time."""
     collection = out / "zarr.json"
@@ -145,7 +169,7 @@ def _locked(out: Path) -> Iterator[None]:
             f"the folder has {len(strange)} files of something else, such as {sorted(strange)[0]!r}",
             wanted="a new or empty folder",
             where=out,
-            fix="choose another --out",
+            fix="choose another folder",
         )
     (out / WORK).mkdir(parents=True, exist_ok=True)
     with (out / WORK / "lock").open("w") as lock:

@@ -107,7 +107,7 @@ def publish(out: Path, report: ConvertReport, *, settings: dict[str, Any], sizes
             "shuffle": settings["shuffle"],
             "settings_sha256": sha256_json(settings),
             "datasets": datasets,
-            "report": report.to_json(),
+            "report": {key: value for key, value in report.to_json().items() if key != "out"},
         },
     )
 
@@ -128,4 +128,4 @@ def finished(out: Path, settings: dict[str, Any]) -> ConvertReport:
             where=out,
             fix="choose another folder, or remove this one",
         )
-    return ConvertReport(**attributes["report"])
+    return ConvertReport(out=str(out), **attributes["report"])

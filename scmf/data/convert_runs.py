@@ -65,7 +65,7 @@ def _encode(cells: Cells) -> bytes:
     ]
     for lengths, blob in cells.texts:
         arrays += [lengths, np.frombuffer(blob, np.uint8)]
-    frames = [codec.encode(array) for array in arrays]
+    frames = [codec.encode(array) if array.size else b"" for array in arrays]
     head = np.array([len(arrays), len(cells.places), len(cells.rows.data), *map(len, frames)], np.int64)
     return b"".join([head.tobytes(), *frames])
 
@@ -84,7 +84,7 @@ def _decode(data: bytes, dtype: np.dtype, index: np.dtype) -> Cells:
     n = int(np.frombuffer(data, np.int64, 1)[0])
     sizes = np.frombuffer(data, np.int64, n, offset=24)
     starts = 24 + 8 * n + np.concatenate([[0], np.cumsum(sizes)])
-    frames = [codec.decode(data[starts[i] : starts[i + 1]]) for i in range(n)]
+    frames = [codec.decode(data[a:b]) if b > a else b"" for a, b in zip(starts[:-1], starts[1:], strict=True)]
     lengths = np.frombuffer(frames[0], np.uint32).astype(np.int64)
     texts = [(np.frombuffer(frames[i], np.uint32), frames[i + 1]) for i in range(5, n, 2)]
     rows = Rows(

@@ -10,8 +10,9 @@ import json
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,7 +132,7 @@ class Conversion:
         records = self.spool.records(number, own)
         return Cells(rows, places.astype(np.int64), records, texts), totals(rows, records["source"], own)
 
-    def _scan(self, first: int) -> Iterator[tuple[int, Cells, Totals, int]]:
+    def _scan(self, first: int) -> Generator[tuple[int, Cells, Totals, int], None, None]:
         """Kept cells from number ``first`` of the corpus on: store, cells, totals, number behind the last cell."""
         keep, rank = self.keep, 0
         if first:
@@ -139,13 +140,15 @@ class Conversion:
             rank = int(np.count_nonzero(keep[:first]))
             keep[:first] = False
         ahead: deque[tuple[int, int, Future[tuple[Cells, Totals]]]] = deque()
-        for block in self.corpus.scan(keep=keep, cells_per_block=self.per_block, threads=self.threads):
-            places = self.places[rank : rank + len(block.cells)]
-            rank += len(block.cells)
-            ahead.append((block.store, int(block.cells[-1]) + 1, self.pool.submit(self._prepare, block, places)))
-            if len(ahead) > self.threads:
-                store, behind, cells = ahead.popleft()
-                yield store, *cells.result(), behind
+        blocks = self.corpus.scan(keep=keep, cells_per_block=self.per_block, threads=self.threads)
+        with closing(blocks):  # type: ignore[type-var]
+            for block in blocks:
+                places = self.places[rank : rank + len(block.cells)]
+                rank += len(block.cells)
+                ahead.append((block.store, int(block.cells[-1]) + 1, self.pool.submit(self._prepare, block, places)))
+                if len(ahead) > self.threads:
+                    store, behind, cells = ahead.popleft()
+                    yield store, *cells.result(), behind
         while ahead:
             store, behind, cells = ahead.popleft()
             yield store, *cells.result(), behind
@@ -161,11 +164,12 @@ class Conversion:
             pool=self.pool,
         )
         of_inputs = [Totals(*one) for one in runs.note.get("totals", [Totals()] * len(self.corpus.stores))]
-        for store, cells, counted, behind in self._scan(int(runs.note.get("next", 0))):
-            of_inputs[store] = of_inputs[store].plus(counted)
-            if runs.add(cells):
-                runs.flush({"next": behind, "totals": of_inputs})
-            self._tell("reading", sum(one.cells for one in of_inputs))
+        with closing(self._scan(int(runs.note.get("next", 0)))) as scanned:
+            for store, cells, counted, behind in scanned:
+                of_inputs[store] = of_inputs[store].plus(counted)
+                if runs.add(cells):
+                    runs.flush({"next": behind, "totals": of_inputs})
+                self._tell("reading", sum(one.cells for one in of_inputs))
         runs.flush({"next": self.corpus.n_cells, "totals": of_inputs})
         for dataset in range(self.n_datasets):
             if not (self.out / f"dataset_{dataset}").is_dir():
@@ -214,10 +218,11 @@ class Conversion:
                 missing -= n
                 yield cells
 
-        for dataset in range(done, self.n_datasets):
-            here = [Totals()] * len(self.corpus.stores)
-            self._write(dataset, cells_of(dataset, here), {"inputs": here})
-            of_inputs = [one.plus(more) for one, more in zip(of_inputs, here, strict=True)]
+        with closing(source):
+            for dataset in range(done, self.n_datasets):
+                here = [Totals()] * len(self.corpus.stores)
+                self._write(dataset, cells_of(dataset, here), {"inputs": here})
+                of_inputs = [one.plus(more) for one, more in zip(of_inputs, here, strict=True)]
         return of_inputs
 
     # --- one dataset, and the end -----------------------------------------------------------------
