@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print.
+"""The command line: parse, call one function, print. The verbs; ``scmf data`` is in cli_data, printing in cli_print.
 
 stdout carries the answer (a table, or one JSON value with --json); progress and errors go to stderr.
 Nothing heavy is imported at the top, so that ``scmf --help`` answers at once.
@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from scmf.reproduce import Outcome
+from scmf.cli_data import data_app
+from scmf.cli_print import print_answer, print_json, print_outcome, print_report, print_table, teller
 
 app = typer.Typer(
     name="scmf",
@@ -26,7 +26,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Dataset cards: list, show, fetch, check.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 _STOPPED = 130
@@ -56,7 +55,7 @@ def main() -> None:
         app()
     except ScmfError as error:
         if "--json" in sys.argv:
-            _print_json(error.to_json())
+            print_json(error.to_json())
         else:
             print(f"{type(error).__name__}\n{error}", file=sys.stderr)
         code = error.exit_code
@@ -104,7 +103,7 @@ def reproduce(
         if name not in TIERS:
             hint = plugins.did_you_mean(name, list(TIERS))
             raise ConfigError(f"tier {name!r}", wanted=f"one of {', '.join(TIERS)}", where="--tier", fix=hint)
-    note = _note(quiet)
+    note = teller(quiet)
     outcome = run_reproduction(
         recipe,
         tiers=tuple(tier or TIERS),
@@ -120,9 +119,9 @@ def reproduce(
         on_case=lambda case: note(f"{'ok  ' if case.passed else 'FAIL'} {case.name}: {case.compared}"),
     )
     if json_:
-        _print_json(outcome.to_json())
+        print_json(outcome.to_json())
     else:
-        _print_outcome(outcome)
+        print_outcome(outcome)
     raise typer.Exit(0 if outcome.ok else 1)
 
 
@@ -142,7 +141,7 @@ def train(
 
     texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
     recipe = load_recipe(config, variant=variant, overrides=texts)
-    note = _note(quiet)
+    note = teller(quiet)
     prepared: Any
     if recipe.config.data.streamed:
         from scmf.streaming import prepare_stream
@@ -160,7 +159,7 @@ def train(
     }
     if report.data_wait is not None:
         answer["data_wait_share"] = round(report.data_wait, 4)
-    _print_answer(answer, as_json=json_)
+    print_answer(answer, as_json=json_)
 
 
 @app.command()
@@ -183,12 +182,12 @@ def evaluate(
         variant=variant,
         overrides=tuple(overrides or ()),
         progress=not quiet,
-        note=_note(quiet),
+        note=teller(quiet),
     )
     if json_:
-        _print_json([score.to_json() for score in scores])
+        print_json([score.to_json() for score in scores])
         return
-    _print_table(
+    print_table(
         ("benchmark", "protocol", "method", "metric", "value"),
         [
             (score.benchmark, score.protocol, score.method, name, f"{value:.4f}")
@@ -220,9 +219,9 @@ def embed(
 
     answer = embed_to_file(
         file, model, output=output, key=key, counts=counts, gene_ids=gene_ids, layer=layer, pooling=pooling,
-        note=_note(quiet),
+        note=teller(quiet),
     )  # fmt: skip
-    _print_answer(answer, as_json=json_)
+    print_answer(answer, as_json=json_)
 
 
 @app.command()
@@ -245,7 +244,7 @@ def check(
     from scmf.recipe import load_recipe
 
     sections = None if config is None else load_recipe(config, variant=variant).config
-    _print_report(check_file(file, vocabulary=vocabulary, recipe_sections=sections), as_json=json_)
+    print_report(check_file(file, vocabulary=vocabulary, recipe_sections=sections), as_json=json_)
 
 
 @app.command()
@@ -257,61 +256,10 @@ def schema(
     from scmf.recipe import file_schema
 
     if out is None:
-        _print_json(file_schema())
+        print_json(file_schema())
     else:
         write_json(out, file_schema())
         print(out)
-
-
-# --- data -----------------------------------------------------------------------------------------
-
-
-@data_app.command("ls")
-def data_ls(json_: Json = False) -> None:
-    """List the dataset and vocabulary cards."""
-    from scmf.data.cards import list_cards
-
-    cards = [
-        {"name": c.name, "kind": c.kind, "cells": c.n_cells, "licence": c.licence, "title": c.title}
-        for c in list_cards()
-    ]
-    if json_:
-        _print_json(cards)
-    else:
-        columns = ("name", "kind", "cells", "licence", "title")
-        _print_table(columns, [tuple("" if c[k] is None else str(c[k]) for k in columns) for c in cards])
-
-
-@data_app.command("info")
-def data_info(card: Annotated[str, typer.Argument(help="Card by name or path.")], json_: Json = False) -> None:
-    """Show a card: source, checksums, licence, citation, labels, splits, leak marks."""
-    from scmf.data.cards import load_card
-
-    _print_answer(load_card(card).model_dump(mode="json", exclude_none=True), as_json=json_)
-
-
-@data_app.command("fetch")
-def data_fetch(
-    card: Annotated[str, typer.Argument(help="Card by name or path.")], json_: Json = False, quiet: Quiet = False
-) -> None:
-    """Fetch the files of a card and check their sums."""
-    from scmf.data.cards import load_card
-    from scmf.data.sources import fetch
-
-    files = fetch(load_card(card), progress=not quiet)
-    _print_answer({name: str(path) for name, path in files.items()}, as_json=json_)
-
-
-@data_app.command("check")
-def data_check(card: Annotated[str, typer.Argument(help="Card by name or path.")], json_: Json = False) -> None:
-    """Check that files, labels and splits of a card are what it says."""
-    from scmf.data.cards import load_card
-    from scmf.data.check import check_card
-
-    _print_report(check_card(load_card(card)), as_json=json_)
-
-
-# --- printing -------------------------------------------------------------------------------------
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -327,80 +275,3 @@ def _seeds(text: str) -> tuple[int, ...]:
             )
         seeds += range(int(first), int(last if dash else first) + 1)
     return tuple(dict.fromkeys(seeds))
-
-
-def _note(quiet: bool) -> Any:
-    def note(text: str) -> None:
-        if not quiet:
-            print(text, file=sys.stderr, flush=True)
-
-    return note
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def _print_answer(answer: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        _print_json(answer)
-        return
-    from scmf.files import dump_yaml
-
-    print(dump_yaml(answer), end="")
-
-
-def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    # A pipe has no width; do not fold what a program reads.
-    Console(width=None if console.is_terminal else 200).print(table)
-
-
-def _print_report(report: Any, *, as_json: bool) -> None:
-    """A check's findings; exit code 1 when one of them is an error."""
-    if as_json:
-        _print_json(report.to_json())
-    else:
-        _print_table(("level", "what", "found", "do"), [tuple(str(part) for part in row) for row in report.rows()])
-    raise typer.Exit(0 if report.ok else 1)
-
-
-def _print_outcome(outcome: Outcome) -> None:
-    from rich.console import Console
-
-    from scmf.expectations import load_expected
-    from scmf.report.table import parity_rows, table_rows
-    from scmf.report.terminal import render_terminal
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    for tier, reason in outcome.absent.items():
-        console.print(f"{tier}: — ({reason})", markup=False)
-    if outcome.parity is not None:
-        columns = ("parity", "passed", "largest difference", "tolerance")
-        _print_table(columns, [_parity_line(row) for row in parity_rows(outcome.parity)])
-        for case in outcome.parity:
-            if not case.passed:
-                console.print(f"FAIL {case.name}: {case.compared}; {case.detail}", markup=False)
-    if outcome.verdicts:
-        expected = load_expected(outcome.recipe.folder / "expected.yaml")
-        rows = table_rows(results=outcome.results, expected=expected, verdicts=outcome.verdicts)
-        console.print(render_terminal(rows, title=f"{outcome.recipe.name}, variant {outcome.recipe.variant}"))
-    for page in outcome.pages:
-        console.print(f"wrote {page}", markup=False)
-    console.print("reproduced" if outcome.ok else "NOT reproduced: see the rows above", markup=False)
-
-
-def _parity_line(row: dict[str, Any]) -> tuple[str, ...]:
-    passed = f"{row['passed']} of {row['cases']} cases"
-    return row["part"], passed, f"{row['difference']:.2g}", f"{row['tolerance']:.2g}"
