@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scmf.data.corpus import Corpus
 from scmf.data.stores.retries import Retries
-from scmf.data.stores.soma_rows import JoinIds, RowGather
+from scmf.data.stores.soma_rows import JoinIds, LengthMismatch, RowGather
 from scmf.errors import ConfigError, DataError
 
 soma = pytest.importorskip("tiledbsoma", reason="tiledbsoma is not installed")
@@ -314,13 +314,23 @@ def test_triplets_in_any_order_become_rows_with_rising_columns(seed):
     order = rng.permutation(triplets.nnz)
     ids = rng.choice(30, 45) if seed % 2 else rng.permutation(30)
     used = np.isin(triplets.row[order], ids)
-    gather = RowGather(ids.astype(np.int64) * 3, np.arange(20, dtype=np.int32), 20)
+    lengths = np.diff(truth.indptr)[ids] if seed % 3 else None
+    gather = RowGather(ids.astype(np.int64) * 3, np.arange(20, dtype=np.int32), 20, lengths=lengths)
     for part in np.array_split(order[used], 4):
         gather.add(triplets.row[part].astype(np.int64) * 3, triplets.col[part].astype(np.int64), triplets.data[part])
     block = gather.block()
     truth.sort_indices()
     np.testing.assert_array_equal(block.csr().toarray(), truth[ids].toarray())
     assert all(np.all(np.diff(block.indices[a:b]) > 0) for a, b in zip(block.indptr, block.indptr[1:], strict=False))
+
+
+@pytest.mark.parametrize("stated", [[1, 1], [3, 1], [2, 2]])
+def test_a_length_that_does_not_hold_names_the_cell(stated):
+    gather = RowGather(np.array([9, 4]), np.arange(5, dtype=np.int32), 5, lengths=np.array(stated))
+    with pytest.raises(LengthMismatch) as caught:
+        gather.add(np.array([9, 4, 9]), np.array([0, 3, 1]), np.ones(3))
+        gather.block()
+    assert caught.value.cell == (4 if stated == [2, 2] else 9)
 
 
 def test_a_triplet_of_another_cell_is_refused():

@@ -20,7 +20,7 @@ from scmf import plugins
 from scmf.data import genes as genes_
 from scmf.data.stores import soma_filters, soma_open
 from scmf.data.stores.retries import Retries
-from scmf.data.stores.soma_rows import JoinIds, RowGather
+from scmf.data.stores.soma_rows import JoinIds, LengthMismatch, RowGather
 from scmf.data.stores.store import CountBlock, Store
 from scmf.errors import DataError
 from scmf.files import sha256_json
@@ -183,20 +183,21 @@ class SomaStore(Store):
         ids = self._ids.spans(spans)
         if len(ids) == 0:
             return CountBlock(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), len(self.genes))
-        block = self._persist(lambda: self._gather(ids))
+        stated = None
         if self.lengths_from == "nnz" and self._lengths is not None:
             stated = np.concatenate([self._lengths[start:stop] for start, stop in spans.tolist()])
-            if wrong := np.flatnonzero(np.diff(block.indptr) != stated).tolist():
-                raise DataError(
-                    f"cell {ids[wrong[0]]} has {block.indptr[wrong[0] + 1] - block.indptr[wrong[0]]} stored values",
-                    wanted=f"{stated[wrong[0]]}, as the column nnz of obs says",
-                    where=f"{self.uri}, {self.counts}",
-                    fix="open it with nnz_column=None, which counts instead",
-                )
-        return block
+        try:
+            return self._persist(lambda: self._gather(ids, stated))
+        except LengthMismatch as error:
+            raise DataError(
+                f"cell {error.cell} has another number of stored values than the column nnz of obs says",
+                wanted="the number of its values in the matrix",
+                where=f"{self.uri}, {self.counts}",
+                fix="open it with nnz_column=None, which counts instead",
+            ) from error
 
-    def _gather(self, ids: np.ndarray) -> CountBlock:
-        gather = RowGather(ids, self._column_of, len(self.genes))
+    def _gather(self, ids: np.ndarray, lengths: np.ndarray | None) -> CountBlock:
+        gather = RowGather(ids, self._column_of, len(self.genes), lengths=lengths)
         wanted = gather.wanted
         whole_run = int(wanted[-1] - wanted[0]) == len(wanted) - 1
         rows = slice(int(wanted[0]), int(wanted[-1])) if whole_run else wanted

@@ -15,7 +15,7 @@ from scmf import plugins
 from scmf.data.stores import soma_filters
 from scmf.errors import ConfigError, DataError, MissingExtraError
 
-_BUFFER_BYTES = 64 << 20
+_BUFFER_BYTES = 32 << 20
 """Arrow buffer of each of the three columns of a read; a read that needs more comes in several tables."""
 _S3_OPTIONS = {
     "region": "region", "region_name": "region", "key": "aws_access_key_id", "access_key_id": "aws_access_key_id",
