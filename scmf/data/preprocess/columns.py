@@ -7,11 +7,21 @@ Lives here: exact matching of ids as they are written. Lives elsewhere: versions
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from scmf.data.corpus import Corpus
 from scmf.errors import GeneError
+
+
+@lru_cache(maxsize=256)
+def places(genes: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
+    """Place in ``wanted`` of each of ``genes``, int32 (G,), -1 for none; remembered for the next block."""
+    place = {gene: i for i, gene in enumerate(wanted)}
+    found = np.array([place.get(gene, -1) for gene in genes], np.int32)
+    found.flags.writeable = False
+    return found
 
 
 def gene_columns(genes: Sequence[str], wanted: Sequence[str], *, where: object) -> np.ndarray:
@@ -22,8 +32,7 @@ def gene_columns(genes: Sequence[str], wanted: Sequence[str], *, where: object) 
     GeneError
         None of ``wanted`` is there.
     """
-    place = {gene: i for i, gene in enumerate(wanted)}
-    found = np.array([place.get(gene, -1) for gene in genes], np.int32)
+    found = places(tuple(genes), tuple(wanted))
     if wanted and not (found >= 0).any():
         raise GeneError(
             f"none of {len(wanted):,} genes (first: {wanted[0]!r})",

@@ -20,7 +20,7 @@ from anndata import AnnData
 
 from scmf import plugins
 from scmf.data.corpus import Corpus
-from scmf.data.preprocess.columns import gene_columns
+from scmf.data.preprocess.columns import gene_columns, places
 from scmf.data.stores.store import CountBlock
 from scmf.errors import ConfigError, DataError
 
@@ -109,8 +109,7 @@ class LibrarySize:
         """Counts of each cell without the excluded genes, float32 (B,)."""
         counted = np.ones(block.n_genes, bool)
         if self.excluded:
-            out = set(self.excluded)
-            counted = np.array([gene not in out for gene in genes])
+            counted = places(tuple(genes), self.excluded) < 0
         return _sums(block.indptr, block.indices, block.data, counted)
 
     def apply(self, block: CountBlock, genes: Sequence[str]) -> tuple[CountBlock, Sequence[str]]:
