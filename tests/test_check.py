@@ -156,6 +156,43 @@ def test_cells_shuffled_gene_by_gene_are_told(tmp_path):
     assert "gene-wise shuffled" in finding(report, "real cells", "warning").do
 
 
+def split_of(tmp_path, n=30, side=None):
+    write_split(tmp_path / "s.tsv.gz", {f"c{i}": "train" if i < n // 2 else "test" for i in range(n)})
+    if side is not None:
+        (tmp_path / "s.yaml").write_text(yaml.safe_dump(side))
+    return tmp_path / "s.tsv.gz"
+
+
+def test_a_split_is_audited_and_a_copy_in_two_parts_is_an_error(tmp_path):
+    x = counts()
+    assert check_file(write(tmp_path / "a.h5ad", x), split=split_of(tmp_path)).ok
+    x[29] = x[2] = np.arange(N_GENES) % 5 + 1
+    report = check_file(write(tmp_path / "a.h5ad", x), split=split_of(tmp_path))
+    assert not report.ok and report.facts["split"] == {"train": 15, "valid": 0, "test": 15}
+    assert "'c2' (train) and 'c29' (test)" in finding(report, "leaks", "error").found
+
+
+def test_what_must_stay_whole_is_asked_for_or_stands_beside_the_split(tmp_path):
+    path = write(tmp_path / "a.h5ad", counts())
+    assert check_file(path, split=split_of(tmp_path)).ok
+    for report in (
+        check_file(path, split=split_of(tmp_path), donor_key="kind"),
+        check_file(path, split=split_of(tmp_path, side={"by": ["kind"], "strategy": "group"})),
+    ):
+        assert "2 of 2 values of 'kind' lie in several parts" in finding(report, "leaks", "error").found
+
+
+def test_a_split_that_does_not_fit_is_a_finding(tmp_path):
+    path = write(tmp_path / "a.h5ad", counts())
+    assert (
+        "10 of 30 cells are not in" in finding(check_file(path, split=split_of(tmp_path, 20)), "split", "error").found
+    )
+    report = check_file(path, split=split_of(tmp_path), donor_key="kinds")
+    assert "did you mean 'kind'" in finding(report, "split", "error").do
+    log = write(tmp_path / "b.h5ad", np.log1p(counts()))
+    assert "without counts" in finding(check_file(log, split=split_of(tmp_path)), "leaks", "error").found
+
+
 def test_a_file_that_cannot_be_read_is_an_exception(tmp_path):
     (tmp_path / "a.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
     with pytest.raises(DataError, match="not a readable"):
@@ -221,6 +258,14 @@ def test_what_a_card_says_wrongly_is_an_error(card, over, what, says):
     report = check_card(card(**over))
     assert not report.ok
     assert says in finding(report, what, "error").found
+
+
+def test_a_card_whose_split_has_a_copy_of_a_cell_in_two_parts_is_an_error(card, tmp_path):
+    x = counts()
+    x[29] = x[2] = np.arange(N_GENES) % 5 + 1
+    path = write(tmp_path / "a.h5ad", x)
+    files = [{"name": "a.h5ad", "sha256": sha256_file(path), "sources": [{"kind": "mirror", "path": "a.h5ad"}]}]
+    assert "'c2' (train) and 'c29' (test)" in finding(check_card(card(files=files)), "leaks s", "error").found
 
 
 def test_a_changed_file_is_an_error_of_the_card(card, tmp_path):

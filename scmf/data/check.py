@@ -1,19 +1,19 @@
 """Hold a file against what a recipe needs, before hours are spent on it.
 
 Lives here: `check_file` (which matrix holds counts, which gene ids, how much of a vocabulary is found,
-empty and repeated cells). Lives elsewhere: `check_card` (check_cards; also to be had from here), what the
-answers look like (findings), the tools (counts, genes, authenticity).
+empty and repeated cells, and with a split what leaks through it). Lives elsewhere: `check_card` (check_cards;
+also to be had from here), what the answers look like (findings), the tools (counts, genes, authenticity, leaks).
 Torch is never imported.
 """
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse
 
 from scmf import plugins
@@ -22,9 +22,16 @@ from scmf.data import counts as counts_
 from scmf.data import genes as genes_
 from scmf.data.authenticity import check_authentic
 from scmf.data.cards import Card
+from scmf.data.cell_ids import hash_ids
 from scmf.data.check_cards import check_card
+from scmf.data.duplicates import row_hashes
 from scmf.data.findings import CheckReport
+from scmf.data.leaks import audit_leaks
 from scmf.data.load import read_file
+from scmf.data.make_split import claimed_columns
+from scmf.data.split_groups import COLUMNS
+from scmf.data.splits import PARTS, read_split
+from scmf.data.stores.store import CountBlock
 from scmf.data.vocabulary import GeneTables, load_vocabulary
 from scmf.errors import ScmfError
 
@@ -43,6 +50,8 @@ def check_file(
     label_key: str | None = None,
     batch_key: str | None = None,
     min_genes: int = 200,
+    split: Path | str | None = None,
+    donor_key: str | None = None,
     progress: bool = True,
 ) -> CheckReport:
     """Look at an .h5ad file as a recipe would.
@@ -60,6 +69,12 @@ def check_file(
         As in the section ``data``.
     min_genes
         Cells with fewer detected genes are counted.
+    split
+        A TSV with columns cell_id and part: run the leak audit (`scmf.data.leaks`). What it claims to keep whole is
+        taken from the file that `scmf data split` writes beside it, where there is one.
+    donor_key
+        Column whose values must not lie in two parts; without it donors in two parts are a warning, where there is
+        a column with a usual name.
     progress
         Show progress while a vocabulary is fetched.
 
@@ -101,7 +116,33 @@ def check_file(
     _check_key(report, adata, batch_key, "batch_key")
     if x is not None and labels is not None:
         check_authentic(report, x, labels)
+    if split is not None:
+        if x is None or ids is None:
+            report.add("error", "leaks", "not looked for without counts and gene ids", do="see above")
+        else:
+            cells = AnnData(x, obs=adata.obs, var=pd.DataFrame(index=pd.Index(ids.astype(str))))
+            _check_split(report, cells, Path(split), donor_key=donor_key, batch_key=batch_key)
     return report
+
+
+def _check_split(
+    report: CheckReport, cells: AnnData, path: Path, *, donor_key: str | None, batch_key: str | None
+) -> None:
+    """The leak audit of a split file."""
+    try:
+        parts = read_split(None, str(path.resolve()), cell_ids=cells.obs_names)
+        sizes = parts.value_counts()
+        report.add("ok", "split", ", ".join(f"{part} {sizes[part]:,}" for part in PARTS))
+        report.facts["split"] = {part: int(sizes[part]) for part in PARTS}
+        claimed = [*claimed_columns(path), *([donor_key] if donor_key else [])]
+        usual = [name for name in COLUMNS["donor"] if name in cells.obs and name not in claimed]
+        findings = audit_leaks(
+            cells, parts, by=claimed, donor_key=usual[0] if usual else None,
+            batch_key=batch_key if batch_key in cells.obs else None,
+        )  # fmt: skip
+        report.findings.extend(findings)
+    except ScmfError as error:
+        report.add("error", "split", error.found, do=error.fix or "")
 
 
 def _check_counts(report: CheckReport, adata: Any, where: str, *, path: Path) -> str | None:
@@ -219,17 +260,12 @@ def _check_cells(report: CheckReport, x: sparse.csr_matrix, names: pd.Index, *, 
 
 def _repeated(x: sparse.csr_matrix) -> list[tuple[int, int]]:
     """Pairs (first, later) of cells with the same counts; empty cells left out."""
-    seen: dict[bytes, int] = {}
-    pairs = []
-    for cell, (start, stop) in enumerate(zip(x.indptr[:-1], x.indptr[1:], strict=True)):
-        if start == stop:
-            continue
-        key = hashlib.blake2b(x.indices[start:stop].tobytes(), digest_size=16)
-        key.update(x.data[start:stop].tobytes())
-        first = seen.setdefault(key.digest(), cell)
-        if first != cell:
-            pairs.append((first, cell))
-    return pairs
+    block = CountBlock(x.indptr.astype(np.int64), x.indices, x.data.astype(np.float32), x.shape[1])
+    hashes, detected = row_hashes(block, hash_ids(np.arange(x.shape[1]).astype(str)))
+    table = pd.DataFrame(hashes)[detected > 0]
+    first = pd.Series(table.index, table.index).groupby([table[0], table[1]]).transform("first")
+    later = first[first != first.index]
+    return list(zip(later.tolist(), later.index.tolist(), strict=True))
 
 
 def _check_vocabulary(

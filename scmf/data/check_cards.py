@@ -1,7 +1,7 @@
 """Hold a dataset card against its files.
 
 Lives here: `check_card` (checksums, numbers, label set, splits and who lies in which part).
-Lives elsewhere: checking a file without a card (check).
+Lives elsewhere: checking a file without a card (check), copies of cells in two parts (leaks).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from scmf.config import DataConfig
 from scmf.data.authenticity import check_authentic
 from scmf.data.cards import Card, load_card
 from scmf.data.findings import CheckReport, Level
+from scmf.data.leaks import audit_leaks
 from scmf.data.load import load_cells
 from scmf.data.orthologs import check_orthologs
 from scmf.data.sources import fetch
@@ -24,7 +25,7 @@ from scmf.errors import ScmfError
 
 
 def check_card(card: Card | str | Path, *, progress: bool = True) -> CheckReport:
-    """Hold a card against its files: checksums, numbers, label set, splits, donors on one side only.
+    """Hold a card against its files: checksums, numbers, label set, splits, donors and cells on one side only.
 
     Parameters
     ----------
@@ -102,6 +103,7 @@ def _check_cells_card(report: CheckReport, card: Card, *, progress: bool) -> Non
             report.add("warning", f"split {name}", found, do="prefer a split by donor")
         if labels is not None and (lost := set(card.labels) - set(labels[parts.to_numpy() == "train"])):
             report.add("error", f"split {name}", f"no training cell of {sorted(lost)}", do="make it again")
+        report.findings.extend(audit_leaks(adata, parts, batch_key=card.batch_key, what=f"leaks {name}"))
 
 
 def _check_groups(report: CheckReport, what: str, parts: pd.Series, groups: pd.Series, said: Any) -> None:

@@ -19,7 +19,7 @@ from scmf.data.cell_ids import hash_ids
 from scmf.data.corpus import Corpus
 from scmf.data.duplicates import Signatures, gene_keys, row_hashes
 from scmf.data.findings import Finding
-from scmf.data.near_duplicates import BANDS, SIMILAR, GeneOrder, similarities
+from scmf.data.near_duplicates import BANDS, BLIND, GeneOrder, similarities, threshold
 from scmf.data.split_groups import ObsColumns, tabulate
 from scmf.data.splits import PARTS
 from scmf.data.stores.memory import MemoryStore
@@ -189,10 +189,14 @@ class _Counts:
 
     def similar(self, order: GeneOrder, what: str) -> Finding:
         """Cells that are nearly equal to a cell of another part."""
+        least, usual = threshold(self._corpus, order)
+        if usual > BLIND:
+            found = f"nearly equal cells were not looked for: of {len(order.keys):,} genes these cells detect the same"
+            return Finding("warning", what, f"{found} (usual similarity {usual:.2f})")
         pairs, skipped = self._candidates()
         jaccard, cosine = similarities(self._corpus, order, pairs)
-        near = jaccard >= SIMILAR
         takes = BANDS * order.depth
+        near = (jaccard >= least) & (self._detected[pairs] >= takes // 2).all(axis=1)
         notes = (
             f"; {int((self._detected >= takes).sum()):,} of {len(self._codes):,} cells have the {takes} genes it takes"
         )
@@ -200,12 +204,13 @@ class _Counts:
         if near.any():
             n = len(np.unique(pairs[near]))
             best = int(np.argmax(jaccard))
-            found = f"{n:,} cells are nearly equal to a cell of another part, such as {self._names(*pairs[best])} "
-            found += f"(similarity {jaccard[best]:.2f} from {SIMILAR}, cosine of log counts {cosine[best]:.2f}){notes}"
+            found = f"{n:,} cells are nearly equal to a cell of another part, such as {self._names(*pairs[best])}"
+            found += f": similarity {jaccard[best]:.2f} (from {least:.2f} on)"
+            found += f", cosine of log counts {cosine[best]:.2f}{notes}"
             return Finding("error", what, found, "are they subsamples or re-aligned copies? remove one of each pair")
         highest = f", highest similarity {jaccard.max():.2f}" if len(pairs) else ""
         found = (
-            f"no nearly equal cells in two parts ({len(pairs):,} pairs compared{highest}; {SIMILAR} would be){notes}"
+            f"no nearly equal cells in two parts: {len(pairs):,} pairs compared{highest}; from {least:.2f} on{notes}"
         )
         return Finding("warning" if skipped else "ok", what, found, "remove identical cells first" if skipped else "")
 

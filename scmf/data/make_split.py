@@ -25,7 +25,7 @@ from scmf.data.group_parts import assign_groups
 from scmf.data.split_groups import ObsColumns, joined_groups, tabulate
 from scmf.data.splits import PARTS, write_split
 from scmf.errors import ConfigError, DataError
-from scmf.files import dump_yaml, write_text
+from scmf.files import dump_yaml, load_yaml, write_text
 
 STRATEGIES = ("group", "random", *perturbation_parts.STRATEGIES)
 """``group``: values of ``by`` whole; ``random``: cells; the rest: see `scmf.data.perturbation_parts`."""
@@ -83,8 +83,7 @@ class Split:
         """Write the split and, beside it, ``<name>.yaml`` with what a card says about it; return the sha256."""
         path = Path(path)
         sha256 = write_split(path, self._blocks())
-        stem = path.name.removesuffix(".gz").removesuffix(".tsv")
-        write_text(path.with_name(f"{stem}.yaml"), dump_yaml(self.to_json(path.name, sha256), width=120))
+        write_text(_side_file(path), dump_yaml(self.to_json(path.name, sha256), width=120))
         return sha256
 
     def _blocks(self) -> Iterable[tuple[np.ndarray, np.ndarray]]:
@@ -115,6 +114,18 @@ class Split:
             "subgroups": {part: {k: list(v) for k, v in kinds.items()} for part, kinds in self.subgroups.items()},
             "missing_labels": {part: list(labels) for part, labels in self.missing_labels.items()},
         }
+
+
+def _side_file(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".tsv") + ".yaml")
+
+
+def claimed_columns(path: Path | str) -> tuple[str, ...]:
+    """Columns that a split keeps whole, as the file that `Split.write` left beside it says; empty without one."""
+    side = _side_file(Path(path))
+    said = load_yaml(side) if side.is_file() else {}
+    by = said.get("by", ()) if isinstance(said, dict) else ()
+    return tuple(map(str, by)) if isinstance(by, list) else ()
 
 
 def make_split(

@@ -33,14 +33,17 @@ from scmf.data.duplicates import gene_keys, mix
 from scmf.data.stores.store import CountBlock
 
 SIMILAR = 0.65
-"""Weighted Jaccard index from which two cells count as near-duplicates."""
+"""Weighted Jaccard index from which two cells count as near-duplicates, at least; see `threshold`."""
+
+BLIND = 0.5
+"""Where cells are usually as similar as that, detected genes do not tell them apart."""
 
 BANDS = 16
 """Keys of a cell."""
 
 _DEPTH = 5
 _MEETING = 2e-5
-"""Share of all pairs of real cells that meet in a key of `_DEPTH` genes (pancreas card)."""
+"""Pairs of cells of three random parts that meet in a key of `_DEPTH` genes, by the square of the cells (pancreas)."""
 _FEWER = 4.9
 """By which one gene more in the key makes them fewer."""
 _MEETINGS = 500_000
@@ -187,6 +190,28 @@ def similarities(
         norms = np.sqrt(_sums(a.multiply(a)) * _sums(b.multiply(b)))
         cosine[start : start + len(some)] = _sums(a.multiply(b)) / np.maximum(norms, 1e-300)
     return jaccard, cosine
+
+
+def threshold(corpus: Corpus, order: GeneOrder, *, n_cells: int = 256) -> tuple[float, float]:
+    """Similarity from which cells of this corpus are near-duplicates, and the one that its cells usually have.
+
+    Some cells, spread over the corpus, are compared each with each. Usual is what one in ten other cells reaches
+    (so that some copies change nothing), for 99 of 100 cells. The threshold is half way from there to 1, and at least
+    `SIMILAR`. In a small panel of genes that most cells express all cells look alike; above `BLIND` nothing can be
+    said.
+    """
+    cells = np.unique(np.linspace(0, corpus.n_cells - 1, min(n_cells, corpus.n_cells)).astype(np.int64))
+    detected = order.matrix(corpus, cells)
+    detected.sum_duplicates()
+    detected.eliminate_zeros()
+    detected = detected.astype(bool).astype(np.float64)
+    weighted = detected @ sp.diags(order.weights)
+    both = np.asarray((weighted @ detected.T).todense())
+    own = np.diag(both)
+    similar = both / np.maximum(own[:, None] + own[None, :] - both, 1e-300)
+    others = similar[~np.eye(len(cells), dtype=bool)].reshape(len(cells), -1)
+    usual = float(np.quantile(np.quantile(others, 0.9, axis=1), 0.99)) if len(cells) > 1 else 0.0
+    return max(SIMILAR, (1 + usual) / 2), usual
 
 
 def _sums(matrix: sp.spmatrix) -> np.ndarray:
