@@ -120,6 +120,8 @@ class DataConfig(Section):
     """Credentials and addresses of remote stores, such as ``endpoint_url``; the environment is read too."""
     gene_vocab: str | None = None
     """Keep to these genes: ``human_protein_coding``, a vocabulary card, or a file with gene ids; null keeps all."""
+    orthologs: Literal["one2one", "sum"] | None = None
+    """Take mouse genes to human ones of ``gene_vocab``: pairs of one gene each, or all mouse genes added up."""
     filter: FilterConfig = FilterConfig()
     """Quality filters."""
     stream: StreamConfig | None = None
@@ -133,6 +135,12 @@ class DataConfig(Section):
                 "give either `dataset` (a card) or `files` (your own), `census` or `tokens`, and not several"
                 + (f": {', '.join(given)} are given" if given else "; nothing is given")
             )
+        return self
+
+    @model_validator(mode="after")
+    def _orthologs_need_genes(self) -> DataConfig:
+        if self.orthologs is not None and self.gene_vocab is None:
+            raise ValueError("`orthologs` needs `gene_vocab`, such as human_protein_coding")
         return self
 
     @property

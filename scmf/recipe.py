@@ -25,7 +25,7 @@ from scmf.files import load_yaml, sha256_json, shipped
 from scmf.section import Section
 
 _CAME_LATER = {
-    "data": ("census", "tokens", "storage_options", "gene_vocab", "filter", "stream"),
+    "data": ("census", "tokens", "storage_options", "gene_vocab", "orthologs", "filter", "stream"),
 }
 """Keys that did not exist when the first expected values were recorded, by section."""
 

@@ -56,7 +56,7 @@ class TokenEncoder:
         """See `scmf.data.stream.ragged.Encoder`."""
         totals = None
         if self.panel is not None:
-            aligned = self.panel.align(counts, self.panel.columns(genes))
+            aligned = self.panel.align(counts, self.panel.columns(genes), in_place=True)
             # float32, as the tokenizer's own sums of float32 counts are
             counts, genes, totals = aligned.counts, self.panel.genes, aligned.n_counts_B.astype(np.float32)
         try:

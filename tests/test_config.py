@@ -26,6 +26,8 @@ DATA = {"dataset": "pancreas", "split": "donor"}
 def run(**sections):
     if "stream" in sections.get("data", {}):
         sections["data"] = {**DATA, "stream": {"batches_by": "donor_id", **sections["data"]["stream"]}}
+    if "orthologs" in sections.get("data", {}):
+        sections["data"] = {**DATA, "gene_vocab": "human_protein_coding", **sections["data"]}
     return validate(RunConfig, {"data": DATA, **sections}, where="my.yaml")
 
 
@@ -136,7 +138,7 @@ def test_every_choice_is_accepted_and_its_misspelling_refused_with_a_hint(path, 
 
 def test_there_are_choices_to_test():
     sections = {".".join(param.values[0]) for param in CHOICES}
-    assert sections == {"data.stream", "model", "training", "eval", "eval.finetune"}
+    assert sections == {"data", "data.stream", "model", "training", "eval", "eval.finetune"}
 
 
 def test_heads_must_divide_the_width():

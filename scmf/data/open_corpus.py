@@ -18,6 +18,7 @@ from scmf.config_data import DataConfig, StreamConfig
 from scmf.data.cards import Card, load_card
 from scmf.data.corpus import Corpus
 from scmf.data.panel import Panel
+from scmf.data.restrict import panel_of
 from scmf.data.sources import fetch
 from scmf.data.splits import PARTS, read_parts, split_file
 from scmf.data.stores.store import Store
@@ -107,11 +108,9 @@ def open_corpus(config: DataConfig, *, progress: bool = True, note: Note = lambd
         parts = read_parts(split, corpus)
     panel = None
     if config.gene_vocab is not None:
-        from scmf.data.gene_vocab import load_gene_set
-
         if config.tokens is not None:
             raise ConfigError("gene_vocab with ready tokens", wanted="cells", where="data.gene_vocab", fix="drop it")
-        panel = Panel.of(load_gene_set(config.gene_vocab, progress=progress))
+        panel = panel_of(config, progress=progress)
     passed: np.ndarray | None = None
     removed: dict[str, int] = {}
     if config.filter.active:
@@ -124,6 +123,7 @@ def open_corpus(config: DataConfig, *, progress: bool = True, note: Note = lambd
         "split_sha256": sha256_file(split) if split else None,
         "n_cells": corpus.n_cells,
         "gene_vocab": config.gene_vocab,
+        "orthologs": config.orthologs,
         "removed": removed,
     }
     return OpenedCorpus(corpus, parts, passed, removed, panel, facts)

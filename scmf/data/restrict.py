@@ -6,6 +6,8 @@ gene sets (gene_vocab), putting columns in their places (panel).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from anndata import AnnData
 
@@ -13,6 +15,9 @@ from scmf.config_data import DataConfig
 from scmf.data.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from scmf.errors import DataError, GeneError
+
+if TYPE_CHECKING:
+    from scmf.data.panel import Panel
 
 DEPTH = "n_counts"
 """Column of ``obs`` with the counts of a cell over all genes, where some genes are left out."""
@@ -45,7 +50,18 @@ def restrict(adata: AnnData, config: DataConfig, *, progress: bool = True) -> An
     """
     if config.filter.active:
         adata = _filtered(adata, config)
-    return adata if config.gene_vocab is None else _on_genes(adata, config.gene_vocab, progress=progress)
+    return adata if config.gene_vocab is None else _on_genes(adata, config, progress=progress)
+
+
+def panel_of(config: DataConfig, *, progress: bool = True) -> Panel:
+    """The panel that ``gene_vocab`` and ``orthologs`` ask for."""
+    from scmf.data.gene_vocab import load_gene_set
+    from scmf.data.orthologs import load_orthologs
+    from scmf.data.panel import Panel
+
+    assert config.gene_vocab is not None
+    orthologs = load_orthologs(config.orthologs, progress=progress) if config.orthologs else None
+    return Panel.of(load_gene_set(config.gene_vocab, progress=progress), orthologs=orthologs)
 
 
 def _filtered(adata: AnnData, config: DataConfig) -> AnnData:
@@ -66,12 +82,9 @@ def _filtered(adata: AnnData, config: DataConfig) -> AnnData:
     return adata
 
 
-def _on_genes(adata: AnnData, name: str, *, progress: bool) -> AnnData:
-    from scmf.data.gene_vocab import load_gene_set
-    from scmf.data.panel import Panel
-
+def _on_genes(adata: AnnData, config: DataConfig, *, progress: bool) -> AnnData:
     store = MemoryStore(adata, counts="X", gene_ids="var_names")
-    panel = Panel.of(load_gene_set(name, progress=progress))
+    name, panel = config.gene_vocab, panel_of(config, progress=progress)
     columns = panel.columns(store.genes, where=adata.uns["scmf"]["dataset"])
     present = np.unique(columns.target[columns.target >= 0])
     if not len(present):
