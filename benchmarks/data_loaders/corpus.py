@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from measure import LONGEST, digest_rows
+from tokenise import LONGEST, digest_rows
 
 from scmf.files import atomic_path, write_json
 
@@ -70,9 +70,9 @@ def popularity(seed: int) -> np.ndarray:
 
 def median_depth(share: np.ndarray) -> float:
     """Median molecules of a cell that give `MEAN_NONZERO` genes on average, by bisection over a quadrature."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(21)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(9)
     low, high = 100.0, 1e6
-    for _ in range(40):
+    for _ in range(24):
         depth = (low * high) ** 0.5
         genes = [(1 - np.exp(-depth * np.exp(DEPTH_SIGMA * x) * share)).sum(axis=1).mean() for x in nodes]
         low, high = (depth, high) if weights @ genes / weights.sum() < MEAN_NONZERO else (low, depth)

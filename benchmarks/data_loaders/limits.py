@@ -18,8 +18,9 @@ from typing import Any
 
 import numba
 import numpy as np
-from measure import Csr, Loader, main
+from measure import Loader, main
 from peer_bionemo_scdl import block_shuffled
+from tokenise import Csr
 
 IN_MEMORY = 16_384
 LARGEST_CHUNK = 1 << 20

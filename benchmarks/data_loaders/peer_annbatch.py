@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from measure import BLOCK, BLOCKS_IN_BUFFER, Csr, Loader, main
+from measure import BLOCK, BLOCKS_IN_BUFFER, Loader, main
+from tokenise import Csr
 
 SETTINGS = {"own": (512, 32), "mixed": (BLOCK, BLOCKS_IN_BUFFER)}
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from measure import Csr, Loader, main
+from measure import Loader, main
+from tokenise import Csr
 
 
 def make(options: argparse.Namespace) -> Loader:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from measure import Loader, main, pad_rows
+from measure import Loader, main
+from tokenise import pad_rows
 
 
 def make(options: argparse.Namespace) -> Loader:

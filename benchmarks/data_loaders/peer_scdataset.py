@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from measure import BLOCK, BLOCKS_IN_BUFFER, Csr, Loader, main
+from measure import BLOCK, BLOCKS_IN_BUFFER, Loader, main
+from tokenise import Csr
 
 SETTINGS = {"own": (BLOCK, 64), "mixed": (BLOCK, BLOCKS_IN_BUFFER), "dense": (BLOCK, 16)}
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from measure import BLOCK, BLOCKS_IN_BUFFER, Csr, Loader, main
+from measure import BLOCK, BLOCKS_IN_BUFFER, Loader, main
+from tokenise import Csr
 
 SETTINGS = {"own": (BLOCK, 65_536), "mixed": (BLOCK, BLOCK * BLOCKS_IN_BUFFER)}
 
