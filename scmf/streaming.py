@@ -134,6 +134,7 @@ class Streamed:
                 copies=copies,
                 how=how,
                 groups=groups,
+                dtypes={"input_ids": np.int64},
                 threads=settings.threads,
             )
             return StreamBatches(stream)
@@ -225,10 +226,10 @@ def panel_genes(corpus: Corpus, panel: Panel) -> dict[str, str]:
 
 def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig) -> None:
     stored = np.mean([store.lengths[:10_000].mean() for store in corpus.stores if store.n_cells])
-    needed = shape.block_cells * shape.buffer_blocks * float(stored) * 8 / 1e9
+    needed = round(shape.block_cells * shape.buffer_blocks * float(stored) * 8 / 1e9, 6)
     if needed > settings.max_open_gb:
         raise ConfigError(
-            f"{shape.block_cells * shape.buffer_blocks:,} cells in a buffer, {stored:,.0f} values each: {needed:.1f} GB",
+            f"{shape.block_cells * shape.buffer_blocks:,} cells in a buffer, {stored:,.0f} values each: {needed:g} GB",
             wanted=f"at most {settings.max_open_gb:g} GB",
             where="data.stream",
             fix="lower buffer_blocks or block_cells, or raise max_open_gb",

@@ -170,7 +170,7 @@ def test_a_cell_without_known_genes_is_named_with_its_file_and_number(adata, tok
 
 def test_a_buffer_that_would_not_fit_is_refused_before_anything_is_read(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path))
-    streamed = prepare_stream(config(folder, max_open_gb=1e-6), progress=False)
+    streamed = prepare_stream(config(folder, max_open_gb=1e-9), progress=False)
     with pytest.raises(ConfigError, match="in a buffer"):
         streamed.batches(config_training())
 

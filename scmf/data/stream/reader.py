@@ -122,6 +122,8 @@ class CellStream:
         ``padded``: rectangles (B, L); ``ragged``: rows behind one another.
     length
         Pad to this length; default: to the longest row of the batch.
+    dtypes
+        Type of a column in a batch, by name, where it is not that of the encoder (which may be narrower).
     threads
         Threads that read and encode.
     """
@@ -141,6 +143,7 @@ class CellStream:
         per_cell: Mapping[str, np.ndarray] | None = None,
         layout: Literal["padded", "ragged"] = "padded",
         length: int | None = None,
+        dtypes: Mapping[str, Any] | None = None,
         threads: int = 2,
     ) -> None:
         self.corpus, self.encode = corpus, RawCounts() if encode is None else encode
@@ -149,6 +152,7 @@ class CellStream:
         )
         self.how, self.groups, self.per_cell = how, groups, dict(per_cell or {})
         self.layout, self.length, self.threads = layout, length, max(1, threads)
+        self.dtypes = {name: np.dtype(dtype) for name, dtype in (dtypes or {}).items()}
         self.waiting = Waiting()
         if how in ("group", "stratify") and groups is None:
             raise ConfigError(f"how={how!r} without groups", wanted="a code for each cell", where="the stream")
@@ -204,11 +208,11 @@ class CellStream:
             ready: deque[Future[Batch]] = deque()
             while following is not None:
                 fetch, parts = following
-                rows = FetchedRows(
-                    fetch, [part.result() for part in parts], self.how, self._rng(plan, fetch), self.groups
-                )
-                del parts
+                # Its pieces stand behind those of this fetch, so that no thread is idle while the last of them is read.
                 following = self._begin(plan, next(numbers, None), readers)
+                encoded = [part.result() for part in parts]
+                rows = FetchedRows(fetch, encoded, self.how, self._rng(plan, fetch), self.groups, self.dtypes)
+                del parts, encoded
                 first = max(0, start - fetch.number * per_fetch)
                 for i in range(first, len(fetch.edges) - 1):
                     ready.append(cutter.submit(self._cut, rows, i))
@@ -263,7 +267,7 @@ class FetchedRows:
         The plan of it.
     parts
         What its pieces became.
-    how, groups
+    how, groups, dtypes
         See `CellStream`.
     rng
         Random numbers of the order; None keeps the order of the plan.
@@ -276,11 +280,13 @@ class FetchedRows:
         how: Arrangement,
         rng: np.random.Generator | None,
         groups: np.ndarray | None,
+        dtypes: Mapping[str, np.dtype],
     ) -> None:
         self.fetch, self.parts = fetch, parts
         self._starts = np.concatenate([[0], np.cumsum([len(part.offsets) - 1 for part in parts])])
         self._dtypes = {
-            name: np.result_type(*{part.columns[name].dtype for part in parts}) for name in parts[0].columns
+            name: dtypes.get(name) or np.result_type(*{part.columns[name].dtype for part in parts})
+            for name in parts[0].columns
         }
         self._lengths = np.concatenate([part.lengths for part in parts])[fetch.rows]
         if rng is None:
