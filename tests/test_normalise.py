@@ -91,6 +91,14 @@ def test_genes_are_selected_in_the_order_asked_for_and_missing_ones_are_empty():
         Pipeline([SelectGenes(("missing",))]).apply_anndata(CELLS)
 
 
+def test_indices_of_two_bytes_as_stores_have_them_are_read():
+    pipeline = Pipeline([LibrarySize(), Log1p(), SelectGenes(tuple(CELLS.var_names[[9, 4]]))])
+    block = next(corpus_of(CELLS).scan()).counts
+    small = block._replace(indices=block.indices.astype(np.uint16))
+    for a, b in zip(*(pipeline.apply(one, tuple(CELLS.var_names))[0] for one in (small, block)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_block_is_left_as_it_was():
     block = next(corpus_of(CELLS).scan()).counts
     before = block.data.copy()

@@ -7,8 +7,8 @@ import pytest
 import scranpy
 
 from scmf.data.corpus import Corpus
-from scmf.data.preprocess.normalise import Pipeline
-from scmf.data.preprocess.size_factors import SizeFactors, size_factors
+from scmf.data.preprocess.normalise import Pipeline, divide_rows
+from scmf.data.preprocess.size_factors import SizeFactors, raw_factors, size_factors
 from scmf.data.stores.memory import MemoryStore
 from scmf.errors import ConfigError, DataError, MissingExtraError
 from tests.conftest import synthetic_cells
@@ -56,6 +56,19 @@ def test_cells_are_divided_by_their_factor_and_empty_ones_left():
     totals = np.asarray(pipeline.apply_anndata(cells).X.sum(axis=1)).ravel()
     assert totals[5] == 0
     np.testing.assert_allclose(np.delete(totals, 5), np.delete(totals, 5)[0], rtol=1e-5)
+
+
+def test_indices_of_two_bytes_as_stores_have_them_are_read():
+    block = next(corpus_of(CELLS).scan()).counts
+    small = block._replace(indices=block.indices.astype(np.uint16))
+    np.testing.assert_array_equal(raw_factors(small, "clrm1", 100), raw_factors(block, "clrm1", 100))
+
+
+def test_counts_that_come_from_a_step_before_or_a_file_are_read():
+    block = next(corpus_of(CELLS).scan()).counts
+    unlike = block._replace(data=divide_rows(block.indptr, block.data, np.ones(block.n_cells, np.float32)))
+    assert unlike.data.dtype is not np.dtype(np.float32)
+    np.testing.assert_array_equal(raw_factors(unlike, "clrm1", 100), raw_factors(block, "clrm1", 100))
 
 
 def test_deconvolution_is_refused_with_the_reason():

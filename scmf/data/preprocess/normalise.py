@@ -59,6 +59,27 @@ def divide_rows(indptr: np.ndarray, data: np.ndarray, by_B: np.ndarray) -> np.nd
     return out
 
 
+@numba.njit(nogil=True, cache=True)
+def _select(
+    indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, places_G: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The values whose gene has a place, there."""
+    new_indptr = np.zeros(len(indptr), np.int64)
+    for cell in range(len(indptr) - 1):
+        n = 0
+        for at in range(indptr[cell], indptr[cell + 1]):
+            n += places_G[indices[at]] >= 0
+        new_indptr[cell + 1] = new_indptr[cell] + n
+    new_indices, new_data = np.empty(new_indptr[-1], np.int32), np.empty(new_indptr[-1], np.float32)
+    n = 0
+    for at in range(indptr[0], indptr[-1]):
+        place = places_G[indices[at]]
+        if place >= 0:
+            new_indices[n], new_data[n] = place, data[at]
+            n += 1
+    return new_indptr, new_indices, new_data
+
+
 @dataclass(frozen=True)
 class LibrarySize:
     """Divide each cell so that its counts add up to ``target_sum``, as ``scanpy.pp.normalize_total`` does.
@@ -158,10 +179,9 @@ class SelectGenes:
 
     def apply(self, block: CountBlock, genes: Sequence[str]) -> tuple[CountBlock, Sequence[str]]:
         """The block over the genes kept."""
-        column = gene_columns(genes, self.genes, where="select_genes")[block.indices]
-        inside = column >= 0
-        before = np.concatenate([[0], np.cumsum(inside)])
-        return CountBlock(before[block.indptr], column[inside], block.data[inside], len(self.genes)), self.genes
+        places_G = gene_columns(genes, self.genes, where="select_genes")
+        indptr, indices, data = _select(block.indptr, block.indices, block.data, places_G)
+        return CountBlock(indptr, indices, data, len(self.genes)), self.genes
 
 
 class Blocks:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import scipy.sparse as sp
 
 from scmf.data.corpus import Corpus
 from scmf.data.stores.store import CountBlock
@@ -63,7 +64,11 @@ def raw_factors(block: CountBlock, method: str, n_genes: int | None) -> np.ndarr
     here = np.unique(block.indices[block.data != 0]).size
     if here == 0 or not n_genes:
         return np.zeros(block.n_cells)
-    factors = np.asarray(_scranpy().compute_clrm1_factors(block.csr().T.tocsc(), num_threads=1), np.float64)
+    # scranpy knows a type by the identity of numpy's object, which arrays of numba and of files do not share
+    by_cell = sp.csc_matrix((block.n_genes, block.n_cells), dtype=np.float32)
+    by_cell.data, by_cell.indices = block.data.astype(np.float32), block.indices.astype(np.int32)
+    by_cell.indptr = block.indptr.astype(np.int64)
+    factors = np.asarray(_scranpy().compute_clrm1_factors(by_cell, num_threads=1), np.float64)
     return np.expm1(np.log1p(factors) * (here / n_genes))
 
 
