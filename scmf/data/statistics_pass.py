@@ -117,7 +117,6 @@ class _Values:
         total = np.repeat(total_B, np.diff(block.indptr))
         inside = (gene >= 0) & (block.data != 0) & (total > 0)
         gene, counts = gene[inside], block.data[inside].astype(np.float64)
-        into.n_cells_G += np.bincount(gene, minlength=len(into.genes))
         into.counts_G += np.bincount(gene, weights=counts, minlength=len(into.genes))
         self._n += len(gene)
         if self._n > _EXACT_VALUES:
@@ -128,6 +127,12 @@ class _Values:
                 fix="leave exact out: the rank of a digest's median is off by a few thousandths at most",
             )
         self._parts.append((gene, counts / total[inside] * target))
+
+    def n_cells(self, n_genes: int) -> np.ndarray:
+        out = np.zeros(n_genes, np.int64)
+        for gene, _ in self._parts:
+            out += np.bincount(gene, minlength=n_genes)
+        return out
 
     def medians(self, n_genes: int) -> np.ndarray:
         out = np.full(n_genes, np.nan)
@@ -234,12 +239,7 @@ def corpus_statistics(
             if values is not None:
                 values.add(block, gene_of, total_B, target, tally)
             else:
-                into: tuple[Any, ...] = (
-                    tally.n_cells_G,
-                    tally.counts_G,
-                    *tally.digests.constants,
-                    *tally.digests.arrays,
-                )
+                into: tuple[Any, ...] = (tally.counts_G, *tally.digests.constants, *tally.digests.arrays)
                 rows: tuple[Any, ...] = (block.indptr, block.indices, block.data, gene_of, total_B, float(target))
                 jobs = [pool.submit(_digest, (*rows, first, last, *into)) for first, last in spans]
                 for job in jobs:
@@ -253,7 +253,9 @@ def corpus_statistics(
                 progress(tally.n_cells, kept)
     if path is not None:
         tally.save(path)
-    return tally.result(tally.digests.quantile(0.5) if values is None else values.medians(len(panel.names)))
+    if values is not None:
+        return tally.result(values.n_cells(len(panel.names)), values.medians(len(panel.names)))
+    return tally.result(tally.digests.n_values, tally.digests.quantile(0.5))
 
 
 def _digest(arguments: tuple[Any, ...]) -> None:

@@ -67,7 +67,8 @@ class GeneDigests:
     @property
     def n_values(self) -> np.ndarray:
         """Values seen of each gene, int64 (G,)."""
-        return np.rint(self._weight_GC.sum(axis=1)).astype(np.int64) + self._waiting_G
+        used = np.arange(self._weight_GC.shape[1]) < self._size_G[:, None]  # behind them lie old ones
+        return np.rint(self._weight_GC.sum(axis=1, where=used)).astype(np.int64) + self._waiting_G
 
     def add(self, gene: int, values: np.ndarray) -> None:
         """Add values of one gene.

@@ -108,7 +108,7 @@ def _scratch(k: int, c: int) -> tuple[np.ndarray, ...]:
 @numba.njit(nogil=True, cache=True)
 def add_rows(
     indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, gene_of: np.ndarray, total_B: np.ndarray, target: float,
-    first: int, last: int, n_cells_G: np.ndarray, counts_G: np.ndarray, ones: np.ndarray, sums: tuple[float, float],
+    first: int, last: int, counts_G: np.ndarray, ones: np.ndarray, sums: tuple[float, float],
     buffer_GK: np.ndarray, waiting_G: np.ndarray, mean_GC: np.ndarray, weight_GC: np.ndarray, size_G: np.ndarray,
 ) -> None:  # fmt: skip
     """Add ``count / total * target`` of every non-zero count whose gene is in ``[first, last)``.
@@ -125,28 +125,31 @@ def add_rows(
         Sum to which a cell is scaled.
     first, last
         Range of genes.
-    n_cells_G, counts_G
-        Cells that hold the gene and the sum of its raw counts, added to.
+    counts_G
+        Sum of the raw counts of the gene, added to.
     ones, sums, buffer_GK, waiting_G, mean_GC, weight_GC, size_G
         ``GeneDigests.arrays``.
     """
-    room = buffer_GK.shape[1]
-    scratch = _scratch(room, mean_GC.shape[1])
+    room = np.uint64(buffer_GK.shape[1])
+    waiting = buffer_GK.reshape(-1)  # unsigned places: numba then leaves out what negative ones would need
+    scratch = _scratch(buffer_GK.shape[1], mean_GC.shape[1])
     for cell in range(len(indptr) - 1):
         total = total_B[cell]
         if total <= 0:
             continue
-        for at in range(indptr[cell], indptr[cell + 1]):
-            g = gene_of[indices[at]]
-            if g < first or g >= last or data[at] == 0:
+        for at in range(np.uint64(indptr[cell]), np.uint64(indptr[cell + 1])):
+            gene = gene_of[np.uint64(indices[at])]
+            if gene < first or gene >= last or data[at] == 0:
                 continue
+            g = np.uint64(gene)
             count = np.float64(data[at])
-            n_cells_G[g] += 1
             counts_G[g] += count
-            buffer_GK[g, waiting_G[g]] = count / total * target
-            waiting_G[g] += 1
-            if waiting_G[g] == room:
-                _flush(g, buffer_GK, waiting_G, mean_GC, weight_GC, size_G, ones, sums, scratch)
+            n = np.uint64(waiting_G[g])
+            waiting[g * room + n] = count / total * target
+            n += np.uint64(1)
+            waiting_G[g] = n
+            if n == room:
+                _flush(gene, buffer_GK, waiting_G, mean_GC, weight_GC, size_G, ones, sums, scratch)
 
 
 @numba.njit(nogil=True, cache=True)
