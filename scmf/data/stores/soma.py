@@ -1,7 +1,7 @@
 """Cells of a SOMA experiment (TileDB-SOMA), picked by a value filter and streamed; never the whole query in memory.
 
-Lives here: `SomaStore`. Lives elsewhere: opening (soma_open), triplets to rows (soma_rows), filters (soma_filters),
-versions and organisms of the CELLxGENE Census (scmf.data.census).
+Lives here: `SomaStore`. Lives elsewhere: opening (soma_open), obs and var (soma_tables), triplets to rows (soma_rows),
+filters (soma_filters), versions and organisms of the CELLxGENE Census (scmf.data.census).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 
 from scmf import plugins
 from scmf.data import genes as genes_
-from scmf.data.stores import soma_filters, soma_open
+from scmf.data.stores import soma_filters, soma_open, soma_tables
 from scmf.data.stores.retries import Retries
 from scmf.data.stores.soma_rows import JoinIds, LengthMismatch, RowGather
 from scmf.data.stores.store import CountBlock, Store
@@ -58,7 +58,7 @@ class SomaStore(Store):
         self._retries, self._pid, self._lock = retries or Retries(), os.getpid(), threading.Lock()
         self._obs = experiment.obs
         self._matrix, var_table = soma_open.members(experiment, measurement, layer, uri)
-        self._var = soma_open.gene_table(var_table, gene_filter, f"{uri}, var of {measurement}")
+        self._var = soma_tables.gene_table(var_table, gene_filter, f"{uri}, var of {measurement}")
         ids, _ = genes_.pick_ids(self._var, gene_ids, path=uri)
         genes_.refuse_duplicates(ids, path=uri)
         self.genes = tuple(str(gene) for gene in ids)
@@ -213,34 +213,10 @@ class SomaStore(Store):
         for column in columns:
             if column not in known:
                 raise DataError(f"no column {column!r} in obs", where=self.uri, fix=plugins.did_you_mean(column, known))
-        return self._persist(lambda: self._obs_table(list(columns)))
-
-    def _obs_table(self, columns: list[str]) -> pd.DataFrame:
-        import pyarrow as pa
-
-        chunks: dict[str, list[Any]] = {column: [] for column in columns}
-        done, disorder = 0, []
-        for table in self._obs_batches(["soma_joinid", *(name for name in columns if name != "soma_joinid")]):
-            ids = table.column("soma_joinid").to_numpy()
-            if not np.array_equal(ids, self._ids.span(done, min(done + len(ids), self.n_cells))):
-                disorder.append(done)
-            done += len(ids)
-            for column in columns:
-                values = table.column(column).combine_chunks()
-                text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-                chunks[column].append(values.dictionary_encode() if text else values)
-        if done != self.n_cells or disorder:
-            raise DataError(
-                f"the table of cells gives {done:,} rows for the filter, in another order or number than when opened",
-                wanted=f"the same {self.n_cells:,} rows",
-                where=f"{self.uri}, obs",
-                fix="open the store again",
-            )
-        frame = {name: pa.chunked_array(parts).unify_dictionaries().to_pandas() for name, parts in chunks.items()}
-        for name, series in frame.items():
-            if isinstance(series.dtype, pd.CategoricalDtype):
-                frame[name] = series.cat.remove_unused_categories()
-        return pd.DataFrame(frame)
+        names = ["soma_joinid", *(name for name in columns if name != "soma_joinid")]
+        return self._persist(
+            lambda: soma_tables.read_cells(self._obs_batches(names), self._ids, list(columns), where=f"{self.uri}, obs")
+        )
 
     def _obs_batches(self, columns: list[str]) -> Iterator[Any]:
         yield from self._obs.read(column_names=columns, value_filter=self.value_filter, result_order="row-major")

@@ -1,6 +1,6 @@
-"""Opening a SOMA experiment: address, options, the matrix and the gene table.
+"""Opening a SOMA experiment: address, options, the members that a store needs.
 
-Lives here: what happens once, before any cell is read. Lives elsewhere: the store (soma), filters (soma_filters).
+Lives here: what happens once, before anything is read. Lives elsewhere: the store (soma), obs and var (soma_tables).
 """
 
 from __future__ import annotations
@@ -9,10 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from scmf import plugins
-from scmf.data.stores import soma_filters
 from scmf.errors import ConfigError, DataError, MissingExtraError
 
 _BUFFER_BYTES = 32 << 20
@@ -91,26 +88,6 @@ def members(experiment: Any, measurement: str, layer: str, uri: str) -> tuple[An
         if key == "measurement":
             var, at = at[name].var, at[name].X
     return at[layer], var
-
-
-def gene_table(table: Any, gene_filter: str | None, where: str) -> pd.DataFrame:
-    """``var`` by the order of ``soma_joinid``, named by ``feature_id`` or ``var_id``."""
-    import tiledbsoma
-
-    if gene_filter is not None:
-        soma_filters.check_filter(gene_filter, table, where=where)
-    try:
-        var = table.read(value_filter=gene_filter).concat().to_pandas().sort_values("soma_joinid")
-    except tiledbsoma.SOMAError as error:
-        raise soma_filters.filter_error(error, str(gene_filter), where=where) from error
-    if len(var) == 0:
-        hints = soma_filters.unknown_values(gene_filter, table) if gene_filter else []
-        raise DataError(
-            f"no genes with the filter {gene_filter!r}", wanted="at least one gene", where=where,
-            fix="; ".join(hints) or "ask for less in the filter",
-        )  # fmt: skip
-    named = next((name for name in ("feature_id", "var_id") if name in var), "soma_joinid")
-    return var.set_index(var[named].astype(str).rename(None))
 
 
 def tiledb_settings(
