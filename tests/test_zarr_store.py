@@ -3,6 +3,7 @@
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -281,6 +282,22 @@ def test_a_file_replaced_while_it_is_read_is_an_error(cells, sharded):
     with pytest.raises(DataError, match="replaced"):
         store.obs(["study"])
     assert ZarrStore(sharded).fingerprint != store.fingerprint
+
+
+def test_a_store_of_many_files_keeps_few_open_and_still_sees_a_replaced_one(cells, tmp_path):
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("only Linux lists open files")
+    path = write_zarr(cells, tmp_path / "cells.zarr", chunks=40)
+    store = ZarrStore(path)
+    assert_reads_as(store, cells.X)
+    store.read(np.array([[0, store.n_cells]]))
+    assert len(list((path / "X" / "data" / "c").iterdir())) > 256
+    assert sum(1 for fd in Path("/proc/self/fd").iterdir() if str(path) in str(fd.resolve())) <= 256
+    last = max((path / "X" / "data" / "c").iterdir(), key=lambda file: int(file.name))
+    shutil.copy(last, last.with_suffix(".new"))
+    last.with_suffix(".new").replace(last)
+    with pytest.raises(DataError, match="replaced"):
+        store.read(np.array([[295, 300]]))
 
 
 def test_offsets_that_do_not_fit_the_values_are_refused(sharded):

@@ -16,6 +16,9 @@ import numpy as np
 
 from scmf.errors import DataError
 
+_OPEN_FILES = 256
+"""Files kept open by all sources together; systems allow a process about a thousand."""
+
 
 class ByteSource(ABC):
     """Files below one root. Every method may be called from several threads at once.
@@ -68,7 +71,9 @@ class ByteSource(ABC):
 
 
 class LocalFiles(ByteSource):
-    """Files of this machine, read with ``pread``; each stays open, and is checked to be the one first opened.
+    """Files of this machine, read with ``pread``, each checked to be the one first read.
+
+    The first 256 of a process stay open; the others, as of a store with a file a chunk, are opened for each read.
 
     Parameters
     ----------
@@ -77,11 +82,13 @@ class LocalFiles(ByteSource):
     """
 
     is_local = True
+    _n_open = 0
+    _lock = threading.Lock()
 
     def __init__(self, root: Path | str) -> None:
         self.root = str(root)
         self._open: dict[str, tuple[int, str]] = {}
-        self._lock = threading.Lock()
+        self._seen: dict[str, str] = {}
 
     def _path(self, name: str) -> str:
         return os.path.join(self.root, name) if name else self.root  # noqa: PTH118  (on the hot path)
@@ -108,44 +115,66 @@ class LocalFiles(ByteSource):
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]], outs: Sequence[memoryview]) -> None:
         """See `ByteSource.read_ranges`."""
-        fd = self._descriptor(name)
-        for (start, stop), out in zip(ranges, outs, strict=True):
-            done = 0
-            while done < stop - start:
-                got = os.preadv(fd, [out[done : stop - start]], start + done)
-                if got == 0:
-                    raise DataError(
-                        f"the file ends at byte {start + done:,}",
-                        wanted=f"at least {stop:,} bytes",
-                        where=self._path(name),
-                        fix="copy or download it again; it is truncated, or is still being written",
-                    )
-                done += got
+        fd, stays_open = self._descriptor(name)
+        try:
+            for (start, stop), out in zip(ranges, outs, strict=True):
+                self._fill(fd, name, start, stop, out)
+        finally:
+            if not stays_open:
+                os.close(fd)
 
-    def _descriptor(self, name: str) -> int:
-        """The open file, after a look that its path still leads to it."""
+    def _fill(self, fd: int, name: str, start: int, stop: int, out: memoryview) -> None:
+        done = 0
+        while done < stop - start:
+            got = os.preadv(fd, [out[done : stop - start]], start + done)
+            if got == 0:
+                raise DataError(
+                    f"the file ends at byte {start + done:,}",
+                    wanted=f"at least {stop:,} bytes",
+                    where=self._path(name),
+                    fix="copy or download it again; it is truncated, or is still being written",
+                )
+            done += got
+
+    def _descriptor(self, name: str) -> tuple[int, bool]:
+        """The open file, after a look that its path still leads to what was first read, and whether it stays open."""
         path = self._path(name)
         held = self._open.get(name)
-        if held is None:
-            with self._lock:
-                if (held := self._open.get(name)) is None:
-                    fd = os.open(path, os.O_RDONLY)
-                    held = self._open[name] = (fd, _version(os.fstat(fd)))
-        if _version(os.stat(path)) != held[1]:  # noqa: PTH116  (on the hot path)
-            raise DataError(
-                "the file was replaced or written to while it was being read",
-                wanted="the file that was opened",
-                where=path,
-                fix="leave files alone during a run; start again, the run goes on from its last checkpoint",
-            )
-        return held[0]
+        if held is not None:
+            if _version(os.stat(path)) != held[1]:  # noqa: PTH116  (on the hot path)
+                raise _replaced(path)
+            return held[0], True
+        with self._lock:
+            if (held := self._open.get(name)) is not None:
+                return held[0], True
+            fd = os.open(path, os.O_RDONLY)
+            version = _version(os.fstat(fd))
+            if LocalFiles._n_open < _OPEN_FILES:
+                LocalFiles._n_open += 1
+                self._open[name] = (fd, version)
+                return fd, True
+            first = self._seen.setdefault(name, version)
+        if version != first:
+            os.close(fd)
+            raise _replaced(path)
+        return fd, False
 
     def close(self) -> None:
         """See `ByteSource.close`."""
         with self._lock:
             for fd, _ in self._open.values():
                 os.close(fd)
+            LocalFiles._n_open -= len(self._open)
             self._open.clear()
+
+
+def _replaced(path: str) -> DataError:
+    return DataError(
+        "the file was replaced or written to while it was being read",
+        wanted="the file that was opened",
+        where=path,
+        fix="leave files alone during a run; start again, the run goes on from its last checkpoint",
+    )
 
 
 def _version(stat: os.stat_result) -> str:
