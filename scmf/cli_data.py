@@ -96,3 +96,48 @@ def data_genes(
         print_json(report.to_json())
     else:
         print_table(report.HEADER, report.rows())
+
+
+@data_app.command("stats")
+def data_stats(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="JSON to write; its table goes beside it.")],
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
+    n_counts: Annotated[
+        str | None, typer.Option("--n-counts", help="Column of obs with total counts; their sum if not given.")
+    ] = None,
+    target: Annotated[float, typer.Option("--target", help="Counts to which a cell is scaled.")] = 10_000,
+    exact: Annotated[bool, typer.Option("--exact", help="Exact medians (small corpora only).")] = False,
+    compression: Annotated[float, typer.Option("--compression", help="Of the t-digests; 100 as in crick.")] = 100,
+    table: Annotated[str, typer.Option("--table", help="tsv.gz or parquet.")] = "tsv.gz",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads.")] = 2,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cells that detect each gene, its counts and its non-zero median, in one pass. A killed pass goes on."""
+    from scmf.data.corpus import Corpus
+    from scmf.data.statistics_pass import corpus_statistics
+    from scmf.data.stores.open import open_stores
+
+    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
+    with progress_bar("statistics", corpus.n_cells, unit="cells", show=not quiet) as bar:
+        found = corpus_statistics(
+            corpus,
+            n_counts=n_counts,
+            target=target,
+            exact=exact,
+            compression=compression,
+            threads=threads,
+            state=None if exact else out.with_suffix(".state.npz"),
+            progress=lambda done, _: bar(done),
+        )
+    path = found.save(out, table=table)
+    answer = {
+        "statistics": str(path),
+        "cells": found.n_cells,
+        "genes": int((found.n_cells_G > 0).sum()),
+        "counts": found.counts,
+        "nnz": found.nnz,
+    }
+    print_answer(answer, as_json=json_)

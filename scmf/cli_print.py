@@ -6,6 +6,8 @@ Lives here: tables, YAML, JSON, notes. Lives elsewhere: the commands (cli, cli_d
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -22,6 +24,18 @@ def teller(quiet: bool) -> Any:
             print(text, file=sys.stderr, flush=True)
 
     return note
+
+
+@contextmanager
+def progress_bar(title: str, total: int, *, unit: str, show: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; what it yields takes how much is done in all."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def print_json(value: object) -> None:

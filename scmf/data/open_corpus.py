@@ -116,12 +116,14 @@ def open_corpus(config: DataConfig, *, progress: bool = True, note: Note = lambd
     if config.filter.active:
         note("filtering cells")
         passed, removed = _filtered(config, corpus)
+    version = getattr(corpus.stores[0], "version", None) if config.census is not None else None
     facts = {
         "dataset": card.name if card else corpus.name,
         "sha256": corpus.fingerprint,
         "split": config.split,
         "split_sha256": sha256_file(split) if split else None,
         "n_cells": corpus.n_cells,
+        "census_version": version,
         "gene_vocab": config.gene_vocab,
         "orthologs": config.orthologs,
         "removed": removed,
@@ -145,6 +147,7 @@ def _stores(config: DataConfig, card: Card | None, *, progress: bool) -> list[St
                 version=census.version,
                 uri=census.uri,
                 primary_only=census.primary_only,
+                storage_options=config.storage_options or None,
             )
         ]
     if card is None:
