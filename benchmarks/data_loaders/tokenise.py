@@ -8,6 +8,7 @@ Legend: B cells of a batch, L longest sequence of it, G genes.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,6 +69,7 @@ class Tokenise:
         with np.load(tables) as arrays:
             self.code_G, self.reciprocal_G = arrays["code_G"], arrays["reciprocal_G"]
         self._rank, self._ok, self._not_sorted = rank_rows, OK, NOT_SORTED
+        self._own = threading.local()
 
     def __call__(self, counts: Csr) -> np.ndarray:
         """Padded tokens, int32 (B, L)."""
@@ -77,11 +79,14 @@ class Tokenise:
         return out_BL
 
     def rank(self, counts: Csr) -> tuple[np.ndarray, np.ndarray]:
-        """Ragged tokens, int32, and their offsets."""
+        """Ragged tokens, int32, and their offsets; the buffer is used again by the next call of the same thread."""
         indptr = np.ascontiguousarray(counts.indptr, np.int64)
         data = np.ascontiguousarray(counts.data, np.float32)
         lengths = np.minimum(np.diff(indptr), LONGEST)
-        ids, offsets = np.empty(int(lengths.sum()), np.int32), np.empty(indptr.size, np.int64)
+        offsets, room = np.empty(indptr.size, np.int64), int(lengths.sum())
+        ids = getattr(self._own, "ids", None)
+        if ids is None or ids.size < room:  # fresh pages for each small batch would cost as much as a tenth of the sort
+            ids = self._own.ids = np.empty(2 * room, np.int32)
         none, one = np.empty(0, np.float64), np.float32(1)
         indices = np.ascontiguousarray(counts.indices)
         for _ in range(2):
