@@ -5,11 +5,12 @@ Lives here: parse, call one function, print. Lives elsewhere: the verbs (cli), p
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scmf.cli_print import print_answer, print_json, print_report, print_table
+from scmf.cli_print import print_answer, print_json, print_report, print_table, progress_bar
 
 data_app = typer.Typer(help="Cards, conversion, statistics, splits, gene vocabularies.", no_args_is_help=True)
 
