@@ -1,6 +1,7 @@
 """Whether train, valid and test share what they must not: cells, donors, copies of cells.
 
-Lives here: the audit of a split, one pass over the counts (two with near-duplicates), memory of some bytes a cell.
+Lives here: the audit of a split, one pass over the counts and, for cells that may be similar, their rows once more;
+memory of some bytes a cell, hashes in a temporary file.
 Lives elsewhere: hashes of cells (duplicates), similar cells (near_duplicates), checks of files and cards that run the
 audit (check, check_cards).
 """
@@ -56,7 +57,8 @@ def audit_leaks(
     donor_key, batch_key, study_key
         Columns to look at besides: a donor in two parts is a warning, a batch or study only said.
     near_duplicates
-        Look for nearly equal cells, too. Needs a second pass, and 128 bytes a cell of temporary disk.
+        Look for nearly equal cells, too. Needs a sample of the counts more, and 144 bytes a cell of temporary disk in
+        place of 16.
     min_genes
         Equal cells with fewer detected genes can be equal by chance: they are said and no error.
     what
