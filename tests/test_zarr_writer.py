@@ -11,7 +11,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.zarr_writer import DatasetWriter, crc32c, read_back, write_root
+from scmf.data.zarr_shards import crc32c
+from scmf.data.zarr_writer import DatasetWriter, chunk_size, read_back, shard_size, write_root
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def counts(n_cells, n_genes, density=0.3, seed=0):
     return matrix.astype(np.float32)
 
 
-def write(path, matrix, pool, *, pieces=(), chunk=100, chunks_per_shard=3):
+def write(path, matrix, pool, *, pieces=(), chunk=104, chunks_per_shard=3):
     writer = DatasetWriter(path, matrix.shape[1], pool=pool, chunk=chunk, chunks_per_shard=chunks_per_shard)
     for part in np.split(np.arange(matrix.shape[0]), list(pieces)):
         rows = matrix[part]
@@ -52,7 +53,7 @@ def test_crc32c_is_that_of_the_reference_implementation():
 @given(
     n_cells=st.integers(1, 60),
     density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
-    chunk=st.integers(1, 400),
+    chunk=st.integers(1, 50).map(lambda n: 8 * n),
     chunks_per_shard=st.integers(1, 5),
     data=st.data(),
 )
@@ -73,13 +74,29 @@ def test_metadata_and_sizes_are_those_of_zarr_python(tmp_path, pool):
     matrix = counts(40, 50)
     write(tmp_path / "ours", matrix, pool).publish()
     group = zarr.open_group(str(tmp_path / "theirs"), mode="w", zarr_format=3)
-    lz4 = zarr.codecs.BloscCodec(cname="lz4", clevel=3, shuffle="shuffle")
-    for name in ("data", "indices"):
-        group.create_array(name, data=getattr(matrix, name), chunks=(100,), shards=(300,), compressors=[lz4])
+    for name, dtype, shuffle in (("data", np.float32, "bitshuffle"), ("indices", np.int32, "shuffle")):
+        lz4 = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle=shuffle)
+        values = getattr(matrix, name).astype(dtype)
+        group.create_array(name, data=values, chunks=(104,), shards=(312,), compressors=[lz4])
         ours, theirs = tmp_path / "ours" / "X" / name, tmp_path / "theirs" / name
         assert zarr.open_array(ours).metadata == zarr.open_array(theirs).metadata
         for shard in sorted((theirs / "c").iterdir()):
             assert (ours / "c" / shard.name).read_bytes() == shard.read_bytes()
+
+
+def test_scipy_may_change_in_place_what_anndata_read(tmp_path, pool):
+    # With uint16 columns, which annbatch writes, scipy raises "Output dtype not compatible with inputs" here.
+    write(tmp_path / "d", counts(40, 50), pool).publish()
+    read = ad.read_zarr(tmp_path / "d").X
+    read.data[::3] = 0
+    wanted = sp.csr_matrix(read.toarray())
+    read.eliminate_zeros()
+    assert read.nnz == wanted.nnz and (read != wanted).nnz == 0
+
+
+def test_chunks_are_a_power_of_two_near_sixteen_cells_and_datasets_one_shard_where_they_fit():
+    assert [chunk_size(mean) for mean in (0, 5, 2000, 3000, 1e6)] == [1024, 1024, 32_768, 65_536, 131_072]
+    assert [shard_size(values, 1024) for values in (0, 1024, 1025, 10_000, 1e12)] == [1, 1, 2, 16, 4096]
 
 
 def test_a_damaged_shard_index_is_refused_by_zarr_python(tmp_path, pool):

@@ -196,7 +196,7 @@ def mean_length(corpus: Corpus) -> tuple[float, int]:
 # --- space and the note ---------------------------------------------------------------------------
 
 
-def refuse_small_disk(folder: Path, *, needed: int, parts: str) -> None:
+def refuse_small_disk(folder: Path, *, needed: int, parts: str, shuffled: bool) -> None:
     """Raise `DataError` when fewer than ``needed`` bytes are free where ``folder`` will be."""
     place = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
     free = shutil.disk_usage(place).free
@@ -205,7 +205,8 @@ def refuse_small_disk(folder: Path, *, needed: int, parts: str) -> None:
             f"{free / 1e9:,.1f} GB are free",
             wanted=f"about {needed / 1e9:,.1f} GB ({parts})",
             where=place,
-            fix="free space, give another folder, or convert without shuffling, which needs no temporary files",
+            fix="free space, or give another folder"
+            + (", or convert without shuffling, which needs no temporary files" if shuffled else ""),
         )
 
 

@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     indptr
         Offsets, int64 (B+1,), from 0.
     indices
-        Columns, uint16 or int32 (N,).
+        Columns, uint16 or uint32 (N,).
     data
         Counts, float32 (N,).
     """
@@ -51,8 +51,8 @@ class Rows(NamedTuple):
 
 
 def index_dtype(n_genes: int) -> np.dtype:
-    """Smallest type in which the columns of a panel are held on the way."""
-    return np.dtype(np.uint16 if n_genes <= 1 << 16 else np.int32)
+    """Smallest of uint16 and uint32 that holds the columns of a panel: rows on their way are small."""
+    return np.dtype(np.uint16 if n_genes <= 1 << 16 else np.uint32)
 
 
 @numba.njit(nogil=True, cache=True)

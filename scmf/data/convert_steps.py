@@ -87,9 +87,11 @@ class Conversion:
         self.per_block = int(np.clip(self.memory // 24 // (12 * max(most, 1)), 16, 16_384))
         self.needed = int(width * mean * self.n_cells)
         per_bucket = max(self.per_block, int(self.memory // 4 // (width * mean + 256)))
-        layout = {"cells_per_bucket": per_bucket, "chunk": zarr_writer.chunk_size(mean)}
+        chunk = zarr_writer.chunk_size(mean)
+        shard = zarr_writer.shard_size(mean * min(self.n_cells, self.settings["cells_per_dataset"]), chunk)
+        layout = {"cells_per_bucket": per_bucket, "chunk": chunk, "chunks_per_shard": shard}
         kept = plan.remember(self.work / "convert.json", self.settings, layout)
-        self.chunk = int(kept["chunk"])
+        self.chunk, self.chunks_per_shard = int(kept["chunk"]), int(kept["chunks_per_shard"])
         self.layout = plan.cut(
             self.n_cells,
             cells_per_dataset=self.settings["cells_per_dataset"],
@@ -120,6 +122,7 @@ class Conversion:
         plan.refuse_small_disk(
             self.out,
             needed=max(0, self.needed - there),
+            shuffled=self.shuffle,
             parts=f"{for_out / 1e9:,.1f} GB for the collection, {for_runs / 1e9:,.1f} GB for the shuffle while it "
             f"runs, less what is there already",
         )
@@ -230,7 +233,9 @@ class Conversion:
     def _write(self, dataset: int, parts: Iterator[Cells], note: dict[str, Any]) -> None:
         """Write a dataset, read it back, note what it holds, and give it its name."""
         path = self.out / f"dataset_{dataset}"
-        writer = zarr_writer.DatasetWriter(path, len(self.panel), pool=self.pool, chunk=self.chunk)
+        writer = zarr_writer.DatasetWriter(
+            path, len(self.panel), pool=self.pool, chunk=self.chunk, chunks_per_shard=self.chunks_per_shard
+        )
         records: list[np.ndarray] = []
         texts: dict[int, list[str]] = {number: [] for number in self.spool.texts}
         done = int(self.layout.datasets[dataset])

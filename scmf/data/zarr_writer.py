@@ -1,7 +1,7 @@
-"""Writing one AnnData zarr v3 group whose CSR matrix comes in pieces: sharded, blosc-lz4 with byte shuffle.
+"""Writing one AnnData zarr v3 group whose CSR matrix comes in pieces: sharded, compressed with blosc-lz4.
 
-Lives here: cutting the values into chunks, compressing them in threads, the shard files of the zarr v3 sharding
-specification, the rest of the group through anndata. Lives elsewhere: which cells (convert), reading (stores).
+Lives here: cutting the values into chunks, compressing them in threads, the rest of the group through anndata, what is
+read back, the root of a collection. Lives elsewhere: shard files (zarr_shards), which cells (convert), reading (stores).
 
 zarr-python writes shards too, at three to four times the CPU time (each chunk passes through its event loop), and
 cannot append to one. All metadata are still written by zarr-python, and what stands here is read by it.
@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import struct
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,107 +25,39 @@ from numcodecs import Blosc
 
 from scmf.data.stores.byte_ranges import LocalFiles
 from scmf.data.stores.zarr_layout import open_flat
+from scmf.data.zarr_shards import ShardedArray
 from scmf.files import write_json
 
 CHUNK = 32_768
 """Values of a chunk where nothing else is said: 16 cells of 2,000 genes."""
-CHUNKS_PER_SHARD = 1_024
-"""Chunks of a shard file: its index is 16 KiB."""
+CHUNKS_PER_SHARD = 4_096
+"""Most chunks of a shard file: 128 Mi values, and an index of 64 KiB."""
 _CELLS_OF_CHUNK = 16
-_MISSING = 2**64 - 1
-_LEVEL = 3
+_LEVEL = 5
+_SHUFFLE = {"data": "bitshuffle", "indices": "shuffle"}
+"""What blosc does before lz4, measured on counts: bits of small numbers lie together, bytes of columns do."""
 _READ_BACK = 1 << 21
 """Values of each array that are read back at once."""
 
 
-def compressor() -> Blosc:
-    """Blosc with lz4 and byte shuffle: the cheapest to read of what shrinks counts."""
-    return Blosc(cname="lz4", clevel=_LEVEL, shuffle=Blosc.SHUFFLE)
+def compressor(array: str = "indices", *, level: int = 3) -> Blosc:
+    """Blosc with lz4: the cheapest to read of what shrinks counts; ``array`` is ``indices`` or ``data``."""
+    return Blosc(cname="lz4", clevel=level, shuffle={"shuffle": 1, "bitshuffle": 2}[_SHUFFLE[array]])
 
 
 def chunk_size(mean_length: float) -> int:
     """Values of a chunk for cells of so many values: about 16 cells, a power of two from 1,024 to 131,072.
 
     A reader of 64 cells in a row decodes the chunks at both ends in part for nothing; smaller chunks cost more
-    requests. Around 16 cells was the fastest of 8 to 128 for random blocks of 64.
+    requests. Around 16 cells was the fastest of 8 to 128 for random blocks of 64. It must be a multiple of 8:
+    otherwise blosc leaves the bits as they are.
     """
     return int(2 ** np.clip(round(np.log2(max(1.0, mean_length) * _CELLS_OF_CHUNK)), 10, 17))
 
 
-# --- the sharding codec of zarr v3 ----------------------------------------------------------------
-
-
-def _crc_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC = _crc_table()
-
-
-def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli) of a few kilobytes: the index of a shard."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = value >> 8 ^ _CRC[(value ^ byte) & 0xFF]
-    return value ^ 0xFFFFFFFF
-
-
-class ShardedArray:
-    """Shard files of a one-dimensional array, written front to back, one compressed chunk after the other.
-
-    A shard is its chunks, then for each of them offset and number of bytes as little-endian uint64 (both
-    ``2**64 - 1`` for a chunk that is not there), then the CRC-32C of that index.
-
-    Parameters
-    ----------
-    folder
-        Folder of the array; the shards are ``c/0``, ``c/1``, ... in it.
-    chunks_per_shard
-        Chunks of a shard.
-    """
-
-    def __init__(self, folder: Path, *, chunks_per_shard: int = CHUNKS_PER_SHARD) -> None:
-        self.folder = folder / "c"
-        self.folder.mkdir(parents=True)
-        self._per_shard = chunks_per_shard
-        self._index: list[tuple[int, int]] = []
-        self._file: BinaryIO | None = None
-        self._shards = 0
-
-    def append(self, chunk: bytes) -> None:
-        """Add one compressed chunk."""
-        if self._file is None:
-            self._file = (self.folder / str(self._shards)).open("wb")
-        self._index.append((self._file.tell(), len(chunk)))
-        self._file.write(chunk)
-        if len(self._index) == self._per_shard:
-            self.finish()
-
-    def finish(self) -> None:
-        """Write the index of the open shard, if there is one, and bring the file to disk."""
-        if self._file is None:
-            return
-        absent = [(_MISSING, _MISSING)] * (self._per_shard - len(self._index))
-        index = b"".join(struct.pack("<QQ", *entry) for entry in [*self._index, *absent])
-        self._file.write(index + struct.pack("<I", crc32c(index)))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.close()
-        self._index, self._shards = [], self._shards + 1
-
-    def close(self) -> None:
-        """Let go of the file as it is."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-# --- the group ------------------------------------------------------------------------------------
+def shard_size(n_values: float, chunk: int) -> int:
+    """Chunks of a shard for datasets of about so many values: one shard, or several of `CHUNKS_PER_SHARD`."""
+    return int(2 ** np.clip(np.ceil(np.log2(max(1.0, n_values / chunk))), 0, np.log2(CHUNKS_PER_SHARD)))
 
 
 class DatasetWriter:
@@ -159,7 +90,10 @@ class DatasetWriter:
         self._per_shard = chunks_per_shard
         if self.partial.exists():
             shutil.rmtree(self.partial)
-        self._pool, self._codec = pool, compressor()
+        self._pool = pool
+        # not uint16: scipy refuses eliminate_zeros and sort_indices on what anndata then reads
+        self._dtypes = {"indices": np.dtype(np.int32), "data": np.dtype(np.float32)}
+        self._codecs = {name: compressor(name, level=_LEVEL) for name in self._dtypes}
         self._arrays = {
             name: ShardedArray(self.partial / "X" / name, chunks_per_shard=chunks_per_shard)
             for name in ("indices", "data")
@@ -191,10 +125,7 @@ class DatasetWriter:
         done = 0
         while done < len(indices):
             if self._filled == 0:
-                self._buffers = {
-                    "indices": np.zeros(self.chunk, np.int32),
-                    "data": np.zeros(self.chunk, np.float32),
-                }
+                self._buffers = {name: np.zeros(self.chunk, dtype) for name, dtype in self._dtypes.items()}
             n = min(self.chunk - self._filled, len(indices) - done)
             self._buffers["indices"][self._filled : self._filled + n] = indices[done : done + n]
             self._buffers["data"][self._filled : self._filled + n] = data[done : done + n]
@@ -204,7 +135,7 @@ class DatasetWriter:
 
     def _send(self) -> None:
         for name, buffer in self._buffers.items():
-            self._ahead.append((name, self._pool.submit(self._codec.encode, buffer)))
+            self._ahead.append((name, self._pool.submit(self._codecs[name].encode, buffer)))
         self._buffers, self._filled = {}, 0
         while len(self._ahead) > 16:
             self._write_one()
@@ -242,21 +173,21 @@ class DatasetWriter:
         matrix.attrs.update(
             {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [self.n_cells, self.n_genes]}
         )
-        lz4 = BloscCodec(cname="lz4", clevel=_LEVEL, shuffle="shuffle")
-        for name, dtype in (("indices", "int32"), ("data", "float32")):
+        for name, dtype in self._dtypes.items():
             matrix.create_array(
                 name,
                 shape=(self.nnz,),
                 dtype=dtype,
                 chunks=(self.chunk,),
                 shards=(self.chunk * self._per_shard,),
-                compressors=[lz4],
+                compressors=[BloscCodec(cname="lz4", clevel=_LEVEL, shuffle=_SHUFFLE[name])],
                 fill_value=0,
             )
-        indptr = np.zeros(self.n_cells + 1, np.int64)
+        # of the type of the columns where it holds the offsets, as scipy wants it for changes in place
+        indptr = np.zeros(self.n_cells + 1, np.int32 if self.nnz < 1 << 31 else np.int64)
         if self._lengths:
             np.cumsum(np.concatenate(self._lengths), out=indptr[1:])
-        matrix.create_array("indptr", data=indptr, chunks=(len(indptr),), compressors=[lz4])
+        matrix.create_array("indptr", data=indptr, chunks=(len(indptr),))
 
     def publish(self) -> None:
         """Give the finished group its name."""
