@@ -1,7 +1,8 @@
 """Writing one AnnData zarr v3 group whose CSR matrix comes in pieces: sharded, compressed with blosc-lz4.
 
-Lives here: cutting the values into chunks, compressing them in threads, the rest of the group through anndata, what is
-read back, the root of a collection. Lives elsewhere: shard files (zarr_shards), which cells (convert), reading (stores).
+Lives here: cutting the values into chunks, compressing them in threads, the rest of the group through anndata,
+reading it back, the root of a collection. Lives elsewhere: shard files (zarr_shards), which cells (convert), reading
+for a stream (stores).
 
 zarr-python writes shards too, at three to four times the CPU time (each chunk passes through its event loop), and
 cannot append to one. All metadata are still written by zarr-python, and what stands here is read by it.
