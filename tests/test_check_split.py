@@ -1,0 +1,54 @@
+"""Splitting and auditing files as they lie on disk, h5ad and zarr together."""
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from scmf.data.check_split import check_split, split_files
+from scmf.data.splits import read_table, shared_groups
+from scmf.files import sha256_file
+from tests.conftest import synthetic_cells
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two files with the same cell names and other cells."""
+    one, two = synthetic_cells(200, seed=1), synthetic_cells(150, seed=2)
+    two.obs["donor_id"] = [f"e{name[1:]}" for name in two.obs["donor_id"]]
+    one.write_h5ad(tmp_path / "one.h5ad")
+    two.write_zarr(tmp_path / "two.zarr")
+    return [tmp_path / "one.h5ad", tmp_path / "two.zarr"]
+
+
+def test_files_are_split_by_donor_and_the_audit_agrees(files, tmp_path):
+    said = split_files(files, tmp_path / "s.tsv.gz", by="donor", fractions=(0.6, 0.2, 0.2))
+    table = read_table(tmp_path / "s.tsv.gz")
+    assert (
+        said["card"]["sha256"] == sha256_file(tmp_path / "s.tsv.gz")
+        and len(table) == 350
+        and "two:cell0" in table.index
+    )
+    parts = table[[*(f"one:cell{i}" for i in range(200)), *(f"two:cell{i}" for i in range(150))]]
+    donors = [ad.read_h5ad(files[0]).obs["donor_id"], ad.read_zarr(files[1]).obs["donor_id"]]
+    assert shared_groups(parts, np.concatenate([d.astype(str) for d in donors])) == {}
+    report = check_split(files, tmp_path / "s.tsv.gz", batch_key="study")
+    assert report.ok and report.facts["split"] == said["cells"]
+    assert any("each of 12 values of 'donor_id' lies in one part" in finding.found for finding in report.findings)
+
+
+def test_a_copy_in_the_other_file_is_found_and_a_random_split_cuts_donors(files, tmp_path):
+    one, two = ad.read_h5ad(files[0]), ad.read_zarr(files[1])
+    two.X = sp.vstack([one.X[:40], two.X[40:]]).tocsr()
+    two.write_zarr(files[1])
+    split_files(files, tmp_path / "r.tsv.gz", strategy="random")
+    report = check_split(files, tmp_path / "r.tsv.gz", donor_key="donor_id", near_duplicates=False)
+    errors = [finding.found for finding in report.findings if finding.level == "error"]
+    assert any("have the same counts as a cell of another part" in found for found in errors)
+    assert any("of 12 values of 'donor_id' lie in several parts" in found for found in errors)
+
+
+def test_a_split_of_other_cells_is_a_finding(files, tmp_path):
+    split_files(files[:1], tmp_path / "s.tsv.gz", by="donor")
+    report = check_split(files, tmp_path / "s.tsv.gz")
+    assert not report.ok and "350 of 350 cells are not in the split" in report.findings[0].found
