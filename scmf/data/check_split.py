@@ -42,7 +42,7 @@ def split_files(
 
     Returns
     -------
-    What stands in the file beside the split: the block for a card with the sha256, cells of each part, what is held out.
+    What stands in the file beside the split: block for a card with the sha256, cells of each part, what is held out.
     """
     corpus = Corpus(open_stores(uris, storage_options=storage_options))
     try:
