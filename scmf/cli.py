@@ -226,7 +226,7 @@ def embed(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="An .h5ad file.")],
+    files: Annotated[list[str], typer.Argument(help="An .h5ad file; with --split also zarr stores and several files.")],
     vocabulary: Annotated[
         str | None, typer.Option("--vocabulary", help="Vocabulary card, such as geneformer-v2.")
     ] = None,
@@ -234,17 +234,39 @@ def check(
         str | None, typer.Option("--config", help="Recipe or YAML: say what it would refuse of this file.")
     ] = None,
     variant: Variant = None,
+    split: Annotated[
+        Path | None, typer.Option("--split", help="TSV of cell_id and part: look for what leaks through it.")
+    ] = None,
+    donor_key: Annotated[
+        str | None, typer.Option("--donor-key", help="Column whose values must lie in one part each.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Look at a file as a recipe would: counts, gene ids, coverage, empty and duplicate cells.
+    """Look at a file as a recipe would: counts, gene ids, coverage, empty and duplicate cells, leaks of a split.
 
     Exit code 1 when something would be refused.
     """
     from scmf.data.check import check_file
+    from scmf.data.check_split import check_split
+    from scmf.errors import ConfigError
     from scmf.recipe import load_recipe
 
-    sections = None if config is None else load_recipe(config, variant=variant).config
-    print_report(check_file(file, vocabulary=vocabulary, recipe_sections=sections), as_json=json_)
+    one = len(files) == 1 and files[0].endswith(".h5ad") and "://" not in files[0]
+    if one:
+        sections = None if config is None else load_recipe(config, variant=variant).config
+        found = check_file(
+            Path(files[0]), vocabulary=vocabulary, recipe_sections=sections, split=split, donor_key=donor_key
+        )
+    elif split is None or vocabulary is not None or config is not None:
+        raise ConfigError(
+            f"{len(files)} file(s), the first {files[0]!r}",
+            wanted="one .h5ad file on this machine, or --split without --vocabulary and --config",
+            where="scmf check",
+            fix="`scmf data genes FILES --vocabulary NAME` says what a vocabulary holds of any stores",
+        )
+    else:
+        found = check_split(files, split, donor_key=donor_key)
+    print_report(found, as_json=json_)
 
 
 @app.command()

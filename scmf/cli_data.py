@@ -6,11 +6,11 @@ Lives here: parse, call one function, print. Lives elsewhere: the verbs (cli), p
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from scmf.cli_print import print_answer, print_json, print_report, print_table, progress_bar
+from scmf.cli_print import print_answer, print_json, print_report, print_table, progress_bar, teller
 
 data_app = typer.Typer(help="Cards, conversion, statistics, splits, gene vocabularies.", no_args_is_help=True)
 
@@ -141,4 +141,151 @@ def data_stats(
         "counts": found.counts,
         "nnz": found.nnz,
     }
+    print_answer(answer, as_json=json_)
+
+
+@data_app.command("convert")
+def data_convert(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the collection: new, or of the same command before.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffled order.")] = 0,
+    no_shuffle: Annotated[bool, typer.Option("--no-shuffle", help="Keep the order of the inputs.")] = False,
+    genes: Annotated[str, typer.Option("--genes", help="Of inputs that differ: union or intersection.")] = "union",
+    memory_gb: Annotated[float, typer.Option("--memory-gb", min=0.05, help="For buffers, in GB.")] = 1.0,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads.")] = 2,
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rewrite cells as shuffled, sharded zarr (AnnData's own). A killed run goes on when the command is repeated."""
+    from scmf import plugins
+    from scmf.data.convert import convert
+    from scmf.errors import ConfigError
+
+    if genes not in ("union", "intersection"):
+        hint = plugins.did_you_mean(genes, ["union", "intersection"])
+        raise ConfigError(f"--genes {genes}", wanted="union or intersection", where="--genes", fix=hint)
+    report = convert(
+        files,
+        out,
+        seed=seed,
+        shuffle=not no_shuffle,
+        genes=genes,  # type: ignore[arg-type]  # checked above
+        memory=int(memory_gb * 1e9),
+        threads=threads,
+        counts=counts,
+        gene_ids=gene_ids,
+        progress=not quiet,
+    )
+    print_answer(report.to_json(), as_json=json_)
+
+
+@data_app.command("tokenise")
+def data_tokenise(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="Folder to make, for datasets.load_from_disk.")],
+    vocabulary: Annotated[
+        str, typer.Option("--vocabulary", help="Vocabulary card, such as geneformer-v2, or the folder of a tokenizer.")
+    ],
+    max_genes: Annotated[int, typer.Option("--max-genes", min=3, help="Longest sequence.")] = 2048,
+    special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Put <cls> and <eos> around.")] = False,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="Column of obs to keep. May be repeated.")
+    ] = None,
+    min_genes: Annotated[int, typer.Option("--min-genes", min=0, help="Leave out cells with fewer genes.")] = 0,
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank-value tokens of all cells as a Hugging Face dataset that the official Geneformer reads."""
+    from scmf.config import DataConfig
+    from scmf.streaming import tokenise_files
+
+    data = {"files": files, "counts": counts, "gene_ids": gene_ids, "filter": {"min_genes": min_genes}}
+    written = tokenise_files(
+        DataConfig.model_validate(data), out, vocabulary=vocabulary, max_genes=max_genes, special_tokens=special_tokens,
+        columns=columns or (), progress=not quiet, note=teller(quiet),
+    )  # fmt: skip
+    print_answer({"tokens": str(out), "cells": written}, as_json=json_)
+
+
+@data_app.command("hvg")
+def data_hvg(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="Text file with one gene a line, for data.gene_vocab.")],
+    split: Annotated[
+        Path | None, typer.Option("--split", help="TSV with cell_id and part; only its training cells are looked at.")
+    ] = None,
+    flavor: Annotated[
+        str, typer.Option("--flavor", help="seurat, cell_ranger, seurat_v3, seurat_v3_paper, pearson_residuals.")
+    ] = "seurat_v3",
+    n_top_genes: Annotated[int, typer.Option("--n-top-genes", min=1, help="Genes to choose.")] = 2000,
+    batch_key: Annotated[str | None, typer.Option("--batch-key", help="Column of obs; choose within batches.")] = None,
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
+    json_: Json = False,
+) -> None:
+    """Highly variable genes by a flavour of scanpy, over cells on disk, of the training cells alone."""
+    from scmf.data.corpus import Corpus
+    from scmf.data.preprocess.hvg import highly_variable_genes
+    from scmf.data.splits import read_parts
+    from scmf.data.stores.open import open_stores
+    from scmf.files import write_text
+
+    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
+    keep = None if split is None else read_parts(split, corpus) == 0
+    found = highly_variable_genes(corpus, keep=keep, flavor=flavor, n_top_genes=n_top_genes, batch_key=batch_key)  # type: ignore[arg-type]
+    write_text(out, "".join(f"{gene}\n" for gene in found.selected))
+    cells = corpus.n_cells if keep is None else int(keep.sum())
+    print_answer({"genes": str(out), "chosen": len(found.selected), "cells": cells, "flavor": flavor}, as_json=json_)
+
+
+@data_app.command("split")
+def data_split(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="File to write, such as split.tsv.gz; a .yaml goes beside it.")],
+    by: Annotated[
+        list[str] | None,
+        typer.Option("--by", help="Column kept whole: donor, batch, study, perturbation, cell_type, ...; repeatable."),
+    ] = None,
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="group; random (cells); unseen, combinations, simulation (perturbations).")
+    ] = "group",
+    fractions: Annotated[str, typer.Option("--fractions", help="Shares of train, valid, test.")] = "0.8,0.1,0.1",
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option("--hold-out", metavar="PART=A,B", help="Put these whole into a part: test=d4,d5."),
+    ] = None,
+    stratify: Annotated[
+        str | None, typer.Option("--stratify", help="Column to be evenly spread, such as cell_type.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed.")] = 0,
+    separator: Annotated[str, typer.Option("--separator", help="Between the names of a combination.")] = "+",
+    control: Annotated[list[str] | None, typer.Option("--control", help="Name of the control; repeatable.")] = None,
+    json_: Json = False,
+) -> None:
+    """Split cells by donor, batch, study, perturbation or cell type; cells one by one only with --strategy random."""
+    from scmf.data.check_split import split_files
+    from scmf.errors import ConfigError
+
+    held: dict[str, list[str]] = {}
+    for text in hold_out or ():
+        part, equals, names = text.partition("=")
+        if not equals:
+            example = "for example test=d4,d5"
+            raise ConfigError(f"--hold-out {text}", wanted="PART=NAME,NAME", where="--hold-out", fix=example)
+        held.setdefault(part, []).extend(names.split(","))
+    try:
+        shares = tuple(float(share) for share in fractions.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--fractions {fractions}", wanted="three numbers", where="--fractions", fix="0.8,0.1,0.1"
+        ) from None
+    more: dict[str, Any] = {"control": control} if control else {}
+    answer = split_files(
+        files, out, by=by[0] if by and len(by) == 1 else by, strategy=strategy, fractions=shares,
+        hold_out=held or None, stratify_by=stratify, seed=seed, separator=separator, **more,
+    )  # fmt: skip
     print_answer(answer, as_json=json_)

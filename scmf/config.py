@@ -26,7 +26,7 @@ class TokenizerConfig(Section):
     strategy: Annotated[str, known("tokenizers")] = "rank_value"
     """Name of the tokenizer."""
     vocabulary: str = "fit"
-    """``fit``: genes and non-zero medians of the training split; or a vocabulary card such as ``geneformer-v2``."""
+    """``fit``: genes and non-zero medians of the training split; a card, ``geneformer-v2``; a saved tokenizer."""
     max_genes: int = Field(2048, ge=3)
     """Longest sequence, special tokens included (the official ``model_input_size``)."""
     special_tokens: bool = False

@@ -36,7 +36,7 @@ from scmf.eval.integration import Integration
 from scmf.eval.score import Score, Truth
 from scmf.files import sha256_json, write_json
 from scmf.recipe import Recipe
-from scmf.streaming import Streamed
+from scmf.streaming import Streamed, given_tokenizer, tokenizer_shape
 from scmf.training.batches import TokenCells
 from scmf.training.loop import EvaluationCallback, TrainingReport, train
 from scmf.training.objectives import CellClassification
@@ -130,17 +130,9 @@ def _depth(cells: Any) -> np.ndarray | None:
 
 def _tokenizer(config: RunConfig, cells: Any) -> Any:
     settings = config.tokenizer
-    strategy = plugins.resolve("tokenizers", settings.strategy)
-    shape = {
-        "max_genes": settings.max_genes,
-        "special_tokens": settings.special_tokens,
-        "faithful": settings.faithful,
-    }
     if settings.vocabulary != "fit":
-        from scmf.data.vocabulary import load_vocabulary
-
-        tables = load_vocabulary(settings.vocabulary)
-        return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **shape)
+        return given_tokenizer(settings)
+    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
     try:
         return strategy.fit(

@@ -6,16 +6,17 @@ validation cells. Lives elsewhere: opening (data.open_corpus), the stream (data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scmf import plugins
-from scmf.config import RunConfig, TrainingConfig
-from scmf.config_data import StreamConfig
+from scmf.config import RunConfig, TokenizerConfig, TrainingConfig
+from scmf.config_data import DataConfig, StreamConfig
 from scmf.data.corpus import Corpus
 from scmf.data.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.panel import Panel
@@ -28,7 +29,7 @@ from scmf.data.stream.ragged import BadRows, Encoded, Encoder
 from scmf.data.stream.reader import CellStream, in_order
 from scmf.errors import ConfigError, DataError, from_value_error
 from scmf.files import cache_dir, sha256_json
-from scmf.token_cache import cached_tokens
+from scmf.token_cache import cached_tokens, tokenise_to
 from scmf.training.batches import BatchesOf, TokenCells
 from scmf.training.ranks import main_first
 from scmf.training.streamed import StreamBatches
@@ -181,17 +182,8 @@ def prepare_stream(config: RunConfig, *, progress: bool = True, note: Note = lam
 
 def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note: Note) -> Any:
     settings = config.tokenizer
-    strategy = plugins.resolve("tokenizers", settings.strategy)
-    shape = {
-        "max_genes": settings.max_genes,
-        "special_tokens": settings.special_tokens,
-        "faithful": settings.faithful,
-    }
     if settings.vocabulary != "fit":
-        from scmf.data.vocabulary import load_vocabulary
-
-        tables = load_vocabulary(settings.vocabulary, progress=progress)
-        return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **shape)
+        return given_tokenizer(settings, progress=progress)
     if config.data.tokens is not None:
         raise ConfigError(
             "ready tokens with vocabulary: fit",
@@ -212,7 +204,43 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note:
     )
     token_ids, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
     aliases = None if panel is None or panel.mapping is None else panel.mapping.aliases
-    return strategy.from_tables(token_ids, medians, aliases, **shape)
+    strategy = plugins.resolve("tokenizers", settings.strategy)
+    return strategy.from_tables(token_ids, medians, aliases, **tokenizer_shape(settings))
+
+
+def tokenizer_shape(settings: TokenizerConfig) -> dict[str, Any]:
+    """What every tokenizer of a configuration is made with, beside its tables."""
+    return {
+        "max_genes": settings.max_genes,
+        "special_tokens": settings.special_tokens,
+        "faithful": settings.faithful,
+    }
+
+
+def given_tokenizer(settings: TokenizerConfig, *, progress: bool = True) -> Any:
+    """The tokenizer of a vocabulary card, or the one saved in a folder (which must have the shape that is asked for).
+
+    Raises
+    ------
+    ConfigError
+        The saved one has another shape.
+    """
+    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
+    if (Path(settings.vocabulary) / "tokenizer_config.json").is_file():
+        saved = strategy.from_pretrained(settings.vocabulary)
+        found = {name: getattr(saved, name) for name in shape}
+        if found != shape:
+            raise ConfigError(
+                ", ".join(f"{name} {value}" for name, value in found.items()),
+                wanted=", ".join(f"{name} {value}" for name, value in shape.items()),
+                where=settings.vocabulary,
+                fix="set the keys of `tokenizer` to those of the saved tokenizer",
+            )
+        return saved
+    from scmf.data.vocabulary import load_vocabulary
+
+    tables = load_vocabulary(settings.vocabulary, progress=progress)
+    return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **shape)
 
 
 def panel_genes(corpus: Corpus, panel: Panel) -> dict[str, str]:
@@ -234,3 +262,44 @@ def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig) -
             where="data.stream",
             fix="lower buffer_blocks or block_cells, or raise max_open_gb",
         )
+
+
+def tokenise_files(
+    data: DataConfig,
+    out: Path,
+    *,
+    vocabulary: str,
+    max_genes: int,
+    special_tokens: bool,
+    columns: Sequence[str] = (),
+    progress: bool = True,
+    note: Note = lambda _: None,
+) -> int:
+    """Tokens of the cells of ``data`` as one Hugging Face dataset, for other programs.
+
+    Parameters
+    ----------
+    data
+        The section ``data``.
+    out
+        The folder to make.
+    vocabulary
+        A vocabulary card, or a folder with a saved tokenizer.
+    max_genes, special_tokens
+        As in the section ``tokenizer``.
+    columns
+        Columns of ``obs`` to keep.
+    progress
+        Show progress bars on stderr.
+    note
+        Told in a few words what is going on.
+
+    Returns
+    -------
+    int
+        Cells written.
+    """
+    settings = TokenizerConfig(vocabulary=vocabulary, max_genes=max_genes, special_tokens=special_tokens)
+    tokenizer = given_tokenizer(settings, progress=progress)
+    opened = open_corpus(data, progress=progress, note=note)
+    return tokenise_to(opened, TokenEncoder(tokenizer, panel=opened.panel), out, columns=columns, progress=progress)

@@ -14,7 +14,8 @@ FLOORS = {
     **dict.fromkeys(("data", "tokenizers", "models", "results", "expectations"), 2),
     "recipe": 3,
     **dict.fromkeys(("training", "eval"), 4),
-    **dict.fromkeys(("embedding", "weights", "run", "streaming", "token_cache", "seeds", "evaluation", "reproduce", "report", "hub"), 5),
+    **dict.fromkeys(("embedding", "weights", "run", "streaming", "token_cache", "seeds", "evaluation"), 5),
+    **dict.fromkeys(("reproduce", "report", "hub"), 5),
     **dict.fromkeys(("cli", "cli_data", "cli_print", "__main__"), 6),
 }
 # Rooms of one floor that are one room in two files.

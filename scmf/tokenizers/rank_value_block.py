@@ -157,7 +157,9 @@ def as_csr(counts: Counts, n_genes: int) -> sp.csr_matrix:
             fix="give the matrix whose columns are these genes",
         )
     # As it is where it is CSR: scipy would copy indices of a type it does not use itself, such as uint16.
-    return matrix if sp.issparse(matrix) and matrix.format == "csr" else sp.csr_matrix(matrix)
+    if sp.issparse(matrix) and counts.format == "csr":
+        return counts
+    return sp.csr_matrix(matrix)
 
 
 def check_counts(matrix: sp.csr_matrix) -> None:

@@ -247,7 +247,7 @@ def _dispersions(
 
 def _loess() -> Any:
     try:
-        from skmisc.loess import loess  # type: ignore[import-not-found]
+        from skmisc.loess import loess
     except ImportError as error:
         raise MissingExtraError("scikit-misc", "preprocess", needed_for="flavour seurat_v3") from error
     return loess
