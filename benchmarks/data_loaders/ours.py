@@ -7,35 +7,12 @@ alike: blocks of 64 cells, 256 of them shuffled together.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from measure import BLOCK, BLOCKS_IN_BUFFER, Loader, main
-
-
-class RankEncoder:
-    """The rank-value tokenizer as the encoder of a stream.
-
-    Parameters
-    ----------
-    folder
-        Where the tokenizer is saved.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from scmf.tokenizers.rank_value import RankValueTokenizer
-
-        self.tokenizer = RankValueTokenizer.from_pretrained(str(folder))
-        self.fill: Mapping[str, float] = {"input_ids": self.tokenizer.pad_token_id}
-
-    def __call__(self, counts: Any, genes: tuple[str, ...]) -> Any:
-        """See `scmf.data.stream.ragged.Encoder`."""
-        from scmf.data.stream.ragged import Encoded
-
-        ranked = self.tokenizer.rank(counts.csr(), genes)
-        return Encoded(ranked.offsets, {"input_ids": ranked.ids}, {})
 
 
 def open_corpus(store: Path, setting: str, *, repeats: int = 1) -> Any:
@@ -69,8 +46,14 @@ def open_stream(
     shape = Shape(batch_size=batch, block_cells=BLOCK, buffer_blocks=BLOCKS_IN_BUFFER)
     if output == "native" and setting != "cache":
         return CellStream(corpus, shape=shape, seed=seed, layout="ragged", threads=threads)
-    encode = ReadyTokens(0) if setting == "cache" else RankEncoder(tokenizer)
-    return CellStream(corpus, encode, shape=shape, seed=seed, threads=threads)
+    if setting == "cache":
+        encode: Any = ReadyTokens(0)
+    else:
+        from scmf.streaming import TokenEncoder
+        from scmf.tokenizers.rank_value import RankValueTokenizer
+
+        encode = TokenEncoder(RankValueTokenizer.from_pretrained(str(tokenizer)))
+    return CellStream(corpus, encode, shape=shape, seed=seed, threads=threads, dtypes={"input_ids": np.int32})
 
 
 def make(options: argparse.Namespace) -> Loader:

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ import corpus as corpus_
 import environments
 import plot
 import summary
-from cases import CASES, STORES, Case
+from cases import CASES, CONVERTED, STORES, Case
 from environments import ROOT
 from processes import watch
 
@@ -76,6 +77,10 @@ def prepare(corpus: corpus_.Corpus, work: Path, cases: Sequence[Case]) -> dict[s
             continue
         if reason := write_store(corpus, work, store, peer):
             failed[peer] = reason
+    if any(case.store == CONVERTED for case in cases) and not (corpus.folder / CONVERTED / "zarr.json").exists():
+        say(f"store {CONVERTED}, written by scmf data convert")
+        command = [sys.executable, "-m", "scmf", "data", "convert", str(corpus.folder / "h5ad")]
+        subprocess.run([*command, "--out", str(corpus.folder / CONVERTED), "--quiet"], check=True)
     return failed
 
 
