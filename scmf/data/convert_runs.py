@@ -73,9 +73,7 @@ def _encode(cells: Cells) -> bytes:
 def encoded_size(cells: Cells) -> tuple[int, int]:
     """Bytes that some cells take in a run and in a dataset, to estimate what a conversion needs on disk."""
     tables = 8 * len(cells.places) + cells.records.nbytes + sum(len(blob) for _, blob in cells.texts)
-    counts = len(compressor("indices").encode(cells.rows.indices.astype(np.int32))) + len(
-        compressor("data").encode(cells.rows.data)
-    )
+    counts = len(compressor().encode(cells.rows.indices.astype(np.int32))) + len(compressor().encode(cells.rows.data))
     return len(_encode(cells)), counts + tables
 
 
