@@ -90,25 +90,13 @@ def row_sums(indptr: Any, data: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def copy_padded(entries: Any, offsets: Any, rows: Any, places: Any, out_BL: Any, fill: Any) -> None:
-    """Copy ``rows`` of ragged ``entries`` to the rows ``places`` of ``out_BL``, and ``fill`` behind their ends."""
-    length = out_BL.shape[1]
+def copy_rows(entries: Any, offsets: Any, rows: Any, begins: Any, widths: Any, out: Any, fill: Any) -> None:
+    """Copy ``rows`` of ragged ``entries``, row i to ``out`` from ``begins[i]`` on, ``fill`` up to ``widths[i]``."""
     for i in range(rows.size):
-        start, place = offsets[rows[i]], places[i]
-        n = min(offsets[rows[i] + 1] - start, length)
-        source, target, rest = entries[start : start + n], out_BL[place], out_BL[place, n:]
+        start, begin, width = offsets[rows[i]], begins[i], widths[i]
+        n = min(offsets[rows[i] + 1] - start, width)
+        source, target, rest = entries[start : start + n], out[begin : begin + n], out[begin + n : begin + width]
         for j in range(n):
             target[j] = source[j]
-        for j in range(length - n):
+        for j in range(width - n):
             rest[j] = fill
-
-
-@numba.njit(cache=True, nogil=True)
-def copy_ragged(entries: Any, offsets: Any, rows: Any, places: Any, out: Any, out_offsets: Any) -> None:
-    """Copy ``rows`` of ragged ``entries`` to the rows ``places`` of ragged ``out``."""
-    for i in range(rows.size):
-        start, to = offsets[rows[i]], out_offsets[places[i]]
-        n = offsets[rows[i] + 1] - start
-        source, target = entries[start : start + n], out[to : to + n]
-        for j in range(n):
-            target[j] = source[j]

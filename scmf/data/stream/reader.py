@@ -2,7 +2,7 @@
 
 ::
 
-    plan ── pieces ──► threads: Store.read, encode ──► a fetch of ragged rows ── one thread: arrange, pad ──► batches
+    plan ── pieces ──► threads: Store.read, encode ──► a fetch of ragged rows ── threads: arrange, pad ──► batches
                        (next fetch, read ahead)         (this fetch)                                  (a few ahead)
 
 Two fetches are alive at a time, so memory does not depend on the corpus. The threads run compiled code and system
@@ -29,11 +29,13 @@ from scmf.data.corpus import Corpus
 from scmf.data.stores.store import CountBlock
 from scmf.data.stream.arrange import Arrangement, arrange
 from scmf.data.stream.plan import Copies, EpochPlan, Fetch, Piece, Shape, StreamPlan
-from scmf.data.stream.ragged import BadRows, Encoded, Encoder, RawCounts, copy_padded, copy_ragged
+from scmf.data.stream.ragged import BadRows, Encoded, Encoder, RawCounts, copy_rows
 from scmf.data.stream.sampling import Once
 from scmf.errors import ConfigError, DataError
 
-_BATCHES_AHEAD = 8
+_BATCHES_CUT = 16
+"""Batches that are cut in one go: handing them over one by one would cost more than making them."""
+_CUTS_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -202,10 +204,10 @@ class CellStream:
         per_fetch = self.plan.shape.batches_per_fetch
         numbers = iter(range(start // per_fetch, plan.n_fetches))
         readers = ThreadPoolExecutor(self.threads, thread_name_prefix="read")
-        cutter = ThreadPoolExecutor(1, thread_name_prefix="cut")
+        cutters = ThreadPoolExecutor(self.threads, thread_name_prefix="cut")
         try:
             following = self._begin(plan, next(numbers, None), readers)
-            ready: deque[Future[Batch]] = deque()
+            ready: deque[Future[list[Batch]]] = deque()
             while following is not None:
                 fetch, parts = following
                 # Its pieces stand behind those of this fetch, so that no thread is idle while the last of them is read.
@@ -214,15 +216,16 @@ class CellStream:
                 rows = FetchedRows(fetch, encoded, self.how, self._rng(plan, fetch), self.groups, self.dtypes)
                 del parts, encoded
                 first = max(0, start - fetch.number * per_fetch)
-                for i in range(first, len(fetch.edges) - 1):
-                    ready.append(cutter.submit(self._cut, rows, i))
-                    if len(ready) > _BATCHES_AHEAD:
-                        yield ready.popleft().result()
+                last = len(fetch.edges) - 1
+                for i in range(first, last, _BATCHES_CUT):
+                    ready.append(cutters.submit(self._cut, rows, range(i, min(i + _BATCHES_CUT, last))))
+                    if len(ready) > _CUTS_AHEAD:
+                        yield from ready.popleft().result()
                 del rows, fetch
             while ready:
-                yield ready.popleft().result()
+                yield from ready.popleft().result()
         finally:
-            cutter.shutdown(wait=True, cancel_futures=True)
+            cutters.shutdown(wait=True, cancel_futures=True)
             readers.shutdown(wait=True, cancel_futures=True)
 
     def _begin(
@@ -250,12 +253,12 @@ class CellStream:
             return None
         return np.random.default_rng([self.plan.seed, plan.epoch, self.plan.rank, fetch.number, 1])
 
-    def _cut(self, rows: FetchedRows, number: int) -> Batch:
-        places = rows.order[rows.fetch.edges[number] : rows.fetch.edges[number + 1]]
-        cells = rows.fetch.cells[places]
-        lengths, columns, per_cell = rows.take(places, self.encode.fill, layout=self.layout, length=self.length)
-        per_cell |= {name: values[cells] for name, values in self.per_cell.items()}
-        return Batch(cells, lengths, columns, per_cell)
+    def _cut(self, rows: FetchedRows, numbers: range) -> list[Batch]:
+        edges = rows.fetch.edges[numbers.start : numbers.stop + 1]
+        made = rows.take(edges, self.encode.fill, padded=self.layout == "padded", length=self.length)
+        for batch in made:
+            batch.per_cell.update({name: values[batch.cells] for name, values in self.per_cell.items()})
+        return made
 
 
 class FetchedRows:
@@ -295,21 +298,23 @@ class FetchedRows:
             inside = None if groups is None else groups[fetch.cells]
             self.order = arrange(fetch.edges, rng, how=how, lengths=self._lengths, groups=inside)
 
-    def take(
-        self, places: np.ndarray, fill: Mapping[str, float], *, layout: str, length: int | None
-    ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Lengths, columns and values a cell of the rows at ``places``."""
+    def take(self, edges: np.ndarray, fill: Mapping[str, float], *, padded: bool, length: int | None) -> list[Batch]:
+        """The batches between ``edges`` of the arranged fetch.
+
+        They share memory: one piece for each column, filled by one compiled call for each part of the fetch.
+        """
+        places = self.order[edges[0] : edges[-1]]
         rows, lengths = self.fetch.rows[places], self._lengths[places]
+        inner = edges - edges[0]
+        sizes = np.diff(inner)
+        longest = np.maximum.reduceat(lengths, inner[:-1]) if length is None else np.full(len(sizes), length)
+        widths = np.repeat(longest, sizes) if padded else lengths
+        begins = np.concatenate([[0], np.cumsum(widths)])
         # The rows of each part one after the other, so that every part is copied by one call.
         inside = np.argsort(rows, kind="stable")
         sorted_rows = rows[inside]
         bounds = np.searchsorted(sorted_rows, self._starts).tolist()
-        longest = int(lengths.max(initial=0)) if length is None else length
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        columns: dict[str, np.ndarray] = {}
-        for name, dtype in self._dtypes.items():
-            shape: Any = (len(places), longest) if layout == "padded" else int(offsets[-1])
-            columns[name] = np.empty(shape, dtype)
+        columns = {name: np.empty(int(begins[-1]), dtype) for name, dtype in self._dtypes.items()}
         per_cell = {name: np.empty(len(places), values.dtype) for name, values in self.parts[0].cells.items()}
         for number, part in enumerate(self.parts):
             low, high = bounds[number], bounds[number + 1]
@@ -317,13 +322,19 @@ class FetchedRows:
                 continue
             local, to = sorted_rows[low:high] - self._starts[number], inside[low:high]
             for name, out in columns.items():
-                if layout == "padded":
-                    copy_padded(part.columns[name], part.offsets, local, to, out, out.dtype.type(fill[name]))
-                else:
-                    copy_ragged(part.columns[name], part.offsets, local, to, out, offsets)
+                value = out.dtype.type(fill[name])
+                copy_rows(part.columns[name], part.offsets, local, begins[to], widths[to], out, value)
             for name, values in per_cell.items():
                 values[to] = part.cells[name][local]
-        return lengths, columns, per_cell
+        batches = []
+        for first, last, width in zip(inner[:-1].tolist(), inner[1:].tolist(), longest.tolist(), strict=True):
+            one = slice(first, last)
+            part_of = {name: out[begins[first] : begins[last]] for name, out in columns.items()}
+            if padded:
+                part_of = {name: out.reshape(last - first, width) for name, out in part_of.items()}
+            values_of = {name: values[one] for name, values in per_cell.items()}
+            batches.append(Batch(self.fetch.cells[places[one]], lengths[one], part_of, values_of))
+        return batches
 
 
 def in_order(corpus: Corpus, encode: Encoder, keep: np.ndarray | None = None, *, threads: int = 2) -> Iterator[Batch]:
