@@ -29,6 +29,8 @@ _DIGIT = 10
 _RADIX = 1 << _DIGIT
 _LAST = _RADIX - 1
 _POSITION = (1 << 32) - 1
+_SMALL_BITS = 32 - 2 * _DIGIT
+_SMALL = 1 << _SMALL_BITS  # up to so many entries, position and digits fit 32 bits
 _SHORT = 48  # below this many entries plain insertion is faster than two counting passes
 
 OK, BAD_COUNT, NOT_SORTED, BAD_INDEX = 0, 1, 2, 3
@@ -70,10 +72,11 @@ def _total(counts: Any) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
-def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any) -> None:
-    """Leave in the low 32 bits of ``packed[:n]`` the positions of the n keys, largest first, equal keys in their order.
+def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any, width: int) -> None:
+    """Leave in the low ``width`` bits of ``packed`` the positions of the keys, largest first, equal keys in order.
 
-    Keys are not negative; positions are below ``2 ** 32``, and what stands above them is scratch.
+    Keys are not negative; positions fit ``width`` bits, and what stands above them is scratch. Half-size items
+    (uint32, ``width`` 12) stay in the nearest cache and sort a tenth faster than int64 with 32.
     """
     n = keys.size
     if n <= _SHORT:
@@ -84,6 +87,7 @@ def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any) ->
                 j -= 1
             packed[j] = i
         return
+    position = (1 << width) - 1
     largest = smallest = keys[0]
     for i in range(n):
         largest, smallest = max(largest, keys[i]), min(smallest, keys[i])
@@ -96,7 +100,7 @@ def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any) ->
         digits = (largest - keys[i]) >> shift
         low[digits & _LAST] += np.uint32(1)
         high[(digits >> _DIGIT) & _LAST] += np.uint32(1)
-        packed[i] = (digits << 32) | i
+        packed[i] = (digits << width) | i
     at_low = at_high = np.uint32(0)
     for d in range(_RADIX):
         count = low[d]
@@ -107,30 +111,45 @@ def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any) ->
         at_high = np.uint32(at_high + count)
     for i in range(n):
         item = packed[i]
-        d = (item >> 32) & _LAST
+        d = (item >> width) & _LAST
         spare[low[d]] = item
         low[d] += np.uint32(1)
     for i in range(n):
         item = spare[i]
-        d = (item >> (32 + _DIGIT)) & _LAST
+        d = (item >> (width + _DIGIT)) & _LAST
         packed[high[d]] = item
         high[d] += np.uint32(1)
     if shift > 0:
-        patience, previous = 32 * n, -1
+        patience, previous = 32 * n, np.int64(-1)
         for i in range(n):
             item = packed[i]
-            digits = item >> 32
+            digits = np.int64(item >> width)
             if digits == previous:
-                key, j = keys[item & _POSITION], i
-                while j > 0 and packed[j - 1] >> 32 == digits and keys[packed[j - 1] & _POSITION] < key:
+                key, j = keys[item & position], i
+                while j > 0 and np.int64(packed[j - 1] >> width) == digits and keys[packed[j - 1] & position] < key:
                     packed[j] = packed[j - 1]
                     j -= 1
                 packed[j] = item
                 patience -= i - j
                 if patience < 0:  # thousands of values hardly apart: no place for insertion
-                    packed[:n] = np.argsort(largest - keys, kind="mergesort")
+                    in_order = np.argsort(largest - keys, kind="mergesort")
+                    for k in range(n):
+                        packed[k] = in_order[k]
                     return
             previous = digits
+
+
+@numba.njit(cache=True, nogil=True)
+def _put(
+    packed: Any, position: int, kept: int, tokens: Any, found: Any, rates: Any, want: int, ids: Any, values: Any,
+    cursor: int,
+) -> None:  # fmt: skip
+    """Write the first ``kept`` tokens, and what is wanted of their values, in the order of ``packed``."""
+    for i in range(kept):
+        ids[cursor + i] = tokens[packed[i] & position]
+    if want > 0:
+        for i in range(kept):
+            values[cursor + i] = found[packed[i] & position] if want == 1 else rates[packed[i] & position]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -182,6 +201,7 @@ def rank_rows(
     found, rates = np.empty(width, np.float64), np.empty(width, np.float64)
     tokens, nans = np.empty(width, np.int32), np.empty(width, np.int32)
     packed, spare = np.empty(width, np.int64), np.empty(width, np.int64)
+    packed_32, spare_32 = np.empty(_SMALL, np.uint32), np.empty(_SMALL, np.uint32)
     low, high = np.empty(_RADIX, np.uint32), np.empty(_RADIX, np.uint32)
     sums, seen = np.zeros(n_slots, data.dtype), np.zeros(n_slots, np.bool_)
     total = np.empty(1, data.dtype)
@@ -234,18 +254,21 @@ def rank_rows(
                 elif found[i] > 0 or not divide:
                     found[n], tokens[n], rates[n] = found[i] + 0.0, tokens[i], rates[i]  # + 0.0: no negative zero
                     n += 1
-        _sort_descending(found[:n].view(np.int64), packed, spare, low, high)
+        small = n <= _SMALL
+        if small:
+            _sort_descending(found[:n].view(np.int64), packed_32, spare_32, low, high, _SMALL_BITS)
+        else:
+            _sort_descending(found[:n].view(np.int64), packed, spare, low, high, 32)
         if cls_id >= 0:
             ids[cursor] = cls_id
             if want > 0:
                 values[cursor] = 0.0
             cursor += 1
         kept = min(n, max_genes)
-        for i in range(kept):
-            ids[cursor + i] = tokens[packed[i] & _POSITION]
-        if want > 0:
-            for i in range(kept):
-                values[cursor + i] = found[packed[i] & _POSITION] if want == 1 else rates[packed[i] & _POSITION]
+        if small:
+            _put(packed_32, _SMALL - 1, kept, tokens, found, rates, want, ids, values, cursor)
+        else:
+            _put(packed, _POSITION, kept, tokens, found, rates, want, ids, values, cursor)
         cursor += kept
         for i in range(min(n_nan, max_genes - kept)):
             ids[cursor] = nans[i]
