@@ -55,6 +55,34 @@ def test_throughput_on_a_disk_is_that_of_its_file():
     assert f"{ours:.1f} (int16) and {wide:.1f} (int32)" in TEXT
 
 
+def test_loaders_are_those_of_the_benchmark_file():
+    found = json.loads((ROOT / "benchmarks" / "data_loaders.json").read_text(encoding="utf-8"))
+    table = TEXT[TEXT.index("| loader | cells/s") :].split("\n\n")[0].splitlines()[2:]
+    for line in table:
+        key, *shown_values = (part.strip() for part in line.strip("|").split("|"))
+        median = found["cases"][key]["median"]
+        mixing = (median.get("entropy_of_maximum") or {}).get("64")
+        assert shown_values == [
+            f"{median['cells_per_s']:,.0f}",
+            f"{median['cells_per_cpu_s']:,.0f}",
+            "" if mixing is None else f"{mixing:.2f}",
+            f"{median['rss_peak_mb']:,.0f}",
+        ]
+    ratios = {name: f"{value['wall']['median']:.1f}" for name, value in found["ratios"].items()}
+    converted = "ours converted zarr tokens"
+    assert f"is {ratios[f'{converted} / annbatch tokens']} times as fast as annbatch" in TEXT
+    assert f"({ratios[f'{converted} / annbatch tokens, 2 token threads']} times when" in TEXT
+    assert f"own files {ratios['ours zarr tokens / annbatch tokens']} times" in TEXT
+    assert f"{ratios[f'{converted} / scDataset tokens']} times as fast as scDataset" in TEXT
+
+
+def test_endurance_is_that_of_its_file():
+    found = json.loads((ROOT / "benchmarks" / "data_loaders_endurance.json").read_text(encoding="utf-8"))
+    assert found["each_cell_once"]
+    assert f"{found['cells_per_s']:,.0f} cells/s over {found['wall_s']:.0f} s" in TEXT
+    assert f"at most {found['rss_peak_mb']:,.0f} MB, growing by {found['rss_growth_mb']:.0f} MB" in TEXT
+
+
 def test_every_link_and_command_of_the_readme_exists():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert target.startswith("http") or (ROOT / target).exists(), target
