@@ -47,6 +47,14 @@ class HttpFiles:
         return [request for request in self.requests if request[0] == method]
 
 
+def serve(folder, kind: str, http_files: HttpFiles) -> str:
+    """Put a file, or every file of a folder, behind HTTP; its address."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).parts[0] == kind:
+            http_files.files[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return f"{http_files.url}/{kind}"
+
+
 def _handler(state: HttpFiles) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -12,6 +12,7 @@ from scmf.data.stores.open import open_stores
 from scmf.data.stores.retries import Retries
 from scmf.errors import DataError
 from tests.conftest import synthetic_cells
+from tests.servers import serve
 
 pytest.importorskip("obstore", reason="obstore is not installed")
 
@@ -34,13 +35,6 @@ def folder(cells, tmp_path_factory):
         with ad.settings.override(zarr_write_format=version):
             cells.write_zarr(root / name, chunks=(1000,))
     return root
-
-
-def serve(folder, kind, http_files):
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).parts[0] == kind:
-            http_files.files[path.relative_to(folder).as_posix()] = path.read_bytes()
-    return f"{http_files.url}/{kind}"
 
 
 def place(folder, kind, where, request):

@@ -12,6 +12,7 @@ from scmf.data.stream.plan import Shape
 from scmf.data.stream.reader import CellStream
 from scmf.errors import DataError
 from tests.conftest import synthetic_cells
+from tests.servers import serve
 
 SHAPE = Shape(batch_size=16, block_cells=8, buffer_blocks=8)
 N_CELLS = 600
@@ -40,13 +41,6 @@ def streamed(stores, matrix):
         assert (batch.counts(matrix.shape[1]).csr() != matrix[batch.cells]).nnz == 0
         seen += batch.cells.tolist()
     assert sorted(seen) == list(range(matrix.shape[0]))
-
-
-def serve(folder, kind, http_files):
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).parts[0] == kind:
-            http_files.files[path.relative_to(folder).as_posix()] = path.read_bytes()
-    return f"{http_files.url}/{kind}"
 
 
 @pytest.mark.parametrize("kind", ["plain.h5ad", "gzip.h5ad", "ours.zarr"])
