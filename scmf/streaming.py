@@ -53,6 +53,14 @@ class TokenEncoder:
         self.fill: Mapping[str, float] = {"input_ids": tokenizer.pad_token_id}
         self._dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max else np.int32
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that decides the tokens of a cell."""
+        tokenizer = self.tokenizer
+        shape = [tokenizer.max_genes, tokenizer.special_tokens, tokenizer.faithful]
+        panel = None if self.panel is None else self.panel.fingerprint
+        return sha256_json([tokenizer.get_vocab(), tokenizer.medians, shape, panel])
+
     def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
         """See `scmf.data.stream.ragged.Encoder`."""
         totals = None
@@ -176,7 +184,9 @@ def prepare_stream(config: RunConfig, *, progress: bool = True, note: Note = lam
     if settings.cache_tokens is None:
         return Streamed(opened, tokenizer, encoder, settings)
     with main_first():
-        cached = cached_tokens(opened, encoder, settings.cache_tokens, progress=progress, note=note)
+        cached = cached_tokens(
+            opened, encoder, settings.cache_tokens, made_by=encoder.fingerprint, progress=progress, note=note
+        )
     return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
 
 
@@ -194,7 +204,8 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note:
     keep = opened.mask("train")
     note(f"medians of {int(keep.sum()):,} training cells")
     panel = opened.panel
-    state = cache_dir() / "statistics" / f"{sha256_json([opened.facts, settings.min_cells])[:16]}.npz"
+    key = sha256_json([opened.facts, None if panel is None else panel.fingerprint])
+    state = cache_dir() / "statistics" / f"{key[:16]}.npz"
     state.parent.mkdir(parents=True, exist_ok=True)
     statistics = corpus_statistics(
         opened.corpus,

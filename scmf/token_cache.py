@@ -33,6 +33,7 @@ def cached_tokens(
     encoder: Encoder,
     folder: Path,
     *,
+    made_by: str,
     progress: bool = True,
     note: Note = lambda _: None,
     cells_per_part: int = _CELLS_PER_PART,
@@ -47,6 +48,8 @@ def cached_tokens(
         What makes the tokens.
     folder
         The cache.
+    made_by
+        Digest of all that decides the tokens of a cell beside the cell.
     progress
         Show a progress bar on stderr.
     note
@@ -60,9 +63,7 @@ def cached_tokens(
         The folder holds tokens of other cells or of another tokenizer.
     """
     corpus = opened.corpus
-    vocabulary = encoder.tokenizer.get_vocab() if hasattr(encoder, "tokenizer") else {}
-    medians = encoder.tokenizer.medians if hasattr(encoder, "tokenizer") else {}
-    made_of = sha256_json([corpus.fingerprint, opened.facts["removed"], vocabulary, medians, cells_per_part])
+    made_of = sha256_json([corpus.fingerprint, opened.facts["removed"], made_by, cells_per_part])
     key = folder / "cache.json"
     if key.is_file():
         if (found := load_yaml(key)["made_of"]) != made_of:

@@ -113,7 +113,7 @@ def test_a_killed_cache_goes_on_with_the_first_part_that_is_missing(adata, token
     corpus = Corpus([MemoryStore(adata)])
     opened = OpenedCorpus(corpus, None, None, {}, None, {"dataset": "x", "removed": {}})
     encoder = TokenEncoder(tokenizer)
-    whole = cached_tokens(opened, encoder, tmp_path / "whole", progress=False, cells_per_part=70)
+    whole = cached_tokens(opened, encoder, tmp_path / "whole", made_by="me", progress=False, cells_per_part=70)
     calls = []
 
     def dying(self, counts, genes):
@@ -124,9 +124,9 @@ def test_a_killed_cache_goes_on_with_the_first_part_that_is_missing(adata, token
 
     killed = type("Dying", (TokenEncoder,), {"__call__": dying})(tokenizer)
     with pytest.raises(KeyboardInterrupt):
-        cached_tokens(opened, killed, tmp_path / "cache", progress=False, cells_per_part=70)
+        cached_tokens(opened, killed, tmp_path / "cache", made_by="me", progress=False, cells_per_part=70)
     assert 0 < len(list((tmp_path / "cache").glob("part-*"))) < 5
-    after = cached_tokens(opened, encoder, tmp_path / "cache", progress=False, cells_per_part=70)
+    after = cached_tokens(opened, encoder, tmp_path / "cache", made_by="me", progress=False, cells_per_part=70)
     spans = np.array([[0, adata.n_obs]])
     ours, theirs = ([store.read(np.array([[0, store.n_cells]])) for store in of.corpus.stores] for of in (after, whole))
     assert after.corpus.n_cells == whole.corpus.n_cells == spans[0, 1]
@@ -139,9 +139,23 @@ def test_a_cache_of_other_cells_is_refused(adata, tokenizer, tmp_path):
     def opened(cells):
         return OpenedCorpus(Corpus([MemoryStore(cells)]), None, None, {}, None, {"dataset": "x", "removed": {}})
 
-    cached_tokens(opened(adata), TokenEncoder(tokenizer), tmp_path / "cache", progress=False)
+    cached_tokens(opened(adata), TokenEncoder(tokenizer), tmp_path / "cache", made_by="me", progress=False)
     with pytest.raises(DataError, match="tokens of other cells"):
-        cached_tokens(opened(adata[:100].copy()), TokenEncoder(tokenizer), tmp_path / "cache", progress=False)
+        fewer = opened(adata[:100].copy())
+        cached_tokens(fewer, TokenEncoder(tokenizer), tmp_path / "cache", made_by="me", progress=False)
+
+
+@pytest.mark.parametrize("change", ["tokenizer.max_genes=30", "data.gene_vocab={genes}"])
+def test_a_cache_made_with_other_settings_is_refused(folder, monkeypatch, tmp_path, change):
+    monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "genes.txt").write_text("\n".join(synthetic_cells(1).var_names[:80]))
+    (tmp_path / "my.yaml").write_text(
+        json.dumps(config(folder, cache_tokens=str(tmp_path / "tokens")).model_dump(mode="json"))
+    )
+    prepare_stream(load_recipe(tmp_path / "my.yaml").config, progress=False)
+    override = change.format(genes=tmp_path / "genes.txt")
+    with pytest.raises(DataError, match="tokens of other cells or another tokenizer"):
+        prepare_stream(load_recipe(tmp_path / "my.yaml", overrides=(override,)).config, progress=False)
 
 
 def test_one_dataset_for_other_programs_has_input_ids_length_and_obs(adata, tokenizer, tmp_path):

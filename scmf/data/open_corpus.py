@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from scmf import plugins
 from scmf.config_data import DataConfig, StreamConfig
 from scmf.data.cards import Card, load_card
 from scmf.data.corpus import Corpus
 from scmf.data.panel import Panel
-from scmf.data.restrict import panel_of
+from scmf.data.restrict import panel_of, passing
 from scmf.data.sources import fetch
 from scmf.data.splits import PARTS, read_parts, split_file
 from scmf.data.stores.store import Store
@@ -191,31 +190,9 @@ def open_token_folders(path: Path | str) -> list[Store]:
 
 
 def _filtered(config: DataConfig, corpus: Corpus) -> tuple[np.ndarray, dict[str, int]]:
-    from scmf.data.preprocess.quality import filter_cells
-
     if config.tokens is not None:
         raise ConfigError(
             "a filter with ready tokens", wanted="cells", where="data.filter", fix="filter before tokenising"
         )
-    limits = config.filter
-    kept = filter_cells(
-        corpus,
-        min_genes=limits.min_genes or None,
-        min_counts=limits.min_counts or None,
-        max_counts=limits.max_counts,
-        max_pct_mito=limits.max_mito_percent,
-    )
+    kept = passing(corpus, config.filter)
     return kept.keep, dict(kept.removed)
-
-
-def column_or_error(corpus: Corpus, column: str, *, where: str) -> None:
-    """Raise `DataError` unless every store has the column of ``obs``."""
-    for store in corpus.stores:
-        if column not in store.obs_columns:
-            raise DataError(
-                f"no column {column!r} in obs of {store.uri}",
-                where=where,
-                fix=plugins.did_you_mean(column, store.obs_columns)
-                if store.obs_columns
-                else "the store has no columns",
-            )

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from anndata import AnnData
 
-from scmf.config_data import DataConfig
+from scmf.config_data import DataConfig, FilterConfig
 from scmf.data.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from scmf.errors import DataError, GeneError
 
 if TYPE_CHECKING:
     from scmf.data.panel import Panel
+    from scmf.data.preprocess.quality import CellFilter
 
 DEPTH = "n_counts"
 """Column of ``obs`` with the counts of a cell over all genes, where some genes are left out."""
@@ -64,17 +65,21 @@ def panel_of(config: DataConfig, *, progress: bool = True) -> Panel:
     return Panel.of(load_gene_set(config.gene_vocab, progress=progress), orthologs=orthologs)
 
 
-def _filtered(adata: AnnData, config: DataConfig) -> AnnData:
+def passing(corpus: Corpus, limits: FilterConfig) -> CellFilter:
+    """Which cells of a corpus, on disk or in memory, pass ``data.filter``."""
     from scmf.data.preprocess.quality import filter_cells
 
-    limits = config.filter
-    kept = filter_cells(
-        Corpus([MemoryStore(adata, counts="X", gene_ids="var_names")]),
+    return filter_cells(
+        corpus,
         min_genes=limits.min_genes or None,
         min_counts=limits.min_counts or None,
         max_counts=limits.max_counts,
         max_pct_mito=limits.max_mito_percent,
     )
+
+
+def _filtered(adata: AnnData, config: DataConfig) -> AnnData:
+    kept = passing(Corpus([MemoryStore(adata, counts="X", gene_ids="var_names")]), config.filter)
     if not kept.keep.any():
         raise DataError(str(kept), wanted="at least one cell", where="data.filter", fix="widen the filters")
     adata = adata[kept.keep].copy()
