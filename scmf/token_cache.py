@@ -90,7 +90,7 @@ def cached_tokens(
             where=folder,
             fix="remove the folder; it is made anew",
         )
-    return replace(opened, corpus=tokens)
+    return replace(opened, corpus=tokens, described_by=corpus)
 
 
 def tokenise_to(

@@ -145,6 +145,17 @@ def test_a_cache_of_other_cells_is_refused(adata, tokenizer, tmp_path):
         cached_tokens(fewer, TokenEncoder(tokenizer), tmp_path / "cache", made_by="me", progress=False)
 
 
+@pytest.mark.parametrize("more", [{"balance": {"by": "donor_id"}}, {"batches": "group", "batches_by": "donor_id"}])
+def test_cached_tokens_are_sampled_by_the_columns_of_their_cells(folder, monkeypatch, tmp_path, more):
+    monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))
+
+    def cells_of(**stream):
+        share = prepare_stream(config(folder, **stream), progress=False).batches(config_training())(0, 1)
+        return [batch.cells.tolist() for batch in share.stream.epoch(0)]
+
+    assert cells_of(**more, cache_tokens=str(tmp_path / "tokens")) == cells_of(**more)
+
+
 @pytest.mark.parametrize("change", ["tokenizer.max_genes=30", "data.gene_vocab={genes}"])
 def test_a_cache_made_with_other_settings_is_refused(folder, monkeypatch, tmp_path, change):
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))

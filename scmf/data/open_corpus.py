@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from scmf.config_data import DataConfig, StreamConfig
 from scmf.data.cards import Card, load_card
@@ -47,6 +48,8 @@ class OpenedCorpus:
         Genes of ``gene_vocab``, or None.
     facts
         What was opened: dataset, fingerprint, split, sha256 of the split, gene_vocab. For provenance.
+    described_by
+        The same cells with their ``obs``, where ``corpus`` holds their tokens alone; None: ``corpus`` has both.
     """
 
     corpus: Corpus
@@ -55,6 +58,11 @@ class OpenedCorpus:
     removed: dict[str, int]
     panel: Panel | None
     facts: dict[str, Any]
+    described_by: Corpus | None = None
+
+    def column(self, name: str) -> pd.Series:
+        """A column of ``obs`` for all cells; `DataError` if there is none."""
+        return (self.described_by or self.corpus).obs([name])[name]
 
     def mask(self, part: str) -> np.ndarray:
         """Cells of a part that pass the filters, boolean (n_cells,); without a split all cells train."""
@@ -66,15 +74,18 @@ class OpenedCorpus:
 
     def codes(self, column: str) -> np.ndarray:
         """A column of ``obs`` as integer codes (n_cells,), -1 where it is missing; `DataError` if there is none."""
-        return self.corpus.obs([column])[column].astype("category").cat.codes.to_numpy()
+        return self.column(column).astype("category").cat.codes.to_numpy()
 
     def copies(self, settings: StreamConfig, *, seed: int) -> Copies | None:
         """How often each training cell comes in an epoch; None when every cell of the corpus comes once."""
         keep = self.mask("train")
         if settings.balance is not None:
-            column = self.corpus.obs([settings.balance.by])[settings.balance.by]
             return balanced(
-                column, keep=keep, power=settings.balance.power, weights=settings.balance.weights, seed=seed
+                self.column(settings.balance.by),
+                keep=keep,
+                power=settings.balance.power,
+                weights=settings.balance.weights,
+                seed=seed,
             )
         return None if keep.all() else Once(keep)
 
