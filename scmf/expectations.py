@@ -40,11 +40,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, field_validator, model_validator
 
-from scmf.config import validate
 from scmf.errors import ConfigError, EvaluationError
 from scmf.files import dump_yaml, load_yaml, write_text
 from scmf.results import CellKey, Result, Verdict, VerdictKind, judge
 from scmf.section import Section
+from scmf.validation import validate
 
 _HEADER = """\
 # What this recipe should score. Format: the docstring of scmf/expectations.py.

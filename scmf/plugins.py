@@ -13,9 +13,25 @@ from typing import Any
 from scmf.errors import ConfigError
 
 BUILT_IN: dict[str, dict[str, str]] = {
-    "tokenizers": {"rank_value": "scmf.tokenizers.rank_value:RankValueTokenizer"},
-    "models": {"transformer_encoder": "scmf.models.transformer_encoder:TransformerEncoderForMaskedLM"},
-    "objectives": {"masked_gene_prediction": "scmf.training.objectives:MaskedGenePrediction"},
+    "tokenizers": {
+        "rank_value": "scmf.tokenizers.rank_value:RankValueTokenizer",
+        "binned": "scmf.tokenizers.binned:BinnedTokenizer",
+        "continuous": "scmf.tokenizers.continuous:ContinuousTokenizer",
+        "gene_embedding": "scmf.tokenizers.gene_embedding:GeneEmbeddingTokenizer",
+    },
+    "models": {
+        "transformer_encoder": "scmf.models.transformer_encoder:TransformerEncoderForMaskedLM",
+        "generative_transformer": "scmf.models.generative_transformer:GenerativeTransformerModel",
+        "masked_autoencoder": "scmf.models.masked_autoencoder:MaskedAutoencoderModel",
+        "autoregressive_transformer": "scmf.models.autoregressive_transformer:AutoregressiveTransformerModel",
+    },
+    "objectives": {
+        "masked_gene_prediction": "scmf.training.objectives:MaskedGenePrediction",
+        "masked_value_prediction": "scmf.training.value_objectives:MaskedValuePrediction",
+        "generative_value_prediction": "scmf.training.value_objectives:GenerativeValuePrediction",
+        "read_depth_aware": "scmf.training.read_depth:ReadDepthAware",
+        "next_gene_prediction": "scmf.training.next_gene:NextGenePrediction",
+    },
     "benchmarks": {
         "annotation": "scmf.eval.annotation:Annotation",
         "integration": "scmf.eval.integration:Integration",

@@ -26,6 +26,9 @@ from scmf.section import Section
 
 _CAME_LATER = {
     "data": ("census", "tokens", "storage_options", "gene_vocab", "orthologs", "filter", "stream"),
+    "tokenizer": ("options",),
+    "model": ("options",),
+    "training": ("options",),
 }
 """Keys that did not exist when the first expected values were recorded, by section."""
 

@@ -31,10 +31,10 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from scmf.config import validate
 from scmf.errors import ConfigError, EvaluationError
 from scmf.files import write_json
 from scmf.section import Section
+from scmf.validation import validate
 
 MIN_SAMPLES = 5
 """Fewest expected samples of a stochastic method."""

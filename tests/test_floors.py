@@ -10,7 +10,22 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "scmf"
 
 FLOORS = {
-    **dict.fromkeys(("errors", "files", "config", "config_data", "section", "plugins", "provenance"), 1),
+    **dict.fromkeys(
+        (
+            "errors",
+            "files",
+            "config",
+            "config_data",
+            "config_tokenizer",
+            "config_model",
+            "config_training",
+            "validation",
+            "section",
+            "plugins",
+            "provenance",
+        ),
+        1,
+    ),
     **dict.fromkeys(("data", "tokenizers", "models", "results", "expectations"), 2),
     "recipe": 3,
     **dict.fromkeys(("training", "eval"), 4),

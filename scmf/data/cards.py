@@ -13,10 +13,10 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from scmf import plugins
-from scmf.config import validate
 from scmf.errors import ConfigError, DataError
 from scmf.files import load_yaml, shipped
 from scmf.section import Section
+from scmf.validation import validate
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A checksum is written in full: 64 lower-case hexadecimal digits."""

@@ -1,0 +1,100 @@
+"""The section ``model`` of every YAML file, and the options of each architecture.
+
+Lives here: keys, units, defaults. Lives elsewhere: the other sections (config), the networks (scmf.models).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from scmf.section import Section, check_options, known, options_schema, with_defaults
+
+
+class EncoderOptions(Section):
+    """Options of ``transformer_encoder``."""
+
+    value_encoding: Literal["none", "continuous", "category"] = "none"
+    """How ``values`` of the tokenizer enter: not at all (Geneformer), through a small network, as a table of bins."""
+    positions: bool = True
+    """Learned absolute positions (the rank of a gene); False where the order of the genes means nothing."""
+
+
+class GenerativeOptions(Section):
+    """Options of ``generative_transformer`` (scGPT)."""
+
+    value_encoder: Literal["continuous", "category", "scaling"] = "continuous"
+    """How values enter: a small network, a table of bins, or as a factor of the gene embedding."""
+
+
+class MaskedAutoencoderOptions(Section):
+    """Options of ``masked_autoencoder`` (scFoundation)."""
+
+    decoder: Literal["performer", "transformer"] = "performer"
+    """Kind of the decoder."""
+    decoder_dim: int = Field(512, ge=1)
+    """Width of the decoder."""
+
+
+class AutoregressiveOptions(Section):
+    """Options of ``autoregressive_transformer`` (TranscriptFormer)."""
+
+    softcap: float | None = Field(10.0, gt=0)
+    """Bound of the attention scores and gene logits, by tanh; null leaves them."""
+
+
+OPTIONS: dict[str, type[Section]] = {
+    "transformer_encoder": EncoderOptions,
+    "generative_transformer": GenerativeOptions,
+    "masked_autoencoder": MaskedAutoencoderOptions,
+    "autoregressive_transformer": AutoregressiveOptions,
+}
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    architecture: Annotated[str, known("models")] = "transformer_encoder"
+    """Name of the model family."""
+    hidden_dim: int = Field(256, ge=1)
+    """Width of the residual stream."""
+    num_layers: int = Field(6, ge=1)
+    """Number of transformer layers."""
+    num_heads: int = Field(4, ge=1)
+    """Attention heads; must divide ``hidden_dim``."""
+    ffn_dim: int = Field(512, ge=1)
+    """Width of the feed-forward layer."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """Activation of the feed-forward layer and of the prediction head."""
+    dropout: float = Field(0.02, ge=0, lt=1)
+    """Dropout on the residual stream."""
+    attention_dropout: float = Field(0.02, ge=0, lt=1)
+    """Dropout on attention probabilities."""
+    layer_norm_eps: float = Field(1e-12, gt=0)
+    """Epsilon of layer normalisation."""
+    initializer_range: float = Field(0.02, gt=0)
+    """Standard deviation of the normal initialisation."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernel."""
+    checkpoint: Path | None = None
+    """Folder of weights to start from; null starts from random weights."""
+    options: dict[str, Any] = Field({}, json_schema_extra=options_schema(OPTIONS))
+    """What only this architecture knows."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelConfig:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide hidden_dim={self.hidden_dim}")
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_architecture(self) -> ModelConfig:
+        object.__setattr__(self, "options", check_options(self.options, OPTIONS, choice=self.architecture))
+        return self
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The options of the architecture, defaults included."""
+        return with_defaults(self.options, OPTIONS, self.architecture)
