@@ -1,0 +1,322 @@
+"""Columns of a count matrix as tokens: which column is which token, and a CSR block in terms of tokens.
+
+Lives here: matching of gene names (`match_genes`, kept for later calls by `GenePanels`), `to_tokens` and the compiled
+`collect_row` behind it, the vocabulary behind `fit` (`expressed_genes`). Any strategy may use them. Lives elsewhere:
+names of one gene (rank_value_genes), checks of a block and their errors (rank_value_block), the strategies themselves.
+
+Legend: B cells, G columns, N entries of all cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import scipy.sparse as sp
+
+from .rank_value_block import bad_count, check_counts
+from .rank_value_genes import list_of, resolve, strip_version
+from .rank_value_tables import problem
+
+OK, BAD_COUNT, NOT_SORTED, BAD_INDEX = 0, 1, 2, 3
+"""What `collect_row` returns: fit, or what is wrong with the row."""
+
+_PANELS = 64
+"""Gene panels whose match is kept."""
+
+
+class GeneTokens(NamedTuple):
+    """What the columns of one gene list mean.
+
+    Parameters
+    ----------
+    token_G
+        int32: token id of each column, -1 for a gene that the vocabulary does not have.
+    first_G
+        int32: the first column with the same token (the column itself where it is alone), -1 where there is no token.
+    summed
+        Several columns share a token and their counts are to be summed, in the place of the first one that is
+        expressed. False also where columns share a token but stay apart (``faithful``).
+    """
+
+    token_G: np.ndarray
+    first_G: np.ndarray
+    summed: bool
+
+
+class TokenCounts(NamedTuple):
+    """A CSR block in terms of tokens: cell b is ``ids[indptr[b]:indptr[b + 1]]``, counts beside them.
+
+    Parameters
+    ----------
+    indptr
+        int64 (B+1,).
+    ids
+        int32 (N,): token ids, in the order of the columns.
+    counts
+        float32 or float64 (N,): counts above 0.
+    """
+
+    indptr: np.ndarray
+    ids: np.ndarray
+    counts: np.ndarray
+
+
+def match_genes(
+    genes: Sequence[str], token_ids: Mapping[str, int], aliases: Mapping[str, str], *, faithful: bool
+) -> GeneTokens:
+    """Find the token of every column.
+
+    A name is looked up as it is, then by way of the aliases. An Ensembl id is also tried in upper case and without its
+    version; a symbol is not, for upper case would turn a mouse gene into a human one.
+
+    Parameters
+    ----------
+    genes
+        Gene names, one a column.
+    token_ids
+        Token id of every gene of the vocabulary (no special tokens).
+    aliases
+        Other name (Ensembl id, retired id, old symbol) -> name in ``token_ids``.
+    faithful
+        Names as they are only (aliases are tried), and columns of one gene are not summed.
+
+    Raises
+    ------
+    ValueError
+        If no gene is known.
+    """
+    token_G, first_G = np.full(len(genes), -1, np.int32), np.full(len(genes), -1, np.int32)
+    seen: dict[int, int] = {}
+    shared = False
+    for column, gene in enumerate(genes):
+        name = _known_name(gene, token_ids, aliases, faithful=faithful)
+        if name is not None:
+            token_G[column] = token_ids[name]
+            first_G[column] = seen.setdefault(token_ids[name], column)
+            shared = shared or first_G[column] != column
+    if not seen:
+        raise problem(
+            f"none of {len(genes):,} gene names is in the vocabulary (first: {', '.join(map(repr, genes[:3]))})",
+            wanted=f"names such as {next(iter(token_ids), 'none')!r} (the vocabulary has {len(token_ids):,} genes)",
+            where="genes",
+            fix="give the column of var that holds such names, or a tokenizer of that species and naming",
+        )
+    if faithful:
+        first_G = np.where(token_G >= 0, np.arange(len(genes), dtype=np.int32), np.int32(-1))
+    return GeneTokens(token_G, first_G, shared and not faithful)
+
+
+def _known_name(gene: str, known: Mapping[str, int], aliases: Mapping[str, str], *, faithful: bool) -> str | None:
+    if gene in known:
+        return gene
+    if not faithful and gene.strip()[:3].upper() == "ENS":
+        return resolve(gene, known, aliases)
+    for name in (gene,) if faithful else (gene, gene.strip()):
+        if name in known:
+            return name
+        if aliases.get(name) in known:
+            return aliases[name]
+    return None
+
+
+class GenePanels:
+    """Matches of the last few gene lists, so that files may take turns; threads may call it side by side.
+
+    Parameters
+    ----------
+    token_ids, aliases, faithful
+        As `match_genes` takes them.
+    """
+
+    def __init__(self, token_ids: Mapping[str, int], aliases: Mapping[str, str], *, faithful: bool) -> None:
+        self._token_ids, self._aliases, self._faithful = token_ids, aliases, faithful
+        self._matched: dict[int, tuple[Any, list[Any], GeneTokens]] = {}
+
+    def __call__(self, genes: Sequence[str]) -> GeneTokens:
+        """Meaning of the columns named ``genes``; at no cost for a tuple that was given before."""
+        held = self._matched.get(id(genes))  # an entry is found whole or not at all
+        if held is not None and isinstance(genes, tuple) and genes is held[0]:
+            return held[2]
+        names = list_of(genes)
+        found = next((of for _, known, of in tuple(self._matched.values()) if names == known), None)
+        if found is None:
+            texts = [str(name) for name in names]
+            found = match_genes(texts, self._token_ids, self._aliases, faithful=self._faithful)
+        if len(self._matched) >= _PANELS:
+            self._matched = {}
+        self._matched[id(genes)] = (genes, names, found)
+        return found
+
+
+def to_tokens(matrix: sp.csr_matrix, gene_tokens: GeneTokens) -> TokenCounts:
+    """A CSR block in terms of tokens: unknown genes and zeros dropped, duplicates summed, in column order.
+
+    Parameters
+    ----------
+    matrix
+        Counts (B, G) as `as_csr` returns them: rows may be out of order and hold zeros or a column twice.
+    gene_tokens
+        Meaning of the G columns.
+
+    Raises
+    ------
+    ValueError
+        Negative, NaN or infinite counts; a column outside the matrix.
+    """
+    for _ in range(2):
+        indptr, data = matrix.indptr.astype(np.int64), as_floats(matrix.data)
+        room = int(indptr[-1] - indptr[0])
+        ids, counts = np.empty(room, np.int32), np.empty(room, data.dtype)
+        offsets = np.empty(indptr.size, np.int64)
+        code, row = _collect_rows(
+            indptr, np.ascontiguousarray(matrix.indices), data, *gene_tokens, ids, counts, offsets
+        )
+        if code != NOT_SORTED:
+            break
+        matrix = in_order(matrix)
+    if code != OK:
+        raise bad_row(matrix, code, row)
+    return TokenCounts(offsets, ids[: offsets[-1]], counts[: offsets[-1]])
+
+
+def as_floats(data: np.ndarray) -> np.ndarray:
+    """Counts as float32 where that holds them, else float64; no copy if they are."""
+    narrow = data.dtype.itemsize <= (4 if data.dtype.kind == "f" else 2)
+    return np.ascontiguousarray(data, dtype=np.float32 if narrow else np.float64)
+
+
+def in_order(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """A copy whose rows hold each column once, in order; sums are taken in a type that `as_floats` keeps."""
+    matrix = sp.csr_matrix((as_floats(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape, copy=True)
+    check_counts(matrix)  # before summing: a negative count must not hide behind a positive one
+    matrix.sum_duplicates()
+    return matrix
+
+
+def bad_row(matrix: sp.csr_matrix, code: int, row: int) -> ValueError:
+    """The error for a code of `collect_row`."""
+    if code == BAD_COUNT:
+        return bad_count(matrix, row)
+    return problem(
+        "a column outside the matrix",
+        wanted=f"columns 0 to {matrix.shape[1] - 1}",
+        where=f"row {row} of counts",
+        fix="rebuild the matrix",
+    )
+
+
+def expressed_genes(matrix: sp.csr_matrix, genes: Sequence[str], *, min_cells: int) -> list[str]:
+    """Names of the genes expressed in ``min_cells`` cells or more, sorted; for `fit`.
+
+    Columns that differ only in the version or case of an Ensembl id, or in white space around, are one gene.
+
+    Raises
+    ------
+    ValueError
+        Negative, NaN or infinite counts; no such gene.
+    """
+    check_counts(matrix)
+    names = [strip_version(str(gene).strip()) for gene in list_of(genes)]
+    names = [name.upper() if name.upper().startswith("ENS") else name for name in names]
+    order = sorted(set(names))
+    position = {name: i for i, name in enumerate(order)}
+    to_gene = np.array([position[name] for name in names], np.int64)
+    entries = sp.csr_matrix(matrix).tocoo()
+    there = entries.data > 0
+    cell_and_gene = np.unique(entries.row[there].astype(np.int64) * len(order) + to_gene[entries.col[there]])
+    n_cells = np.bincount(cell_and_gene % len(order), minlength=len(order)) if order else np.empty(0, np.int64)
+    found = [order[g] for g in np.flatnonzero(n_cells >= max(1, min_cells))]
+    if not found:
+        raise problem(
+            f"no gene is expressed in {min_cells} of {matrix.shape[0]} cells",
+            wanted="at least one",
+            where="min_cells",
+            fix="lower min_cells, or give more cells",
+        )
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def collect_row(
+    columns: Any, counts: Any, token_G: Any, first_G: Any, summed: bool, place_G: Any, ids: Any, kept: Any
+) -> tuple[int, int]:
+    """Tokens and counts of one row, zeros and unknown genes dropped.
+
+    Parameters
+    ----------
+    columns, counts
+        The row of a CSR matrix; counts are float32 or float64.
+    token_G, first_G, summed
+        See `GeneTokens`.
+    place_G
+        Scratch int64 (G,), all -1 before and after; may be empty unless ``summed``.
+    ids, kept
+        Output with room for the whole row and one more.
+
+    Returns
+    -------
+    code, n
+        `OK`, or what is wrong; entries written.
+    """
+    n_columns, n_entries = token_G.size, columns.size
+    fine = True
+    for i in range(n_entries):
+        fine &= (counts[i] >= 0) & (counts[i] < np.inf)
+    if not fine:
+        return BAD_COUNT, 0
+    before, after = columns[:-1], columns[1:]
+    for i in range(after.size):
+        fine &= after[i] > before[i]
+    if not fine:
+        return NOT_SORTED, 0
+    if n_entries and (columns[0] < 0 or columns[n_entries - 1] >= n_columns):
+        return BAD_INDEX, 0
+    n = 0
+    if not summed:
+        for i in range(n_entries):
+            token, x = token_G[np.uint64(columns[i])], counts[i]
+            # Written always and kept by moving on: cheaper than a branch that is hard to foresee.
+            ids[n] = token
+            kept[n] = x
+            n += (token >= 0) & (x > 0)
+        return OK, n
+    for i in range(n_entries):
+        column, x = np.uint64(columns[i]), counts[i]
+        if token_G[column] >= 0 and x > 0:
+            first = first_G[column]
+            if place_G[first] < 0:
+                place_G[first] = n
+                ids[n], kept[n] = token_G[column], x
+                n += 1
+            else:
+                kept[place_G[first]] += x
+    for i in range(n_entries):
+        if token_G[np.uint64(columns[i])] >= 0:
+            place_G[first_G[np.uint64(columns[i])]] = -1
+    return OK, n
+
+
+@numba.njit(cache=True, nogil=True)
+def _collect_rows(
+    indptr: Any, indices: Any, data: Any, token_G: Any, first_G: Any, summed: bool, ids: Any, counts: Any, offsets: Any
+) -> tuple[int, int]:
+    """`collect_row` for every row, into ragged buffers; code and row of the first fault."""
+    widest = 0
+    for row in range(indptr.size - 1):
+        widest = max(widest, indptr[row + 1] - indptr[row])
+    row_ids, row_counts = np.empty(widest + 1, np.int32), np.empty(widest + 1, data.dtype)
+    place_G = np.full(token_G.size if summed else 0, -1, np.int64)
+    offsets[0] = cursor = 0
+    for row in range(indptr.size - 1):
+        span = slice(indptr[row], indptr[row + 1])
+        code, n = collect_row(indices[span], data[span], token_G, first_G, summed, place_G, row_ids, row_counts)
+        if code != OK:
+            return code, row
+        ids[cursor : cursor + n] = row_ids[:n]
+        counts[cursor : cursor + n] = row_counts[:n]
+        cursor += n
+        offsets[row + 1] = cursor
+    return OK, -1
