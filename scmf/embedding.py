@@ -16,7 +16,7 @@ from scmf.errors import ModelError, from_value_error
 from scmf.training.batches import TokenCells, in_order
 
 
-def embed_tokens(model: Any, cells: TokenCells, *, settings: EvalConfig, pad_token_id: int) -> np.ndarray:
+def embed_tokens(model: Any, cells: TokenCells, *, settings: EvalConfig) -> np.ndarray:
     """Embed every cell.
 
     Parameters
@@ -27,8 +27,6 @@ def embed_tokens(model: Any, cells: TokenCells, *, settings: EvalConfig, pad_tok
         Tokens of N cells.
     settings
         The ``eval`` section: layer, pooling, cells in a forward pass.
-    pad_token_id
-        Id that fills short rows.
 
     Returns
     -------
@@ -43,7 +41,7 @@ def embed_tokens(model: Any, cells: TokenCells, *, settings: EvalConfig, pad_tok
     device = next(model.parameters()).device
     out_ND: np.ndarray | None = None
     for rows in in_order(cells, batch_size=settings.batch_size):
-        batch = {name: tensor.to(device) for name, tensor in cells.pad(rows, pad_token_id=pad_token_id).items()}
+        batch = {name: tensor.to(device) for name, tensor in cells.pad(rows).items()}
         batch.pop("labels", None)
         try:
             x_BD = model.embed(**batch, layer=settings.embedding_layer, pooling=settings.pooling)
@@ -62,14 +60,14 @@ def embed_tokens(model: Any, cells: TokenCells, *, settings: EvalConfig, pad_tok
     return out_ND
 
 
-def classify_tokens(model: Any, cells: TokenCells, *, batch_size: int, pad_token_id: int) -> np.ndarray:
+def classify_tokens(model: Any, cells: TokenCells, *, batch_size: int) -> np.ndarray:
     """Logits of a classification model for every cell, float32 (N, C), without dropout."""
     device = next(model.parameters()).device
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     model.eval()
     with torch.no_grad():
         for rows in in_order(cells, batch_size=batch_size):
-            batch = {name: tensor.to(device) for name, tensor in cells.pad(rows, pad_token_id=pad_token_id).items()}
+            batch = {name: tensor.to(device) for name, tensor in cells.pad(rows).items()}
             batch.pop("labels", None)
             parts.append((rows, model(**batch).logits.float().cpu().numpy()))
     logits_NC = np.zeros((len(cells), parts[0][1].shape[1]), dtype=np.float32)

@@ -19,6 +19,7 @@ from scmf.errors import ConfigError, DataError
 from scmf.eval.score import Score
 from scmf.files import atomic_path
 from scmf.recipe import Recipe, load_recipe
+from scmf.tokenising import tokenise
 from scmf.weights import load_run_model
 
 
@@ -66,7 +67,8 @@ def evaluate_folder(
     recipe = _recipe_of(folder, config, variant, overrides)
     model, tokenizer = load_run_model(folder)
     cells = load_cells(recipe.config.data, progress=progress)
-    prepared = run.Prepared(cells, tokenizer, run.tokenise(tokenizer, cells))
+    tokens = tokenise(tokenizer, cells, batch_names=getattr(model.config, "batch_names", None))
+    prepared = run.Prepared(cells, tokenizer, tokens)
     vectors = run.representations(recipe, prepared, model, note=note)
     if recipe.config.eval.finetune is not None and not (folder / "model").is_dir():
         evaluation = recipe.config.eval.model_copy(update={"finetune": None})
@@ -123,9 +125,9 @@ def embed_to_file(
     note("loading model and cells")
     network, tokenizer = load_run_model(model)
     section = validate(DataConfig, {"files": [file], "counts": counts, "gene_ids": gene_ids}, where="embed")
-    tokens = run.tokenise(tokenizer, load_cells(section, progress=False))
+    tokens = tokenise(tokenizer, load_cells(section, progress=False))
     note(f"embedding {len(tokens):,} cells")
-    x_ND = embed_tokens(network, tokens, settings=settings, pad_token_id=tokenizer.pad_token_id)
+    x_ND = embed_tokens(network, tokens, settings=settings)
     adata = read_file(file)
     key = key or f"X_{recipe}"
     adata.obsm[key] = x_ND

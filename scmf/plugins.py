@@ -65,3 +65,8 @@ def resolve(kind: str, name: str) -> Any:
     """Import and return the class that ``name`` stands for."""
     module, _, attribute = BUILT_IN[kind][check(kind, name)].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def class_name(kind: str, name: str) -> str:
+    """Name of the class that ``name`` stands for, without importing it."""
+    return BUILT_IN[kind][check(kind, name)].partition(":")[2]

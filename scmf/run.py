@@ -27,21 +27,21 @@ import torch
 from scmf import plugins, provenance
 from scmf.config import EvalConfig, RunConfig, TrainingConfig
 from scmf.data.load import load_cells
-from scmf.data.restrict import DEPTH
 from scmf.embedding import classify_tokens, embed_tokens
-from scmf.errors import ConfigError, DataError, from_value_error
+from scmf.errors import ConfigError
 from scmf.eval.annotation import HEAD, Annotation
 from scmf.eval.baselines import baseline_representations
 from scmf.eval.integration import Integration
 from scmf.eval.score import Score, Truth
 from scmf.files import sha256_json, write_json
 from scmf.recipe import Recipe
-from scmf.streaming import Streamed, given_tokenizer, tokenizer_shape
-from scmf.training.batches import TokenCells
+from scmf.streaming import Streamed
+from scmf.tokenising import fitted_tokenizer, given_tokenizer, tokenise, training_tokens
+from scmf.training.batches import Redrawn, TokenCells
 from scmf.training.loop import EvaluationCallback, TrainingReport, train
 from scmf.training.objectives import CellClassification
 from scmf.training.ranks import is_main
-from scmf.weights import build_model, load_weights, save_model
+from scmf.weights import build_model, copy_frozen, load_weights, save_model
 
 Note = Callable[[str], None]
 """Told in a few words what is going on."""
@@ -81,9 +81,15 @@ class Prepared:
         """Training cells."""
         return len(self.part("train"))
 
-    def batches(self, training: TrainingConfig) -> TokenCells:
-        """The training cells, in memory."""
-        return self.tokens.select(self.part("train"))
+    @property
+    def batch_names(self) -> list[str]:
+        """Batches of the cells, sorted: what ``batch_ids`` counts. Empty without a batch column."""
+        key = self.cells.uns["scmf"].get("batch_key")
+        return sorted(set(self.cells.obs[key].astype(str))) if key and key in self.cells.obs else []
+
+    def batches(self, training: TrainingConfig) -> TokenCells | Redrawn:
+        """The training cells, in memory, drawn anew each epoch where the tokenizer draws."""
+        return training_tokens(self.tokenizer, self.cells, self.tokens, self.part("train"))
 
     def valid_tokens(self) -> TokenCells:
         """The validation cells."""
@@ -93,7 +99,7 @@ class Prepared:
     def digest(self) -> str:
         """Digest of what the model is trained on: file, split and vocabulary."""
         facts = self.cells.uns["scmf"]
-        return sha256_json([facts["sha256"], facts["split_sha256"], self.tokenizer.get_vocab()])
+        return sha256_json([facts["sha256"], facts["split_sha256"], self.tokenizer.fingerprint])
 
 
 # --- cells and tokens -----------------------------------------------------------------------------
@@ -110,36 +116,9 @@ def prepare(config: RunConfig, *, progress: bool = True, note: Note = lambda _: 
     note("loading cells")
     cells = load_cells(config.data, progress=progress)
     note(f"tokenising {cells.n_obs:,} cells")
-    tokenizer = _tokenizer(config, cells)
+    fit = config.tokenizer.vocabulary == "fit"
+    tokenizer = fitted_tokenizer(config, cells) if fit else given_tokenizer(config.tokenizer, progress=progress)
     return Prepared(cells, tokenizer, tokenise(tokenizer, cells))
-
-
-def tokenise(tokenizer: Any, cells: Any) -> TokenCells:
-    """Tokens of all cells of an AnnData with raw counts."""
-    try:
-        ranked = tokenizer.rank(cells.X, cells.var_names, n_counts=_depth(cells))
-    except ValueError as error:
-        raise from_value_error(DataError, error, where=cells.uns["scmf"]["dataset"]) from error
-    return TokenCells(ranked.ids, ranked.offsets)
-
-
-def _depth(cells: Any) -> np.ndarray | None:
-    """Counts of each cell over all genes, where the cells hold a part of the genes."""
-    return cells.obs[DEPTH].to_numpy() if cells.uns["scmf"].get("gene_vocab") else None
-
-
-def _tokenizer(config: RunConfig, cells: Any) -> Any:
-    settings = config.tokenizer
-    if settings.vocabulary != "fit":
-        return given_tokenizer(settings)
-    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
-    training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
-    try:
-        return strategy.fit(
-            training.X, cells.var_names, min_cells=settings.min_cells, n_counts=_depth(training), **shape
-        )
-    except ValueError as error:
-        raise from_value_error(DataError, error, where=cells.uns["scmf"]["dataset"]) from error
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -150,16 +129,9 @@ def pretrain(
 ) -> tuple[Any, TrainingReport]:
     """Pretrain the model of ``recipe`` on the training cells, in memory or streamed, and save it under ``out``."""
     config, tokenizer = recipe.config, prepared.tokenizer
-    model = build_model(config, tokenizer, seed=config.training.seed)
+    model = build_model(config, tokenizer, seed=config.training.seed, batch_names=prepared.batch_names)
     objective_class = plugins.resolve("objectives", config.training.pretraining_task)
-    objective = objective_class(
-        mask_ratio=config.training.mask_ratio,
-        mask_token_id=tokenizer.mask_token_id,
-        vocab_size=len(tokenizer),
-        special_token_ids=tuple(sorted(tokenizer.all_special_ids)),
-        faithful=config.tokenizer.faithful,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    objective = objective_class.from_settings(config.training, tokenizer, faithful=config.tokenizer.faithful)
     digest = sha256_json([recipe.digest, config.training.seed, prepared.digest])
     facts = {
         "recipe": recipe.name,
@@ -179,7 +151,6 @@ def pretrain(
         settings=config.training,
         out=out / "pretraining",
         digest=digest,
-        pad_token_id=tokenizer.pad_token_id,
         valid=prepared.valid_tokens(),
         callbacks=_inline(config.eval, prepared) if isinstance(prepared, Prepared) else (),
         evaluate_every=config.eval.every_n_epochs,
@@ -205,7 +176,7 @@ def _inline(settings: EvalConfig, prepared: Prepared) -> list[EvaluationCallback
     benchmark = Annotation(knn_neighbors=settings.knn_neighbors)
 
     def probe(model: Any, epoch: int, step: int) -> dict[str, float]:
-        x_ND = embed_tokens(model, tokens, settings=settings, pad_token_id=prepared.tokenizer.pad_token_id)
+        x_ND = embed_tokens(model, tokens, settings=settings)
         scores = benchmark.run({"pretrained": x_ND}, inner)
         return {f"valid_{s.protocol}_{name}": value for s in scores for name, value in s.metrics.items()}
 
@@ -238,7 +209,9 @@ def finetune(
     rows, test = truth.rows("train"), truth.rows("test")
     classes, labels = np.unique(truth.labels[rows], return_inverse=True)
     torch.manual_seed(seed)
-    model = _classifier(folder, classes.tolist(), pooling=settings.pooling, pretrained=method == "pretrained")
+    model = _classifier(
+        folder, classes.tolist(), pooling=settings.pooling, pretrained=method == "pretrained", seed=seed
+    )
     model.freeze_first(settings.freeze_layers)
     loop = TrainingConfig(
         **settings.model_dump(exclude={"freeze_layers", "pooling"}),
@@ -248,12 +221,11 @@ def finetune(
     weights = {name: value.double().sum().item() for name, value in model.state_dict().items()}
     train(
         model,
-        prepared.tokens.select(rows).with_labels(labels),
+        _with_labels(prepared, rows, labels),
         objective=CellClassification(),
         settings=loop,
         out=out / "finetuning" / method,
         digest=sha256_json([recipe.digest, seed, prepared.digest, weights]),
-        pad_token_id=prepared.tokenizer.pad_token_id,
         evaluate_every=0,
         progress=progress,
     )
@@ -261,12 +233,21 @@ def finetune(
         model,
         prepared.tokens.select(test),
         batch_size=recipe.config.eval.batch_size,
-        pad_token_id=prepared.tokenizer.pad_token_id,
     )
     return classes[logits_NC.argmax(axis=1)]
 
 
-def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: bool) -> Any:
+def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> TokenCells | Redrawn:
+    """The cells ``rows`` with their classes, drawn anew each epoch where the tokenizer draws."""
+    tokens = training_tokens(prepared.tokenizer, prepared.cells, prepared.tokens, rows)
+    labels = np.asarray(labels, np.int64)
+    if isinstance(tokens, TokenCells):
+        return tokens.with_cells(labels=labels)
+    draw = tokens.draw
+    return Redrawn(lambda epoch: draw(epoch).with_cells(labels=labels))
+
+
+def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: bool, seed: int) -> Any:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     head = {
@@ -275,9 +256,13 @@ def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: b
         "label2id": {name: i for i, name in enumerate(classes)},
         "classifier_pooling": pooling,
     }
+    trained = load_weights(AutoModelForSequenceClassification, folder, **head)
     if pretrained:
-        return load_weights(AutoModelForSequenceClassification, folder, **head)
-    return AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **head))
+        return trained
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **head))
+    copy_frozen(trained, model)
+    return model
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -292,14 +277,14 @@ def baselines(prepared: Prepared, *, note: Note = lambda _: None) -> dict[str, n
 def representations(recipe: Recipe, prepared: Prepared, model: Any, *, note: Note) -> dict[str, np.ndarray]:
     """Vectors of all cells by the model: pretrained, and untrained."""
     config = recipe.config
-    pad = prepared.tokenizer.pad_token_id
     note("embedding cells")
     # The same shape, before any step: for weights trained here, those that training began with.
     torch.manual_seed(config.training.seed)
     untrained = type(model)(deepcopy(model.config))
+    copy_frozen(model, untrained)
     return {
-        "pretrained": embed_tokens(model, prepared.tokens, settings=config.eval, pad_token_id=pad),
-        "untrained": embed_tokens(untrained, prepared.tokens, settings=config.eval, pad_token_id=pad),
+        "pretrained": embed_tokens(model, prepared.tokens, settings=config.eval),
+        "untrained": embed_tokens(untrained, prepared.tokens, settings=config.eval),
     }
 
 

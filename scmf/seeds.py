@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from scmf import provenance, run
+from scmf import plugins, provenance, run
 from scmf.errors import EvaluationError
 from scmf.eval.score import Score, Truth
 from scmf.files import shipped
@@ -110,13 +110,13 @@ def _pretraining_score(recipe: Recipe, prepared: run.Prepared, report: TrainingR
         raise EvaluationError(
             "no validation loss", wanted="cells in part 'valid'", where=report.log, fix="choose a split that has them"
         )
-    definition = "mean cross entropy of the masked tokens of the validation cells, in nats, masks fixed (torch)"
+    objective = plugins.resolve("objectives", recipe.config.training.pretraining_task)
     return Score(
         benchmark="pretraining",
         protocol=recipe.config.training.pretraining_task,
         method="pretrained",
         metrics={"valid_loss": losses[-1]},
-        definitions={"valid_loss": definition},
+        definitions={"valid_loss": objective.definition},
         n_cells=len(prepared.part("valid")),
         n_train=len(prepared.part("train")),
         seconds=report.seconds,

@@ -30,6 +30,7 @@ from scmf.data.stream.reader import CellStream, in_order
 from scmf.errors import ConfigError, DataError, from_value_error
 from scmf.files import cache_dir, sha256_json
 from scmf.token_cache import cached_tokens, tokenise_to
+from scmf.tokenising import BATCH_IDS, batch_codes, given_tokenizer, tokenizer_shape
 from scmf.training.batches import BatchesOf, TokenCells
 from scmf.training.ranks import main_first
 from scmf.training.streamed import StreamBatches
@@ -43,23 +44,29 @@ class TokenEncoder:
     Parameters
     ----------
     tokenizer
-        Any tokenizer with ``rank(counts, genes, ...)``.
+        Any tokenizer with ``encode_cells(counts, genes, ...)``.
     panel
         Bring the cells onto these genes first; depth is still that of all genes of the cell.
+    draw
+        Number of the draw, for tokenizers that draw.
     """
 
-    def __init__(self, tokenizer: Any, *, panel: Panel | None = None) -> None:
-        self.tokenizer, self.panel = tokenizer, panel
-        self.fill: Mapping[str, float] = {"input_ids": tokenizer.pad_token_id}
+    def __init__(self, tokenizer: Any, *, panel: Panel | None = None, draw: int = 0) -> None:
+        self.tokenizer, self.panel, self.draw = tokenizer, panel, draw
+        self.fill: Mapping[str, float] = tokenizer.fill
+        self._without_genes = tokenizer.n_special_per_cell
         self._dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max else np.int32
 
     @property
     def fingerprint(self) -> str:
         """Digest of all that decides the tokens of a cell."""
-        tokenizer = self.tokenizer
-        shape = [tokenizer.max_genes, tokenizer.special_tokens, tokenizer.faithful]
-        panel = None if self.panel is None else self.panel.fingerprint
-        return sha256_json([tokenizer.get_vocab(), tokenizer.medians, shape, panel])
+        return sha256_json([self.tokenizer.fingerprint, None if self.panel is None else self.panel.fingerprint])
+
+    def at_epoch(self, epoch: int) -> TokenEncoder:
+        """The encoder of an epoch: another draw, where the tokenizer draws."""
+        if not self.tokenizer.redraws:
+            return self
+        return TokenEncoder(self.tokenizer, panel=self.panel, draw=epoch)
 
     def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
         """See `scmf.data.stream.ragged.Encoder`."""
@@ -69,10 +76,12 @@ class TokenEncoder:
             # float32, as the tokenizer's own sums of float32 counts are
             counts, genes, totals = aligned.counts, self.panel.genes, aligned.n_counts_B.astype(np.float32)
         try:
-            ranked = self.tokenizer.rank(counts.csr(), genes, n_counts=totals, dtype=self._dtype, empty="keep")
+            cells = self.tokenizer.encode_cells(
+                counts.csr(), genes, n_counts=totals, dtype=self._dtype, empty="keep", draw=self.draw
+            )
         except ValueError as error:
             raise from_value_error(DataError, error, where="a block of the stream") from error
-        empty = np.flatnonzero(ranked.lengths == (2 if self.tokenizer.special_tokens else 0))
+        empty = np.flatnonzero(cells.lengths <= self._without_genes)
         if len(empty):
             raise BadRows(
                 f"{len(empty)} cell(s) without counts in any known gene",
@@ -80,7 +89,7 @@ class TokenEncoder:
                 fix="leave such cells out: data.filter.min_genes or min_counts, or a split without them",
                 rows=empty,
             )
-        return Encoded(ranked.offsets, {"input_ids": ranked.ids}, {})
+        return Encoded(cells.offsets, cells.columns, cells.cells)
 
 
 @dataclass(frozen=True)
@@ -97,12 +106,15 @@ class Streamed:
         What the stream calls.
     settings
         The section ``data.stream``.
+    batch_key
+        Column of ``obs`` with the batch, or None.
     """
 
     opened: OpenedCorpus
     tokenizer: Any
     encoder: Encoder
     settings: StreamConfig
+    batch_key: str | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -120,7 +132,7 @@ class Streamed:
         facts = self.opened.facts
         order = self.settings.model_dump(mode="json", exclude={"threads", "cache_tokens", "valid_cells", "max_open_gb"})
         return sha256_json(
-            [facts["sha256"], facts["split_sha256"], facts["removed"], self.tokenizer.get_vocab(), order]
+            [facts["sha256"], facts["split_sha256"], facts["removed"], self.tokenizer.fingerprint, order]
         )
 
     def batches(self, training: TrainingConfig) -> BatchesOf:
@@ -129,6 +141,7 @@ class Streamed:
         how: Arrangement = "length" if training.group_by_length and settings.batches == "shuffle" else settings.batches
         groups = self.opened.codes(settings.batches_by) if settings.batches_by is not None else None
         copies = self.opened.copies(settings, seed=training.seed)
+        beside = self.beside
         shape = Shape(training.batch_size, settings.block_cells, settings.buffer_blocks)
         _refuse_large_buffer(corpus, shape, settings)
 
@@ -143,6 +156,7 @@ class Streamed:
                 copies=copies,
                 how=how,
                 groups=groups,
+                per_cell=beside,
                 dtypes={"input_ids": np.int64},
                 threads=settings.threads,
             )
@@ -157,10 +171,29 @@ class Streamed:
             cells = cells[np.linspace(0, len(cells) - 1, self.settings.valid_cells).astype(np.int64)]
         keep = np.zeros(self.opened.corpus.n_cells, bool)
         keep[cells] = True
+        fill = self.encoder.fill
         parts = list(in_order(self.opened.corpus, self.encoder, keep)) if len(cells) else []
-        ids = [np.empty(0, np.int32), *(batch.columns["input_ids"].astype(np.int32) for batch in parts)]
-        lengths = [np.zeros(1, np.int64), *(batch.lengths for batch in parts)]
-        return TokenCells(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
+        if not parts:
+            return TokenCells(np.zeros(1, np.int64), {name: np.empty(0, np.int32) for name in fill}, {}, fill)
+        lengths = np.concatenate([np.zeros(1, np.int64), *(batch.lengths for batch in parts)])
+        columns = {name: np.concatenate([batch.columns[name] for batch in parts]) for name in fill}
+        beside = {name: np.concatenate([batch.per_cell[name] for batch in parts]) for name in parts[0].per_cell}
+        beside |= {name: values[np.flatnonzero(keep)] for name, values in self.beside.items()}
+        return TokenCells(np.cumsum(lengths), columns, beside, fill)
+
+    @cached_property
+    def beside(self) -> dict[str, np.ndarray]:
+        """What columns of ``obs`` add to each cell of the corpus: the tensors of the tokenizer, and the batch."""
+        names = self.tokenizer.obs_columns
+        tensors = self.tokenizer.cell_tensors({name: self.opened.column(name).astype(str).to_numpy() for name in names})
+        if self.batch_key is not None:
+            tensors[BATCH_IDS] = batch_codes(self.opened.column(self.batch_key).astype(str).to_numpy())
+        return tensors
+
+    @property
+    def batch_names(self) -> list[str]:
+        """Batches of the corpus, sorted; empty without ``data.batch_key``."""
+        return [] if self.batch_key is None else sorted(set(self.opened.column(self.batch_key).astype(str)))
 
 
 def prepare_stream(config: RunConfig, *, progress: bool = True, note: Note = lambda _: None) -> Streamed:
@@ -178,16 +211,30 @@ def prepare_stream(config: RunConfig, *, progress: bool = True, note: Note = lam
     opened = open_corpus(config.data, progress=progress, note=note)
     with main_first():
         tokenizer = _tokenizer(config, opened, progress=progress, note=note)
+    batch_key = config.data.batch_key
+    if config.data.tokens is not None or settings.cache_tokens is not None:
+        _refuse_values(tokenizer, config)
     if config.data.tokens is not None:
         return Streamed(opened, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
     encoder = TokenEncoder(tokenizer, panel=opened.panel)
     if settings.cache_tokens is None:
-        return Streamed(opened, tokenizer, encoder, settings)
+        return Streamed(opened, tokenizer, encoder, settings, batch_key)
     with main_first():
         cached = cached_tokens(
             opened, encoder, settings.cache_tokens, made_by=encoder.fingerprint, progress=progress, note=note
         )
-    return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
+    return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings, batch_key)
+
+
+def _refuse_values(tokenizer: Any, config: RunConfig) -> None:
+    """Token datasets hold ids alone: a tokenizer that gives more cannot be read back from one."""
+    if more := sorted(set(tokenizer.model_input_names) - {"input_ids", "attention_mask"}):
+        raise ConfigError(
+            f"tokenizer {config.tokenizer.strategy!r} gives {', '.join(more)} besides token ids",
+            wanted="token ids alone, which is what token datasets hold",
+            where="data.tokens" if config.data.tokens is not None else "data.stream.cache_tokens",
+            fix="stream the counts: leave the key out",
+        )
 
 
 def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note: Note) -> Any:
@@ -215,43 +262,15 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note:
     )
     token_ids, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
     aliases = None if panel is None or panel.mapping is None else panel.mapping.aliases
+    if settings.all_options.get("vectors") == "fit":
+        raise ConfigError(
+            "gene vectors fitted on cells that are streamed",
+            wanted="a table of gene vectors, or cells in memory",
+            where="tokenizer.options.vectors: fit",
+            fix="fit them once in memory on a part of the cells and name the saved tokenizer as tokenizer.vocabulary",
+        )
     strategy = plugins.resolve("tokenizers", settings.strategy)
     return strategy.from_tables(token_ids, medians, aliases, **tokenizer_shape(settings))
-
-
-def tokenizer_shape(settings: TokenizerConfig) -> dict[str, Any]:
-    """What every tokenizer of a configuration is made with, beside its tables."""
-    return {
-        "max_genes": settings.max_genes,
-        "special_tokens": settings.special_tokens,
-        "faithful": settings.faithful,
-    }
-
-
-def given_tokenizer(settings: TokenizerConfig, *, progress: bool = True) -> Any:
-    """The tokenizer of a vocabulary card, or the one saved in a folder (which must have the shape that is asked for).
-
-    Raises
-    ------
-    ConfigError
-        The saved one has another shape.
-    """
-    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
-    if (Path(settings.vocabulary) / "tokenizer_config.json").is_file():
-        saved = strategy.from_pretrained(settings.vocabulary)
-        found = {name: getattr(saved, name) for name in shape}
-        if found != shape:
-            raise ConfigError(
-                ", ".join(f"{name} {value}" for name, value in found.items()),
-                wanted=", ".join(f"{name} {value}" for name, value in shape.items()),
-                where=settings.vocabulary,
-                fix="set the keys of `tokenizer` to those of the saved tokenizer",
-            )
-        return saved
-    from scmf.data.vocabulary import load_vocabulary
-
-    tables = load_vocabulary(settings.vocabulary, progress=progress)
-    return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **shape)
 
 
 def panel_genes(corpus: Corpus, panel: Panel) -> dict[str, str]:

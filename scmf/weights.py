@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,35 @@ import torch
 
 from scmf import plugins
 from scmf.config import RunConfig
-from scmf.errors import ModelError
+from scmf.errors import ModelError, from_value_error
+from scmf.tokenising import tokenizer_facts
 
 
-def build_model(config: RunConfig, tokenizer: Any, *, seed: int) -> Any:
+def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Sequence[str] = ()) -> Any:
     """A model for the tokenizer: random weights from ``seed``, or those of ``model.checkpoint``.
+
+    Parameters
+    ----------
+    config, tokenizer, seed
+        The configuration, the tokenizer whose batches the model will read, the seed of its weights.
+    batch_names
+        Batches that ``batch_ids`` counts; kept in the configuration of the model.
 
     Raises
     ------
     ModelError
-        If the model needs tensors that the tokenizer does not give, or the checkpoint does not fit.
+        If the model needs tensors that the tokenizer does not give, cannot be trained under the objective, or the
+        checkpoint does not fit.
     """
     family = plugins.resolve("models", config.model.architecture)
-    if lacking := sorted(set(family.tensors_needed) - set(tokenizer.model_input_names)):
+    task = config.training.pretraining_task
+    if task not in family.objectives:
         raise ModelError(
-            f"tokenizer {config.tokenizer.strategy!r} gives {', '.join(tokenizer.model_input_names)}",
-            wanted=f"also {', '.join(lacking)} for model {config.model.architecture!r}",
-            where="tokenizer.strategy, model.architecture",
-            fix="choose another pair",
+            f"objective {task!r} with model {config.model.architecture!r}",
+            wanted=f"one of {', '.join(family.objectives)}",
+            where="training.pretraining_task, model.architecture",
+            fix="choose an objective that this model can be trained under",
         )
-    settings = config.model.model_dump(exclude={"architecture", "checkpoint"})
     torch.manual_seed(seed)
     if config.model.checkpoint is not None:
         model = load_weights(family, config.model.checkpoint)
@@ -47,15 +57,35 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int) -> Any:
                 fix="set tokenizer.vocabulary to the one the weights were trained with",
             )
         return model
-    shape = family.config_class.from_settings(
-        vocab_size=len(tokenizer),
-        max_positions=config.tokenizer.max_genes,
-        pad_token_id=tokenizer.pad_token_id,
-        cls_token_id=tokenizer.cls_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **settings,
-    )
-    return family(shape)
+    settings = config.model.model_dump(exclude={"architecture", "checkpoint", "options"}) | config.model.all_options
+    try:
+        shape = family.config_class.from_settings(tokenizer_facts(tokenizer, n_batches=len(batch_names)), settings)
+    except ValueError as error:
+        raise from_value_error(ModelError, error, where="model") from error
+    needed = getattr(shape, "tensors_needed", family.tensors_needed)
+    if lacking := sorted(set(needed) - set(tokenizer.model_input_names)):
+        raise ModelError(
+            f"tokenizer {config.tokenizer.strategy!r} gives {', '.join(tokenizer.model_input_names)}",
+            wanted=f"also {', '.join(lacking)} for model {config.model.architecture!r}",
+            where="tokenizer.strategy, model.architecture",
+            fix="choose another pair",
+        )
+    if batch_names:
+        shape.batch_names = list(batch_names)
+    model = family(shape)
+    if getattr(tokenizer, "gene_vector_dim", None) is not None and hasattr(model, "set_gene_vectors"):
+        model.set_gene_vectors(tokenizer.vectors)
+    return model
+
+
+def copy_frozen(source: Any, target: Any) -> None:
+    """Give ``target`` the tensors of ``source`` that are given and not trained, such as pretrained gene vectors."""
+    names = [name for name in source.state_dict() if name.endswith(tuple(type(source).frozen_tensors) or ("\0",))]
+    tensors = source.state_dict()
+    with torch.no_grad():
+        for name, tensor in target.state_dict(keep_vars=True).items():
+            if name in names:
+                tensor.data.copy_(tensors[name])
 
 
 def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
@@ -98,20 +128,19 @@ def load_run_model(folder: Path | str) -> tuple[Any, Any]:
 
     Only built-in classes are used; code inside the folder is never run.
     """
-    from transformers import AutoModelForMaskedLM
+    from transformers import AutoModelForPreTraining
 
     folder = Path(folder)
     if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
         folder = folder / "model"
     for name in plugins.names("models"):
         plugins.resolve("models", name)  # importing a family registers it with the Auto classes
-    model = load_weights(AutoModelForMaskedLM, folder)
+    model = load_weights(AutoModelForPreTraining, folder)
     return model.eval(), _load_tokenizer(folder)
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    classes = [plugins.resolve("tokenizers", name) for name in plugins.names("tokenizers")]
-    named = {strategy.__name__: strategy for strategy in classes}
+    named = {plugins.class_name("tokenizers", name): name for name in plugins.names("tokenizers")}
     note = folder / "tokenizer_config.json"
     name = json.loads(note.read_text(encoding="utf-8")).get("tokenizer_class") if note.is_file() else None
     if name not in named:
@@ -122,7 +151,7 @@ def _load_tokenizer(folder: Path) -> Any:
             fix="convert the checkpoint with the recipe's convert.py, which saves the tokenizer along",
         )
     try:
-        return named[name].from_pretrained(folder, local_files_only=True)
+        return plugins.resolve("tokenizers", named[name]).from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(str(error), wanted="a whole tokenizer", where=folder) from error
 

@@ -20,9 +20,9 @@ LENGTHS = np.array([5, 17, 3, 24, 3, 11, 24, 8, 19, 4, 6, 6, 20])
 
 def config():
     return TransformerEncoderConfig.from_settings(
-        vocab_size=VOCAB, max_positions=24, pad_token_id=PAD, cls_token_id=CLS, eos_token_id=EOS,
-        hidden_dim=16, num_layers=3, num_heads=2, ffn_dim=32, initializer_range=0.2, dropout=0.3,
-        attention_dropout=0.3,
+        {"vocab_size": VOCAB, "max_positions": 24, "pad_token_id": PAD, "cls_token_id": CLS, "eos_token_id": EOS},
+        {"hidden_dim": 16, "num_layers": 3, "num_heads": 2, "ffn_dim": 32, "initializer_range": 0.2, "dropout": 0.3,
+         "attention_dropout": 0.3},
     )  # fmt: skip
 
 
@@ -46,11 +46,11 @@ def cells():
     rng = np.random.default_rng(0)
     rows = [np.concatenate([[CLS], rng.integers(4, VOCAB, length - 2), [EOS]]) for length in LENGTHS]
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
-    return TokenCells(np.concatenate(rows).astype(np.int32), offsets)
+    return TokenCells(offsets, {"input_ids": np.concatenate(rows).astype(np.int32)}, {}, {"input_ids": PAD})
 
 
 def rows_of(cells):
-    return [cells.ids[a:b] for a, b in zip(cells.offsets[:-1], cells.offsets[1:], strict=True)]
+    return [cells.columns["input_ids"][a:b] for a, b in zip(cells.offsets[:-1], cells.offsets[1:], strict=True)]
 
 
 def one_by_one(model, cells, **settings):
@@ -60,7 +60,7 @@ def one_by_one(model, cells, **settings):
 
 
 def embed(model, cells, **settings):
-    return embed_tokens(model, cells, settings=EvalConfig(**settings), pad_token_id=PAD)
+    return embed_tokens(model, cells, settings=EvalConfig(**settings))
 
 
 @pytest.mark.parametrize("pooling", ["cell", "cls"])
@@ -99,14 +99,14 @@ def test_dropout_is_off_and_the_model_goes_on_training_afterwards(model, cells):
 
 
 def test_labels_of_the_cells_are_not_asked_for(model, cells):
-    labelled = cells.with_labels(np.arange(len(LENGTHS)))
+    labelled = cells.with_cells(labels=np.arange(len(LENGTHS)))
     np.testing.assert_array_equal(embed(model, labelled), embed(model, cells))
 
 
 def test_a_vector_that_is_not_finite_names_its_cell(cells):
     torch.manual_seed(0)
     broken = TransformerEncoderForMaskedLM(config())
-    token = int(cells.ids[cells.offsets[6] + 1])
+    token = int(cells.columns["input_ids"][cells.offsets[6] + 1])
     first = next(i for i, row in enumerate(rows_of(cells)) if token in row)
     with torch.no_grad():
         broken.get_input_embeddings().weight[token] = float("nan")
@@ -126,7 +126,7 @@ def test_no_cells_are_an_error(model, cells):
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_logits_are_those_of_each_cell_alone_and_without_dropout(classifier, cells, batch_size):
     classifier.train()
-    found_NC = classify_tokens(classifier, cells, batch_size=batch_size, pad_token_id=PAD)
+    found_NC = classify_tokens(classifier, cells, batch_size=batch_size)
     classifier.eval()
     with torch.no_grad():
         wanted_NC = torch.cat(

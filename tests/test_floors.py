@@ -29,7 +29,9 @@ FLOORS = {
     **dict.fromkeys(("data", "tokenizers", "models", "results", "expectations"), 2),
     "recipe": 3,
     **dict.fromkeys(("training", "eval"), 4),
-    **dict.fromkeys(("embedding", "weights", "run", "streaming", "token_cache", "seeds", "evaluation"), 5),
+    **dict.fromkeys(
+        ("embedding", "weights", "run", "streaming", "token_cache", "tokenising", "seeds", "evaluation"), 5
+    ),
     **dict.fromkeys(("reproduce", "report", "hub"), 5),
     **dict.fromkeys(("cli", "cli_data", "cli_print", "__main__"), 6),
 }

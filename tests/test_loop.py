@@ -21,14 +21,15 @@ def cells(n=40, *, seed=0):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(5, 12, size=n)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return TokenCells(rng.integers(2, VOCAB, size=offsets[-1]).astype(np.int32), offsets)
+    return TokenCells(offsets, {"input_ids": rng.integers(2, VOCAB, size=offsets[-1]).astype(np.int32)})
 
 
 def model(*, dropout=0.1):
     torch.manual_seed(0)
     shape = TransformerEncoderConfig.from_settings(
-        vocab_size=VOCAB, max_positions=12, hidden_dim=16, num_layers=1, num_heads=2, ffn_dim=32,
-        dropout=dropout, attention_dropout=dropout,
+        {"vocab_size": VOCAB, "max_positions": 12},
+        {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 32, "dropout": dropout,
+         "attention_dropout": dropout},
     )  # fmt: skip
     return TransformerEncoderForMaskedLM(shape)
 
@@ -45,7 +46,6 @@ def run(out, *, config=None, network=None, digest="a", callbacks=(), valid=None)
         settings=config or settings(),
         out=out,
         digest=digest,
-        pad_token_id=0,
         valid=valid,
         callbacks=callbacks,
         progress=False,
@@ -157,7 +157,7 @@ def test_accumulated_batches_count_every_prediction_once(tmp_path):
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
         accelerator = loop.make_accelerator(settings(), tmp_path)
         found[name] = loop._step(
-            accelerator, network, optimizer, schedule, [cells().pad(part, pad_token_id=0) for part in parts],
+            accelerator, network, optimizer, schedule, [cells().pad(part) for part in parts],
             objective=Fixed(), settings=settings(max_grad_norm=None), position=(0, 0),
         )  # fmt: skip
         found[name] = (found[name][0], network.state_dict())

@@ -95,7 +95,7 @@ def test_streamed_tokens_vocabulary_and_parts_are_those_of_memory(folder, monkey
     expected = [row.tolist() for part in ranked for row in np.split(part.ids, part.offsets[1:-1])]
     assert rows == {cell: expected[cell] for cell in rows}
     valid = streamed.valid_tokens()
-    assert [row.tolist() for row in np.split(valid.ids, valid.offsets[1:-1])] == [
+    assert [row.tolist() for row in np.split(valid.columns["input_ids"], valid.offsets[1:-1])] == [
         expected[cell] for cell in held.part("valid")
     ]
 

@@ -371,8 +371,9 @@ def test_a_configuration_that_cannot_be_built_is_refused(wrong: dict[str, object
 
 def test_settings_of_a_recipe_become_the_names_of_bert() -> None:
     config = TransformerEncoderConfig.from_settings(
-        vocab_size=50, max_positions=64, hidden_dim=16, num_layers=1, num_heads=2, ffn_dim=20, activation="gelu",
-        dropout=0.3, attention_dropout=0.4, attention="eager", cls_token_id=2,
+        {"vocab_size": 50, "max_positions": 64, "cls_token_id": 2},
+        {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 20, "activation": "gelu", "dropout": 0.3,
+         "attention_dropout": 0.4, "attention": "eager"},
     )  # fmt: skip
     bert = BertConfig(**{k: v for k, v in config.to_dict().items() if k in BertConfig().to_dict()})
     assert (bert.hidden_size, bert.num_hidden_layers, bert.num_attention_heads) == (16, 1, 2)

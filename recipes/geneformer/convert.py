@@ -78,15 +78,15 @@ class Variant:
 
     def config(self) -> TransformerEncoderConfig:
         """The configuration of this checkpoint."""
-        return TransformerEncoderConfig.from_settings(
+        return TransformerEncoderConfig(
             vocab_size=self.vocab_size,
-            max_positions=self.max_positions,
-            hidden_dim=self.hidden_dim,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            ffn_dim=self.ffn_dim,
-            dropout=self.dropout,
-            attention_dropout=self.dropout,
+            max_position_embeddings=self.max_positions,
+            hidden_size=self.hidden_dim,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            intermediate_size=self.ffn_dim,
+            hidden_dropout_prob=self.dropout,
+            attention_probs_dropout_prob=self.dropout,
             cls_token_id=2 if self.special_tokens else None,
             eos_token_id=3 if self.special_tokens else None,
         )

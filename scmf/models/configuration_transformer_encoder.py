@@ -7,6 +7,7 @@ checkpoint, so they import only torch, transformers and the standard library.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -48,6 +49,13 @@ class TransformerEncoderConfig(PreTrainedConfig):
         Predict with the token embeddings (official).
     position_embedding_type
         ``"absolute"``; nothing else is implemented.
+    value_encoding
+        How the ``values`` beside the tokens enter: ``"none"`` (official Geneformer), ``"continuous"``, through two
+        linear layers, or ``"category"``, as rows of a table.
+    n_value_bins
+        Rows of that table: values are 0 to ``n_value_bins - 1``, others (mask, padding) take one row more.
+    use_positions
+        Add the position embeddings (official). Without them the order of the genes means nothing.
 
     Raises
     ------
@@ -76,6 +84,9 @@ class TransformerEncoderConfig(PreTrainedConfig):
     classifier_pooling: str = "first"
     tie_word_embeddings: bool = True
     position_embedding_type: str = "absolute"
+    value_encoding: str = "none"
+    n_value_bins: int | None = None
+    use_positions: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the values, then let transformers place the rest."""
@@ -90,6 +101,10 @@ class TransformerEncoderConfig(PreTrainedConfig):
             raise _refused("hidden_act", self.hidden_act, "an activation of transformers, such as 'relu'")
         if self.classifier_pooling not in ("first", "mean"):
             raise _refused("classifier_pooling", self.classifier_pooling, "'first' or 'mean'")
+        if self.value_encoding not in ("none", "continuous", "category"):
+            raise _refused("value_encoding", self.value_encoding, "'none', 'continuous' or 'category'")
+        if (self.value_encoding == "category") != (self.n_value_bins is not None):
+            raise _refused("n_value_bins", self.n_value_bins, "a number with value_encoding 'category', else null")
         if self.position_embedding_type != "absolute":
             raise _refused("position_embedding_type", self.position_embedding_type, "'absolute'")
         for name in ("pad_token_id", "cls_token_id", "eos_token_id"):
@@ -99,55 +114,55 @@ class TransformerEncoderConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_settings(
-        cls,
-        *,
-        vocab_size: int,
-        max_positions: int,
-        hidden_dim: int = 256,
-        num_layers: int = 6,
-        num_heads: int = 4,
-        ffn_dim: int = 512,
-        activation: str = "relu",
-        dropout: float = 0.02,
-        attention_dropout: float = 0.02,
-        layer_norm_eps: float = 1e-12,
-        initializer_range: float = 0.02,
-        attention: str = "sdpa",
-        pad_token_id: int | None = 0,
-        cls_token_id: int | None = None,
-        eos_token_id: int | None = None,
-    ) -> TransformerEncoderConfig:
-        """Build a configuration from the words of a recipe's ``model`` section and its tokenizer.
+    def from_settings(cls, facts: Mapping[str, Any], settings: Mapping[str, Any]) -> TransformerEncoderConfig:
+        """Build a configuration from a tokenizer and the words of a recipe's ``model`` section.
 
         Parameters
         ----------
-        vocab_size, max_positions, pad_token_id, cls_token_id, eos_token_id
-            From the tokenizer: tokens, longest output, special token ids (None where there is none).
-        hidden_dim, num_layers, num_heads, ffn_dim, activation, dropout, attention_dropout
-            Keys of the ``model`` section; see the class for their meaning under the name used by BERT.
-        layer_norm_eps, initializer_range
-            As in the class.
-        attention
-            Attention kernel, ``"sdpa"`` or ``"eager"``. It is a choice of the run and is not saved.
+        facts
+            Of the tokenizer: ``vocab_size``, ``max_positions`` (longest output), ``pad_token_id``, ``cls_token_id``,
+            ``eos_token_id`` (None where there is none), ``n_bins``.
+        settings
+            Keys of the ``model`` section and its options, under the names of the recipe. ``attention`` is a choice of
+            the run and is not saved.
         """
-        return cls(
-            vocab_size=vocab_size,
-            max_position_embeddings=max_positions,
-            hidden_size=hidden_dim,
-            num_hidden_layers=num_layers,
-            num_attention_heads=num_heads,
-            intermediate_size=ffn_dim,
-            hidden_act=activation,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=attention_dropout,
-            layer_norm_eps=layer_norm_eps,
-            initializer_range=initializer_range,
-            pad_token_id=pad_token_id,
-            cls_token_id=cls_token_id,
-            eos_token_id=eos_token_id,
-            attn_implementation=attention,
-        )
+        encoding = settings.get("value_encoding", "none")
+        if encoding == "category" and facts.get("n_bins") is None:
+            raise _refused("value_encoding", encoding, "'continuous' or 'none' for a tokenizer without bins")
+        named = {_FACTS[name]: value for name, value in facts.items() if name in _FACTS}
+        named |= {_SETTINGS[name]: value for name, value in settings.items() if name in _SETTINGS}
+        return cls(**named, n_value_bins=facts["n_bins"] if encoding == "category" else None)
+
+    @property
+    def tensors_needed(self) -> tuple[str, ...]:
+        """Tensors of a tokenizer's batch that a network of this shape reads."""
+        return ("input_ids", "attention_mask", *(("values",) if self.value_encoding != "none" else ()))
+
+
+_FACTS = {
+    "vocab_size": "vocab_size",
+    "max_positions": "max_position_embeddings",
+    "pad_token_id": "pad_token_id",
+    "cls_token_id": "cls_token_id",
+    "eos_token_id": "eos_token_id",
+}
+"""What is taken from a tokenizer, and its name here."""
+
+_SETTINGS = {
+    "hidden_dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "ffn_dim": "intermediate_size",
+    "activation": "hidden_act",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "layer_norm_eps": "layer_norm_eps",
+    "initializer_range": "initializer_range",
+    "attention": "attn_implementation",
+    "value_encoding": "value_encoding",
+    "positions": "use_positions",
+}
+"""Key of the ``model`` section, and its name here."""
 
 
 def _refused(name: str, value: object, wanted: str) -> ValueError:

@@ -26,6 +26,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
@@ -58,30 +59,61 @@ __all__ = [
 # --- the network ----------------------------------------------------------------------------------
 
 
+class ValueEmbedding(nn.Module):
+    """The ``values`` beside the tokens: two linear layers, or a table of bins (last row: all other values)."""
+
+    def __init__(self, config: TransformerEncoderConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.n_bins = config.n_value_bins
+        if self.n_bins is None:
+            self.inner, self.outer = nn.Linear(1, width), nn.Linear(width, width)
+        else:
+            self.bins = nn.Embedding(self.n_bins + 1, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, L) -> (B, L, D)."""
+        if self.n_bins is None:
+            return self.outer(torch.relu(self.inner(values.to(self.inner.weight.dtype).unsqueeze(-1))))
+        bins_BL = values.long()
+        inside_BL = (bins_BL >= 0) & (bins_BL < self.n_bins)
+        return self.bins(torch.where(inside_BL, bins_BL, self.n_bins))
+
+
 class Embeddings(nn.Module):
-    """Token + position + token type, normalised. Every token has type 0."""
+    """Token + position + token type + value, normalised. Every token has type 0."""
 
     def __init__(self, config: TransformerEncoderConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.longest = config.max_position_embeddings
+        self.position_embeddings = nn.Embedding(self.longest, width) if config.use_positions else None
+        self.value_embeddings = None if config.value_encoding == "none" else ValueEmbedding(config)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, values: Tensor | None = None) -> Tensor:
         """(B, L) -> (B, L, D)."""
-        length, longest = input_ids.shape[1], self.position_embeddings.num_embeddings
+        length, longest = input_ids.shape[1], self.longest
         if length > longest:
             raise ValueError(
                 f"found: cells of {length} tokens\nwanted: at most max_position_embeddings={longest}\n"
                 "where: input_ids\ndo: crop the cells (max_genes of the tokenizer) or build a longer model"
             )
-        # Position ids are made here and not kept as a buffer: there is nothing to save, load or initialise.
-        position_ids_L = torch.arange(length, device=input_ids.device)
         x_BLD = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
-        return self.dropout(self.LayerNorm(x_BLD + self.position_embeddings(position_ids_L)))
+        if self.position_embeddings is not None:
+            # Position ids are made here and not kept as a buffer: there is nothing to save, load or initialise.
+            x_BLD = x_BLD + self.position_embeddings(torch.arange(length, device=input_ids.device))
+        if self.value_embeddings is not None:
+            if values is None:
+                raise ValueError(
+                    "found: a batch without values\nwanted: values (B, L), which this model was built to read\n"
+                    "where: forward of the transformer encoder\ndo: use the tokenizer that lies beside the weights"
+                )
+            x_BLD = x_BLD + self.value_embeddings(values)
+        return self.dropout(self.LayerNorm(x_BLD))
 
 
 def eager_attention_forward(
@@ -260,6 +292,10 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
 
     tensors_needed = ("input_ids", "attention_mask")
     """Tensors of a tokenizer's batch that this family reads; it ignores the others."""
+    objectives = ("masked_gene_prediction", "masked_value_prediction")
+    """Names of the objectives it can be trained under."""
+    frozen_tensors: tuple[str, ...] = ()
+    """Tensors that are given and not trained."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -302,6 +338,7 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        values: Tensor | None = None,
         *,
         layer: int = -1,
         pooling: str = "cell",
@@ -311,8 +348,8 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
 
         Parameters
         ----------
-        input_ids, attention_mask
-            Tokens (B, L) and their mask.
+        input_ids, attention_mask, values
+            Tokens (B, L), their mask and, for a model that reads them, their values.
         layer
             0 is the output of the last layer, -1 (official default) of the second to last, and so on down to
             ``-num_hidden_layers``, the embeddings. Layers above it are not computed.
@@ -342,7 +379,7 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
             raise _refused("pooling='cls' with cls_token_id=null", "a model whose cells begin with a cls token")
         genes_BL = gene_positions(self.config, input_ids, attention_mask)
         with _without_dropout(self):
-            x_BLD = self.base_model.encode(input_ids, attention_mask, n_layers=depth + layer)
+            x_BLD = self.base_model.encode(input_ids, attention_mask, values, n_layers=depth + layer)
         if pooling == "gene":
             return x_BLD
         return x_BLD[:, 0] if pooling == "cls" else mean_over_genes(x_BLD, genes_BL)
@@ -397,16 +434,22 @@ class TransformerEncoderModel(TransformerEncoderPreTrainedModel):
         """Replace the token embeddings."""
         self.embeddings.word_embeddings = value
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, n_layers: int) -> Tensor:
+    def encode(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, values: Tensor | None = None, *, n_layers: int
+    ) -> Tensor:
         """Embeddings and the first ``n_layers`` layers, (B, L) -> (B, L, D)."""
-        x_BLD = self.embeddings(input_ids)
+        x_BLD = self.embeddings(input_ids, values)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=x_BLD, attention_mask=attention_mask)
         return self.encoder(x_BLD, mask, n_layers=n_layers)
 
     @merge_with_config_defaults
     @capture_outputs
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        values: Tensor | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Run the encoder.
 
@@ -414,7 +457,7 @@ class TransformerEncoderModel(TransformerEncoderPreTrainedModel):
         ``output_attentions=True`` the probabilities (B, H, L, L) of every layer (eager kernel only). Other
         tensors of a batch are ignored.
         """
-        x_BLD = self.encode(input_ids, attention_mask, n_layers=self.config.num_hidden_layers)
+        x_BLD = self.encode(input_ids, attention_mask, values, n_layers=self.config.num_hidden_layers)
         pooled_BD = None if self.pooler is None else self.pooler(x_BLD, input_ids, attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=x_BLD, pooler_output=pooled_BD)
 
@@ -489,14 +532,15 @@ class TransformerEncoderForMaskedLM(TransformerEncoderPreTrainedModel):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         return_logits: bool | None = None,
+        values: Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """Predict the token at every position, or the loss at masked ones.
 
         Parameters
         ----------
-        input_ids, attention_mask
-            Tokens (B, L) and their mask.
+        input_ids, attention_mask, values
+            Tokens (B, L), their mask and, for a model that reads them, their values.
         labels
             The true token where it was masked, -100 elsewhere, (B, L). The loss is the mean cross entropy over
             masked positions, and the head is run on those positions alone: at 15 % masked that is the same
@@ -507,7 +551,7 @@ class TransformerEncoderForMaskedLM(TransformerEncoderPreTrainedModel):
         **kwargs
             ``output_hidden_states``, ``output_attentions``; other tensors of the batch are ignored.
         """
-        outputs = self.bert(input_ids, attention_mask, **kwargs)
+        outputs = self.bert(input_ids, attention_mask, values, **kwargs)
         x_BLD = outputs.last_hidden_state
         loss = logits = None
         if labels is None or return_logits:
@@ -535,10 +579,15 @@ class TransformerEncoderForSequenceClassification(TransformerEncoderPreTrainedMo
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        values: Tensor | None = None,
+        **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Score the classes of each cell: logits (B, C); with ``labels`` (B,) also the mean cross entropy."""
-        outputs = self.bert(input_ids, attention_mask, **kwargs)
+        outputs = self.bert(input_ids, attention_mask, values, **kwargs)
         logits_BC = self.classifier(self.dropout(outputs.pooler_output))
         return SequenceClassifierOutput(
             loss=None if labels is None else cross_entropy(logits_BC.float(), labels),
@@ -561,13 +610,18 @@ class TransformerEncoderForTokenClassification(TransformerEncoderPreTrainedModel
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        values: Tensor | None = None,
+        **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Score the classes of each gene: logits (B, L, C).
 
         With ``labels`` (B, L), -100 where a position is not judged, also the mean cross entropy.
         """
-        outputs = self.bert(input_ids, attention_mask, **kwargs)
+        outputs = self.bert(input_ids, attention_mask, values, **kwargs)
         logits_BLC = self.classifier(self.dropout(outputs.last_hidden_state))
         return TokenClassifierOutput(
             loss=None if labels is None else cross_entropy(logits_BLC.flatten(0, 1).float(), labels.flatten()),
@@ -586,6 +640,7 @@ def _classifier_dropout(config: TransformerEncoderConfig) -> float:
 _AUTO_CLASSES = {
     AutoModel: TransformerEncoderModel,
     AutoModelForMaskedLM: TransformerEncoderForMaskedLM,
+    AutoModelForPreTraining: TransformerEncoderForMaskedLM,
     AutoModelForSequenceClassification: TransformerEncoderForSequenceClassification,
     AutoModelForTokenClassification: TransformerEncoderForTokenClassification,
 }

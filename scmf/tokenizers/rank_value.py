@@ -9,6 +9,7 @@ Legend: B cells, G genes (columns), L longest sequence of a batch, N tokens of a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 from transformers import BatchEncoding, PreTrainedTokenizer
 
+from .encoded import EncodedCells
 from .rank_value_block import Counts, Layout, RankedCells, as_csr, check_counts, check_totals, rank_block
 from .rank_value_genes import GeneColumns, list_of, match_columns, nonzero_medians
 from .rank_value_kernel import pad_rows
@@ -77,6 +79,8 @@ class RankValueTokenizer(PreTrainedTokenizer):
         "aliases_file": "gene_aliases.json",
     }
     model_input_names = ["input_ids", "attention_mask"]
+    obs_columns: tuple[str, ...] = ()
+    redraws = False  # nothing of a cell's tokens is drawn
 
     def __init__(
         self,
@@ -279,6 +283,24 @@ class RankValueTokenizer(PreTrainedTokenizer):
             empty=empty,
         )
 
+    def encode_cells(
+        self,
+        counts: Counts,
+        genes: Sequence[str],
+        *,
+        n_counts: Any = None,
+        empty: Literal["error", "keep"] = "error",
+        draw: int = 0,
+        dtype: Any = np.int32,
+    ) -> EncodedCells:
+        """Tokenise a block of cells without padding, as every strategy does; nothing depends on ``draw``."""
+        ranked = self.rank(counts, genes, n_counts=n_counts, empty=empty, dtype=dtype)
+        return EncodedCells(ranked.offsets, {"input_ids": ranked.ids}, {})
+
+    def cell_tensors(self, obs: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+        """Tensors made of columns of ``obs``: none."""
+        return {}
+
     def batch(
         self,
         cells: RankedCells,
@@ -308,6 +330,23 @@ class RankValueTokenizer(PreTrainedTokenizer):
     def vocab_size(self) -> int:
         """Number of tokens, special ones included."""
         return len(self._token_ids)
+
+    @property
+    def n_special_per_cell(self) -> int:
+        """Special tokens in every cell: a cell of this length has no gene."""
+        return 2 if self.special_tokens else 0
+
+    @property
+    def fill(self) -> dict[str, float]:
+        """Column -> what fills short rows."""
+        return {"input_ids": self.pad_token_id}
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of everything that decides the tokens of a cell."""
+        shape = [self.max_genes, self.special_tokens, self.faithful]
+        text = json.dumps([self._token_ids, self._medians, self._aliases, shape], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def medians(self) -> dict[str, float]:

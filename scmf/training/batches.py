@@ -9,8 +9,8 @@ rank. Lives elsewhere: batches of a stream (streamed), tokenising (scmf.tokenize
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -28,7 +28,7 @@ class Batches(Protocol):
         """Batches of this rank in an epoch, the same on every rank and in every epoch."""
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
-        """The batches of an epoch from batch ``start`` on: ``input_ids``, ``attention_mask`` (B, L), ``labels``."""
+        """The batches of an epoch from batch ``start`` on: ``input_ids``, ``attention_mask`` (B, L) and others."""
 
     def wait_share(self) -> float | None:
         """Share of the time that was spent waiting for batches; None when they lie in memory."""
@@ -40,21 +40,24 @@ BatchesOf = Callable[[int, int], Batches]
 
 @dataclass(frozen=True)
 class TokenCells:
-    """Tokens of N cells, ragged.
+    """Tokens of N cells, ragged; cell ``i`` is ``column[offsets[i]:offsets[i + 1]]`` of every column.
 
     Parameters
     ----------
-    ids
-        Token ids of all cells, one after the other, int32 (sum of lengths,).
     offsets
-        Cell ``i`` is ``ids[offsets[i]:offsets[i + 1]]``, int64 (N + 1,).
-    labels
-        Class of each cell, int64 (N,), or None.
+        int64 (N + 1,), starts at 0.
+    columns
+        Name -> entries of all cells, one after the other: ``input_ids``, and ``values`` where the tokenizer has them.
+    cells
+        Name -> one entry a cell, (N,) or (N, k): ``labels``, and what the tokenizer gives besides, such as ``depth``.
+    fill
+        Column -> what fills short rows; 0 for a column that is not named.
     """
 
-    ids: np.ndarray
     offsets: np.ndarray
-    labels: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray]
+    cells: Mapping[str, np.ndarray] = field(default_factory=dict)
+    fill: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -69,30 +72,49 @@ class TokenCells:
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        ids = self.ids[np.repeat(self.offsets[rows], lengths) + position]
-        return TokenCells(ids, offsets, None if self.labels is None else self.labels[rows])
+        entries = np.repeat(self.offsets[rows], lengths) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        columns = {name: column[entries] for name, column in self.columns.items()}
+        return TokenCells(offsets, columns, {name: values[rows] for name, values in self.cells.items()}, self.fill)
 
-    def with_labels(self, labels: np.ndarray) -> TokenCells:
-        """The same cells with ``labels`` (N,)."""
-        return TokenCells(self.ids, self.offsets, np.asarray(labels, dtype=np.int64))
+    def with_cells(self, **cells: np.ndarray) -> TokenCells:
+        """The same cells with more arrays of one entry a cell, such as ``labels`` int64 (N,)."""
+        return TokenCells(self.offsets, self.columns, {**self.cells, **cells}, self.fill)
 
-    def pad(self, rows: np.ndarray, *, pad_token_id: int) -> dict[str, Tensor]:
+    def pad(self, rows: np.ndarray) -> dict[str, Tensor]:
         """A batch of the cells ``rows``, padded on the right to the longest of them.
 
         Returns
         -------
         dict
-            ``input_ids`` and ``attention_mask``, int64 (B, L), and ``labels`` int64 (B,) if there are any.
+            Every column (B, L), integers as int64 and numbers as float32; ``attention_mask`` int64 (B, L); and what
+            stands once a cell, such as ``labels`` int64 (B,).
         """
-        lengths_B = self.lengths[rows]
+        chosen = self.select(rows)
+        lengths_B = chosen.lengths
         mask_BL = np.arange(int(lengths_B.max())) < lengths_B[:, None]
-        ids_BL = np.full(mask_BL.shape, pad_token_id, dtype=np.int64)
-        ids_BL[mask_BL] = self.select(rows).ids
-        batch = {"input_ids": torch.from_numpy(ids_BL), "attention_mask": torch.from_numpy(mask_BL.astype(np.int64))}
-        if self.labels is not None:
-            batch["labels"] = torch.from_numpy(self.labels[rows])
+        batch = {}
+        for name, column in chosen.columns.items():
+            kind = np.int64 if column.dtype.kind in "iu" else np.float32
+            padded_BL = np.full(mask_BL.shape, self.fill.get(name, 0), dtype=kind)
+            padded_BL[mask_BL] = column
+            batch[name] = torch.from_numpy(padded_BL)
+        batch["attention_mask"] = torch.from_numpy(mask_BL.astype(np.int64))
+        for name, values in chosen.cells.items():
+            batch[name] = torch.from_numpy(values)
         return batch
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """Cells in memory whose tokens are drawn anew each epoch (tied values, genes kept of a long cell, random order).
+
+    Parameters
+    ----------
+    draw
+        ``draw(epoch)``: the tokens of that epoch, the same for the same epoch and of the same lengths in all.
+    """
+
+    draw: Callable[[int], TokenCells]
 
 
 def length_grouped_indices(lengths: np.ndarray, batch_size: int, *, seed: int) -> list[int]:
@@ -168,9 +190,8 @@ class BatchOrder:
 class MemoryBatches:
     """Padded batches of cells in memory, in the order of a `BatchOrder`."""
 
-    cells: TokenCells
+    cells: TokenCells | Redrawn
     order: BatchOrder
-    pad_token_id: int
 
     @property
     def batches_per_epoch(self) -> int:
@@ -179,8 +200,9 @@ class MemoryBatches:
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """See `Batches`."""
+        cells = self.cells.draw(epoch) if isinstance(self.cells, Redrawn) else self.cells
         for rows in self.order.epoch(epoch, start=start):
-            yield self.cells.pad(rows, pad_token_id=self.pad_token_id)
+            yield cells.pad(rows)
 
     def wait_share(self) -> float | None:
         """None: the cells lie in memory."""

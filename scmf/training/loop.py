@@ -29,7 +29,7 @@ from scmf.config import TrainingConfig
 from scmf.errors import TrainingError
 from scmf.files import write_text
 from scmf.training import checkpoints, ranks
-from scmf.training.batches import Batches, BatchesOf, BatchOrder, MemoryBatches, TokenCells, in_order
+from scmf.training.batches import Batches, BatchesOf, BatchOrder, MemoryBatches, Redrawn, TokenCells, in_order
 from scmf.training.objectives import Objective
 
 EvaluationCallback = Callable[[Any, int, int], dict[str, float]]
@@ -108,13 +108,12 @@ def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
 
 def train(
     model: Any,
-    cells: TokenCells | BatchesOf,
+    cells: TokenCells | Redrawn | BatchesOf,
     *,
     objective: Objective,
     settings: TrainingConfig,
     out: Path,
     digest: str,
-    pad_token_id: int,
     valid: TokenCells | None = None,
     callbacks: Sequence[EvaluationCallback] = (),
     evaluate_every: int = 1,
@@ -127,7 +126,8 @@ def train(
     model
         A model whose ``forward(**batch)`` returns ``.loss``, a mean over the objective's predictions.
     cells
-        Tokens of the training cells in memory; or what gives a process its share of a stream.
+        Tokens of the training cells in memory, the same in every epoch or drawn anew; or what gives a process its share
+        of a stream.
     objective
         What is predicted.
     settings
@@ -136,8 +136,6 @@ def train(
         Folder for ``log.jsonl``, ``checkpoints/`` and the trackers' files.
     digest
         Digest of everything that makes this run what it is; checkpoints of another are refused.
-    pad_token_id
-        Id that fills short rows.
     valid
         Tokens of validation cells; their loss is logged with the same masks every time.
     callbacks
@@ -159,11 +157,10 @@ def train(
     accelerator = make_accelerator(settings, out)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     source: Batches
-    if isinstance(cells, TokenCells):
-        order = BatchOrder(
-            cells.lengths, settings.batch_size, settings.group_by_length, settings.seed, world_size, rank
-        )
-        source = MemoryBatches(cells, order, pad_token_id)
+    if isinstance(cells, TokenCells | Redrawn):
+        lengths = (cells.draw(0) if isinstance(cells, Redrawn) else cells).lengths
+        order = BatchOrder(lengths, settings.batch_size, settings.group_by_length, settings.seed, world_size, rank)
+        source = MemoryBatches(cells, order)
     else:
         source = cells(rank, world_size)
     per_epoch = source.batches_per_epoch
@@ -185,7 +182,7 @@ def train(
     position = checkpoints.restore(accelerator, out / "checkpoints", digest=digest)
     log = RunLog(out / "log.jsonl", accelerator, keep_until=position.step if position else 0)
     step = position.step if position else 0
-    evaluate = Evaluation(accelerator, model, objective, valid, callbacks, settings.batch_size, pad_token_id)
+    evaluate = Evaluation(accelerator, model, objective, valid, callbacks, settings.batch_size)
 
     def checkpoint(epoch: int, batch: int) -> None:
         at = checkpoints.RunPosition(step, epoch, batch, digest, world_size)
@@ -199,7 +196,7 @@ def train(
             while step < total and (group := list(islice(batches, settings.gradient_accumulation))):
                 loss, norm = _step(
                     accelerator, model, optimizer, schedule, group,
-                    objective=objective, settings=settings, position=(epoch, used),
+                    objective=objective.at(step), settings=settings, position=(epoch, used),
                 )  # fmt: skip
                 step, used = step + 1, used + len(group)
                 if not math.isfinite(loss):
@@ -281,7 +278,6 @@ class Evaluation:
     valid: TokenCells | None
     callbacks: Sequence[EvaluationCallback]
     batch_size: int
-    pad_token_id: int
 
     def __call__(self, epoch: int, step: int) -> dict[str, float]:
         """Values by name; ``valid_loss`` is a mean over all predictions, with the same masks every time."""
@@ -301,7 +297,7 @@ class Evaluation:
         summed, count = 0.0, 0
         generator = torch.Generator().manual_seed(0)
         for rows in in_order(cells, batch_size=self.batch_size):
-            batch = self.objective.prepare(cells.pad(rows, pad_token_id=self.pad_token_id), generator)
+            batch = self.objective.prepare(cells.pad(rows), generator)
             weight = self.objective.predictions(batch)
             with self.accelerator.autocast():
                 output = model(**{name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})

@@ -7,10 +7,13 @@ loss is a mean of. It owns no weights. Lives elsewhere: the loss itself (the mod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+
+from scmf.config_training import TrainingConfig
+from scmf.errors import TrainingError
 
 IGNORED = -100
 """Label of positions that do not enter the loss."""
@@ -19,9 +22,23 @@ IGNORED = -100
 class Objective(Protocol):
     """What the loop asks of an objective."""
 
+    @classmethod
+    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, faithful: bool) -> Self:
+        """The objective of a ``training`` section for the tokens of ``tokenizer``."""
+        ...
+
     @property
     def name(self) -> str:
         """What the progress bar calls it."""
+        ...
+
+    @property
+    def definition(self) -> str:
+        """What the loss is, with its unit and the package that computes it; reports show it."""
+        ...
+
+    def at(self, step: int) -> Self:
+        """The objective at an optimiser step, counted from 0; most do not change."""
         ...
 
     def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -70,6 +87,30 @@ class MaskedGenePrediction:
     faithful: bool = False
     pad_token_id: int = 0
     name: str = "masked_gene_prediction"
+    definition: str = "mean cross entropy of the masked tokens of the validation cells, in nats, masks fixed (torch)"
+
+    @classmethod
+    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, faithful: bool) -> Self:
+        """See `Objective`; `TrainingError` for a tokenizer without a ``<mask>`` token."""
+        if tokenizer.mask_token_id is None:
+            raise TrainingError(
+                f"{type(tokenizer).__name__} has no <mask> token",
+                wanted="a token that hides a gene",
+                where="training.pretraining_task: masked_gene_prediction",
+                fix="fit the vocabulary (tokenizer.vocabulary: fit), or choose another objective",
+            )
+        return cls(
+            mask_ratio=training.mask_ratio,
+            mask_token_id=tokenizer.mask_token_id,
+            vocab_size=len(tokenizer),
+            special_token_ids=tuple(sorted(tokenizer.all_special_ids)),
+            faithful=faithful,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    def at(self, step: int) -> Self:
+        """The same at every step."""
+        return self
 
     def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Mask a batch.
@@ -104,10 +145,20 @@ class MaskedGenePrediction:
         inputs_BL = tokens_BL.masked_fill(masked_BL, self.mask_token_id)
         random_BL = torch.bernoulli(torch.full(tokens_BL.shape, 0.5), generator=generator).bool()
         random_BL &= chosen_BL & ~masked_BL
-        first = 0 if self.faithful else 1 + max(self.special_token_ids)
-        words_BL = torch.randint(first, self.vocab_size, tokens_BL.shape, dtype=torch.long, generator=generator)
+        words_BL = self._random_tokens(tokens_BL.shape, generator)
         inputs_BL = torch.where(random_BL, words_BL, inputs_BL)
         return {**batch, "input_ids": inputs_BL, "labels": labels_BL}
+
+    def _random_tokens(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Any token under ``faithful``, else any gene; special tokens stand in front or behind the genes."""
+        special = self.special_token_ids
+        in_front = special[-1] == len(special) - 1
+        first = len(special) if in_front and not self.faithful else 0
+        words = torch.randint(first, self.vocab_size, shape, dtype=torch.long, generator=generator)
+        if self.faithful or in_front:
+            return words
+        genes = torch.tensor(sorted(set(range(self.vocab_size)) - set(special)))
+        return genes[words % len(genes)]
 
     def predictions(self, inputs: dict[str, Tensor]) -> int:
         """Number of chosen positions."""
@@ -122,6 +173,16 @@ class CellClassification:
     """
 
     name: str = "cell_classification"
+    definition: str = "mean cross entropy of the classes of the cells, in nats (torch)"
+
+    @classmethod
+    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, faithful: bool) -> Self:
+        """It has no settings."""
+        return cls()
+
+    def at(self, step: int) -> Self:
+        """The same at every step."""
+        return self
 
     def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the batch as it is; its ``labels`` are classes, int64 (B,)."""

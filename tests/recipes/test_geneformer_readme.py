@@ -44,12 +44,8 @@ def test_the_number_of_parameters_is_that_of_the_network(name):
     with torch.device("meta"):
         model = TransformerEncoderForMaskedLM(
             TransformerEncoderForMaskedLM.config_class.from_settings(
-                vocab_size=VOCABULARY[config.tokenizer.vocabulary],
-                max_positions=config.tokenizer.max_genes,
-                pad_token_id=0,
-                cls_token_id=None,
-                eos_token_id=None,
-                **config.model.model_dump(exclude={"architecture", "checkpoint"}),
+                {"vocab_size": VOCABULARY[config.tokenizer.vocabulary], "max_positions": config.tokenizer.max_genes},
+                config.model.model_dump(),
             )
         )
     assert ROWS[name][7] == f"{sum(value.numel() for value in model.parameters()):,}"

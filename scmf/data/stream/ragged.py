@@ -44,7 +44,7 @@ class Encoded(NamedTuple):
     columns
         Name -> entries (N,), such as ``input_ids`` and ``values``.
     cells
-        Name -> one value a cell (B,), such as a depth.
+        Name -> one value a cell (B,) or a few (B, k), such as a depth.
     """
 
     offsets: np.ndarray
@@ -58,7 +58,10 @@ class Encoded(NamedTuple):
 
 
 class Encoder(Protocol):
-    """Turns the counts of some cells of one store into rows; called from several threads at once."""
+    """Turns the counts of some cells of one store into rows; called from several threads at once.
+
+    One that draws at random has ``at_epoch(epoch) -> Encoder`` besides: the encoder of that epoch.
+    """
 
     fill: Mapping[str, float]
     """Name of each column -> what fills short rows."""

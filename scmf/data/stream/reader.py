@@ -51,7 +51,8 @@ class Batch:
     columns
         Ragged (N,) or padded (B, L) arrays by name, as the encoder calls them.
     per_cell
-        One value a cell (B,) by name: those of the encoder and the codes of ``obs`` columns that were asked for.
+        One value a cell (B,) or a few (B, k) by name: those of the encoder and the codes of ``obs`` columns that were
+        asked for.
     """
 
     cells: np.ndarray
@@ -235,12 +236,13 @@ class CellStream:
         if number is None:
             return None
         fetch = plan.fetch(number)
-        return fetch, [readers.submit(self._read, piece) for piece in fetch.pieces]
+        encode = self.encode.at_epoch(plan.epoch) if hasattr(self.encode, "at_epoch") else self.encode
+        return fetch, [readers.submit(self._read, piece, encode) for piece in fetch.pieces]
 
-    def _read(self, piece: Piece) -> Encoded:
+    def _read(self, piece: Piece, encode: Encoder) -> Encoded:
         store = self.corpus.stores[piece.store]
         try:
-            return self.encode(store.read(piece.spans), store.genes)
+            return encode(store.read(piece.spans), store.genes)
         except BadRows as error:
             rows = np.concatenate([np.arange(start, stop) for start, stop in piece.spans])[error.rows]
             named = ", ".join(f"{row:,}" for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
@@ -315,7 +317,10 @@ class FetchedRows:
         sorted_rows = rows[inside]
         bounds = np.searchsorted(sorted_rows, self._starts).tolist()
         columns = {name: np.empty(int(begins[-1]), dtype) for name, dtype in self._dtypes.items()}
-        per_cell = {name: np.empty(len(places), values.dtype) for name, values in self.parts[0].cells.items()}
+        per_cell = {
+            name: np.empty((len(places), *values.shape[1:]), values.dtype)
+            for name, values in self.parts[0].cells.items()
+        }
         for number, part in enumerate(self.parts):
             low, high = bounds[number], bounds[number + 1]
             if low == high:
