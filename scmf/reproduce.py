@@ -24,6 +24,7 @@ from scmf.expectations import Expected, expected_cells, judge_results, load_expe
 from scmf.files import data_dir, oracle_dir
 from scmf.recipe import Recipe, load_recipe
 from scmf.report.pages import write_report
+from scmf.report.parity_table import write_parity_table
 from scmf.report.plots import FigureInputs
 from scmf.results import CellKey, ParityCase, Result, Verdict, write_result
 from scmf.seeds import Ground, SeedRun, run_seed
@@ -197,7 +198,8 @@ def reproduce(
         Seeds to run. With a single one, two more run when a number lies outside its band. At most one may be
         an expected sample, which is then left out of the band.
     record
-        Write the results as expected values into the recipe's ``expected.yaml`` instead of judging them.
+        Write the results as expected values into the recipe's ``expected.yaml`` instead of judging them; comparisons
+        with the official code into the table of its README.
     runs, ledger, reports
         Folders for runs, result files and pages.
     """
@@ -217,6 +219,9 @@ def reproduce(
             for case in parity_cases(recipe, folder):
                 outcome.parity.append(case)
                 on_case(case)
+            if record:
+                write_parity_table(recipe.folder / "README.md", outcome.parity)
+                note(f"wrote the parity table into {recipe.folder / 'README.md'}")
     if "embedded" in tiers:
         folders = Folders(runs, ledger, reports)
         _embedded(outcome, seeds, record=record, folders=folders, progress=progress, note=note)

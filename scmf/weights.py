@@ -133,10 +133,26 @@ def load_run_model(folder: Path | str) -> tuple[Any, Any]:
     folder = Path(folder)
     if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
         folder = folder / "model"
-    for name in plugins.names("models"):
-        plugins.resolve("models", name)  # importing a family registers it with the Auto classes
+    _register_family(folder)
     model = load_weights(AutoModelForPreTraining, folder)
     return model.eval(), _load_tokenizer(folder)
+
+
+def _register_family(folder: Path) -> None:
+    """Import the family that ``config.json`` names: importing it registers it with the Auto classes."""
+    note = folder / "config.json"
+    kind = json.loads(note.read_text(encoding="utf-8")).get("model_type", "") if note.is_file() else None
+    if kind is None:
+        return  # load_weights says what is missing
+    name = kind.removeprefix("scmf_")
+    if name not in plugins.names("models"):
+        raise ModelError(
+            f"model_type {kind!r}",
+            wanted=f"one of {', '.join(f'scmf_{known}' for known in plugins.names('models'))}",
+            where=note,
+            fix="convert the checkpoint with the recipe's convert.py",
+        )
+    plugins.resolve("models", name)
 
 
 def _load_tokenizer(folder: Path) -> Any:
