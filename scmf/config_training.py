@@ -31,6 +31,22 @@ class ReadDepthOptions(Section):
 
     zero_mask_ratio: float = Field(0.03, ge=0, lt=1)
     """Share of the genes without a count that are to be predicted."""
+    replace_share: float = Field(0.8, ge=0, le=1)
+    """Of the genes to be predicted, the share that is hidden behind the mask."""
+    random_share: float = Field(0.1, ge=0, le=1)
+    """The share that is shown with the value of another gene of the batch; the rest is shown as it is."""
+    downsample_share: float = Field(0.5, ge=0, le=1)
+    """Share of the cells that are thinned. Ours: the official distribution is in an unpublished note."""
+    rate_alpha: float = Field(2.0, gt=0)
+    """A thinned cell keeps each count with a probability drawn from Beta(``rate_alpha``, ``rate_beta``). Ours."""
+    rate_beta: float = Field(2.0, gt=0)
+    """See ``rate_alpha``."""
+
+    @model_validator(mode="after")
+    def _shares_of_one(self) -> ReadDepthOptions:
+        if self.replace_share + self.random_share > 1:
+            raise ValueError("replace_share and random_share add up to more than 1")
+        return self
 
 
 class NextGeneOptions(Section):
