@@ -34,18 +34,28 @@ class ContinuousOptions(Section):
 
     transform: Literal["log1p_10k", "clipped_counts", "as_given"] = "log1p_10k"
     """``log1p_10k``: ln(1 + count / total x 10,000); ``clipped_counts``: up to ``clip``; ``as_given``: values."""
+    target_sum: float | None = Field(None, gt=0)
+    """Totals are brought to this; None: 10,000 with ``log1p_10k``, counts as they are with ``clipped_counts``."""
     clip: float = Field(30.0, gt=0)
     """Largest count with ``clipped_counts``."""
     depth_tokens: bool = False
     """Append the tokens T (depth to reach) and S (depth of the cell) of scFoundation."""
-    target_depth: str = "t4"
+    target_depth: str = Field("t4", pattern=r"^[tfa]-?[0-9.]+(e-?[0-9]+)?$")
     """T: ``t<x>`` is x, ``f<x>`` log10(total x x), ``a<x>`` log10(total) + x."""
-    start_token: bool = False
-    """Put ``[START]`` in front (TranscriptFormer)."""
+    depth_of: Literal["counts", "values"] = "counts"
+    """What totals are totals of: the counts of the cell, or the values of its tokens (bulk samples)."""
+    depth_scale: Literal["log10", "linear"] = "log10"
+    """T and S are log10 of totals, or totals (normalised bulk samples)."""
     assay_key: str | None = None
     """Column of obs that names the assay; gives ``assay_ids``."""
-    order: Literal["column", "value", "random"] = "column"
-    """Order of the genes: as in the vocabulary or the file, by value (descending), or at random."""
+    order: Literal["column", "vocabulary", "value", "random"] = "column"
+    """Order of the genes: as in the file or the vocabulary, by value (descending), or at random."""
+    duplicate_genes: Literal["sum", "first", "error"] = "sum"
+    """What to do with columns of the same gene."""
+    unknown_genes: Literal["drop", "token"] = "drop"
+    """Genes that the vocabulary does not have: none, or each one as the token for unknown genes."""
+    keep_zeros: bool = False
+    """Give the genes that a cell does not express too, behind the others."""
     pad_value: float = 0.0
     """Value at padding."""
     seed: int = Field(0, ge=0)

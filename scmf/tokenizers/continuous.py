@@ -1,0 +1,480 @@
+"""Continuous tokenizer: a cell becomes its genes with a number beside each (scFoundation and TranscriptFormer).
+
+Lives here: `ContinuousTokenizer`, what a user calls. Lives elsewhere: which column is which gene (continuous_genes),
+the block and its errors (continuous_block), the compiled loops (continuous_kernel), the tables and their checks
+(continuous_tables). These files travel with a saved tokenizer and load without scmf.
+
+Legend: B cells, G genes (columns), L longest sequence of a batch, N tokens of all cells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from transformers import BatchEncoding, PreTrainedTokenizer
+
+from .continuous_block import DEPTHS, Orders, Rules, encode_block
+from .continuous_genes import Genes, Panels
+from .continuous_tables import DEPTH_TOKENS, NAMES, SPECIAL, UNKNOWN_ASSAY, check_tables
+from .encoded import EncodedCells, padded
+from .gene_columns import expressed_genes
+from .rank_value_block import Counts, as_csr, check_totals
+from .rank_value_tables import problem, read_table
+
+
+class ContinuousTokenizer(PreTrainedTokenizer):
+    """Give the genes that a cell expresses, and the value of each as a number.
+
+    With ``transform="log1p_10k"`` or ``"as_given"`` it does what scFoundation's ``get_embedding.py`` does, with
+    ``"clipped_counts"`` what TranscriptFormer's data loader does; ``faithful=True`` with their faults:
+
+    ==================================================  ================================================
+    official quirk, kept by ``faithful=True``           default
+    ==================================================  ================================================
+    *scFoundation*
+    a symbol in two columns: all ids behind shift       counts summed
+    19,264 columns or more: taken in any order, those   aligned by name, whatever their number
+    behind as id 103
+    values given: S is the log of *their* sum           of ``n_counts``, which must be given
+    total 1: S is 0, so it is left out                  S stays, 0 or not
+    negative counts: in the total, not in the tokens    an error
+    NaN: left out of total and tokens                   an error
+    float32 arithmetic if no column is missing          float64 always
+    empty cell: T alone (then dies)                     an error or, with ``empty="keep"``, an empty row
+    *TranscriptFormer*
+    any name is cut at its first ``.``                  versions of Ensembl ids only
+    an id in two columns: refused                       counts summed (see ``duplicate_genes``)
+    ``target_sum``: total of the genes that fit         total of all known genes, or ``n_counts``
+    negative counts: a token of count 0                 an error
+    NaN: a token of count NaN                           an error
+    empty cell: padding (NaN with ``target_sum``)       an error or, with ``empty="keep"``, an empty row
+    *both*
+    values that are no whole numbers: taken as counts   an error, unless ``transform="as_given"``
+    ==================================================  ================================================
+
+    Kept by default as well: totals count the genes of the vocabulary only, unless ``n_counts`` says otherwise;
+    a sequence that is too long loses what comes last in its order (``order`` chooses which). Padding has count 0 also
+    where TranscriptFormer has NaN. Equal values have no official order: here they stand in column order.
+
+    TranscriptFormer's model puts ``[START]`` in front and ``[END]`` behind by itself; ids come without them.
+
+    Parameters
+    ----------
+    vocab_file, aliases_file, assays_file
+        JSON files: token -> id, other name -> gene, assay -> id.
+    token_ids, aliases, assays
+        The same as mappings (use `from_tables`).
+    max_genes
+        Longest sequence, depth tokens included.
+    special_tokens
+        The vocabulary must have tokens for start and end (``<cls>``, ``<eos>``), for a model that puts them.
+    faithful
+        Reproduce the left column of the table.
+    transform, target_sum, clip
+        ``log1p_10k``: ln(1 + count / total x ``target_sum``), 10,000 by default. ``clipped_counts``: counts up to
+        ``clip``, before that brought to ``target_sum`` if it is given. ``as_given``: values as they are.
+    depth_tokens, target_depth, depth_of, depth_scale
+        Append the tokens T and S. S is the total: of ``counts`` or of the ``values``, as ``log10`` or ``linear``.
+        T: ``t<x>`` is x, ``f<x>`` S of x times the total, ``a<x>`` is S + x.
+    assay_key
+        Column of obs with the assay; None for none.
+    order
+        ``column``, ``vocabulary`` (ascending ids), ``value`` (descending) or ``random``.
+    duplicate_genes
+        Columns of one gene: ``sum``, ``first`` or ``error``.
+    unknown_genes
+        ``drop``, or ``token``: each as the token for unknown ones.
+    keep_zeros
+        Give the genes with a count of 0 too, behind the others.
+    pad_value, seed
+        Value at padding; seed of the random order.
+    kwargs
+        Passed to `transformers.PreTrainedTokenizer`.
+
+    Notes
+    -----
+    Sources: github.com/biomap-research/scFoundation at d09626a5; ``transcriptformer`` 0.6.1 of the package index.
+    """
+
+    vocab_files_names = {
+        "vocab_file": "vocab.json",
+        "aliases_file": "gene_aliases.json",
+        "assays_file": "assays.json",
+    }
+    model_input_names = ["input_ids", "attention_mask", "values"]
+
+    def __init__(
+        self,
+        vocab_file: str | None = None,
+        aliases_file: str | None = None,
+        assays_file: str | None = None,
+        *,
+        token_ids: Mapping[str, int] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        assays: Mapping[str, int] | None = None,
+        max_genes: int = 2048,
+        special_tokens: bool = False,
+        faithful: bool = False,
+        transform: Literal["log1p_10k", "clipped_counts", "as_given"] = "log1p_10k",
+        target_sum: float | None = None,
+        clip: float = 30.0,
+        depth_tokens: bool = False,
+        target_depth: str = "t4",
+        depth_of: Literal["counts", "values"] = "counts",
+        depth_scale: Literal["log10", "linear"] = "log10",
+        assay_key: str | None = None,
+        order: Literal["column", "vocabulary", "value", "random"] = "column",
+        duplicate_genes: Literal["sum", "first", "error"] = "sum",
+        unknown_genes: Literal["drop", "token"] = "drop",
+        keep_zeros: bool = False,
+        pad_value: float = 0.0,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        token_ids = token_ids if token_ids is not None else read_table(vocab_file, "vocab.json")
+        if aliases is None and aliases_file is not None:
+            aliases = read_table(aliases_file, "gene_aliases.json")
+        if assays is None and assays_file is not None:
+            assays = read_table(assays_file, "assays.json")
+        self._token_ids = {str(token): int(i) for token, i in token_ids.items()}
+        self._tokens = {i: token for token, i in self._token_ids.items()}
+        self._last_id = max(self._tokens, default=0)
+        self._genes = {token: i for token, i in self._token_ids.items() if token not in SPECIAL}
+        self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
+        self._assays = {str(k): int(v) for k, v in (assays or {UNKNOWN_ASSAY: 0}).items()}
+        self.max_genes, self.special_tokens, self.faithful = int(max_genes), bool(special_tokens), bool(faithful)
+        self.options: dict[str, Any] = {
+            "transform": transform, "target_sum": target_sum, "clip": float(clip),
+            "depth_tokens": bool(depth_tokens), "target_depth": str(target_depth), "depth_of": depth_of,
+            "depth_scale": depth_scale, "assay_key": assay_key, "order": order, "duplicate_genes": duplicate_genes,
+            "unknown_genes": unknown_genes, "keep_zeros": bool(keep_zeros), "pad_value": float(pad_value),
+            "seed": int(seed),
+        }  # fmt: skip
+        check_tables(
+            self._token_ids, self._assays, self.options, max_genes=self.max_genes, special_tokens=self.special_tokens
+        )
+        for key, names in NAMES.items():
+            if found := next((name for name in names if name in self._token_ids), None):
+                kwargs.setdefault(key, found)
+        kwargs["model_max_length"] = self.max_genes
+        super().__init__(
+            max_genes=self.max_genes, special_tokens=self.special_tokens, faithful=self.faithful,
+            **self.options, **kwargs,
+        )  # fmt: skip
+        official = None
+        if self.faithful:
+            official = "transcriptformer" if transform == "clipped_counts" else "scfoundation"
+        depth_ids = tuple(self._token_ids[token] if depth_tokens else -1 for token in DEPTH_TOKENS)
+        self._panels = Panels(
+            Genes(
+                self._genes, self._aliases, (depth_ids[0], depth_ids[1]),
+                self.unk_token_id if unknown_genes == "token" else -1,
+                duplicate_genes, order == "vocabulary" or (order == "random" and official is None), official,
+            )
+        )  # fmt: skip
+        self._rules = Rules(
+            transform=transform,
+            target_sum=float(target_sum if target_sum is not None else 10_000 if transform == "log1p_10k" else 0),
+            clip=float(clip), order=order, keep_zeros=bool(keep_zeros), seed=int(seed),
+            depth_kind=DEPTHS[str(target_depth)[0]], depth_by=float(str(target_depth)[1:]),
+            depth_log=depth_scale == "log10", depth_of_values=bool(depth_tokens) and depth_of == "values",
+            pad_id=self.pad_token_id, limit=self.max_genes - (2 if depth_tokens else 0), official=official,
+        )  # fmt: skip
+
+    # --- making one --------------------------------------------------------------------------------
+
+    @classmethod
+    def from_tables(
+        cls,
+        token_ids: Mapping[str, int],
+        medians: Mapping[str, float] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        *,
+        max_genes: int,
+        special_tokens: bool = False,
+        faithful: bool = False,
+        assays: Mapping[str, int] | None = None,
+        **options: Any,
+    ) -> ContinuousTokenizer:
+        """Make a tokenizer of dictionaries, such as the published ones.
+
+        Parameters
+        ----------
+        token_ids
+            Gene or special token -> id. Names of special tokens: ``<pad>``, ``<mask>``, ``<cls>``, ``<eos>``, ``<unk>``
+            or those of TranscriptFormer; ``<T>`` and ``<S>`` for depth tokens.
+        medians
+            Not used: this strategy has none.
+        aliases
+            Other name -> gene; those without a token are ignored.
+        max_genes, special_tokens, faithful, options
+            See the class.
+        assays
+            Assay -> id, 0 for ``unknown``; default: nothing but that (see `learn_cells`).
+        """
+        return cls(
+            token_ids=token_ids, aliases=aliases, assays=assays,
+            max_genes=max_genes, special_tokens=special_tokens, faithful=faithful, **options,
+        )  # fmt: skip
+
+    @classmethod
+    def fit(
+        cls,
+        counts: Counts,
+        genes: Sequence[str],
+        *,
+        min_cells: int,
+        max_genes: int,
+        special_tokens: bool = False,
+        faithful: bool = False,
+        n_counts: Any = None,
+        **options: Any,
+    ) -> ContinuousTokenizer:
+        """Make a tokenizer whose vocabulary comes from these cells: genes in ``min_cells`` of them, sorted by name.
+
+        Parameters
+        ----------
+        counts, genes
+            Counts (B, G) and the names of the columns.
+        min_cells
+            Genes in fewer cells get no token.
+        max_genes, special_tokens, faithful, options
+            See the class.
+        n_counts
+            Not used: this strategy has no statistics.
+        """
+        matrix = as_csr(counts, len(genes))
+        found = expressed_genes(matrix, genes, min_cells=min_cells)
+        token_ids = cls.vocabulary_of(
+            found, special_tokens=special_tokens, depth_tokens=bool(options.get("depth_tokens")),
+            unknown=options.get("unknown_genes") == "token",
+        )  # fmt: skip
+        return cls.from_tables(
+            token_ids, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful, **options
+        )
+
+    @classmethod
+    def vocabulary_of(
+        cls, genes: Sequence[str], *, special_tokens: bool, depth_tokens: bool, unknown: bool = False
+    ) -> dict[str, int]:
+        """Token ids of a fitted vocabulary: special tokens in front, then the genes as they stand."""
+        special = ["<pad>", "<mask>", *(("<cls>", "<eos>") if special_tokens else ())]
+        special += [*(DEPTH_TOKENS if depth_tokens else ()), *(("<unk>",) if unknown else ())]
+        return {token: i for i, token in enumerate([*special, *genes])}
+
+    def learn_cells(self, obs: Mapping[str, Sequence[str]]) -> None:
+        """Take the assays that these cells have into the vocabulary of assays, sorted, behind ``unknown``.
+
+        Parameters
+        ----------
+        obs
+            Columns of obs; only that of ``assay_key`` is read.
+        """
+        if self.options["assay_key"] is not None:
+            names = sorted({str(name) for name in self._assay_column(obs)} - {UNKNOWN_ASSAY})
+            self._assays = {name: i for i, name in enumerate([UNKNOWN_ASSAY, *names])}
+
+    # --- using it ----------------------------------------------------------------------------------
+
+    def __call__(  # type: ignore[override]
+        self,
+        counts: Counts,
+        genes: Sequence[str],
+        *,
+        n_counts: Any = None,
+        padding: bool | Literal["longest", "max_length"] = True,
+        return_tensors: str | None = None,
+        empty: Literal["error", "keep"] = "error",
+        draw: int = 0,
+    ) -> BatchEncoding:
+        """Tokenise a block of cells.
+
+        Parameters
+        ----------
+        counts, genes, n_counts, empty, draw
+            As `encode_cells` takes them.
+        padding
+            True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_genes``; False: none.
+        return_tensors
+            None or ``"np"`` for numpy arrays, ``"pt"`` for torch.
+
+        Returns
+        -------
+        BatchEncoding
+            ``input_ids`` and ``attention_mask`` (B, L) int64, ``values`` (B, L) float32, ``depth`` (B, 2) float32 with
+            depth tokens, ``length`` (B,) int64. Without padding the first three are lists of B arrays.
+        """
+        return self.batch(
+            self.encode_cells(counts, genes, n_counts=n_counts, empty=empty, draw=draw),
+            padding=padding, return_tensors=return_tensors,
+        )  # fmt: skip
+
+    def encode_cells(
+        self,
+        counts: Counts,
+        genes: Sequence[str],
+        *,
+        n_counts: Any = None,
+        empty: Literal["error", "keep"] = "error",
+        draw: int = 0,
+        dtype: Any = np.int32,
+        orders: Orders | None = None,
+    ) -> EncodedCells:
+        """Tokenise a block of cells without padding: the fast way for training and for token stores.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, or values with ``as_given`` (B, G), sparse or dense. CSR is used as it is.
+        genes
+            Names of the G columns. The match is kept for the next call with the same names.
+        n_counts
+            Total counts of each cell (B,). Default: sums over the genes of the vocabulary.
+        empty
+            What to do with a cell without any known gene: raise, or keep an empty row.
+        draw
+            Number of the epoch: another random order each.
+        dtype
+            Type of the ids.
+        orders
+            Somebody else's random choice, asked for cell by cell: from the number of genes a cell expresses and of
+            those it does not to an order of either.
+
+        Returns
+        -------
+        EncodedCells
+            Columns ``input_ids`` and ``values``; ``depth`` (B, 2), T and S, with depth tokens.
+
+        Raises
+        ------
+        ValueError
+            Negative, NaN or infinite counts; fractions; wrong shapes; no known gene; an empty cell; no totals.
+        """
+        if empty not in ("error", "keep"):
+            raise problem(f"empty={empty!r}", wanted="'error' or 'keep'", where="encode_cells", fix="choose one")
+        if np.iinfo(dtype).max < self._last_id:
+            raise problem(
+                f"dtype {np.dtype(dtype)}", wanted=f"{self._last_id} to fit", where="encode_cells", fix="use int32"
+            )
+        columns = self._panels(genes)
+        matrix = as_csr(counts, columns.place_G.size)
+        totals = None if n_counts is None else check_totals(n_counts, matrix.shape[0], faithful=self.faithful)
+        options = self.options
+        counted = options["depth_tokens"] and options["depth_of"] == "counts"
+        if counted and options["transform"] == "as_given" and totals is None and not self.faithful:
+            raise problem(
+                "values, and no total counts to make the depth tokens of",
+                wanted="n_counts: total counts of each cell",
+                where="encode_cells",
+                fix="give n_counts, or set depth_of='values' for the totals of the values",
+            )
+        return encode_block(
+            matrix, columns, self._rules, totals=totals, draw=draw, empty=empty, dtype=dtype, orders=orders
+        )
+
+    def batch(
+        self,
+        cells: EncodedCells,
+        *,
+        padding: bool | Literal["longest", "max_length"] = True,
+        return_tensors: str | None = None,
+    ) -> BatchEncoding:
+        """Turn ragged tokens into the tensors of a model; parameters and result as in a call."""
+        return padded(cells, fill=self.fill, longest=self.max_genes, padding=padding, return_tensors=return_tensors)
+
+    @property
+    def fill(self) -> dict[str, float]:
+        """What fills short rows of each column."""
+        return {"input_ids": self.pad_token_id, "values": self.options["pad_value"]}
+
+    @property
+    def n_special(self) -> int:
+        """Tokens of a cell without known genes."""
+        return 0
+
+    @property
+    def gene_token_start(self) -> int:
+        """Lowest id of a gene."""
+        return min(self._genes.values())
+
+    @property
+    def obs_columns(self) -> tuple[str, ...]:
+        """Columns of obs that `cell_tensors` reads."""
+        key = self.options["assay_key"]
+        return () if key is None else (key,)
+
+    def cell_tensors(self, obs: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+        """``assay_ids`` int64 (B,), 0 for an assay that the vocabulary does not have; empty without ``assay_key``."""
+        if self.options["assay_key"] is None:
+            return {}
+        names = self._assay_column(obs)
+        return {"assay_ids": np.array([self._assays.get(str(name), 0) for name in names], np.int64)}
+
+    @property
+    def assays(self) -> dict[str, int]:
+        """Assay -> id (a copy)."""
+        return dict(self._assays)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of everything that decides the tokens of a cell."""
+        parts = [
+            type(self).__name__, self._token_ids, self._aliases, self._assays, self.options,
+            self.max_genes, self.special_tokens, self.faithful,
+        ]  # fmt: skip
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    # --- what transformers asks of a tokenizer ---------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self._token_ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id (a copy)."""
+        return dict(self._token_ids)
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        raise problem("text", wanted="counts and genes", where="tokenize", fix="call tokenizer(counts, genes)")
+
+    def _convert_token_to_id(self, token: str) -> int | None:
+        return self._token_ids.get(token)
+
+    def _convert_id_to_token(self, index: int) -> str | None:
+        return self._tokens.get(int(index))
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write the tables as JSON and return the paths."""
+        tables = {"vocab_file": self._token_ids, "aliases_file": self._aliases, "assays_file": self._assays}
+        paths = []
+        for key, table in tables.items():
+            if key == "aliases_file" and not table:
+                continue
+            prefix = f"{filename_prefix}-" if filename_prefix else ""
+            path = Path(save_directory) / f"{prefix}{self.vocab_files_names[key]}"
+            path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+            paths.append(str(path))
+        return tuple(paths)
+
+    # --- checks ------------------------------------------------------------------------------------
+
+    def _assay_column(self, obs: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        key = self.options["assay_key"]
+        if key not in obs:
+            raise problem(
+                f"no column {key!r} in obs (there are {', '.join(map(repr, list(obs)[:8])) or 'none'})",
+                wanted="the assay of each cell",
+                where="assay_key",
+                fix="add the column ('unknown' is a value), name another, or leave assay_key out",
+            )
+        return obs[key]
+
+
+ContinuousTokenizer.register_for_auto_class("AutoTokenizer")

@@ -1,0 +1,97 @@
+"""Tables of the continuous tokenizer: names of special tokens, vocabularies, and whether they fit the options.
+
+Lives here: what a saved tokenizer holds. Lives elsewhere: reading it from JSON and the shape of errors
+(rank_value_tables), what the options do (continuous_block), the class (continuous).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .continuous_block import DEPTHS, KINDS, ORDERS
+from .rank_value_tables import problem
+
+NAMES = {
+    "pad_token": ("<pad>", "[PAD]"),
+    "mask_token": ("<mask>", "[MASK]"),
+    "cls_token": ("<cls>", "[START]"),
+    "eos_token": ("<eos>", "[END]"),
+    "unk_token": ("<unk>", "unknown"),
+}
+"""Names of the special tokens that transformers knows too: ours, and TranscriptFormer's."""
+
+DEPTH_TOKENS = ("<T>", "<S>")
+"""Tokens of the depth to reach and of the depth of the cell."""
+
+SPECIAL = frozenset([*(name for names in NAMES.values() for name in names), *DEPTH_TOKENS, "[RD]", "[CELL]"])
+"""Tokens that are no genes."""
+
+UNKNOWN_ASSAY = "unknown"
+"""Name of the assay with id 0, which stands for all that the vocabulary does not have."""
+
+
+def check_tables(
+    token_ids: Mapping[str, int], assays: Mapping[str, int], options: Mapping[str, Any], *, max_genes: int,
+    special_tokens: bool,
+) -> None:  # fmt: skip
+    """Raise ``ValueError`` unless vocabularies and options are fit to use.
+
+    Parameters
+    ----------
+    token_ids, assays
+        Token -> id; assay -> id.
+    options, max_genes, special_tokens
+        See `ContinuousTokenizer`.
+    """
+    for key, allowed in (
+        ("transform", KINDS), ("order", ORDERS), ("depth_of", ("counts", "values")),
+        ("depth_scale", ("log10", "linear")), ("duplicate_genes", ("sum", "first", "error")),
+        ("unknown_genes", ("drop", "token")),
+    ):  # fmt: skip
+        if options[key] not in allowed:
+            raise problem(f"{key} {options[key]!r}", wanted=f"one of {', '.join(allowed)}", where=key, fix="choose one")
+    target = options["target_depth"]
+    try:
+        known = target[:1] in DEPTHS and np.isfinite(float(target[1:]))
+    except ValueError:
+        known = False
+    if not known:
+        raise problem(
+            f"target_depth {target!r}",
+            wanted="t, f or a and a number, such as t4",
+            where="target_depth",
+            fix="mend it",
+        )
+    needed: list[tuple[str, ...]] = [NAMES["pad_token"]]
+    needed += [NAMES["cls_token"], NAMES["eos_token"]] if special_tokens else []
+    needed += [NAMES["unk_token"]] if options["unknown_genes"] == "token" else []
+    needed += [(token,) for token in DEPTH_TOKENS] if options["depth_tokens"] else []
+    if missing := [names[0] for names in needed if not any(name in token_ids for name in names)]:
+        raise problem(
+            f"no {', '.join(missing)} among {len(token_ids):,} tokens",
+            wanted=", ".join(" or ".join(names) for names in needed),
+            where="token_ids (vocab.json)",
+            fix="add them, or turn off the option that needs them",
+        )
+    genes = [token for token in token_ids if token not in SPECIAL]
+    twice = len(token_ids) - len(set(token_ids.values()))
+    if not genes or twice or min(token_ids.values()) < 0:
+        raise problem(
+            f"{len(genes):,} genes, {twice} ids given twice, lowest id {min(token_ids.values())}",
+            wanted="at least one gene, one id a token, ids from 0",
+            where="token_ids (vocab.json)",
+            fix="rebuild the vocabulary",
+        )
+    if assays.get(UNKNOWN_ASSAY) != 0 or sorted(assays.values()) != list(range(len(assays))):
+        raise problem(
+            f"assays {dict(list(assays.items())[:3])}",
+            wanted=f"ids from 0 without a gap, 0 for {UNKNOWN_ASSAY!r}",
+            where="assays (assays.json)",
+            fix="rebuild the vocabulary of assays",
+        )
+    shortest = 3 if options["depth_tokens"] else 1
+    if max_genes < shortest:
+        raise problem(f"max_genes {max_genes}", wanted=f"{shortest} or more", where="max_genes", fix="raise it")
