@@ -198,6 +198,46 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    tokenizers: Annotated[str, typer.Option("--tokenizers", help="Names, such as rank_value,binned,continuous.")],
+    model: Annotated[str, typer.Option("--model", help="Architecture that is trained under each of them.")],
+    config: Annotated[str, typer.Option("--config", help="Recipe or YAML: cells, sizes, budget.")] = "geneformer",
+    objective: Annotated[
+        str, typer.Option("--objective", help="One objective for all, or own: that of each strategy's paper.")
+    ] = "masked_gene_prediction",
+    seeds: Annotated[str, typer.Option("--seeds", help="0, or 1-5, or 1,3; differences are told from two on.")] = "0",
+    out: Annotated[Path, typer.Option("--out", help="Folder for runs and tables.")] = Path("runs/compare"),
+    variant: Variant = None,
+    overrides: Set = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one architecture under several tokenizers with the same cells and budget; one table of all scores."""
+    from scmf.compare import compare_tokenizers
+
+    found = compare_tokenizers(
+        config,
+        [name.strip() for name in tokenizers.split(",") if name.strip()],
+        architecture=model,
+        objective=objective,
+        variant=variant,
+        overrides=tuple(overrides or ()),
+        seeds=_seeds(seeds),
+        out=out,
+        progress=not quiet,
+        note=teller(quiet),
+    )
+    if json_:
+        print_json(found.to_json())
+        return
+    heads, lines = found.table()
+    print_table(tuple(heads), [tuple(line) for line in lines])
+    for strategy, reason in found.absent.items():
+        print(f"{strategy}: — ({reason})")
+    print(f"wrote {out / 'compare.md'} and {out / 'compare.json'}")
+
+
+@app.command()
 def embed(
     file: Annotated[Path, typer.Argument(help="An .h5ad file with raw counts.")],
     model: Annotated[Path, typer.Option("--model", help="Folder of a run, or of a checkpoint.")],

@@ -139,6 +139,7 @@ def pretrain(
         "seed": config.training.seed,
         "recipe_digest": recipe.digest,
         "config": config.model_dump(mode="json"),
+        "parameters": sum(value.numel() for value in model.parameters()),
         "provenance": provenance.collect(data=prepared.facts),
     }
     if is_main():

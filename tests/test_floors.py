@@ -32,8 +32,8 @@ FLOORS = {
     **dict.fromkeys(
         ("embedding", "weights", "run", "streaming", "token_cache", "tokenising", "seeds", "evaluation"), 5
     ),
-    **dict.fromkeys(("reproduce", "report", "hub"), 5),
-    **dict.fromkeys(("cli", "cli_data", "cli_print", "__main__"), 6),
+    **dict.fromkeys(("reproduce", "compare", "report", "hub", "hub_card"), 5),
+    **dict.fromkeys(("cli", "cli_data", "cli_print", "cli_hub", "__main__"), 6),
 }
 # Rooms of one floor that are one room in two files.
 SAME_ROOM = ({"results", "expectations"},)

@@ -3,7 +3,7 @@
 import pytest
 
 from scmf.errors import EvaluationError
-from scmf.report.parity_table import BEGIN, END, parity_rows, parity_table, write_parity_table
+from scmf.report.parity_table import BEGIN, END, case_rows, parity_table, write_parity_table
 from scmf.results import ParityCase
 
 CASES = [
@@ -15,7 +15,7 @@ CASES = [
 
 
 def test_one_row_a_case_and_the_difference_closest_to_what_is_allowed():
-    rows = {row["case"]: row for row in parity_rows(CASES)}
+    rows = {row["case"]: row for row in case_rows(CASES)}
     assert list(rows) == ["model/other", "model/small", "tok/real"]
     small = rows["model/small"]
     assert (small["official"], small["ours"]) == ("2 outputs", "2 of 2 equal")

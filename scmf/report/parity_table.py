@@ -20,7 +20,7 @@ BEGIN, END = "<!-- parity:begin -->", "<!-- parity:end -->"
 _COLUMNS = ("case", "official", "ours", "largest difference", "allowed")
 
 
-def parity_rows(cases: Sequence[ParityCase]) -> list[dict[str, str]]:
+def case_rows(cases: Sequence[ParityCase]) -> list[dict[str, str]]:
     """One row for all comparisons of one case, in the order of their names.
 
     Parameters
@@ -53,8 +53,8 @@ def parity_rows(cases: Sequence[ParityCase]) -> list[dict[str, str]]:
 
 
 def parity_table(cases: Sequence[ParityCase]) -> str:
-    """`parity_rows` as a Markdown table with a line that sums it up."""
-    rows = parity_rows(cases)
+    """`case_rows` as a Markdown table with a line that sums it up."""
+    rows = case_rows(cases)
     passed = sum(case.passed for case in cases)
     lines = [f"{passed:,} of {len(cases):,} comparisons with the official code agree.", ""]
     lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
