@@ -1,8 +1,8 @@
 """Continuous tokenizer: a cell becomes its genes with a number beside each (scFoundation and TranscriptFormer).
 
 Lives here: `ContinuousTokenizer`, what a user calls. Lives elsewhere: which column is which gene (continuous_genes),
-the block and its errors (continuous_block), the compiled loops (continuous_kernel), the tables and their checks
-(continuous_tables). These files travel with a saved tokenizer and load without scmf.
+the block and its errors (continuous_block), the compiled loops (continuous_kernel), the vocabularies
+(continuous_vocabulary). These files travel with a saved tokenizer and load without scmf.
 
 Legend: B cells, G genes (columns), L longest sequence of a batch, N tokens of all cells.
 """
@@ -12,22 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from transformers import BatchEncoding, PreTrainedTokenizer
+from transformers import BatchEncoding
 
-from .continuous_block import DEPTHS, Orders, Rules, encode_block
+from .continuous_block import Orders, encode_block, rules_of
 from .continuous_genes import Genes, Panels
-from .continuous_tables import DEPTH_TOKENS, NAMES, SPECIAL, UNKNOWN_ASSAY, check_tables
+from .continuous_tables import fitted_vocabulary
+from .continuous_vocabulary import ValueVocabulary
 from .encoded import EncodedCells, padded
 from .gene_columns import expressed_genes
 from .rank_value_block import Counts, as_csr, check_totals
-from .rank_value_tables import problem, read_table
+from .rank_value_tables import problem
 
 
-class ContinuousTokenizer(PreTrainedTokenizer):
+class ContinuousTokenizer(ValueVocabulary):
     """Give the genes that a cell expresses, and the value of each as a number.
 
     With ``transform="log1p_10k"`` or ``"as_given"`` it does what scFoundation's ``get_embedding.py`` does, with
@@ -101,11 +101,6 @@ class ContinuousTokenizer(PreTrainedTokenizer):
     Sources: github.com/biomap-research/scFoundation at d09626a5; ``transcriptformer`` 0.6.1 of the package index.
     """
 
-    vocab_files_names = {
-        "vocab_file": "vocab.json",
-        "aliases_file": "gene_aliases.json",
-        "assays_file": "assays.json",
-    }
     model_input_names = ["input_ids", "attention_mask", "values"]
 
     def __init__(
@@ -136,17 +131,6 @@ class ContinuousTokenizer(PreTrainedTokenizer):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        token_ids = token_ids if token_ids is not None else read_table(vocab_file, "vocab.json")
-        if aliases is None and aliases_file is not None:
-            aliases = read_table(aliases_file, "gene_aliases.json")
-        if assays is None and assays_file is not None:
-            assays = read_table(assays_file, "assays.json")
-        self._token_ids = {str(token): int(i) for token, i in token_ids.items()}
-        self._tokens = {i: token for token, i in self._token_ids.items()}
-        self._last_id = max(self._tokens, default=0)
-        self._genes = {token: i for token, i in self._token_ids.items() if token not in SPECIAL}
-        self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
-        self._assays = {str(k): int(v) for k, v in (assays or {UNKNOWN_ASSAY: 0}).items()}
         self.max_genes, self.special_tokens, self.faithful = int(max_genes), bool(special_tokens), bool(faithful)
         self.options: dict[str, Any] = {
             "transform": transform, "target_sum": target_sum, "clip": float(clip),
@@ -155,36 +139,20 @@ class ContinuousTokenizer(PreTrainedTokenizer):
             "unknown_genes": unknown_genes, "keep_zeros": bool(keep_zeros), "pad_value": float(pad_value),
             "seed": int(seed),
         }  # fmt: skip
-        check_tables(
-            self._token_ids, self._assays, self.options, max_genes=self.max_genes, special_tokens=self.special_tokens
-        )
-        for key, names in NAMES.items():
-            if found := next((name for name in names if name in self._token_ids), None):
-                kwargs.setdefault(key, found)
-        kwargs["model_max_length"] = self.max_genes
         super().__init__(
-            max_genes=self.max_genes, special_tokens=self.special_tokens, faithful=self.faithful,
-            **self.options, **kwargs,
+            vocab_file, aliases_file, assays_file,
+            token_ids=token_ids, aliases=aliases, assays=assays, options=self.options,
+            max_genes=self.max_genes, special_tokens=self.special_tokens, faithful=self.faithful, **kwargs,
         )  # fmt: skip
         official = None
         if self.faithful:
             official = "transcriptformer" if transform == "clipped_counts" else "scfoundation"
-        depth_ids = tuple(self._token_ids[token] if depth_tokens else -1 for token in DEPTH_TOKENS)
+        self._rules = rules_of(self.options, max_genes=self.max_genes, official=official, pad_id=self.pad_token_id)
+        unknown_id = self.unk_token_id if unknown_genes == "token" else -1
+        by_vocabulary = order == "vocabulary" or (order == "random" and official is None)
         self._panels = Panels(
-            Genes(
-                self._genes, self._aliases, (depth_ids[0], depth_ids[1]),
-                self.unk_token_id if unknown_genes == "token" else -1,
-                duplicate_genes, order == "vocabulary" or (order == "random" and official is None), official,
-            )
-        )  # fmt: skip
-        self._rules = Rules(
-            transform=transform,
-            target_sum=float(target_sum if target_sum is not None else 10_000 if transform == "log1p_10k" else 0),
-            clip=float(clip), order=order, keep_zeros=bool(keep_zeros), seed=int(seed),
-            depth_kind=DEPTHS[str(target_depth)[0]], depth_by=float(str(target_depth)[1:]),
-            depth_log=depth_scale == "log10", depth_of_values=bool(depth_tokens) and depth_of == "values",
-            pad_id=self.pad_token_id, limit=self.max_genes - (2 if depth_tokens else 0), official=official,
-        )  # fmt: skip
+            Genes(self._genes, self._aliases, self.depth_ids, unknown_id, duplicate_genes, by_vocabulary, official)
+        )
 
     # --- making one --------------------------------------------------------------------------------
 
@@ -250,34 +218,13 @@ class ContinuousTokenizer(PreTrainedTokenizer):
         """
         matrix = as_csr(counts, len(genes))
         found = expressed_genes(matrix, genes, min_cells=min_cells)
-        token_ids = cls.vocabulary_of(
+        token_ids = fitted_vocabulary(
             found, special_tokens=special_tokens, depth_tokens=bool(options.get("depth_tokens")),
             unknown=options.get("unknown_genes") == "token",
         )  # fmt: skip
         return cls.from_tables(
             token_ids, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful, **options
         )
-
-    @classmethod
-    def vocabulary_of(
-        cls, genes: Sequence[str], *, special_tokens: bool, depth_tokens: bool, unknown: bool = False
-    ) -> dict[str, int]:
-        """Token ids of a fitted vocabulary: special tokens in front, then the genes as they stand."""
-        special = ["<pad>", "<mask>", *(("<cls>", "<eos>") if special_tokens else ())]
-        special += [*(DEPTH_TOKENS if depth_tokens else ()), *(("<unk>",) if unknown else ())]
-        return {token: i for i, token in enumerate([*special, *genes])}
-
-    def learn_cells(self, obs: Mapping[str, Sequence[str]]) -> None:
-        """Take the assays that these cells have into the vocabulary of assays, sorted, behind ``unknown``.
-
-        Parameters
-        ----------
-        obs
-            Columns of obs; only that of ``assay_key`` is read.
-        """
-        if self.options["assay_key"] is not None:
-            names = sorted({str(name) for name in self._assay_column(obs)} - {UNKNOWN_ASSAY})
-            self._assays = {name: i for i, name in enumerate([UNKNOWN_ASSAY, *names])}
 
     # --- using it ----------------------------------------------------------------------------------
 
@@ -398,29 +345,6 @@ class ContinuousTokenizer(PreTrainedTokenizer):
         return 0
 
     @property
-    def gene_token_start(self) -> int:
-        """Lowest id of a gene."""
-        return min(self._genes.values())
-
-    @property
-    def obs_columns(self) -> tuple[str, ...]:
-        """Columns of obs that `cell_tensors` reads."""
-        key = self.options["assay_key"]
-        return () if key is None else (key,)
-
-    def cell_tensors(self, obs: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-        """``assay_ids`` int64 (B,), 0 for an assay that the vocabulary does not have; empty without ``assay_key``."""
-        if self.options["assay_key"] is None:
-            return {}
-        names = self._assay_column(obs)
-        return {"assay_ids": np.array([self._assays.get(str(name), 0) for name in names], np.int64)}
-
-    @property
-    def assays(self) -> dict[str, int]:
-        """Assay -> id (a copy)."""
-        return dict(self._assays)
-
-    @property
     def fingerprint(self) -> str:
         """Sha256 of everything that decides the tokens of a cell."""
         parts = [
@@ -429,52 +353,6 @@ class ContinuousTokenizer(PreTrainedTokenizer):
         ]  # fmt: skip
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
-
-    # --- what transformers asks of a tokenizer ---------------------------------------------------------
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
-        return len(self._token_ids)
-
-    def get_vocab(self) -> dict[str, int]:
-        """Token -> id (a copy)."""
-        return dict(self._token_ids)
-
-    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        raise problem("text", wanted="counts and genes", where="tokenize", fix="call tokenizer(counts, genes)")
-
-    def _convert_token_to_id(self, token: str) -> int | None:
-        return self._token_ids.get(token)
-
-    def _convert_id_to_token(self, index: int) -> str | None:
-        return self._tokens.get(int(index))
-
-    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write the tables as JSON and return the paths."""
-        tables = {"vocab_file": self._token_ids, "aliases_file": self._aliases, "assays_file": self._assays}
-        paths = []
-        for key, table in tables.items():
-            if key == "aliases_file" and not table:
-                continue
-            prefix = f"{filename_prefix}-" if filename_prefix else ""
-            path = Path(save_directory) / f"{prefix}{self.vocab_files_names[key]}"
-            path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-            paths.append(str(path))
-        return tuple(paths)
-
-    # --- checks ------------------------------------------------------------------------------------
-
-    def _assay_column(self, obs: Mapping[str, Sequence[str]]) -> Sequence[str]:
-        key = self.options["assay_key"]
-        if key not in obs:
-            raise problem(
-                f"no column {key!r} in obs (there are {', '.join(map(repr, list(obs)[:8])) or 'none'})",
-                wanted="the assay of each cell",
-                where="assay_key",
-                fix="add the column ('unknown' is a value), name another, or leave assay_key out",
-            )
-        return obs[key]
 
 
 ContinuousTokenizer.register_for_auto_class("AutoTokenizer")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +77,27 @@ class Rules(NamedTuple):
     pad_id: int
     limit: int
     official: str | None
+
+
+def rules_of(options: Mapping[str, Any], *, max_genes: int, official: str | None, pad_id: int) -> Rules:
+    """The rules that the options of a tokenizer stand for."""
+    target, default = options["target_sum"], 10_000 if options["transform"] == "log1p_10k" else 0
+    depth = options["target_depth"]
+    return Rules(
+        transform=options["transform"],
+        target_sum=float(default if target is None else target),
+        clip=options["clip"],
+        order=options["order"],
+        keep_zeros=options["keep_zeros"],
+        seed=options["seed"],
+        depth_kind=DEPTHS[depth[0]],
+        depth_by=float(depth[1:]),
+        depth_log=options["depth_scale"] == "log10",
+        depth_of_values=options["depth_tokens"] and options["depth_of"] == "values",
+        pad_id=pad_id,
+        limit=max_genes - (2 if options["depth_tokens"] else 0),
+        official=official,
+    )
 
 
 def encode_block(

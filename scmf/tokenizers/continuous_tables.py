@@ -1,12 +1,13 @@
 """Tables of the continuous tokenizer: names of special tokens, vocabularies, and whether they fit the options.
 
-Lives here: what a saved tokenizer holds. Lives elsewhere: reading it from JSON and the shape of errors
-(rank_value_tables), what the options do (continuous_block), the class (continuous).
+Lives here: names, fitted vocabularies, checks. Lives elsewhere: the class that holds the tables
+(continuous_vocabulary), reading them from JSON and the shape of errors (rank_value_tables), what the options do
+(continuous_block).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,15 @@ SPECIAL = frozenset([*(name for names in NAMES.values() for name in names), *DEP
 
 UNKNOWN_ASSAY = "unknown"
 """Name of the assay with id 0, which stands for all that the vocabulary does not have."""
+
+
+def fitted_vocabulary(
+    genes: Sequence[str], *, special_tokens: bool, depth_tokens: bool, unknown: bool = False
+) -> dict[str, int]:
+    """Token ids of a fitted vocabulary: special tokens in front, then the genes as they stand."""
+    special = ["<pad>", "<mask>", *(("<cls>", "<eos>") if special_tokens else ())]
+    special += [*(DEPTH_TOKENS if depth_tokens else ()), *(("<unk>",) if unknown else ())]
+    return {token: i for i, token in enumerate([*special, *genes])}
 
 
 def check_tables(
