@@ -1,8 +1,9 @@
 """Gene tables of a vocabulary card: token ids, medians, other names of a gene.
 
-Lives here: reading the published dictionaries, which are pickles, without letting them run code; the
-tables of GENCODE and HGNC (cards ``human-genes``, ``mouse-genes``). Lives elsewhere: getting the files (sources),
-mapping with them (genes), named sets of genes (gene_vocab), turning cells into tokens (tokenizers).
+Lives here: reading the published dictionaries (pickles, without letting them run code; JSON; TSV); the tables of
+GENCODE and HGNC (cards ``human-genes``, ``mouse-genes``). Lives elsewhere: getting the files (sources), all names of a
+human gene (human_names), mapping with them (genes), named sets of genes (gene_vocab), turning cells into tokens
+(tokenizers).
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import pickle  # noqa: TID251  (the one place that reads pickles, and only through _Plain)
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pandas as pd
 
 from scmf.data.cards import Card, file_of, load_card
 from scmf.data.genes import GeneMap, canonical
+from scmf.data.human_names import HumanNames
 from scmf.data.sources import fetch_file
 from scmf.errors import DataError
 
@@ -32,6 +34,12 @@ _ALLOWED = frozenset(
     ]
 )
 """What a dictionary of numbers needs besides the built-in types: the two pieces of a numpy scalar."""
+SCGPT_TOKENS = ("<pad>", "<cls>", "<eoc>")
+"""What scGPT appends to a vocabulary in JSON that has them not yet, in this order."""
+SCFOUNDATION_TOKENS = ("<T>", "<S>", "<pad>")
+"""What scFoundation counts on behind its list of genes: depth to reach, depth of the cell, padding."""
+TRANSCRIPTFORMER_TOKENS = ("unknown", "[PAD]", "[START]", "[END]", "[RD]", "[CELL]", "[MASK]")
+"""Special tokens of TranscriptFormer, in the order of its released models."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +53,37 @@ class GeneTables:
     medians
         Gene -> non-zero median of its expression (per 10,000 counts) in the corpus. May hold genes
         that are no tokens.
+        Empty where the model knows no medians.
     aliases
-        Any known name of a gene, in upper case -> its Ensembl id. Values need not be tokens.
+        Any known name of a gene, in upper case (symbols also as they are written) -> the gene of the vocabulary.
+        Values need not be tokens.
+    ambiguous
+        Names of several genes of the vocabulary, in upper case; they map to nothing.
     """
 
     token_ids: dict[str, int]
     medians: dict[str, float]
     aliases: dict[str, str]
+    ambiguous: frozenset[str] = frozenset()
 
     @property
     def genes(self) -> list[str]:
-        """Genes with a token, in the order of their ids; special tokens (``<pad>``) left out."""
-        return [name for name in sorted(self.token_ids, key=self.token_ids.__getitem__) if not name.startswith("<")]
+        """Genes with a token, in the order of their ids; special tokens (``<pad>``, ``[PAD]``) left out."""
+        ordered = sorted(self.token_ids, key=self.token_ids.__getitem__)
+        return [name for name in ordered if not name.startswith("<") and name not in TRANSCRIPTFORMER_TOKENS]
 
     def gene_map(self) -> GeneMap:
         """The mapping of any gene name to a gene with a token."""
-        return GeneMap(self.genes, self.aliases)
+        return GeneMap(self.genes, self.aliases, ambiguous=self.ambiguous)
 
 
 def load_vocabulary(card: Card | str | Path, *, progress: bool = True) -> GeneTables:
-    """Read the tables of a vocabulary card such as ``geneformer-v2``.
+    """Read the tables of a vocabulary card such as ``geneformer-v2``, ``scgpt-human`` or ``scfoundation``.
+
+    A token table is a pickled dictionary (Geneformer), a JSON object gene -> id (scGPT; its three special tokens are
+    appended where they are missing, as the official code does) or a TSV with the columns ``gene_name`` and ``index``
+    (scFoundation; `SCFOUNDATION_TOKENS` are appended, ids 19264 to 19266). Where the card brings no table of other
+    names, a human vocabulary gets those of the card ``human-genes``, see `scmf.data.human_names.HumanNames.of_symbols`.
 
     Parameters
     ----------
@@ -86,12 +105,85 @@ def load_vocabulary(card: Card | str | Path, *, progress: bool = True) -> GeneTa
         See `scmf.data.sources.fetch`.
     """
     card = card if isinstance(card, Card) else load_card(card)
-    tables = {}
-    for role, kind in (("tokens", int), ("medians", float), ("aliases", str)):
-        file = file_of(card, role)
-        path = fetch_file(card, file, progress=progress)
-        tables[role] = _typed(read_pickle(path), kind, where=path)
-    return GeneTables(token_ids=tables["tokens"], medians=tables["medians"], aliases=tables["aliases"])
+    tokens = read_tokens(fetch_file(card, file_of(card, "tokens"), progress=progress))
+    tables: dict[str, dict[str, Any]] = {}
+    for role, kind in (("medians", float), ("aliases", str)):
+        if any(file.role == role for file in card.files):
+            path = fetch_file(card, file_of(card, role), progress=progress)
+            tables[role] = _typed(read_pickle(path), kind, where=path)
+    found = GeneTables(tokens, tables.get("medians", {}), tables.get("aliases", {}))
+    if "aliases" in tables or card.organism != "Homo sapiens":
+        return found
+    names = human_names(progress=progress).of_symbols(found.genes)
+    return GeneTables(tokens, found.medians, names.aliases, names.ambiguous)
+
+
+def read_tokens(path: Path) -> dict[str, int]:
+    """Token -> id of a pickled, ``.json`` or ``.tsv`` table; special tokens appended as in `load_vocabulary`.
+
+    Raises
+    ------
+    DataError
+        Not such a table, a token or an id twice.
+    """
+    if path.suffix == ".json":
+        tokens = _typed(_read_json(path), int, where=path)
+        special = () if "[PAD]" in tokens else SCGPT_TOKENS
+    elif path.suffix == ".tsv":
+        tokens, special = _read_tsv(path), SCFOUNDATION_TOKENS
+    else:
+        tokens, special = _typed(read_pickle(path), int, where=path), ()
+    if not tokens or len(set(tokens.values())) < len(tokens) or min(tokens.values()) < 0:
+        twice = len(tokens) - len(set(tokens.values()))
+        raise DataError(
+            f"{len(tokens):,} tokens, {twice} ids given twice, lowest id {min(tokens.values(), default=None)}",
+            wanted="at least one token, one id each, ids from 0",
+            where=path,
+            fix="fetch the file of the card again",
+        )
+    for token in special:
+        tokens.setdefault(token, max(tokens.values()) + 1)
+    return tokens
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"a name stands twice: {next(name for name in names if names.count(name) > 1)!r}")
+        return table
+
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except ValueError as error:
+        raise DataError(
+            f"not readable: {error}", wanted="a JSON object gene -> id", where=path, fix="fetch the file again"
+        ) from error
+    if not isinstance(value, dict):
+        raise DataError(
+            f"a JSON {type(value).__name__}", wanted="an object gene -> id", where=path, fix="correct the card's role"
+        )
+    return value
+
+
+def _read_tsv(path: Path) -> dict[str, int]:
+    columns = ["gene_name", "index"]
+    with path.open(encoding="utf-8", newline="") as handle:
+        lines = csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = [row for row in lines if row]
+    bad = next((number for number, row in enumerate(rows[1:], 2) if len(row) != 2 or not row[1].isdecimal()), None)
+    if rows[:1] != [columns] or bad is not None:
+        raise DataError(
+            f"line {bad}: {rows[bad - 1]}" if bad else f"header {rows[0] if rows else []}",
+            wanted="the columns gene_name and index, a name and a number a line",
+            where=path,
+            fix="fetch the file of the card again",
+        )
+    tokens = {name: int(index) for name, index in rows[1:]}
+    if len(tokens) < len(rows) - 1:
+        raise DataError("a gene stands twice", wanted="each once", where=path, fix="fetch the file of the card again")
+    return tokens
 
 
 class _Plain(pickle.Unpickler):
@@ -187,6 +279,20 @@ def mouse_genes(*, progress: bool = True) -> GeneMap:
     return GeneMap(table["gene"], unique, ambiguous=names[twice])
 
 
+def human_names(*, progress: bool = True) -> HumanNames:
+    """All names of human genes (card ``human-genes``), by how far they are to be trusted.
+
+    Parameters
+    ----------
+    progress
+        Show progress while files are fetched.
+    """
+    card = load_card("human-genes")
+    return HumanNames.read(
+        annotation(card, progress=progress), fetch_file(card, file_of(card, "hgnc"), progress=progress)
+    )
+
+
 def human_genes(*, progress: bool = True) -> GeneMap:
     """GENCODE genes with symbols, aliases and previous symbols of GENCODE and HGNC (card ``human-genes``).
 
@@ -200,38 +306,4 @@ def human_genes(*, progress: bool = True) -> GeneMap:
     progress
         Show progress while files are fetched.
     """
-    card = load_card("human-genes")
-    hgnc = fetch_file(card, file_of(card, "hgnc"), progress=progress)
-    gencode = annotation(card, progress=progress)
-
-    known: list[str] = gencode["gene"].tolist()
-    symbols: dict[str, set[str]] = defaultdict(set)
-    for gene, symbol in zip(known, gencode["symbol"], strict=True):
-        symbols[canonical(symbol)].add(gene)
-    current = set(known)
-
-    approved: dict[str, set[str]] = defaultdict(set)
-    elsewhere: dict[str, set[str]] = {}
-    previous: dict[str, set[str]] = defaultdict(set)
-    aliases: dict[str, set[str]] = defaultdict(set)
-    with gzip.open(hgnc, "rt", encoding="utf-8", newline="") as handle:
-        for row in csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE):
-            if (gene := row["ensembl_gene_id"]) not in current:
-                elsewhere[canonical(row["symbol"])] = set()
-                continue
-            approved[canonical(row["symbol"])].add(gene)
-            for table, key in ((previous, "prev_symbol"), (aliases, "alias_symbol")):
-                for name in filter(None, row[key].split("|")):
-                    table[canonical(name)].add(gene)
-
-    levels = (approved, symbols, elsewhere, previous, aliases)
-    unique: list[dict[str, str]] = []
-    decided: set[str] = set()
-    ambiguous: set[str] = set()
-    for level in levels:
-        unique.append(
-            {name: next(iter(genes)) for name, genes in level.items() if len(genes) == 1 and name not in decided}
-        )
-        ambiguous |= {name for name, genes in level.items() if len(genes) > 1 and name not in decided}
-        decided |= level.keys()
-    return GeneMap(known, *unique, ambiguous=ambiguous)
+    return human_names(progress=progress).gene_map()
