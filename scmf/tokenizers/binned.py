@@ -1,0 +1,486 @@
+"""Binned tokenizer: a cell becomes its genes with digits that say how high each stands in that cell (scGPT).
+
+Lives here: `BinnedTokenizer`, what a user calls. Lives elsewhere: which column is which token (gene_columns), the
+compiled bins and draws (binned_kernel), the draws of the official code (binned_draws), padding (encoded). These files
+and those of the rank-value tokenizer that they import travel with a saved tokenizer and load without scmf.
+
+Legend: B cells, G genes (columns), L longest sequence of a batch, N tokens of all cells, P genes of a panel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+from transformers import BatchEncoding, PreTrainedTokenizer
+
+from .binned_draws import OfficialDraws, official_digits
+from .binned_kernel import encode_rows, mix64
+from .encoded import EncodedCells, padded
+from .gene_columns import (
+    NOT_SORTED,
+    OK,
+    GenePanels,
+    GeneTokens,
+    as_floats,
+    bad_row,
+    expressed_genes,
+    in_order,
+    to_tokens,
+)
+from .rank_value_block import Counts, as_csr
+from .rank_value_tables import problem, read_table
+
+SPECIAL = ("<pad>", "<cls>", "<eoc>")
+"""Special tokens in the order in which the official code appends those that a vocabulary lacks."""
+
+_NO_GENES = np.empty(0, np.int32)
+
+
+class BinnedTokenizer(PreTrainedTokenizer):
+    """Give the genes of a cell and, as value, the quantile bin of each count among the counts of that cell.
+
+    With ``n_bins`` 51 the edges are the 50 quantiles (0 to 1) of the counts above 0. A value on an edge, as are most
+    small counts, gets a digit drawn from the bins that share the edge. Digits are 1 to ``n_bins - 1``, 0 is *not
+    expressed*. Raw counts and any increasing transform of them, such as log1p after scaling, have the same digits, so
+    both may be given. Edges and bounds are those of ``np.quantile`` and ``np.digitize`` to the bit.
+
+    ==================================================  ==================================================
+    official behaviour, kept by ``faithful=True``       default
+    ==================================================  ==================================================
+    draws of one generator in the order of the cells:   draws keyed by seed, draw and what is in the cell:
+    a cell's tokens depend on all cells before it       the same alone, in any batch, order and thread
+    long cell: genes kept in random order               genes kept in the order of the columns
+    unknown gene: silently ``<pad>``, with a digit,     left out
+    hidden from attention
+    a gene in two columns: the token twice              summed, one token
+    names match as they stand                           Ensembl ids in any case and version, too
+    cell without counts: a crash                        an error or, with ``empty="keep"``, a row without
+                                                        counts (also when faithful)
+    NaN and infinite counts: any digits                 an error (also when faithful)
+    ==================================================  ==================================================
+
+    The official programs filter unknown genes before they come to the tokenizer, except that of perturbation.
+
+    Parameters
+    ----------
+    vocab_file, aliases_file
+        JSON files: token -> id, other name -> gene.
+    token_ids, aliases
+        The same as mappings (use `from_tables`).
+    max_genes
+        Longest sequence, ``<cls>`` included.
+    special_tokens
+        Put ``<cls>`` in front.
+    faithful
+        Reproduce the left column of the table.
+    n_bins
+        Number of bins, that of zeros included; 0 gives the values as they are.
+    include_zero_genes
+        Give every known gene among the columns, with value 0 where a cell does not express it.
+    cls_value
+        Value at ``<cls>``: ``"pad"`` (pretraining, embedding) or ``"zero"`` (fine-tuning).
+    pad_value, mask_value
+        Values at padding, and at positions that an objective masks.
+    long_cells
+        Of a cell with more genes than fit keep a random sample, or the first ones.
+    seed
+        Seed of all draws.
+    kwargs
+        Passed to `transformers.PreTrainedTokenizer`.
+
+    Notes
+    -----
+    Source: GitHub ``bowang-lab/scGPT`` at cebd6fa; Cui et al., Nature Methods 21, 1470 (2024).
+    """
+
+    vocab_files_names = {"vocab_file": "vocab.json", "aliases_file": "gene_aliases.json"}
+    model_input_names = ["input_ids", "attention_mask", "values"]
+    obs_columns: tuple[str, ...] = ()
+    """Columns of obs that decide tokens: none."""
+
+    def __init__(
+        self,
+        vocab_file: str | None = None,
+        aliases_file: str | None = None,
+        *,
+        token_ids: Mapping[str, int] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        max_genes: int = 1200,
+        special_tokens: bool = False,
+        faithful: bool = False,
+        n_bins: int = 51,
+        include_zero_genes: bool = False,
+        cls_value: Literal["pad", "zero"] = "pad",
+        pad_value: float = -2.0,
+        mask_value: float = -1.0,
+        long_cells: Literal["sample", "first"] = "sample",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        token_ids = token_ids if token_ids is not None else read_table(vocab_file, "vocab.json")
+        if aliases is None and aliases_file is not None:
+            aliases = read_table(aliases_file, "gene_aliases.json")
+        self._token_ids = {str(token): int(i) for token, i in token_ids.items()}
+        self._tokens = {i: token for token, i in self._token_ids.items()}
+        self._last_id = max(self._tokens, default=0)
+        self._genes = {token: i for token, i in self._token_ids.items() if token not in (*SPECIAL, "<mask>")}
+        self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
+        self.max_genes, self.special_tokens, self.faithful = int(max_genes), bool(special_tokens), bool(faithful)
+        self.n_bins, self.include_zero_genes, self.cls_value = int(n_bins), bool(include_zero_genes), str(cls_value)
+        self.pad_value, self.mask_value = float(pad_value), float(mask_value)
+        self.long_cells, self.seed = str(long_cells), int(seed)
+        self._check()
+        self._panels = GenePanels(self._genes, self._aliases, faithful=self.faithful)
+        self._share_K = np.linspace(0, 1, self.n_bins - 1) if self.n_bins else np.empty(0)
+        for token, role in (("<pad>", "pad"), ("<cls>", "cls"), ("<eoc>", "eos"), ("<mask>", "mask")):
+            if token in self._token_ids:
+                kwargs.setdefault(f"{role}_token", token)
+        kwargs["model_max_length"] = self.max_genes
+        super().__init__(
+            max_genes=self.max_genes,
+            special_tokens=self.special_tokens,
+            faithful=self.faithful,
+            **self.options,
+            **kwargs,
+        )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the strategy (``tokenizer.options`` of a configuration)."""
+        return {
+            "n_bins": self.n_bins, "include_zero_genes": self.include_zero_genes, "cls_value": self.cls_value,
+            "pad_value": self.pad_value, "mask_value": self.mask_value, "long_cells": self.long_cells,
+            "seed": self.seed,
+        }  # fmt: skip
+
+    # --- making one --------------------------------------------------------------------------------
+
+    @classmethod
+    def from_tables(
+        cls,
+        token_ids: Mapping[str, int],
+        medians: Mapping[str, float] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        *,
+        max_genes: int,
+        special_tokens: bool = False,
+        faithful: bool = False,
+        **options: Any,
+    ) -> BinnedTokenizer:
+        """Make a tokenizer of dictionaries, such as the published ones.
+
+        Parameters
+        ----------
+        token_ids
+            Gene or special token -> id. Special tokens that are not there are appended as the official code does:
+            the published vocabulary of 60,694 genes gets ``<pad>``, ``<cls>`` and ``<eoc>`` as 60694 to 60696.
+        medians
+            Not used.
+        aliases
+            Other name (Ensembl id, retired id) -> gene; those of genes without a token are ignored.
+        max_genes, special_tokens, faithful, options
+            See the class.
+        """
+        token_ids = dict(token_ids)
+        for token in SPECIAL:
+            token_ids.setdefault(token, max(token_ids.values(), default=-1) + 1)
+        return cls(
+            token_ids=token_ids, aliases=aliases, max_genes=max_genes, special_tokens=special_tokens,
+            faithful=faithful, **options,
+        )  # fmt: skip
+
+    @classmethod
+    def fit(
+        cls,
+        counts: Counts,
+        genes: Sequence[str],
+        *,
+        min_cells: int,
+        max_genes: int,
+        special_tokens: bool = False,
+        faithful: bool = False,
+        n_counts: Any = None,
+        **options: Any,
+    ) -> BinnedTokenizer:
+        """Make a tokenizer whose vocabulary comes from these cells: sorted by name, behind the special tokens.
+
+        Parameters
+        ----------
+        counts, genes
+            Counts (B, G) and the gene names of the columns; versions of an Ensembl id are one gene.
+        min_cells
+            Genes in fewer cells get no token.
+        n_counts
+            Not used: bins do not depend on the depth of a cell.
+        max_genes, special_tokens, faithful, options
+            See the class.
+        """
+        found = expressed_genes(as_csr(counts, len(genes)), genes, min_cells=min_cells)
+        token_ids = {token: i for i, token in enumerate([*SPECIAL, *found])}
+        return cls.from_tables(
+            token_ids, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful, **options
+        )
+
+    # --- using it ----------------------------------------------------------------------------------
+
+    def __call__(  # type: ignore[override]
+        self,
+        counts: Counts,
+        genes: Sequence[str],
+        *,
+        n_counts: Any = None,
+        padding: bool | Literal["longest", "max_length"] = True,
+        return_tensors: str | None = None,
+        empty: Literal["error", "keep"] = "error",
+        draw: int = 0,
+        draws: OfficialDraws | None = None,
+    ) -> BatchEncoding:
+        """Tokenise a block of cells.
+
+        Parameters
+        ----------
+        counts
+            Counts (B, G), sparse or dense, raw or transformed by an increasing function that keeps 0.
+        genes
+            Gene names of the G columns. The match is kept for the next call with the same names.
+        n_counts
+            Not used: bins do not depend on the depth of a cell.
+        padding
+            True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_genes``; False: none.
+        return_tensors
+            None or ``"np"`` for numpy arrays, ``"pt"`` for torch.
+        empty
+            What to do with a cell without a count in a known gene: raise, or keep it.
+        draw, draws
+            As in `encode_cells`.
+
+        Returns
+        -------
+        BatchEncoding
+            ``input_ids`` and ``attention_mask`` (B, L) int64, ``values`` (B, L) float32, ``length`` (B,) int64.
+
+        Raises
+        ------
+        ValueError
+            Negative, NaN or infinite counts; wrong shapes; no known gene; an empty cell.
+        """
+        cells = self.encode_cells(counts, genes, n_counts=n_counts, empty=empty, draw=draw, draws=draws)
+        batch = padded(cells, fill=self.fill, longest=self.max_genes, padding=padding, return_tensors=return_tensors)
+        if self.faithful and padding is not False:  # unknown genes carry the id of padding, and are hidden like it
+            batch["attention_mask"] = batch["attention_mask"] * (batch["input_ids"] != self.pad_token_id)
+        return batch
+
+    def encode_cells(
+        self,
+        counts: Counts,
+        genes: Sequence[str],
+        *,
+        n_counts: Any = None,
+        empty: Literal["error", "keep"] = "error",
+        draw: int = 0,
+        dtype: Any = np.int32,
+        draws: OfficialDraws | None = None,
+    ) -> EncodedCells:
+        """Tokenise a block of cells without padding: the fast way for training and for token stores.
+
+        Parameters
+        ----------
+        counts, genes, n_counts, empty
+            As in a call.
+        draw
+            Number of the draw: another one gives other digits to ties and other samples of long cells.
+        dtype
+            Type of the ids.
+        draws
+            With ``faithful``: a generator that goes on where the last call left it. Default: a new one, seeded with
+            ``seed``, and with ``draw`` unless that is 0.
+        """
+        if empty not in ("error", "keep"):
+            raise problem(f"empty={empty!r}", wanted="'error' or 'keep'", where="encode_cells", fix="choose one")
+        if np.iinfo(dtype).max < self._last_id:
+            raise problem(
+                f"dtype {np.dtype(dtype)}", wanted=f"{self._last_id} to fit", where="encode_cells", fix="use int32"
+            )
+        meaning = self._panels(genes)
+        matrix = as_csr(counts, meaning.token_G.size)
+        if self.faithful:
+            cells, n_found_B = self._encode_official(matrix, meaning, draws or OfficialDraws(self._legacy_seed(draw)))
+        elif draws is not None:
+            raise problem("draws", wanted="no generator", where="encode_cells", fix="set faithful, or leave draws out")
+        else:
+            cells, n_found_B = self._encode(matrix, meaning, draw)
+        if empty == "error" and not n_found_B.all():
+            rows = np.flatnonzero(n_found_B == 0)
+            raise problem(
+                f"{rows.size} cell(s) of the block: each has no counts in any known gene",
+                wanted="counts of at least one known gene in every cell",
+                where="rows " + ", ".join(map(str, rows[:5])) + (", ..." if rows.size > 5 else ""),
+                fix="filter such cells, or call with empty='keep'",
+            )
+        if cells.columns["input_ids"].dtype != dtype:
+            cells.columns["input_ids"] = cells.columns["input_ids"].astype(dtype)
+        return cells
+
+    @property
+    def fill(self) -> dict[str, float]:
+        """Column of a batch -> what fills short rows."""
+        return {"input_ids": self.pad_token_id, "values": self.pad_value}
+
+    def cell_tensors(self, obs: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+        """Tensors made of columns of obs: none."""
+        return {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of everything that decides the tokens of a cell."""
+        parts = [
+            "binned 1", sorted(self._token_ids.items()), sorted(self._aliases.items()), self.max_genes,
+            self.special_tokens, self.faithful, sorted(self.options.items()),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _encode(self, matrix: sp.csr_matrix, meaning: GeneTokens, draw: int) -> tuple[EncodedCells, np.ndarray]:
+        token_G, panel = meaning.token_G, _NO_GENES
+        if self.include_zero_genes:
+            token_G, panel = _as_panel(meaning)
+        specials = int(self.special_tokens)
+        most = self.max_genes - specials
+        n_cells = matrix.shape[0]
+        offsets, n_found_B = np.empty(n_cells + 1, np.int64), np.empty(n_cells, np.int64)
+        base = np.uint64(mix64(np.uint64(mix64(np.uint64(self.seed))) ^ np.uint64(draw)))
+        for _ in range(2):
+            indptr, data = matrix.indptr.astype(np.int64), as_floats(matrix.data)
+            lengths_B = np.diff(indptr) if not panel.size else np.full(n_cells, panel.size)
+            room = int(np.minimum(lengths_B, most).sum()) + specials * n_cells + 1
+            ids, values = np.empty(room, np.int32), np.empty(room, np.float32)
+            code, row = encode_rows(
+                indptr, np.ascontiguousarray(matrix.indices), data, token_G, meaning.first_G, meaning.summed, panel,
+                self._share_K, most, self.long_cells == "sample", base,
+                self.cls_token_id if specials else -1, self._value_at_cls(),
+                ids, values, offsets, n_found_B,
+            )  # fmt: skip
+            if code != NOT_SORTED:
+                break
+            matrix = in_order(matrix)
+        if code != OK:
+            raise bad_row(matrix, code, row)
+        end = int(offsets[-1])
+        return EncodedCells(offsets, {"input_ids": ids[:end], "values": values[:end]}, {}), n_found_B
+
+    def _encode_official(
+        self, matrix: sp.csr_matrix, meaning: GeneTokens, draws: OfficialDraws
+    ) -> tuple[EncodedCells, np.ndarray]:
+        """The same cell after cell: all digits first, then the samples, both in the order of the official draws."""
+        every_G = np.arange(meaning.token_G.size, dtype=np.int32)
+        token_G = np.where(meaning.token_G < 0, np.int32(self.pad_token_id), meaning.token_G)
+        found = to_tokens(matrix, GeneTokens(every_G, every_G, summed=False))
+        numbers = found.counts.astype(np.float32)
+        if self.n_bins:
+            numbers = official_digits(found.indptr, found.counts, self.n_bins, draws)
+        specials = int(self.special_tokens)
+        most = self.max_genes - specials
+        front_ids, front_values = [self.cls_token_id][:specials], [self._value_at_cls()][:specials]
+        ids, values = [], []
+        for start, stop in zip(found.indptr[:-1], found.indptr[1:], strict=True):
+            columns, number = found.ids[start:stop], numbers[start:stop]
+            if self.include_zero_genes:
+                dense_G = np.zeros(every_G.size, np.float32)
+                dense_G[columns] = number
+                columns, number = every_G, dense_G
+            if columns.size > most:
+                kept = draws.choose(columns.size, most) if self.long_cells == "sample" else slice(most)
+                columns, number = columns[kept], number[kept]
+            ids += [front_ids, token_G[columns]]
+            values += [front_values, number]
+        lengths_B = [specials + part.size for part in ids[1::2]]
+        columns_of = {
+            "input_ids": np.concatenate([_NO_GENES, *ids]).astype(np.int32),
+            "values": np.concatenate([np.empty(0, np.float32), *values]).astype(np.float32),
+        }
+        return EncodedCells(np.cumsum([0, *lengths_B], dtype=np.int64), columns_of, {}), np.diff(found.indptr)
+
+    def _value_at_cls(self) -> np.float32:
+        return np.float32(self.pad_value if self.cls_value == "pad" else 0)
+
+    def _legacy_seed(self, draw: int) -> Any:
+        return self.seed if draw == 0 else (self.seed, draw)
+
+    def _check(self) -> None:
+        """Raise ``ValueError`` unless vocabulary and options make sense."""
+        wanted = SPECIAL[: 2 if self.special_tokens else 1]
+        if missing := [token for token in wanted if token not in self._token_ids]:
+            raise problem(
+                f"no {', '.join(missing)} among {len(self._token_ids):,} tokens",
+                wanted=", ".join(wanted),
+                where="token_ids (vocab.json)",
+                fix="add them, or make the tokenizer with from_tables",
+            )
+        twice = len(self._token_ids) - len(self._tokens)
+        if not self._genes or twice or min(self._tokens) < 0 or self._last_id >= 2**31:
+            raise problem(
+                f"{len(self._genes):,} genes, {twice} ids given twice, ids {min(self._tokens)} to {self._last_id}",
+                wanted="at least one gene, one id a token, ids from 0 to 2**31 - 1",
+                where="token_ids (vocab.json)",
+                fix="rebuild the vocabulary",
+            )
+        for fine, key, what in (
+            (self.max_genes > int(self.special_tokens), "max_genes", "room for a gene"),
+            (self.n_bins == 0 or 2 <= self.n_bins <= 32768, "n_bins", "0, or 2 to 32,768"),
+            (self.cls_value in ("pad", "zero"), "cls_value", "'pad' or 'zero'"),
+            (self.long_cells in ("sample", "first"), "long_cells", "'sample' or 'first'"),
+            (np.isfinite(self.pad_value), "pad_value", "a finite number"),
+            (np.isfinite(self.mask_value), "mask_value", "a finite number"),
+            (0 <= self.seed < 2**32, "seed", "0 to 2**32 - 1"),
+        ):
+            if not fine:
+                raise problem(f"{key} {getattr(self, key)!r}", wanted=what, where=key, fix="change it")
+
+    # --- what transformers asks of a tokenizer ---------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self._token_ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id (a copy)."""
+        return dict(self._token_ids)
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        raise problem("text", wanted="counts and genes", where="tokenize", fix="call tokenizer(counts, genes)")
+
+    def _convert_token_to_id(self, token: str) -> int | None:
+        return self._token_ids.get(token)
+
+    def _convert_id_to_token(self, index: int) -> str | None:
+        return self._tokens.get(int(index))
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write the tables as JSON and return the paths."""
+        paths = []
+        for key, table in (("vocab_file", self._token_ids), ("aliases_file", self._aliases)):
+            if table:
+                prefix = f"{filename_prefix}-" if filename_prefix else ""
+                path = Path(save_directory) / f"{prefix}{self.vocab_files_names[key]}"
+                path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+                paths.append(str(path))
+        return tuple(paths)
+
+
+def _as_panel(meaning: GeneTokens) -> tuple[np.ndarray, np.ndarray]:
+    """Place in the panel of each column, and the tokens of the panel: each known gene once, in column order."""
+    columns = np.arange(meaning.token_G.size)
+    own = meaning.first_G == columns
+    place_G = np.full(columns.size, -1, np.int32)
+    place_G[own] = np.arange(np.count_nonzero(own), dtype=np.int32)
+    place_G[meaning.first_G >= 0] = place_G[meaning.first_G[meaning.first_G >= 0]]
+    return place_G, meaning.token_G[own]
+
+
+BinnedTokenizer.register_for_auto_class("AutoTokenizer")

@@ -1,0 +1,331 @@
+"""The compiled loops of the binned tokenizer: quantile bins of every cell, random digits of ties, genes kept.
+
+Lives here: arithmetic on plain arrays. Lives elsewhere: which column is which token (gene_columns), the draws of the
+official code (binned_draws), what a user calls (binned).
+
+Bins. The edges of a cell are ``np.quantile(x, np.linspace(0, 1, n_bins - 1))`` over its values above 0, to the bit:
+with ``v = (n - 1) * q``, ``a`` and ``b`` the values of rank floor(v) and the next, ``d = b - a`` in the type of the
+values and ``g = v - floor(v)``, an edge is ``a + d * g``, or ``b - d * (1 - g)`` from ``g = 0.5`` on. A value has
+
+    top = number of edges <= it      span = number of edges equal to it      digit uniform on {top - span + 1 .. top}
+
+(``top`` alone where no edge is equal). Ranks come from a histogram of the small integers, which most counts are, and a
+sort of the rest.
+
+Draws. A digit and the place of a gene in the lottery of a long cell are a function of (seed, draw, what is in the
+cell, the token) alone: 32-bit mixing keyed by 64 bits, in which the content enters as a sum over (token, top).
+So they depend neither on the batch, nor on the order of cells or columns, nor on the scale of the counts.
+
+One call is one thread and holds no state, so calls may run side by side (the GIL is released).
+
+Legend: B cells, G columns, K edges, N entries, P genes of a panel.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from .gene_columns import OK, collect_row
+
+_SMALL = 128
+"""Whole values below this are counted, larger ones and fractions sorted."""
+
+_FEW = 24
+"""Up to so many values are sorted by insertion."""
+
+
+@numba.njit(cache=True, nogil=True)
+def _mix(x: Any) -> Any:
+    """A bijection of uint32 in which every bit depends on every bit (the finaliser of MurmurHash3)."""
+    x = np.uint32(x ^ (x >> np.uint32(16)))
+    x = np.uint32(x * np.uint32(0x85EBCA6B))
+    x = np.uint32(x ^ (x >> np.uint32(13)))
+    x = np.uint32(x * np.uint32(0xC2B2AE35))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@numba.njit(cache=True, nogil=True)
+def mix64(x: Any) -> Any:
+    """One step of splitmix64."""
+    x = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@numba.njit(cache=True, nogil=True)
+def _sort_tail(tail: Any, order: Any, n: int) -> None:
+    """Leave in ``order`` the places of the first ``n`` values of ``tail``, smallest first."""
+    if n > _FEW:
+        order[:n] = np.argsort(tail[:n])
+        return
+    for i in range(n):
+        x, j = tail[i], i
+        while j > 0 and tail[order[j - 1]] > x:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = i
+
+
+@numba.njit(cache=True, nogil=True)
+def bin_row(
+    kept: Any, n: int, share_K: Any, entries: Any,
+    codes: Any, histogram: Any, table: Any, tail: Any, order: Any, distinct: Any, ranks: Any, edges: Any,
+) -> None:  # fmt: skip
+    """Bins of one cell: ``top << 16 | span`` of each value.
+
+    Parameters
+    ----------
+    kept, n
+        Values above 0, of which the first ``n`` count.
+    share_K
+        ``np.linspace(0, 1, n_bins - 1)``.
+    entries
+        Output uint32, room for ``n``.
+    codes, histogram, table, tail, order, distinct, ranks, edges
+        Scratch: see `scratch`; ``edges`` are there to read afterwards.
+    """
+    if n == 0:
+        return
+    histogram[:] = 0
+    n_tail = 0
+    for i in range(n):
+        x = kept[i]
+        code = np.int32(x) if x < _SMALL else np.int32(_SMALL)
+        if code < _SMALL and code == x:
+            histogram[np.uint32(((i & 3) * _SMALL) | code)] += np.int32(1)  # four, so that increments do not queue
+        else:
+            code = np.int32(_SMALL + n_tail)
+            tail[n_tail] = x
+            n_tail += 1
+        codes[i] = code
+    _sort_tail(tail, order, n_tail)
+    # Different values, ascending, and how many entries are up to each: the counted ones merged with the sorted ones.
+    m, below, t, small, left = 0, 0, 0, 1, n - n_tail
+    while left > 0 or t < n_tail:
+        if t < n_tail and (left == 0 or tail[order[t]] < small):
+            x = tail[order[t]]
+            if m == 0 or distinct[m - 1] != x:
+                distinct[m] = x
+                m += 1
+            below += 1
+            ranks[m - 1] = below
+            t += 1
+        else:
+            times = histogram[small] + histogram[_SMALL + small]
+            times += histogram[2 * _SMALL + small] + histogram[3 * _SMALL + small]
+            if times > 0:
+                distinct[m] = small
+                below += times
+                ranks[m] = below
+                m += 1
+                left -= times
+            small += 1
+    n_edges, j = share_K.size, 0
+    for k in range(n_edges):
+        virtual = (n - 1) * share_K[k]
+        if virtual >= n - 1:
+            edges[k] = distinct[m - 1]
+            continue
+        rank = np.int64(virtual)
+        while ranks[j] <= rank:
+            j += 1
+        a = distinct[j]
+        b = a if rank + 1 < ranks[j] else distinct[j + 1]
+        d, g = b - a, virtual - rank
+        edges[k] = a + np.float64(d) * g if g < 0.5 else b - np.float64(d) * (1 - g)
+    under, top, t = 0, 0, 0
+    for i in range(m):
+        x = distinct[i]
+        while under < n_edges and edges[under] < x:
+            under += 1
+        top = max(top, under)
+        while top < n_edges and edges[top] <= x:
+            top += 1
+        entry = np.uint32((top << 16) | (top - under))
+        if x < _SMALL and np.int32(x) == x:
+            table[np.int32(x)] = entry
+        while t < n_tail and tail[order[t]] == x:
+            table[_SMALL + order[t]] = entry
+            t += 1
+    for i in range(n):
+        entries[i] = table[np.uint32(codes[i])]
+
+
+@numba.njit(cache=True, nogil=True)
+def scratch(width: int, n_edges: int, one: Any) -> Any:
+    """Room for `bin_row` over cells of up to ``width`` values of the type of ``one`` (an array)."""
+    return (
+        np.empty(width, np.int32), np.empty(4 * _SMALL, np.int32), np.empty(width + _SMALL, np.uint32),
+        np.empty(width, one.dtype), np.empty(width, np.int64), np.empty(width + 1, one.dtype),
+        np.empty(width + 1, np.int64), np.empty(n_edges, np.float64),
+    )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True)
+def _key(ids: Any, entries: Any, n: int, base: Any) -> Any:
+    """64 bits of what is in the cell and of ``base`` (seed and draw)."""
+    total = np.uint64(0)
+    for i in range(n):
+        a = np.uint32(np.uint32(ids[i]) * np.uint32(0x9E3779B1) + (entries[i] >> np.uint32(16)) * np.uint32(0x85EBCA77))
+        a = np.uint32((a ^ (a >> np.uint32(15))) * np.uint32(0x2C1B3C6D))
+        b = np.uint32((a ^ (a >> np.uint32(12))) * np.uint32(0x297A2D39))
+        total += np.uint64(a) * np.uint64(np.uint32(b | np.uint32(1)))
+    return mix64(mix64(total) ^ base)
+
+
+@numba.njit(cache=True, nogil=True)
+def _draw(ids: Any, n: int, key: Any, lot: Any) -> None:
+    """32 random bits for each token, different for different tokens."""
+    first, second = np.uint32(key), np.uint32(key >> np.uint64(32))
+    for i in range(n):
+        lot[i] = _mix(np.uint32(_mix(np.uint32(np.uint32(ids[i]) * np.uint32(0x9E3779B1) + first)) + second))
+
+
+@numba.njit(cache=True, nogil=True)
+def _threshold(lot: Any, n: int, k: int, histogram: Any, tied: Any) -> Any:
+    """The ``k``-th smallest of the first ``n`` (all different); ``0 < k <= n``."""
+    histogram[:] = 0
+    for i in range(n):
+        histogram[np.uint32(((i & 1) << 8) | (lot[i] >> np.uint32(24)))] += np.int32(1)
+    below, bucket = 0, 0
+    while below + histogram[bucket] + histogram[256 + bucket] < k:
+        below += histogram[bucket] + histogram[256 + bucket]
+        bucket += 1
+    m = 0
+    for i in range(n):
+        if lot[i] >> np.uint32(24) == bucket:
+            tied[m] = lot[i]
+            m += 1
+    return np.sort(tied[:m])[k - below - 1]
+
+
+@numba.njit(cache=True, nogil=True)
+def _digits(entries: Any, lot: Any, n: int, out: Any) -> None:
+    """Digits of the first ``n`` entries from the random bits of their tokens."""
+    for i in range(n):
+        bits = np.uint64(_mix(np.uint32(lot[i] + np.uint32(0x7FEB352D))))
+        top, span = entries[i] >> np.uint32(16), np.uint64(entries[i] & np.uint32(0xFFFF))
+        out[i] = np.float32(np.int32(top) - np.int32((bits * span) >> np.uint64(32)))
+
+
+@numba.njit(cache=True, nogil=True)
+def encode_rows(
+    indptr: Any, indices: Any, data: Any, token_G: Any, first_G: Any, summed: bool, panel: Any,
+    share_K: Any, most: int, lottery: bool, base: Any, cls_id: int, cls_value: Any,
+    ids: Any, values: Any, offsets: Any, n_found: Any,
+) -> tuple[int, int]:  # fmt: skip
+    """Tokens and values of every row of a CSR block, into ragged buffers.
+
+    Parameters
+    ----------
+    indptr, indices, data
+        The block; ``indptr`` int64 (B+1,), ``data`` float32 or float64 (N,).
+    token_G, first_G, summed
+        See `GeneTokens`; with a panel, ``token_G`` is the place in the panel.
+    panel
+        int32 (P,): tokens of all genes of a cell, zeros included; empty to leave zeros out.
+    share_K
+        ``np.linspace(0, 1, n_bins - 1)``; empty for values as they are.
+    most, lottery
+        Genes kept of a cell, and whether by lot or the first ones. Their order stays that of the columns.
+    base
+        64 bits of seed and draw.
+    cls_id, cls_value
+        What stands in front of a cell; id -1 for nothing.
+    ids, values, offsets, n_found
+        Output int32 and float32 with room for all and one more; int64 (B+1,); int64 (B,): genes with a value above 0.
+
+    Returns
+    -------
+    code, row
+        `OK`, or what is wrong and in which row.
+    """
+    n_panel, binned = panel.size, share_K.size > 0
+    widest = 1
+    for row in range(indptr.size - 1):
+        widest = max(widest, indptr[row + 1] - indptr[row] + 1)
+    longest = max(widest, n_panel + 1)
+    found, kept, tokens = np.empty(widest, np.int32), np.empty(widest, data.dtype), np.empty(widest, np.int32)
+    codes, histogram, table, tail, order, distinct, ranks, edges = scratch(widest, share_K.size, data[:0])
+    entries, lot, tied = np.zeros(longest, np.uint32), np.empty(longest, np.uint32), np.empty(longest, np.uint32)
+    number, dense_P, buckets = np.empty(longest, np.float32), np.zeros(n_panel, np.float32), np.empty(512, np.int32)
+    place_G = np.full(token_G.size if summed else 0, -1, np.int64)
+    offsets[0] = cursor = 0
+    for row in range(indptr.size - 1):
+        span = slice(indptr[row], indptr[row + 1])
+        code, n = collect_row(indices[span], data[span], token_G, first_G, summed, place_G, found, kept)
+        if code != OK:
+            return code, row
+        n_found[row] = n
+        mine = found
+        if n_panel:
+            mine = tokens
+            for i in range(n):
+                tokens[i] = panel[found[i]]
+        if binned:
+            bin_row(kept, n, share_K, entries, codes, histogram, table, tail, order, distinct, ranks, edges)
+        key = _key(mine, entries, n, base)
+        if cls_id >= 0:
+            ids[cursor], values[cursor] = cls_id, cls_value
+            cursor += 1
+        sampled = lottery and max(n, n_panel) > most
+        if not n_panel:
+            if binned or sampled:
+                _draw(mine, n, key, lot)
+            last = np.uint32(0xFFFFFFFF)
+            if sampled:
+                last = _threshold(lot, n, most, buckets, tied)
+                m = 0
+                for i in range(n):  # in place: what is written lies behind what is read
+                    mine[m], kept[m], entries[m], lot[m] = mine[i], kept[i], entries[i], lot[i]
+                    m += lot[i] <= last
+                n = m
+            n = min(n, most)
+            ids[cursor : cursor + n] = mine[:n]
+            if binned:
+                _digits(entries, lot, n, values[cursor : cursor + n])
+            else:
+                for i in range(n):
+                    values[cursor + i] = kept[i]
+            cursor += n
+        else:
+            if binned:
+                _draw(mine, n, key, lot)
+                _digits(entries, lot, n, number)
+            for i in range(n):
+                dense_P[found[i]] = number[i] if binned else kept[i]
+            n_out = min(n_panel, most)
+            if sampled:
+                _draw(panel, n_panel, key, lot)
+                last = _threshold(lot, n_panel, most, buckets, tied)
+                m = cursor
+                for i in range(n_panel):
+                    ids[m], values[m] = panel[i], dense_P[i]
+                    m += lot[i] <= last
+            else:
+                ids[cursor : cursor + n_out] = panel[:n_out]
+                values[cursor : cursor + n_out] = dense_P[:n_out]
+            cursor += n_out
+            for i in range(n):
+                dense_P[found[i]] = 0
+        offsets[row + 1] = cursor
+    return OK, -1
+
+
+@numba.njit(cache=True, nogil=True)
+def bounds_rows(offsets: Any, data: Any, share_K: Any, entries: Any, edges_BK: Any) -> None:
+    """`bin_row` for every cell of ragged values above 0: entries (N,), and the edges (0 in an empty cell)."""
+    widest = 1
+    for row in range(offsets.size - 1):
+        widest = max(widest, offsets[row + 1] - offsets[row])
+    codes, histogram, table, tail, order, distinct, ranks, edges = scratch(widest, share_K.size, data[:0])
+    for row in range(offsets.size - 1):
+        start, n = offsets[row], offsets[row + 1] - offsets[row]
+        edges[:] = 0
+        bin_row(
+            data[start : start + n], n, share_K, entries[start : start + n],
+            codes, histogram, table, tail, order, distinct, ranks, edges,
+        )  # fmt: skip
+        edges_BK[row] = edges
