@@ -705,8 +705,11 @@ class MaskedAutoencoderModel(MaskedAutoencoderPreTrainedModel):
         chosen[config.depth_token_ids or []] = with_depth
         return chosen.nonzero().flatten().to(self.pos_emb.weight.device)
 
-    def encode(self, input_ids: Tensor, real_BL: Tensor, values: Tensor, *, n_layers: int | None = None) -> Tensor:
+    def encode(
+        self, input_ids: Tensor, real_BL: Tensor, values: Tensor | None, *, n_layers: int | None = None
+    ) -> Tensor:
         """Embeddings and the first ``n_layers`` layers of the encoder (None: all), (B, L) -> (B, L, D)."""
+        assert values is not None  # `real_tokens` has asked for them
         masked_BL = values == self.config.mask_value if self.config.faithful else torch.zeros_like(real_BL)
         x_BLD = self.token_emb(values, masked=masked_BL, padding=~real_BL) + self.pos_emb(input_ids)
         return self.encoder(x_BLD, real_BL, n_layers=n_layers)
