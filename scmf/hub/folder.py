@@ -1,0 +1,145 @@
+"""The folder that is published: put together beside its final place, which it takes whole or not at all.
+
+Lives here: which files of a checkpoint go along, the licence text, checksums, the atomic change of names. Lives
+elsewhere: the card (card), whether the folder loads (check), sending it (upload).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scmf.errors import ModelError
+from scmf.files import DISTRIBUTION, sha256_file
+from scmf.hub.origin import RECORD, Checkpoint
+
+KEPT = (".safetensors", ".json", ".py", ".txt", ".tsv")
+"""Suffixes of what goes along; pickles and whatever else lies beside the weights stay behind."""
+
+_OWN = (RECORD, "run.json", "results.json", "README.md", "LICENSE", "training.yaml")
+"""Files that are written anew."""
+
+MADE_BY = "scmf publish"
+_APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
+
+
+def copy_checkpoint(checkpoint: Checkpoint, target: Path) -> list[str]:
+    """Copy weights, configuration, code and tokenizer into the new folder ``target``.
+
+    Returns
+    -------
+    list of str
+        Names of what stays behind.
+
+    Raises
+    ------
+    ModelError
+        If a part is missing.
+    """
+    model = checkpoint.model
+    lacking = [
+        what
+        for what, pattern in (
+            ("weights (*.safetensors)", "*.safetensors"),
+            ("code (*.py)", "*.py"),
+            ("a tokenizer (tokenizer_config.json)", "tokenizer_config.json"),
+        )
+        if not any(model.glob(pattern))
+    ]
+    if lacking:
+        raise ModelError(
+            f"no {lacking[0]}",
+            wanted="weights, configuration, code and tokenizer in one folder",
+            where=model,
+            fix="save it with `scmf train`, or convert it with the recipe's convert.py (without --no-tokenizer)",
+        )
+    target.mkdir(parents=True)
+    behind = []
+    for path in sorted(model.iterdir()):
+        if path.is_file() and path.suffix in KEPT and path.name not in _OWN and not path.name.startswith("."):
+            shutil.copyfile(path, target / path.name)
+        elif path.name not in _OWN:
+            behind.append(path.name)
+    return behind
+
+
+@contextmanager
+def whole_or_nothing(out: Path) -> Iterator[Path]:
+    """Yield the place beside ``out`` in which to build; it becomes ``out`` when the block ends without an error.
+
+    Raises
+    ------
+    ModelError
+        If ``out`` exists and was not made here.
+    """
+    if out.exists() and not _made_here(out):
+        raise ModelError(
+            "a folder that exists already and was not made by `scmf publish`",
+            wanted="a new folder",
+            where=out,
+            fix="give another --out",
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
+    for left in (building, old):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        yield building
+        if out.exists():
+            out.rename(old)
+        building.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _made_here(folder: Path) -> bool:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and str(record.get("made_by", "")).startswith(MADE_BY)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Sha256 of every file but the record itself, by name."""
+    return {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def licence_note(licence: str, *, title: str, source: dict[str, Any], cells: str) -> str:
+    """Content of ``LICENSE``: under what the weights, the code and the cells stand, and the text for the code."""
+    lines = [f"{title}", "", f"Weights: {licence}."]
+    if repository := source.get("source_repository"):
+        revision = f" at {source['source_revision']}" if source.get("source_revision") else ""
+        lines += [f"They are, or were trained from, weights of {repository}{revision}, converted to another format."]
+    lines += [
+        f"Code (*.py): Apache-2.0, copied from {DISTRIBUTION}.",
+        f"Cells they were trained on, which are not in this repository: {cells}.",
+        "",
+        "The text of the Apache License 2.0 follows. It holds for the code, and for weights that are under it.",
+        "",
+    ]
+    return "\n".join(lines) + "\n" + (_apache_text() or f"{_APACHE}\n")
+
+
+def _apache_text() -> str:
+    """The licence text that came with this installation."""
+    beside = Path(__file__).parents[2] / "LICENSE"
+    if beside.is_file():
+        return beside.read_text(encoding="utf-8")
+    try:
+        files = importlib.metadata.files(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    found = [file for file in files if file.name == "LICENSE"]
+    return found[0].read_text(encoding="utf-8") if found else ""

@@ -1,0 +1,180 @@
+"""The verb ``publish``: a trained or converted checkpoint becomes a folder that stands alone, and is pushed to a Hub.
+
+The folder holds weights, configuration, code and tokenizer as they were saved, and written anew::
+
+    README.md         the model card
+    LICENSE           under what weights, code and cells stand
+    training.yaml     the configuration of the run, for `scmf train`
+    results.json      scores with definitions and provenance
+    provenance.json   licence, origin, checksums of all files
+
+Lives here: the order of the steps; what costs nothing is refused first. Lives elsewhere: each step (origin, results,
+folder, check, card, upload).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scmf import provenance
+from scmf.errors import ConfigError
+from scmf.files import dump_yaml, write_json, write_text
+from scmf.hub import folder as folders
+from scmf.hub import upload
+from scmf.hub.card import Subject, card_text, training_yaml
+from scmf.hub.check import check_alone
+from scmf.hub.origin import RECORD, Checkpoint, Link, cells_card, judge, spdx, trace
+from scmf.hub.results import Model, gather
+from scmf.hub.scrub import public
+
+OWN_LICENCE = "Apache-2.0"
+"""Of weights that were trained from random ones, unless the publisher names another."""
+
+
+def publish(
+    folder: Path,
+    repo: str,
+    *,
+    out: Path | None = None,
+    results: Sequence[Path] = (),
+    licence: str | None = None,
+    private: bool = False,
+    update: bool = False,
+    dry_run: bool = False,
+    trust: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Make the folder and push it as one commit.
+
+    Parameters
+    ----------
+    folder
+        Folder of a run, or of a checkpoint that a recipe's convert.py wrote.
+    repo
+        ``owner/name``.
+    out
+        The folder to make; ``<folder>.published`` when None. One that was made here is replaced.
+    results
+        Files or ledgers with scores of this model.
+    licence
+        Licence of weights that you trained from random ones. Weights that come from others keep theirs.
+    private
+        Make the repository private.
+    update
+        Replace the files of a repository that holds some, in one commit.
+    dry_run
+        Make the folder and push nothing; no token and no network are needed.
+    trust
+        Run code in the folder that is not of this installation.
+
+    Returns
+    -------
+    dict
+        ``url``, ``commit`` (None in a dry run), ``folder``, ``licence``, ``files``, ``bytes``, ``left_behind``.
+
+    Raises
+    ------
+    ConfigError
+        Name, licence, results, token or repository are not as they must be.
+    ModelError
+        The weights must not be published, the folder does not stand alone, or the Hub says no.
+    """
+    upload.check_name(repo)
+    checkpoint = Checkpoint.at(folder)
+    links = trace(checkpoint)
+    inherited = judge(checkpoint, links)
+    cells = cells_card(checkpoint)
+    terms = _terms(inherited, licence, cells)
+    model = Model.of(checkpoint)
+    scores = gather(results, model)
+    repository = None if dry_run else upload.look(repo, private=private, update=update)
+    base = Path(folder).resolve()
+    out = Path(out) if out is not None else base.with_name(f"{base.name}.published")
+    with folders.whole_or_nothing(out) as building:
+        note("putting the folder together")
+        behind = folders.copy_checkpoint(checkpoint, building)
+        note("loading it in a process with transformers alone")
+        seen = check_alone(building, trust=trust, where=checkpoint.model)
+        subject = Subject(repo, checkpoint, model, terms, links, seen, cells, scores)
+        _write(building, subject)
+        files, size = len(list(building.iterdir())), folders.size_of(building)
+    answer = {
+        "url": f"{upload.endpoint()}/{repo}",
+        "commit": None,
+        "folder": str(out),
+        "licence": terms,
+        "files": files,
+        "bytes": size,
+        "left_behind": behind,
+    }
+    if repository is None:
+        return answer
+    note(f"sending {files} files, {size / 1e6:,.1f} MB, to {answer['url']}")
+    message = f"{subject.title}, published with scmf {provenance.version()}"
+    return {**answer, "commit": upload.push(out, repository, private=private, message=message)}
+
+
+def _terms(inherited: str | None, asked: str | None, cells: Any) -> str:
+    """The licence of the weights."""
+    if inherited is not None:
+        if asked is not None and asked.strip().lower() != inherited.lower():
+            raise ConfigError(
+                f"--licence {asked}",
+                wanted=f"{inherited}, under which the weights it began with stand",
+                where="--licence",
+                fix="leave --licence out",
+            )
+        return inherited
+    if asked is not None:
+        return spdx(asked) or asked.strip()
+    if cells is not None and spdx(cells.licence) is None:
+        raise ConfigError(
+            f"weights trained on cells under {cells.licence!r}",
+            wanted="a licence that you may give them",
+            where=f"card {cells.name!r}",
+            fix="read that licence, and name yours with --licence",
+        )
+    return OWN_LICENCE
+
+
+def _write(folder: Path, subject: Subject) -> None:
+    """Card, licence, configuration, results and record."""
+    run = subject.checkpoint.run
+    if run:
+        text = "# As it was trained. Own files are named without their folders; credentials are left out.\n"
+        write_text(folder / "training.yaml", text + dump_yaml(training_yaml(run)))
+    cells = "see README.md" if subject.cells is None else f"{subject.cells.title}, {subject.cells.licence}"
+    note = folders.licence_note(subject.licence, title=subject.title, source=subject.source, cells=cells)
+    write_text(folder / "LICENSE", note)
+    write_json(folder / "results.json", [public(result.to_json()) for result in subject.results])
+    write_text(folder / "README.md", card_text(subject))
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    sums = folders.checksums(folder)
+    source = {key: value for key, value in subject.source.items() if key.startswith("source_")}
+    record: dict[str, Any] = {
+        "made_by": f"{folders.MADE_BY} {provenance.version()}",
+        "weights_licence": subject.licence,
+        "may_publish": True,
+        "trained_from": "other weights" if any(link.licence for link in subject.links) else "random weights",
+        "origin": [_public_link(link) for link in subject.links],
+        "recipe": subject.model.recipe,
+        "variant": subject.model.variant,
+        "recipe_digest": subject.model.digest,
+        "seed": subject.model.seed,
+        "run": public(run.get("provenance") or {}),
+        "seen": subject.seen,
+        "files": sums,
+        "weights_sha256": {name: sha256 for name, sha256 in sums.items() if name.endswith(".safetensors")},
+        **source,
+    }
+    if checked := subject.checkpoint.record.get("checked"):
+        record["checked"] = checked
+    write_json(folder / RECORD, record)
+
+
+def _public_link(link: Link) -> dict[str, Any]:
+    known = {"how": link.how, "licence": link.licence, "folder": link.folder.name, "doubt": link.reason}
+    return {key: value for key, value in known.items() if value}
