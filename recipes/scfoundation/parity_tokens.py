@@ -48,6 +48,10 @@ _COMPARED = {"enc_values", "enc_positions", "offsets", "T_S", "gene_x", "value_d
 _FACTS = {"error", "shape", "n_tokens", "T_S", "nan", "last_positions", "value_dtype"}
 
 
+Pair = tuple[str, Any, Any]
+"""What is compared, official and ours."""
+
+
 class Run(NamedTuple):
     """One run of the official script.
 
@@ -254,7 +258,7 @@ def _encode(run: Run, known: Mapping[str, int], changed: Mapping[str, Any], *, e
 
 
 def _tokenizer(known: Mapping[str, int], options: Mapping[str, Any]) -> ContinuousTokenizer:
-    given = {"max_genes": 1_000_000, "depth_tokens": True, "order": "vocabulary", "faithful": True}
+    given: dict[str, Any] = {"max_genes": 1_000_000, "depth_tokens": True, "order": "vocabulary", "faithful": True}
     return ContinuousTokenizer.from_tables(known, **(given | dict(options)))
 
 
@@ -305,7 +309,8 @@ def _arrays(
 ) -> tuple[float, list[str]]:
     """Largest relative difference of a value, and what else differs."""
     ids, values, depth = ours.columns["input_ids"], ours.columns["values"], ours.cells["depth"]
-    pairs, wrong = [], []
+    pairs: list[Pair] = []
+    wrong: list[str] = []
     if "enc_positions" in recorded:
         official, offsets = recorded["enc_positions"].ravel(), recorded.get("offsets", np.array([0, ids.size]))
         if not np.array_equal(offsets, ours.offsets):
@@ -329,7 +334,8 @@ def _arrays(
 
 def _facts(ours: EncodedCells, facts: Mapping[str, Any]) -> tuple[float, list[str]]:
     """The same for what a meta file says of the sequence of the first cell."""
-    ids, wrong, pairs = ours.columns["input_ids"], [], []
+    ids, pairs = ours.columns["input_ids"], list[Pair]()
+    wrong: list[str] = []
     if facts.get("n_tokens", ids.size) != ids.size:
         wrong.append(f"{ids.size} tokens, official {facts['n_tokens']}")
     if "last_positions" in facts and facts["last_positions"] != ids[max(0, ids.size - 3) :].tolist():
@@ -339,7 +345,7 @@ def _facts(ours: EncodedCells, facts: Mapping[str, Any]) -> tuple[float, list[st
     return _differences(pairs, wrong)
 
 
-def _differences(pairs: list[tuple[str, np.ndarray, np.ndarray]], wrong: list[str]) -> tuple[float, list[str]]:
+def _differences(pairs: list[Pair], wrong: list[str]) -> tuple[float, list[str]]:
     """Largest difference of finite numbers relative to the official one; infinite and missing ones must agree."""
     largest = 0.0
     for what, official, mine in pairs:
