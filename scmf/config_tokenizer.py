@@ -69,6 +69,8 @@ class GeneEmbeddingOptions(ContinuousOptions):
     """Pretrained gene vectors: a card, or a .npz, .h5 or .parquet file keyed by gene; ``fit``: from the cells."""
     dimensions: int = Field(64, ge=1)
     """Width of the vectors with ``vectors: fit``."""
+    missing_vectors: Literal["drop", "mean", "error"] = "drop"
+    """Genes without a vector: no token, the mean of the vectors that were found, or an error."""
 
 
 OPTIONS: dict[str, type[Section]] = {
