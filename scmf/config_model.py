@@ -27,6 +27,46 @@ class GenerativeOptions(Section):
 
     value_encoder: Literal["continuous", "category", "scaling"] = "continuous"
     """How values enter: a small network, a table of bins, or as a factor of the gene embedding."""
+    cell_embedding: Literal["cls", "avg-pool", "w-pool"] | None = None
+    """The ``<cls>`` position, the mean over positions, the sum weighted by values; null: ``cls`` if the vocabulary
+    has it, else ``avg-pool``."""
+    generative: bool = True
+    """Have the flag of generated genes, which ``generative_value_prediction`` needs; other objectives do not use it."""
+    generated_out_proj: bool | None = None
+    """End the attention of generated genes in the output projection; the official pretraining leaves it out. null: not
+    under ``faithful``."""
+    mvc: Literal["none", "inner product", "inner product, detach", "concat query", "sum query"] = "inner product"
+    """Predict values from the cell embedding too (MVC, GEPC), and how."""
+    explicit_zero_prob: bool = False
+    """Predict the probability that a value is not zero beside the value."""
+    batch_labels: bool = False
+    """Tell the decoders the batch of the cell (``data.batch_key``)."""
+    batch_norm: Literal["none", "shared", "per_batch"] = "none"
+    """Batch normalisation of the token embeddings: none, one for all, one a batch (DSBN)."""
+    dab_weight: float = Field(0.0, ge=0)
+    """Weight of the adversary that names the batch from the cell embedding (DAB); 0 leaves it out."""
+    ecs_threshold: float = Field(0.0, ge=0, le=1)
+    """Threshold of elastic cell similarity (ECS); 0 leaves it out."""
+    ecs_weight: float = Field(10.0, ge=0)
+    """Weight of elastic cell similarity."""
+    cce_weight: float = Field(0.0, ge=0)
+    """Weight of the contrastive loss of two passes with dropout (CCE); 0 leaves it out."""
+    decoder: Literal["expression", "affine"] = "expression"
+    """Predict values, or factor and offset of the given values (perturbation)."""
+    decoder_activation: Literal["relu", "gelu", "tanh"] | None = None
+    """Activation of factor and offset."""
+    decoder_adaptive_bias: bool = False
+    """Multiply the offset by the mean of the non-zero values of the cell."""
+    perturbations: bool = False
+    """Read ``pert_flags``: 0 control, 1 perturbed, 2 padding."""
+    perturbation_pad_id: int = Field(2, ge=0, le=2)
+    """The flag whose vector is zero and not trained."""
+    n_classes: int = Field(0, ge=0)
+    """Classes of a classifier beside the decoder; 0: none. A fine-tuned head has its own."""
+    classifier_layers: int = Field(3, ge=1)
+    """Linear layers of a classifier."""
+    faithful: bool = False
+    """Reproduce the known quirks of the official network instead of correcting them."""
 
 
 class MaskedAutoencoderOptions(Section):
@@ -66,6 +106,16 @@ class AutoregressiveOptions(Section):
 
     softcap: float | None = Field(10.0, gt=0)
     """Bound of the attention scores and gene logits, by tanh; null leaves them."""
+    gene_head_dim: int | None = Field(None, ge=1)
+    """Hidden width of the head that predicts the next gene; null: as wide as the model."""
+    count_link: Literal["softmax", "softplus"] = "softmax"
+    """Expected counts: shares of the total of the cell, over all its genes, or each gene by itself."""
+    count_likelihood: Literal["zero_truncated", "softplus_approx", "poisson"] = "zero_truncated"
+    """Distribution of the counts: Poisson without 0, the official approximation of it (a sign is flipped), Poisson."""
+    max_count: float | None = Field(None, gt=0)
+    """Counts above it are cut in the loss; null leaves them, as a tokenizer with ``clip`` has cut them already."""
+    faithful: bool = False
+    """Reproduce the faults of the official network: divided by all positions, contextual genes off by one."""
 
 
 OPTIONS: dict[str, type[Section]] = {
