@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scmf.section import Section, check_options, known, options_schema, with_defaults
 
@@ -23,7 +23,16 @@ class GenerativeValueOptions(Section):
     """Options of ``generative_value_prediction`` (scGPT, pretraining)."""
 
     generated_shares: tuple[float, ...] = (0.25, 0.5, 0.75)
-    """Share of the genes of a cell that are generated; one is drawn a batch."""
+    """Share of the genes of a cell that are generated; one is drawn a batch. ``mask_ratio`` is not read."""
+    second_pass_after: int | None = Field(1000, ge=0)
+    """After this many optimiser steps, predict once more from the cell embedding; null never does."""
+
+    @field_validator("generated_shares")
+    @classmethod
+    def _shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if not shares or not all(0 < share < 1 for share in shares):
+            raise ValueError("generated_shares must be shares between 0 and 1, at least one")
+        return shares
 
 
 class ReadDepthOptions(Section):
@@ -54,6 +63,8 @@ class NextGeneOptions(Section):
 
     gene_loss_weight: float = Field(1.0, ge=0)
     """Weight of the cross entropy of the next gene beside the loss of its count."""
+    shuffle: bool = False
+    """Put the genes of each cell into a random order in every batch (official ``shuffle_expressed_each_batch``)."""
 
 
 OPTIONS: dict[str, type[Section]] = {
