@@ -23,7 +23,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,7 @@ _COMPARED = {"enc_values", "enc_positions", "offsets", "T_S", "gene_x", "value_d
 _FACTS = {"error", "shape", "n_tokens", "T_S", "nan", "last_positions", "value_dtype"}
 
 
+Empty = Literal["error", "keep"]
 Pair = tuple[str, Any, Any]
 """What is compared, official and ours."""
 
@@ -224,7 +225,7 @@ def _cells_of(run: Run) -> Cells:
 # --- ours -----------------------------------------------------------------------------------------------------
 
 
-def _encode(run: Run, known: Mapping[str, int], changed: Mapping[str, Any], *, empty: str = "keep") -> EncodedCells:
+def _encode(run: Run, known: Mapping[str, int], changed: Mapping[str, Any], *, empty: Empty = "keep") -> EncodedCells:
     """The cells of a run as the faithful tokenizer gives them."""
     args = dict(run.args)
     input_type, normalised = args.pop("input_type", "singlecell"), args.pop("pre_normalized", "F")
@@ -289,7 +290,7 @@ def _compare(run: Run, known: Mapping[str, int], changed: Mapping[str, Any]) -> 
             ours.offsets[:2], {name: x[:end] for name, x in ours.columns.items()},
             {name: x[:1] for name, x in ours.cells.items()},
         )  # fmt: skip
-    largest, wrong = 0.0, []
+    largest, wrong = 0.0, list[str]()
     if run.path is not None:
         with np.load(run.path, allow_pickle=False) as arrays:
             recorded = {name: arrays[name] for name in arrays.files}
