@@ -26,10 +26,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from .gene_columns import OK, collect_row
+from .gene_columns import OK, collect_row, row_plan
 
-_SMALL = 128
-"""Whole values below this are counted, larger ones and fractions sorted."""
+_SMALL = 255
+"""Whole values below this are counted, larger ones and fractions sorted; also the mark of such a value."""
 
 _FEW = 24
 """Up to so many values are sorted by insertion."""
@@ -69,10 +69,18 @@ def _sort_tail(tail: Any, order: Any, n: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def bin_row(
-    kept: Any, n: int, share_K: Any, entries: Any,
-    codes: Any, histogram: Any, table: Any, tail: Any, order: Any, distinct: Any, ranks: Any, edges: Any,
-) -> None:  # fmt: skip
+def scratch(width: int, n_edges: int, none: Any) -> Any:
+    """Room for `bin_row` over cells of up to ``width`` values of the type of the array ``none``."""
+    return (
+        np.empty(width, np.uint8), np.empty((4, _SMALL + 1), np.int32), np.empty(_SMALL + 1, np.uint32),
+        np.empty(width, none.dtype), np.empty(width, np.int64), np.empty(width, np.int64),
+        np.empty(width + 1, none.dtype), np.empty(width + 1, np.int64), np.empty(width + 1, np.int64),
+        np.empty(width + 1, np.uint32), np.empty(n_edges, np.float64),
+    )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True)
+def bin_row(kept: Any, n: int, share_K: Any, entries: Any, room: Any) -> None:
     """Bins of one cell: ``top << 16 | span`` of each value.
 
     Parameters
@@ -83,24 +91,42 @@ def bin_row(
         ``np.linspace(0, 1, n_bins - 1)``.
     entries
         Output uint32, room for ``n``.
-    codes, histogram, table, tail, order, distinct, ranks, edges
-        Scratch: see `scratch`; ``edges`` are there to read afterwards.
+    room
+        What `scratch` made; the last array holds the edges afterwards.
     """
+    codes, counters, table, tail, place, order, distinct, ranks, between, equal, edges = room
     if n == 0:
         return
-    histogram[:] = 0
-    n_tail = 0
+    marked = kept.dtype.type(_SMALL)
     for i in range(n):
-        x = kept[i]
-        code = np.int32(x) if x < _SMALL else np.int32(_SMALL)
-        if code < _SMALL and code == x:
-            histogram[np.uint32(((i & 3) * _SMALL) | code)] += np.int32(1)  # four, so that increments do not queue
-        else:
-            code = np.int32(_SMALL + n_tail)
-            tail[n_tail] = x
-            n_tail += 1
-        codes[i] = code
-    _sort_tail(tail, order, n_tail)
+        x = min(kept[i], marked)
+        code = np.int32(x)
+        codes[i] = code if kept.dtype.type(code) == x else _SMALL
+    first, second, third, fourth = counters[0], counters[1], counters[2], counters[3]
+    counters[:] = 0
+    for q in range(n >> 2):  # four counters, so that increments of one value do not wait for each other
+        i = 4 * q
+        first[codes[i]] += np.int32(1)
+        second[codes[i + 1]] += np.int32(1)
+        third[codes[i + 2]] += np.int32(1)
+        fourth[codes[i + 3]] += np.int32(1)
+    for i in range(n & ~3, n):
+        first[codes[i]] += np.int32(1)
+    for code in range(_SMALL + 1):
+        first[code] += second[code] + third[code] + fourth[code]
+    n_tail = np.int64(first[_SMALL])
+    if n_tail:
+        t = 0
+        for start in range(0, n, 32):
+            stop, some = min(start + 32, n), 0
+            for i in range(start, stop):
+                some |= codes[i] == _SMALL
+            if some:
+                for i in range(start, stop):
+                    if codes[i] == _SMALL:
+                        tail[t], place[t] = kept[i], i
+                        t += 1
+        _sort_tail(tail, order, n_tail)
     # Different values, ascending, and how many entries are up to each: the counted ones merged with the sorted ones.
     m, below, t, small, left = 0, 0, 0, 1, n - n_tail
     while left > 0 or t < n_tail:
@@ -113,54 +139,48 @@ def bin_row(
             ranks[m - 1] = below
             t += 1
         else:
-            times = histogram[small] + histogram[_SMALL + small]
-            times += histogram[2 * _SMALL + small] + histogram[3 * _SMALL + small]
-            if times > 0:
-                distinct[m] = small
-                below += times
-                ranks[m] = below
-                m += 1
-                left -= times
+            times = np.int64(first[small])
+            distinct[m] = small
+            below += times
+            ranks[m] = below
+            m += times > 0
+            left -= times
             small += 1
-    n_edges, j = share_K.size, 0
-    for k in range(n_edges):
-        virtual = (n - 1) * share_K[k]
-        if virtual >= n - 1:
-            edges[k] = distinct[m - 1]
-            continue
+    for j in range(m + 1):
+        between[j] = 0
+        equal[j] = 0
+    distinct[m] = distinct[m - 1]
+    j = 0
+    for k in range(share_K.size):
+        virtual = min((n - 1) * share_K[k], np.float64(n - 1))
         rank = np.int64(virtual)
         while ranks[j] <= rank:
             j += 1
         a = distinct[j]
         b = a if rank + 1 < ranks[j] else distinct[j + 1]
-        d, g = b - a, virtual - rank
-        edges[k] = a + np.float64(d) * g if g < 0.5 else b - np.float64(d) * (1 - g)
-    under, top, t = 0, 0, 0
-    for i in range(m):
-        x = distinct[i]
-        while under < n_edges and edges[under] < x:
-            under += 1
-        top = max(top, under)
-        while top < n_edges and edges[top] <= x:
-            top += 1
-        entry = np.uint32((top << 16) | (top - under))
-        if x < _SMALL and np.int32(x) == x:
-            table[np.int32(x)] = entry
-        while t < n_tail and tail[order[t]] == x:
-            table[_SMALL + order[t]] = entry
-            t += 1
+        d, g = np.float64(b - a), virtual - rank
+        low, high = a + d * g, b - d * (1 - g)
+        edge = low if g < 0.5 else high
+        edges[k] = edge
+        equal[j] += edge == a
+        between[j] += (edge > a) & (edge < b)
+        equal[j + 1] += (edge == b) & (b > a)
+    top = np.int64(0)
+    t = 0
+    for j in range(m):
+        x, span = distinct[j], np.int64(equal[j])
+        top += span
+        entry = np.uint32((top << 16) | span)
+        top += between[j]
+        if x < _SMALL and np.uint8(x) == x:
+            table[np.uint8(x)] = entry
+        equal[j] = entry
     for i in range(n):
-        entries[i] = table[np.uint32(codes[i])]
-
-
-@numba.njit(cache=True, nogil=True)
-def scratch(width: int, n_edges: int, one: Any) -> Any:
-    """Room for `bin_row` over cells of up to ``width`` values of the type of ``one`` (an array)."""
-    return (
-        np.empty(width, np.int32), np.empty(4 * _SMALL, np.int32), np.empty(width + _SMALL, np.uint32),
-        np.empty(width, one.dtype), np.empty(width, np.int64), np.empty(width + 1, one.dtype),
-        np.empty(width + 1, np.int64), np.empty(n_edges, np.float64),
-    )  # fmt: skip
+        entries[i] = table[codes[i]]
+    for j in range(m):
+        while t < n_tail and tail[order[t]] == distinct[j]:
+            entries[place[order[t]]] = equal[j]
+            t += 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -184,21 +204,28 @@ def _draw(ids: Any, n: int, key: Any, lot: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _threshold(lot: Any, n: int, k: int, histogram: Any, tied: Any) -> Any:
-    """The ``k``-th smallest of the first ``n`` (all different); ``0 < k <= n``."""
-    histogram[:] = 0
-    for i in range(n):
-        histogram[np.uint32(((i & 1) << 8) | (lot[i] >> np.uint32(24)))] += np.int32(1)
-    below, bucket = 0, 0
-    while below + histogram[bucket] + histogram[256 + bucket] < k:
-        below += histogram[bucket] + histogram[256 + bucket]
-        bucket += 1
-    m = 0
-    for i in range(n):
-        if lot[i] >> np.uint32(24) == bucket:
-            tied[m] = lot[i]
-            m += 1
-    return np.sort(tied[:m])[k - below - 1]
+def _threshold(lot: Any, n: int, k: int) -> Any:
+    """A number up to which exactly ``k`` of the first ``n`` lie; all are different, and ``0 < k < n``.
+
+    They are uniform, so a guess in proportion is nearly right, and a few counts lead to a right one.
+    """
+    low, high, n_low, n_high = np.int64(-1), np.int64(0xFFFFFFFF), np.int64(0), np.int64(n)
+    for step in range(64):
+        if step < 24:
+            guess = low + np.int64((high - low) * ((k - n_low) / (n_high - n_low)))
+            guess = min(max(guess, low + 1), high - 1)
+        else:
+            guess = (low + high) >> 1
+        limit, count = np.uint32(guess), np.uint32(0)
+        for i in range(n):
+            count = np.uint32(count + np.uint32(lot[i] <= limit))
+        if count == k:
+            return limit
+        if count < k:
+            low, n_low = guess, np.int64(count)
+        else:
+            high, n_high = guess, np.int64(count)
+    return np.uint32(high)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -248,14 +275,13 @@ def encode_rows(
         widest = max(widest, indptr[row + 1] - indptr[row] + 1)
     longest = max(widest, n_panel + 1)
     found, kept, tokens = np.empty(widest, np.int32), np.empty(widest, data.dtype), np.empty(widest, np.int32)
-    codes, histogram, table, tail, order, distinct, ranks, edges = scratch(widest, share_K.size, data[:0])
-    entries, lot, tied = np.zeros(longest, np.uint32), np.empty(longest, np.uint32), np.empty(longest, np.uint32)
-    number, dense_P, buckets = np.empty(longest, np.float32), np.zeros(n_panel, np.float32), np.empty(512, np.int32)
-    place_G = np.full(token_G.size if summed else 0, -1, np.int64)
+    entries, lot, number = np.zeros(widest, np.uint32), np.empty(longest, np.uint32), np.empty(longest, np.float32)
+    dense_P, (kind, place_G) = np.empty(n_panel, np.float32), row_plan(token_G, summed)
+    room = scratch(widest, share_K.size, data[:0])
     offsets[0] = cursor = 0
     for row in range(indptr.size - 1):
         span = slice(indptr[row], indptr[row + 1])
-        code, n = collect_row(indices[span], data[span], token_G, first_G, summed, place_G, found, kept)
+        code, n = collect_row(indices[span], data[span], token_G, first_G, kind, place_G, found, kept)
         if code != OK:
             return code, row
         n_found[row] = n
@@ -264,54 +290,54 @@ def encode_rows(
             mine = tokens
             for i in range(n):
                 tokens[i] = panel[found[i]]
+        n_genes = n_panel if n_panel else n
+        sampled = lottery and n_genes > most
+        key = base
         if binned:
-            bin_row(kept, n, share_K, entries, codes, histogram, table, tail, order, distinct, ranks, edges)
-        key = _key(mine, entries, n, base)
+            bin_row(kept, n, share_K, entries, room)
+        if binned or sampled:
+            key = _key(mine, entries, n, base)
+        if binned or (sampled and not n_panel):
+            _draw(mine, n, key, lot)
+        if binned:
+            _digits(entries, lot, n, number)
+        else:
+            for i in range(n):
+                number[i] = kept[i]
         if cls_id >= 0:
             ids[cursor], values[cursor] = cls_id, cls_value
             cursor += 1
-        sampled = lottery and max(n, n_panel) > most
+        n_out = min(n_genes, most)
         if not n_panel:
-            if binned or sampled:
-                _draw(mine, n, key, lot)
-            last = np.uint32(0xFFFFFFFF)
             if sampled:
-                last = _threshold(lot, n, most, buckets, tied)
-                m = 0
-                for i in range(n):  # in place: what is written lies behind what is read
-                    mine[m], kept[m], entries[m], lot[m] = mine[i], kept[i], entries[i], lot[i]
-                    m += lot[i] <= last
-                n = m
-            n = min(n, most)
-            ids[cursor : cursor + n] = mine[:n]
-            if binned:
-                _digits(entries, lot, n, values[cursor : cursor + n])
+                _keep(mine, number, lot, n, _threshold(lot, n, most), ids[cursor:], values[cursor:])
             else:
-                for i in range(n):
-                    values[cursor + i] = kept[i]
-            cursor += n
+                ids[cursor : cursor + n_out] = mine[:n_out]
+                values[cursor : cursor + n_out] = number[:n_out]
+        elif sampled:
+            dense_P[:] = 0
+            for i in range(n):
+                dense_P[found[i]] = number[i]
+            _draw(panel, n_panel, key, lot)
+            _keep(panel, dense_P, lot, n_panel, _threshold(lot, n_panel, most), ids[cursor:], values[cursor:])
         else:
-            if binned:
-                _draw(mine, n, key, lot)
-                _digits(entries, lot, n, number)
+            ids[cursor : cursor + n_out] = panel[:n_out]
+            values[cursor : cursor + n_out] = 0
             for i in range(n):
-                dense_P[found[i]] = number[i] if binned else kept[i]
-            n_out = min(n_panel, most)
-            if sampled:
-                _draw(panel, n_panel, key, lot)
-                last = _threshold(lot, n_panel, most, buckets, tied)
-                m = cursor
-                for i in range(n_panel):
-                    ids[m], values[m] = panel[i], dense_P[i]
-                    m += lot[i] <= last
-            else:
-                ids[cursor : cursor + n_out] = panel[:n_out]
-                values[cursor : cursor + n_out] = dense_P[:n_out]
-            cursor += n_out
-            for i in range(n):
-                dense_P[found[i]] = 0
+                if found[i] < n_out:
+                    values[cursor + found[i]] = number[i]
+        cursor += n_out
         offsets[row + 1] = cursor
     return OK, -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _keep(mine: Any, number: Any, lot: Any, n: int, last: Any, ids: Any, values: Any) -> None:
+    """Write the genes whose lot is up to ``last``; there must be room for one more."""
+    m = 0
+    for i in range(n):
+        ids[m], values[m] = mine[i], number[i]
+        m += lot[i] <= last
 
 
 @numba.njit(cache=True, nogil=True)
@@ -320,12 +346,9 @@ def bounds_rows(offsets: Any, data: Any, share_K: Any, entries: Any, edges_BK: A
     widest = 1
     for row in range(offsets.size - 1):
         widest = max(widest, offsets[row + 1] - offsets[row])
-    codes, histogram, table, tail, order, distinct, ranks, edges = scratch(widest, share_K.size, data[:0])
+    room = scratch(widest, share_K.size, data[:0])
     for row in range(offsets.size - 1):
         start, n = offsets[row], offsets[row + 1] - offsets[row]
-        edges[:] = 0
-        bin_row(
-            data[start : start + n], n, share_K, entries[start : start + n],
-            codes, histogram, table, tail, order, distinct, ranks, edges,
-        )  # fmt: skip
-        edges_BK[row] = edges
+        bin_row(data[start : start + n], n, share_K, entries[start : start + n], room)
+        if n:
+            edges_BK[row] = room[-1]

@@ -23,6 +23,9 @@ from .rank_value_tables import problem
 OK, BAD_COUNT, NOT_SORTED, BAD_INDEX = 0, 1, 2, 3
 """What `collect_row` returns: fit, or what is wrong with the row."""
 
+APART, SUMMED, ALL_KNOWN = 0, 1, 2
+"""Kinds of a gene list: some genes are not known; some columns are summed; neither."""
+
 _PANELS = 64
 """Gene panels whose match is kept."""
 
@@ -240,8 +243,18 @@ def expressed_genes(matrix: sp.csr_matrix, genes: Sequence[str], *, min_cells: i
 
 
 @numba.njit(cache=True, nogil=True)
+def row_plan(token_G: Any, summed: bool) -> tuple[int, Any]:
+    """Kind of a gene list, and scratch int64 that is all -1 before and after each row."""
+    unknown = 0
+    for token in token_G:
+        unknown |= token < 0
+    kind = SUMMED if summed else APART if unknown else ALL_KNOWN
+    return kind, np.full(token_G.size if summed else 0, -1, np.int64)
+
+
+@numba.njit(cache=True, nogil=True)
 def collect_row(
-    columns: Any, counts: Any, token_G: Any, first_G: Any, summed: bool, place_G: Any, ids: Any, kept: Any
+    columns: Any, counts: Any, token_G: Any, first_G: Any, kind: int, place_G: Any, ids: Any, kept: Any
 ) -> tuple[int, int]:
     """Tokens and counts of one row, zeros and unknown genes dropped.
 
@@ -249,10 +262,10 @@ def collect_row(
     ----------
     columns, counts
         The row of a CSR matrix; counts are float32 or float64.
-    token_G, first_G, summed
+    token_G, first_G
         See `GeneTokens`.
-    place_G
-        Scratch int64 (G,), all -1 before and after; may be empty unless ``summed``.
+    kind, place_G
+        What `row_plan` made of them.
     ids, kept
         Output with room for the whole row and one more.
 
@@ -275,7 +288,14 @@ def collect_row(
     if n_entries and (columns[0] < 0 or columns[n_entries - 1] >= n_columns):
         return BAD_INDEX, 0
     n = 0
-    if not summed:
+    if kind == ALL_KNOWN:
+        for i in range(n_entries):
+            ids[i] = token_G[np.uint64(columns[i])]
+            kept[i] = counts[i]
+            fine &= counts[i] > 0
+        if fine:
+            return OK, n_entries
+    if kind != SUMMED:
         for i in range(n_entries):
             token, x = token_G[np.uint64(columns[i])], counts[i]
             # Written always and kept by moving on: cheaper than a branch that is hard to foresee.
@@ -308,11 +328,11 @@ def _collect_rows(
     for row in range(indptr.size - 1):
         widest = max(widest, indptr[row + 1] - indptr[row])
     row_ids, row_counts = np.empty(widest + 1, np.int32), np.empty(widest + 1, data.dtype)
-    place_G = np.full(token_G.size if summed else 0, -1, np.int64)
+    kind, place_G = row_plan(token_G, summed)
     offsets[0] = cursor = 0
     for row in range(indptr.size - 1):
         span = slice(indptr[row], indptr[row + 1])
-        code, n = collect_row(indices[span], data[span], token_G, first_G, summed, place_G, row_ids, row_counts)
+        code, n = collect_row(indices[span], data[span], token_G, first_G, kind, place_G, row_ids, row_counts)
         if code != OK:
             return code, row
         ids[cursor : cursor + n] = row_ids[:n]
