@@ -182,7 +182,7 @@ def _chosen(cells: Cells, known: Mapping[str, int] | None, min_genes: int, outli
     keep = (matrix > 0).sum(axis=1) >= min_genes
     if outlier_sd is not None:
         totals = matrix.sum(axis=1)
-        keep &= np.abs(totals - totals.mean()) <= outlier_sd * totals.std()
+        keep &= np.abs(totals - totals.mean()) < outlier_sd * totals.std()
     obs = {
         name: [value for value, kept in zip(column, keep, strict=True) if kept] for name, column in cells.obs.items()
     }
