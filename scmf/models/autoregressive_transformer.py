@@ -271,6 +271,10 @@ class Mlp(nn.Module):
         return self.layers(x)
 
 
+class GeneTable(nn.Embedding):
+    """Only a name: its rows are not as small as other weights at first."""
+
+
 class GeneEmbeddings(nn.Module):
     """A table of gene vectors, given and frozen, and the network that makes them as wide as the model.
 
@@ -280,9 +284,13 @@ class GeneEmbeddings(nn.Module):
     def __init__(self, config: AutoregressiveTransformerConfig) -> None:
         super().__init__()
         width, self.given = config.hidden_size, config.gene_vector_dim is not None
-        self.embedding = nn.Embedding(config.n_rows, config.gene_vector_dim or width)
-        self.embedding.weight.requires_grad_(not self.given)
+        self.embedding: nn.Embedding = GeneTable(config.n_rows, config.gene_vector_dim or width)
+        self.freeze_given()
         self.mlp = Mlp(config, self.embedding.embedding_dim, width, width)
+
+    def freeze_given(self) -> None:
+        """Given vectors get no gradient."""
+        self.embedding.weight.requires_grad_(not self.given)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) -> (..., D)."""
@@ -327,8 +335,16 @@ class AutoregressiveTransformerPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # Linear, Embedding and LayerNorm; there are no buffers
-        if isinstance(module, GeneEmbeddings):
-            init.normal_(module.embedding.weight)
+        if isinstance(module, GeneTable):
+            init.normal_(module.weight)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; given gene vectors stay frozen, which transformers forgets."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model.gene_embeddings.freeze_given()
+        return loaded
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save weights, configuration and code: a folder that every auto class loads without scmf."""
