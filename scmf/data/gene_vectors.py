@@ -50,6 +50,7 @@ class GeneVectors:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", self.vectors.view())  # the array that was given stays as it is
         self.vectors.setflags(write=False)
 
     def __len__(self) -> int:
@@ -282,8 +283,8 @@ def load_gene_vectors(source: Path | str, *, progress: bool = True) -> GeneVecto
     if text.endswith((*FORMATS, *_PICKLES)):
         return read_gene_vectors(text)
     card = load_card(source)
-    paths = fetch(card, progress=progress)
-    table = read_gene_vectors(paths[file_of(card, "vectors").name])
+    name = file_of(card, "vectors").name if card.files else ""  # a card without files says in `fetch` what to do
+    table = read_gene_vectors(fetch(card, progress=progress)[name])
     return GeneVectors(table.genes, table.vectors, {**table.facts, "card": card.name})
 
 

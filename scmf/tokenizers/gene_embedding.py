@@ -78,7 +78,7 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
         self.options |= {"dimensions": self.dimensions, "missing_vectors": self.missing_vectors}
         if token_vectors is None:
             token_vectors = read_vectors(vectors_file, len(self._token_ids))
-        self._vectors = np.ascontiguousarray(token_vectors, np.float32)
+        self._vectors = np.ascontiguousarray(token_vectors, np.float32).view()
         self._vectors.setflags(write=False)
 
     # --- making one --------------------------------------------------------------------------------

@@ -194,8 +194,9 @@ def fit_vectors(
     with the first D principal components, then all are scaled by one number so that the mean square of an entry is 1.
     A gene that does not vary has the vector 0. Each component has the sign that makes its largest entry positive.
 
-    The decomposition is randomised (Halko, Martinsson, Tropp, SIAM Review 53, 217, 2011) from ``seed``. It does not
-    depend on the order of cells or columns but for rounding.
+    The decomposition is randomised (Halko, Martinsson, Tropp, SIAM Review 53, 217, 2011) from ``seed``: components that
+    stand out are exact to rounding, whatever the seed; among those that hardly differ in size it finds a mixture. The
+    order of cells and columns does not matter but for rounding.
 
     Parameters
     ----------
