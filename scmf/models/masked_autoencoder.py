@@ -103,6 +103,10 @@ def eager_attention_forward(
     return (weights_BHLL @ value).transpose(1, 2).contiguous(), weights_BHLL
 
 
+class OutProjection(nn.Linear):
+    """The closing projection of `SelfAttention`; its bias begins at 0."""
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention without mask of the future, with the parameter names of ``nn.MultiheadAttention``."""
 
@@ -113,7 +117,7 @@ class SelfAttention(nn.Module):
         self.head_dim, self.dropout = width // heads, dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = OutProjection(width, width)
 
     def forward(self, x_BLD: Tensor, mask: Tensor | None) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
@@ -441,14 +445,13 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.in_proj_bias)
         elif isinstance(module, nn.Linear):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            bound = module.in_features**-0.5
+            bound = 0 if isinstance(module, OutProjection) else module.in_features**-0.5
             init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
         elif isinstance(module, SelfAttention):
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)
-            init.zeros_(module.out_proj.bias)
         else:
             super()._init_weights(module)  # norms
 
