@@ -25,7 +25,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from .rank_value_kernel import _sort_descending
+from .continuous_order import by_value, mix, shuffle, state_of, zeros_of
 
 OK, BAD_COUNT, FRACTION, BAD_INDEX = 0, 1, 2, 3
 LOG1P, CLIP, GIVEN = 0, 1, 2
@@ -35,19 +35,11 @@ REACH, TIMES, PLUS = 0, 1, 2
 _MEMO = 1024  # values of counts below this are worked out once a cell
 _LONGEST_LEAF = 128
 _ONE = np.uint64(1)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ZERO, _LARGE = np.float32(0), np.float32(1 << 31)  # float32, so that float32 counts are compared as they are
 _DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
 _BIT_OF = np.zeros(64, np.int64)
 for _i in range(64):
     _BIT_OF[(((1 << _i) * 0x03F79D71B4CB0A89) % (1 << 64)) >> 58] = _i
-
-
-@numba.njit(cache=True, nogil=True)
-def mix(x: Any) -> Any:
-    """A uint64 whose bits all depend on all bits of ``x`` (the finaliser of splitmix64)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -89,7 +81,7 @@ def _check(columns: Any, counts: Any, n_columns: int, strict: bool) -> tuple[int
     inside = True
     for i in range(counts.size):
         x = counts[i]
-        whole &= (x >= 0) & (x < 2147483648.0) & (np.floor(x) == x)
+        whole &= (x >= _ZERO) & (x < _LARGE) & (np.floor(x) == x)
         inside &= (columns[i] >= 0) & (columns[i] < n_columns)
     if not inside:
         return BAD_INDEX, False
@@ -149,9 +141,15 @@ def _collect(
 def _total(xs: Any, n: int, places: Any, dense_P: Any, cell: Any, exact: bool) -> Any:
     """Sum of the first ``n`` values: in any order if that is exact, else as of a dense row, NaN left out."""
     if exact:
-        total = 0.0
-        for i in range(n):
-            total += xs[i]
+        s0 = s1 = s2 = s3 = 0.0  # no sum waits for the one before
+        for i in range(n // 4):
+            s0 += xs[4 * i]
+            s1 += xs[4 * i + 1]
+            s2 += xs[4 * i + 2]
+            s3 += xs[4 * i + 3]
+        for i in range(n // 4 * 4, n):
+            s0 += xs[i]
+        total = (s0 + s1) + (s2 + s3)
         cell[0] = total
         if total < 16777216.0 or cell.itemsize == 8:
             return cell[0]
@@ -162,61 +160,43 @@ def _total(xs: Any, n: int, places: Any, dense_P: Any, cell: Any, exact: bool) -
     return pairwise_sum(dense_P)
 
 
-@numba.njit(cache=True, nogil=True)
-def _shuffle(order: Any, n: int, kept: int, state: Any) -> None:
-    """Put a random choice of ``kept`` of the first ``n`` in front, by the bits of ``state``."""
-    for i in range(min(kept, n - 1)):
-        state += _GOLDEN
-        j = i + np.int64(mix(state) % np.uint64(n - i))
-        order[i], order[j] = order[j], order[i]
-
-
-@numba.njit(cache=True, nogil=True)
-def _state(seed: Any, places: Any, token_P: Any, xs: Any, n: int, narrow: Any, narrow_bits: Any) -> Any:
-    """A number that depends on the seed and on the content of the cell alone."""
-    state = seed
-    for i in range(n):
-        narrow[0] = xs[i]
-        token = np.uint64(token_P[places[i]])
-        state = mix(state ^ ((token << np.uint64(32)) | np.uint64(narrow_bits[0])))
-    return state
-
-
-@numba.njit(cache=True, nogil=True)
-def _by_value(xs: Any, n: int, keys: Any, packed: Any, spare: Any, low: Any, high: Any, order: Any) -> int:
-    """Positions by value, largest first (NaN before all), equal ones as they stand; how many are not negative."""
-    odd = False
-    for i in range(n):
-        odd |= not (xs[i] >= 0)
-    if not odd:
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _log_values(
+    xs: Any, n: int, total: Any, target: Any, whole: bool, memo: Any, memo_row: Any, row: int, values: Any
+) -> None:
+    """Write ln(1 + x / total * target); whole counts that come again in a row are looked up."""
+    if not whole:
         for i in range(n):
-            keys[i] = xs[i]
-        _sort_descending(keys[:n].view(np.int64), packed, spare, low, high, 32)
+            values[i] = np.log1p(np.float64(xs[i] / total * target))
+        return
+    for i in range(n):
+        x = xs[i]
+        if x < _MEMO:
+            count = np.uint64(x)
+            if memo_row[count] != row:
+                memo_row[count] = row
+                memo[count] = np.log1p(np.float64(x / total * target))
+            values[i] = memo[count]
+        else:
+            values[i] = np.log1p(np.float64(x / total * target))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _clipped_values(xs: Any, n: int, total: Any, target: Any, clip: float, values: Any) -> None:
+    """Write counts, brought to the target if there is one, within 0 and ``clip``; NaN stays."""
+    for i in range(n):
+        v = xs[i] / total * target if target != 0 else xs[i]
+        v = 0 if v < 0 else v
+        values[i] = clip if v > clip else v
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _total_of_values(kind: int, xs: Any, n: int, total: Any, target: Any, places: Any, dense_P: Any, cell: Any) -> Any:
+    """Sum of the values that come of ``xs``, which it overwrites with them."""
+    if kind == LOG1P:
         for i in range(n):
-            order[i] = packed[i] & 0xFFFFFFFF
-        return n
-    for i in range(n):
-        keys[i] = -xs[i] if xs[i] == xs[i] else -np.inf
-    sorted_n = np.argsort(keys[:n], kind="mergesort")
-    front = 0
-    for i in range(n):
-        order[i] = sorted_n[i]
-        front += not (xs[sorted_n[i]] < 0)
-    return front
-
-
-@numba.njit(cache=True, nogil=True)
-def _zeros(places: Any, n: int, token_P: Any, seen_P: Any, zeros: Any) -> int:
-    """Places of the genes that the cells have and this one does not express; their number."""
-    for i in range(n):
-        seen_P[places[i]] = True
-    m = 0
-    for place in range(token_P.size):
-        if token_P[place] >= 0 and not seen_P[place]:
-            zeros[m] = place
-            m += 1
-        seen_P[place] = False
-    return m
+            xs[i] = np.log1p(np.float64(xs[i] / total * target))
+    return _total(xs, n, places, dense_P, cell, False)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -282,10 +262,11 @@ def encode_rows(
     for row in range(indptr.size - 1):
         width = max(width, indptr[row + 1] - indptr[row])
     width += 1
-    some = width if order_by != AS_PLACED or keep_zeros else 1
+    plain = order_by == AS_PLACED and not keep_zeros
+    some = 1 if plain else width
     found, out = np.empty(width, np.int32), np.empty(some, np.int32)
     xs, out_xs = np.empty(width, totals_B.dtype), np.empty(some, totals_B.dtype)
-    tokens, order, zeros = np.empty(width, np.int32), np.empty(some, np.int64), np.empty(some, np.int32)
+    tokens, order, zeros = np.empty(some, np.int32), np.empty(some, np.int64), np.empty(some, np.int32)
     sum_P, dense_P = np.empty(n_places, totals_B.dtype), np.empty(n_places, totals_B.dtype)
     words, seen_P = np.zeros((n_places + 63) // 64, np.uint64), np.zeros(n_places, np.bool_)
     cell, pair = np.empty(1, totals_B.dtype), np.empty(2, totals_B.dtype)
@@ -293,7 +274,7 @@ def encode_rows(
     narrow_bits = narrow.view(np.uint32)
     keys, packed, spare = np.empty(some, np.float64), np.empty(some, np.int64), np.empty(some, np.int64)
     low, high = np.empty(1024, np.uint32), np.empty(1024, np.uint32)
-    memo, memo_row = np.empty(_MEMO, np.float64), np.full(_MEMO, -1, np.int64)
+    memo, memo_row = np.empty(_MEMO, np.float32), np.full(_MEMO, -1, np.int64)
     needs_total = own_total and (kind == LOG1P or t_id >= 0 or (kind == CLIP and target != 0)) and not sum_kept
     cursor = 0
     offsets[0] = 0
@@ -316,21 +297,21 @@ def encode_rows(
             total = _total(x_n, n, places, dense_P, cell, whole)
 
         n_all = n
-        if order_by != AS_PLACED or keep_zeros:
+        if not plain:
             front = n
             for i in range(n):
                 order[i] = i
             state = seed
             if order_by == BY_VALUE:
-                front = _by_value(x_n, n, keys, packed, spare, low, high, order)
+                front = by_value(x_n, n, keys, packed, spare, low, high, order)
             elif order_by == RANDOM:
-                state = _state(seed, places, token_P, x_n, n, narrow, narrow_bits)
-                _shuffle(order, n, limit, state)
+                state = state_of(seed, places, token_P, x_n, n, narrow, narrow_bits)
+                shuffle(order, n, limit, state)
             n_zeros = 0
             if keep_zeros or front < n:
-                n_zeros = _zeros(places, n, token_P, seen_P, zeros)
+                n_zeros = zeros_of(places, n, token_P, seen_P, zeros)
                 if order_by == RANDOM:
-                    _shuffle(zeros, n_zeros, max(0, limit - n), mix(state))
+                    shuffle(zeros, n_zeros, max(0, limit - n), mix(state))
             n_all = n + n_zeros
             for i in range(n_all):
                 if front <= i < front + n_zeros:
@@ -341,9 +322,6 @@ def encode_rows(
                     out[i], out_xs[i] = places[j], x_n[j]
                     tokens[i] = token_P[out[i]]
             places, x_n = out, out_xs
-        else:
-            for i in range(n):
-                tokens[i] = token_P[places[i]]
         kept = min(n_all, limit)
         if sum_kept and own_total:
             cell[0] = 0
@@ -353,37 +331,32 @@ def encode_rows(
             cell[0] = total_64
             total = cell[0]
 
-        start, m = cursor, cursor
-        for i in range(kept):
-            x = x_n[i]
-            if kind == LOG1P:
-                if whole and x < _MEMO:
-                    count = np.int64(x)
-                    if memo_row[count] != row:
-                        memo_row[count] = row
-                        memo[count] = np.log1p(np.float64(x / total * target))
-                    v = memo[count]
-                else:
-                    v = np.log1p(np.float64(x / total * target))
-            elif kind == CLIP:
-                v = np.float64(x / total * target) if target != 0 else np.float64(x)
-                if v < 0:
-                    v = 0.0
-                elif v > clip:
-                    v = clip
-            else:
-                v = np.float64(x)
-            if depth_of_values:
-                x_n[i] = v
-            ids[m] = tokens[i]
-            values[m] = v
-            m += (not positive) | (v > 0)
-        cursor = m
+        found_values = values[cursor : cursor + kept]
+        if kind == LOG1P:
+            _log_values(x_n, kept, total, target, whole, memo, memo_row, row, found_values)
+        elif kind == CLIP:
+            _clipped_values(x_n, kept, total, target, clip, found_values)
+        else:
+            for i in range(kept):
+                found_values[i] = x_n[i]
+        if t_id >= 0 and depth_of_values:
+            total = _total_of_values(kind, x_n, kept, total, target, places, dense_P, cell)
+        start = cursor
+        if plain:
+            for i in range(kept):
+                ids[start + i] = token_P[places[i]]
+        else:
+            for i in range(kept):
+                ids[start + i] = tokens[i]
+        cursor = start + kept
         if positive:
+            cursor = start
+            for i in range(kept):
+                v = found_values[i]
+                ids[cursor], values[cursor] = ids[start + i], v
+                cursor += v > 0
             genes_B[row] = cursor - start
         if t_id >= 0:
-            if depth_of_values:
-                total = _total(x_n, kept, places, dense_P, cell, False)
             _depth(total, depth_log, depth_kind, depth_by, pair)
             depth_B2[row, 0], depth_B2[row, 1] = pair[0], pair[1]
             for i in range(2):
