@@ -210,7 +210,7 @@ class GenerativeTransformerConfig(PreTrainedConfig):
         if settings.get("cell_embedding") is None:
             named["cell_embedding"] = "avg-pool" if facts.get("cls_token_id") is None else "cls"
         if settings.get("value_encoder") == "category":
-            if (n_bins := facts.get("n_bins")) is None:
+            if not (n_bins := facts.get("n_bins")):
                 raise _refused("value_encoder", "category", "'continuous' or 'scaling' for a tokenizer without bins")
             named |= {"n_value_bins": n_bins + 2, "value_pad_id": n_bins}
         if settings.get("value_encoder") == "scaling":

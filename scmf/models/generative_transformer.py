@@ -817,7 +817,6 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
         cell_labels: Tensor | None = None,
         dab_labels: Tensor | None = None,
         second_pass: Tensor | bool = False,
-        sample_zeros: bool = False,
         return_predictions: bool | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -843,8 +842,6 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
         second_pass
             Predict the generated genes once more, from the detached cell embedding in place of the first token, and
             add that error.
-        sample_zeros
-            Multiply predictions by a draw of their not being zero.
         return_predictions
             Return values at all positions. Default: only when ``target_values`` is None; else the heads are run at
             the marked positions alone.
@@ -865,7 +862,7 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
         )
         losses: dict[str, Tensor] = {}
         if target_values is None or return_predictions:
-            self._predict_everywhere(output, encoded, cells, sample_zeros=sample_zeros)
+            self._predict_everywhere(output, encoded, cells)
         if target_values is not None:
             target_mask = torch.ones_like(target_values) if target_mask is None else target_mask
             losses |= self._value_losses(encoded, cell_BD, cells, target_values, target_mask.bool())
@@ -918,17 +915,11 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
             cell = torch.cat([cell, batch_BD.unsqueeze(1) if rows is None else batch_BD[rows]], -1)
         return self.mvc_decoder(cell, genes)
 
-    def _predict_everywhere(
-        self, output: GenerativeTransformerOutput, encoded: Encoded, cells: Cells, *, sample_zeros: bool
-    ) -> None:
+    def _predict_everywhere(self, output: GenerativeTransformerOutput, encoded: Encoded, cells: Cells) -> None:
         """Write values and probabilities of all positions into ``output``."""
         output.predictions, output.zero_probs = self._predict(encoded.x_BTD, cells)
         cell_B1D = self._cell_embedding(encoded, cells).unsqueeze(1)
         output.mvc_predictions, output.mvc_zero_probs = self._predict_from_cells(cell_B1D, encoded.genes_BTD, cells)
-        if sample_zeros and output.zero_probs is not None:
-            output.predictions = torch.bernoulli(output.zero_probs) * output.predictions
-        if sample_zeros and output.mvc_zero_probs is not None and output.mvc_predictions is not None:
-            output.mvc_predictions = torch.bernoulli(output.mvc_zero_probs) * output.mvc_predictions
 
     def _value_losses(
         self, encoded: Encoded, cell_BD: Tensor, cells: Cells, target_values: Tensor, marked: Tensor
@@ -992,16 +983,19 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
         expressed_only
             Give the network only genes that one of the cells expresses (official ``batch-wise``); the others stay 0.
         sample_zeros
-            As in `forward`; the official code always does.
+            Multiply each value by a draw of its not being zero, as the official code always does; for networks with
+            ``explicit_zero_prob``.
         """
         given = (values != 0).any(0) if expressed_only else torch.ones_like(gene_ids, dtype=torch.bool)
         predicted_BL = torch.zeros_like(values)
         with _without_dropout(self):
             output = self(
-                gene_ids[given].expand(len(values), -1), values=values[:, given], pert_flags=pert_flags[:, given],
-                sample_zeros=sample_zeros,
-            )  # fmt: skip
-        predicted_BL[:, given] = output.predictions.to(values.dtype)
+                gene_ids[given].expand(len(values), -1), values=values[:, given], pert_flags=pert_flags[:, given]
+            )
+        found_BM = output.predictions
+        if sample_zeros and output.zero_probs is not None:
+            found_BM = torch.bernoulli(output.zero_probs) * found_BM
+        predicted_BL[:, given] = found_BM.to(values.dtype)
         return predicted_BL
 
 
