@@ -20,7 +20,7 @@ from scmf.files import DISTRIBUTION, dump_yaml
 from scmf.hub.origin import Checkpoint, Link, spdx
 from scmf.hub.results import Model
 from scmf.hub.scrub import public, public_command
-from scmf.recipe import Recipe, load_recipe
+from scmf.recipe import Identity, Recipe, list_recipes, load_recipe
 from scmf.report import table
 from scmf.results import Result, Verdict
 
@@ -70,6 +70,15 @@ class Subject:
         return found if found.identity is not None and found.name == self.model.recipe else None
 
     @property
+    def identity(self) -> Identity | None:
+        """Who published the model; of converted weights also where the recipe does not list their variant."""
+        if self.recipe is not None:
+            return self.recipe.identity
+        if self.checkpoint.run or self.model.recipe not in list_recipes():
+            return None
+        return load_recipe(self.model.recipe).identity
+
+    @property
     def source(self) -> dict[str, Any]:
         """Repository, revision and checksum of the published weights it is or began with; empty if there are none."""
         return next((link.facts for link in self.links if link.facts.get("source_repository")), {})
@@ -108,7 +117,7 @@ def card_text(subject: Subject) -> str:
     body: str = environment.get_template("model_card.md.j2").render(
         s=subject,
         recipe=recipe,
-        identity=recipe.identity if recipe else None,
+        identity=subject.identity,
         distribution=DISTRIBUTION,
         config=dump_yaml(training_yaml(run)) if run else None,
         command=public_command((run.get("provenance") or {}).get("command", "")),
@@ -247,7 +256,7 @@ def _changed(recipe: Recipe | None, run: dict[str, Any]) -> list[str] | None:
         return None
     ours, theirs = _flat(public(recipe.config.model_dump(mode="json"))), _flat(training_yaml(run))
     keys = sorted((ours.keys() | theirs.keys()) - {"training.seed"})
-    return [f"{k}: {ours.get(k)!r} -> {theirs.get(k)!r}" for k in keys if ours.get(k) != theirs.get(k)]
+    return [f"{k}: {ours.get(k)!r} → {theirs.get(k)!r}" for k in keys if ours.get(k) != theirs.get(k)]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -163,6 +163,7 @@ def trace(checkpoint: Checkpoint, seen: frozenset[Path] = frozenset()) -> list[L
         except ModelError:
             before = None
         if before is not None and before.model not in seen:
+            links.append(Link(checkpoint.model, "trained further"))
             links += trace(before, seen | {checkpoint.model})
         elif not links:
             reason = f"the weights it started from, {start}, cannot be read"

@@ -16,6 +16,8 @@ from typing import Any
 from scmf.errors import ConfigError
 from scmf.files import sha256_file
 from scmf.hub.origin import Checkpoint
+from scmf.recipe import list_recipes, load_recipe
+from scmf.report.table import OURS
 from scmf.results import Result, read_results
 
 _SCORE = ("benchmark", "protocol", "method", "metrics", "definitions", "n_cells", "n_train", "seconds")
@@ -47,7 +49,7 @@ class Model:
         """The model of a run, or of converted weights that say which recipe and variant they are."""
         run, record, config = checkpoint.run, checkpoint.record, checkpoint.config
         return cls(
-            recipe=str(run.get("recipe") or record.get("recipe") or config.get("source_recipe") or "unknown"),
+            recipe=str(run.get("recipe") or record.get("recipe") or _recipe_of(config) or "unknown"),
             variant=str(run.get("variant") or record.get("variant") or config.get("source_variant") or "unknown"),
             digest=run.get("recipe_digest"),
             seed=run.get("seed"),
@@ -61,6 +63,18 @@ class Model:
         if self.digest is None:
             return result.tier == "published"
         return result.recipe_digest == self.digest and result.seed in (None, self.seed)
+
+
+def _recipe_of(config: dict[str, Any]) -> str | None:
+    """The shipped recipe that converted the weights: by its name, or by the repository that it compares with."""
+    name, repository = config.get("source_recipe"), config.get("source_repository")
+    if name or not repository:
+        return name
+    for recipe in list_recipes():
+        identity = load_recipe(recipe).identity
+        if identity is not None and repository in identity.code:
+            return recipe
+    return None
 
 
 def gather(paths: Sequence[Path], model: Model) -> list[Result]:
@@ -78,7 +92,7 @@ def gather(paths: Sequence[Path], model: Model) -> list[Result]:
 def _of_folder(path: Path, model: Model) -> list[Result]:
     every = read_results(path)
     mine = [result for result in every if model.owns(result)]
-    if not mine:
+    if not any(result.method in OURS for result in mine):  # baselines alone belong to no model
         raise ConfigError(
             f"{len(every)} results, none of {_name(model)}",
             wanted="results of the model that is published",
