@@ -38,17 +38,10 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
         checkpoint does not fit.
     """
     family = plugins.resolve("models", config.model.architecture)
-    task = config.training.pretraining_task
-    if task not in family.objectives:
-        raise ModelError(
-            f"objective {task!r} with model {config.model.architecture!r}",
-            wanted=f"one of {', '.join(family.objectives)}",
-            where="training.pretraining_task, model.architecture",
-            fix="choose an objective that this model can be trained under",
-        )
     torch.manual_seed(seed)
     if config.model.checkpoint is not None:
         model = load_weights(family, config.model.checkpoint)
+        _check_objective(config, getattr(model.config, "objectives", family.objectives))
         if model.config.vocab_size != len(tokenizer):
             raise ModelError(
                 f"weights for {model.config.vocab_size} tokens",
@@ -62,6 +55,7 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
         shape = family.config_class.from_settings(tokenizer_facts(tokenizer, n_batches=len(batch_names)), settings)
     except ValueError as error:
         raise from_value_error(ModelError, error, where="model") from error
+    _check_objective(config, getattr(shape, "objectives", family.objectives))
     needed = getattr(shape, "tensors_needed", family.tensors_needed)
     if lacking := sorted(set(needed) - set(tokenizer.model_input_names)):
         raise ModelError(
@@ -76,6 +70,16 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
     if getattr(tokenizer, "gene_vector_dim", None) is not None and hasattr(model, "set_gene_vectors"):
         model.set_gene_vectors(tokenizer.vectors)
     return model
+
+
+def _check_objective(config: RunConfig, known: Sequence[str]) -> None:
+    if config.training.pretraining_task not in known:
+        raise ModelError(
+            f"objective {config.training.pretraining_task!r} with model {config.model.architecture!r}",
+            wanted=f"one of {', '.join(known)}",
+            where="training.pretraining_task, model.architecture, model.options",
+            fix="choose an objective that this model can be trained under",
+        )
 
 
 def copy_frozen(source: Any, target: Any) -> None:

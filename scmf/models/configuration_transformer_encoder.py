@@ -134,6 +134,11 @@ class TransformerEncoderConfig(PreTrainedConfig):
         return cls(**named, n_value_bins=facts["n_bins"] if encoding == "category" else None)
 
     @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the objectives that a network of this shape can be trained under."""
+        return ("masked_gene_prediction", *(("masked_value_prediction",) if self.value_encoding != "none" else ()))
+
+    @property
     def tensors_needed(self) -> tuple[str, ...]:
         """Tensors of a tokenizer's batch that a network of this shape reads."""
         return ("input_ids", "attention_mask", *(("values",) if self.value_encoding != "none" else ()))

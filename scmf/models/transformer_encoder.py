@@ -502,8 +502,21 @@ class MaskedLMHead(nn.Module):
         return self.predictions(x)
 
 
+class ValueHead(nn.Module):
+    """One number at every position: the value that was hidden there."""
+
+    def __init__(self, config: TransformerEncoderConfig) -> None:
+        super().__init__()
+        self.transform = PredictionTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (...)."""
+        return self.decoder(self.transform(x)).squeeze(-1)
+
+
 class TransformerEncoderForMaskedLM(TransformerEncoderPreTrainedModel):
-    """Masked gene prediction: which gene holds this rank."""
+    """Masked gene prediction: which gene holds this rank; for a model that reads values also which value was hidden."""
 
     _tied_weights_keys = {
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -514,6 +527,8 @@ class TransformerEncoderForMaskedLM(TransformerEncoderPreTrainedModel):
         super().__init__(config)
         self.bert = TransformerEncoderModel(config)
         self.cls = MaskedLMHead(config)
+        if config.value_encoding != "none":
+            self.value_head = ValueHead(config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -533,6 +548,8 @@ class TransformerEncoderForMaskedLM(TransformerEncoderPreTrainedModel):
         labels: Tensor | None = None,
         return_logits: bool | None = None,
         values: Tensor | None = None,
+        target_values: Tensor | None = None,
+        target_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """Predict the token at every position, or the loss at masked ones.
@@ -547,14 +564,19 @@ class TransformerEncoderForMaskedLM(TransformerEncoderPreTrainedModel):
             loss for a seventh of the largest tensor of the step. A batch without a masked position has loss 0
             with zero gradients.
         return_logits
-            Return scores (B, L, V). Default: only when ``labels`` is None.
+            Return scores (B, L, V). Default: only when neither ``labels`` nor ``target_mask`` is given.
+        target_values, target_mask
+            True values (B, L) and where they were hidden, bool (B, L): the loss is the mean squared error there. Only
+            for a model with ``value_encoding``.
         **kwargs
             ``output_hidden_states``, ``output_attentions``; other tensors of the batch are ignored.
         """
         outputs = self.bert(input_ids, attention_mask, values, **kwargs)
         x_BLD = outputs.last_hidden_state
         loss = logits = None
-        if labels is None or return_logits:
+        if target_mask is not None:
+            loss = self._value_loss(x_BLD, target_values, target_mask)
+        if (labels is None and target_mask is None) or return_logits:
             logits = self.cls(x_BLD)
         if labels is not None:
             masked_BL = labels != -100
@@ -564,6 +586,17 @@ class TransformerEncoderForMaskedLM(TransformerEncoderPreTrainedModel):
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def _value_loss(self, x_BLD: Tensor, target_values: Tensor | None, target_mask: Tensor) -> Tensor:
+        if self.config.value_encoding == "none" or target_values is None:
+            raise ValueError(
+                "found: hidden values to predict\nwanted: a model built with value_encoding, and target_values (B, L)\n"
+                "where: forward of the transformer encoder\n"
+                "do: set model.options.value_encoding, or train under masked_gene_prediction"
+            )
+        predicted_M = self.value_head(x_BLD[target_mask]).float()
+        squared_M = (predicted_M - target_values[target_mask].float()) ** 2
+        return squared_M.sum() / max(len(squared_M), 1)
 
 
 class TransformerEncoderForSequenceClassification(TransformerEncoderPreTrainedModel):

@@ -80,6 +80,7 @@ def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
     """An Accelerator with the precision and the trackers of ``settings``."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
 
     if settings.precision == "16-mixed" and not torch.cuda.is_available():
         raise TrainingError(
@@ -95,6 +96,8 @@ def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
         log_with=list(settings.trackers) or None,
         project_dir=str(out) if settings.trackers else None,
         step_scheduler_with_optimizer=False,
+        # A model has heads for several objectives, and trains those of one.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if accelerator.num_processes != ranks.world_size():
         raise TrainingError(
