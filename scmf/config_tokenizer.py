@@ -15,8 +15,8 @@ from scmf.section import Section, check_options, known, options_schema, with_def
 class BinnedOptions(Section):
     """Options of ``binned`` (scGPT)."""
 
-    n_bins: int = Field(51, ge=2)
-    """Values are digits 0 (not expressed) to ``n_bins - 1``."""
+    n_bins: Literal[0] | Annotated[int, Field(ge=2, le=32768)] = 51
+    """Values are digits 0 (not expressed) to ``n_bins - 1``; with 0 bins values are given as they are."""
     include_zero_genes: bool = False
     """Give all genes of the vocabulary that the cells have, not only those with a count."""
     cls_value: Literal["pad", "zero"] = "pad"
@@ -25,7 +25,9 @@ class BinnedOptions(Section):
     """Value at padding."""
     mask_value: float = -1.0
     """Value at a position whose value is to be predicted."""
-    seed: int = Field(0, ge=0)
+    long_cells: Literal["sample", "first"] = "sample"
+    """Of a cell with more genes than fit keep a random sample, or the first ones in the order of the columns."""
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the digits of tied values and of the genes kept of a long cell."""
 
 

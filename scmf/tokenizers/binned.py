@@ -1,8 +1,9 @@
 """Binned tokenizer: a cell becomes its genes with digits that say how high each stands in that cell (scGPT).
 
-Lives here: `BinnedTokenizer`, what a user calls. Lives elsewhere: which column is which token (gene_columns), the
-compiled bins and draws (binned_kernel), the draws of the official code (binned_draws), padding (encoded). These files
-and those of the rank-value tokenizer that they import travel with a saved tokenizer and load without scmf.
+Lives here: `BinnedTokenizer`, what a user calls. Lives elsewhere: which column is which token (gene_columns), a block
+of cells (binned_block), the compiled bins and draws (binned_kernel), the draws of the official code (binned_draws),
+padding (encoded). These files and those of the rank-value tokenizer that they import travel with a saved tokenizer and
+load without scmf.
 
 Legend: B cells, G genes (columns), L longest sequence of a batch, N tokens of all cells, P genes of a panel.
 """
@@ -16,30 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.sparse as sp
 from transformers import BatchEncoding, PreTrainedTokenizer
 
-from .binned_draws import OfficialDraws, official_digits
-from .binned_kernel import encode_rows, mix64
+from .binned_block import SPECIAL, Layout, check_options, check_vocabulary, encode_block, encode_official, refuse_empty
+from .binned_draws import OfficialDraws
 from .encoded import EncodedCells, padded
-from .gene_columns import (
-    NOT_SORTED,
-    OK,
-    GenePanels,
-    GeneTokens,
-    as_floats,
-    bad_row,
-    expressed_genes,
-    in_order,
-    to_tokens,
-)
+from .gene_columns import GenePanels, expressed_genes
 from .rank_value_block import Counts, as_csr
 from .rank_value_tables import problem, read_table
-
-SPECIAL = ("<pad>", "<cls>", "<eoc>")
-"""Special tokens in the order in which the official code appends those that a vocabulary lacks."""
-
-_NO_GENES = np.empty(0, np.int32)
 
 
 class BinnedTokenizer(PreTrainedTokenizer):
@@ -135,9 +120,9 @@ class BinnedTokenizer(PreTrainedTokenizer):
         self.n_bins, self.include_zero_genes, self.cls_value = int(n_bins), bool(include_zero_genes), str(cls_value)
         self.pad_value, self.mask_value = float(pad_value), float(mask_value)
         self.long_cells, self.seed = str(long_cells), int(seed)
-        self._check()
+        check_vocabulary(self._token_ids, self._genes, special_tokens=self.special_tokens)
+        check_options(self.options, max_genes=self.max_genes, special_tokens=self.special_tokens)
         self._panels = GenePanels(self._genes, self._aliases, faithful=self.faithful)
-        self._share_K = np.linspace(0, 1, self.n_bins - 1) if self.n_bins else np.empty(0)
         for token, role in (("<pad>", "pad"), ("<cls>", "cls"), ("<eoc>", "eos"), ("<mask>", "mask")):
             if token in self._token_ids:
                 kwargs.setdefault(f"{role}_token", token)
@@ -309,20 +294,20 @@ class BinnedTokenizer(PreTrainedTokenizer):
             )
         meaning = self._panels(genes)
         matrix = as_csr(counts, meaning.token_G.size)
+        front, value = int(self.special_tokens), self.pad_value if self.cls_value == "pad" else 0.0
+        layout = Layout(
+            self.max_genes - front, self.n_bins, self.include_zero_genes, self.long_cells == "sample",
+            self.cls_token_id if front else -1, value,
+        )  # fmt: skip
         if self.faithful:
-            cells, n_found_B = self._encode_official(matrix, meaning, draws or OfficialDraws(self._legacy_seed(draw)))
+            draws = draws or OfficialDraws(self.seed if draw == 0 else (self.seed, draw))
+            cells, n_found_B = encode_official(matrix, meaning, layout, draws=draws, unknown_id=self.pad_token_id)
         elif draws is not None:
             raise problem("draws", wanted="no generator", where="encode_cells", fix="set faithful, or leave draws out")
         else:
-            cells, n_found_B = self._encode(matrix, meaning, draw)
-        if empty == "error" and not n_found_B.all():
-            rows = np.flatnonzero(n_found_B == 0)
-            raise problem(
-                f"{rows.size} cell(s) of the block: each has no counts in any known gene",
-                wanted="counts of at least one known gene in every cell",
-                where="rows " + ", ".join(map(str, rows[:5])) + (", ..." if rows.size > 5 else ""),
-                fix="filter such cells, or call with empty='keep'",
-            )
+            cells, n_found_B = encode_block(matrix, meaning, layout, seed=self.seed, draw=draw)
+        if empty == "error":
+            refuse_empty(n_found_B)
         if cells.columns["input_ids"].dtype != dtype:
             cells.columns["input_ids"] = cells.columns["input_ids"].astype(dtype)
         return cells
@@ -344,102 +329,6 @@ class BinnedTokenizer(PreTrainedTokenizer):
             self.special_tokens, self.faithful, sorted(self.options.items()),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def _encode(self, matrix: sp.csr_matrix, meaning: GeneTokens, draw: int) -> tuple[EncodedCells, np.ndarray]:
-        token_G, panel = meaning.token_G, _NO_GENES
-        if self.include_zero_genes:
-            token_G, panel = _as_panel(meaning)
-        specials = int(self.special_tokens)
-        most = self.max_genes - specials
-        n_cells = matrix.shape[0]
-        offsets, n_found_B = np.empty(n_cells + 1, np.int64), np.empty(n_cells, np.int64)
-        base = np.uint64(mix64(np.uint64(mix64(np.uint64(self.seed))) ^ np.uint64(draw)))
-        for _ in range(2):
-            indptr, data = matrix.indptr.astype(np.int64), as_floats(matrix.data)
-            lengths_B = np.diff(indptr) if not panel.size else np.full(n_cells, panel.size)
-            room = int(np.minimum(lengths_B, most).sum()) + specials * n_cells + 1
-            ids, values = np.empty(room, np.int32), np.empty(room, np.float32)
-            code, row = encode_rows(
-                indptr, np.ascontiguousarray(matrix.indices), data, token_G, meaning.first_G, meaning.summed, panel,
-                self._share_K, most, self.long_cells == "sample", base,
-                self.cls_token_id if specials else -1, self._value_at_cls(),
-                ids, values, offsets, n_found_B,
-            )  # fmt: skip
-            if code != NOT_SORTED:
-                break
-            matrix = in_order(matrix)
-        if code != OK:
-            raise bad_row(matrix, code, row)
-        end = int(offsets[-1])
-        return EncodedCells(offsets, {"input_ids": ids[:end], "values": values[:end]}, {}), n_found_B
-
-    def _encode_official(
-        self, matrix: sp.csr_matrix, meaning: GeneTokens, draws: OfficialDraws
-    ) -> tuple[EncodedCells, np.ndarray]:
-        """The same cell after cell: all digits first, then the samples, both in the order of the official draws."""
-        every_G = np.arange(meaning.token_G.size, dtype=np.int32)
-        token_G = np.where(meaning.token_G < 0, np.int32(self.pad_token_id), meaning.token_G)
-        found = to_tokens(matrix, GeneTokens(every_G, every_G, summed=False))
-        numbers = found.counts.astype(np.float32)
-        if self.n_bins:
-            numbers = official_digits(found.indptr, found.counts, self.n_bins, draws)
-        specials = int(self.special_tokens)
-        most = self.max_genes - specials
-        front_ids, front_values = [self.cls_token_id][:specials], [self._value_at_cls()][:specials]
-        ids, values = [], []
-        for start, stop in zip(found.indptr[:-1], found.indptr[1:], strict=True):
-            columns, number = found.ids[start:stop], numbers[start:stop]
-            if self.include_zero_genes:
-                dense_G = np.zeros(every_G.size, np.float32)
-                dense_G[columns] = number
-                columns, number = every_G, dense_G
-            if columns.size > most:
-                kept = draws.choose(columns.size, most) if self.long_cells == "sample" else slice(most)
-                columns, number = columns[kept], number[kept]
-            ids += [front_ids, token_G[columns]]
-            values += [front_values, number]
-        lengths_B = [specials + part.size for part in ids[1::2]]
-        columns_of = {
-            "input_ids": np.concatenate([_NO_GENES, *ids]).astype(np.int32),
-            "values": np.concatenate([np.empty(0, np.float32), *values]).astype(np.float32),
-        }
-        return EncodedCells(np.cumsum([0, *lengths_B], dtype=np.int64), columns_of, {}), np.diff(found.indptr)
-
-    def _value_at_cls(self) -> np.float32:
-        return np.float32(self.pad_value if self.cls_value == "pad" else 0)
-
-    def _legacy_seed(self, draw: int) -> Any:
-        return self.seed if draw == 0 else (self.seed, draw)
-
-    def _check(self) -> None:
-        """Raise ``ValueError`` unless vocabulary and options make sense."""
-        wanted = SPECIAL[: 2 if self.special_tokens else 1]
-        if missing := [token for token in wanted if token not in self._token_ids]:
-            raise problem(
-                f"no {', '.join(missing)} among {len(self._token_ids):,} tokens",
-                wanted=", ".join(wanted),
-                where="token_ids (vocab.json)",
-                fix="add them, or make the tokenizer with from_tables",
-            )
-        twice = len(self._token_ids) - len(self._tokens)
-        if not self._genes or twice or min(self._tokens) < 0 or self._last_id >= 2**31:
-            raise problem(
-                f"{len(self._genes):,} genes, {twice} ids given twice, ids {min(self._tokens)} to {self._last_id}",
-                wanted="at least one gene, one id a token, ids from 0 to 2**31 - 1",
-                where="token_ids (vocab.json)",
-                fix="rebuild the vocabulary",
-            )
-        for fine, key, what in (
-            (self.max_genes > int(self.special_tokens), "max_genes", "room for a gene"),
-            (self.n_bins == 0 or 2 <= self.n_bins <= 32768, "n_bins", "0, or 2 to 32,768"),
-            (self.cls_value in ("pad", "zero"), "cls_value", "'pad' or 'zero'"),
-            (self.long_cells in ("sample", "first"), "long_cells", "'sample' or 'first'"),
-            (np.isfinite(self.pad_value), "pad_value", "a finite number"),
-            (np.isfinite(self.mask_value), "mask_value", "a finite number"),
-            (0 <= self.seed < 2**32, "seed", "0 to 2**32 - 1"),
-        ):
-            if not fine:
-                raise problem(f"{key} {getattr(self, key)!r}", wanted=what, where=key, fix="change it")
 
     # --- what transformers asks of a tokenizer ---------------------------------------------------------
 
@@ -471,16 +360,6 @@ class BinnedTokenizer(PreTrainedTokenizer):
                 path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
                 paths.append(str(path))
         return tuple(paths)
-
-
-def _as_panel(meaning: GeneTokens) -> tuple[np.ndarray, np.ndarray]:
-    """Place in the panel of each column, and the tokens of the panel: each known gene once, in column order."""
-    columns = np.arange(meaning.token_G.size)
-    own = meaning.first_G == columns
-    place_G = np.full(columns.size, -1, np.int32)
-    place_G[own] = np.arange(np.count_nonzero(own), dtype=np.int32)
-    place_G[meaning.first_G >= 0] = place_G[meaning.first_G[meaning.first_G >= 0]]
-    return place_G, meaning.token_G[own]
 
 
 BinnedTokenizer.register_for_auto_class("AutoTokenizer")

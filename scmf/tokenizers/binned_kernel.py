@@ -13,8 +13,9 @@ values and ``g = v - floor(v)``, an edge is ``a + d * g``, or ``b - d * (1 - g)`
 sort of the rest.
 
 Draws. A digit and the place of a gene in the lottery of a long cell are a function of (seed, draw, what is in the
-cell, the token) alone: 32-bit mixing keyed by 64 bits, in which the content enters as a sum over (token, top).
-So they depend neither on the batch, nor on the order of cells or columns, nor on the scale of the counts.
+cell, the token) alone: 32-bit mixing keyed by 64 bits, in which the content enters as a sum over (token, top), or
+(token, value) without bins. So they depend neither on the batch, nor on the order of cells or columns, nor, with bins,
+on the scale of the counts.
 
 One call is one thread and holds no state, so calls may run side by side (the GIL is released).
 
@@ -112,9 +113,9 @@ def bin_row(kept: Any, n: int, share_K: Any, entries: Any, room: Any) -> None:
         fourth[codes[i + 3]] += np.int32(1)
     for i in range(n & ~3, n):
         first[codes[i]] += np.int32(1)
-    for code in range(_SMALL + 1):
-        first[code] += second[code] + third[code] + fourth[code]
-    n_tail = np.int64(first[_SMALL])
+    for j in range(_SMALL + 1):
+        first[j] += second[j] + third[j] + fourth[j]
+    n_tail = int(first[_SMALL])
     if n_tail:
         t = 0
         for start in range(0, n, 32):
@@ -139,7 +140,7 @@ def bin_row(kept: Any, n: int, share_K: Any, entries: Any, room: Any) -> None:
             ranks[m - 1] = below
             t += 1
         else:
-            times = np.int64(first[small])
+            times = int(first[small])
             distinct[m] = small
             below += times
             ranks[m] = below
@@ -184,11 +185,11 @@ def bin_row(kept: Any, n: int, share_K: Any, entries: Any, room: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _key(ids: Any, entries: Any, n: int, base: Any) -> Any:
-    """64 bits of what is in the cell and of ``base`` (seed and draw)."""
+def _key(ids: Any, entries: Any, shift: Any, n: int, base: Any) -> Any:
+    """64 bits of what is in the cell, tokens and ``entries >> shift``, and of ``base`` (seed and draw)."""
     total = np.uint64(0)
     for i in range(n):
-        a = np.uint32(np.uint32(ids[i]) * np.uint32(0x9E3779B1) + (entries[i] >> np.uint32(16)) * np.uint32(0x85EBCA77))
+        a = np.uint32(np.uint32(ids[i]) * np.uint32(0x9E3779B1) + (entries[i] >> shift) * np.uint32(0x85EBCA77))
         a = np.uint32((a ^ (a >> np.uint32(15))) * np.uint32(0x2C1B3C6D))
         b = np.uint32((a ^ (a >> np.uint32(12))) * np.uint32(0x297A2D39))
         total += np.uint64(a) * np.uint64(np.uint32(b | np.uint32(1)))
@@ -295,15 +296,16 @@ def encode_rows(
         key = base
         if binned:
             bin_row(kept, n, share_K, entries, room)
-        if binned or sampled:
-            key = _key(mine, entries, n, base)
+            key = _key(mine, entries, np.uint32(16), n, base)
+        else:
+            for i in range(n):
+                number[i] = kept[i]
+            if sampled:
+                key = _key(mine, number.view(np.uint32), np.uint32(0), n, base)
         if binned or (sampled and not n_panel):
             _draw(mine, n, key, lot)
         if binned:
             _digits(entries, lot, n, number)
-        else:
-            for i in range(n):
-                number[i] = kept[i]
         if cls_id >= 0:
             ids[cursor], values[cursor] = cls_id, cls_value
             cursor += 1
