@@ -127,13 +127,15 @@ def _settings(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _input(root: Path, rest: str) -> Path:
-    """The input that the rest of a name means: itself, one with all its letters in order, or one it shortens."""
+    """The input that the rest of a name means: itself, one whose words are some of its words, or one it shortens."""
     stems = {path.stem: path for path in (root / "input").glob("*.h5ad")}
     wanted, letters = rest.replace("_", ""), rest.rstrip("0123456789")
     plain = {stem: stem.replace("_", "") for stem in stems}
     found = [stem for stem in stems if plain[stem] == wanted]
     if not found:
-        inside = [stem for stem in stems if _in_order(plain[stem], wanted)]
+        first, last = rest.split("_")[0], rest.split("_")[-1]
+        inside = [stem for stem in stems if plain[stem].startswith(first) and plain[stem].endswith(last)]
+        inside = [stem for stem in inside if _in_order(plain[stem], wanted)]
         found = [stem for stem in inside if len(plain[stem]) == max(len(plain[other]) for other in inside)]
     if not found:
         found = [stem for stem in stems if stem.startswith(letters)]
@@ -312,7 +314,7 @@ class _Run:
         """Our tokens in the official order, if that is one of those allowed; else no reason."""
         part = slice(self.full.offsets[row], self.full.offsets[row + 1])
         ids, values = self.full.columns["input_ids"][part], self.full.columns["values"][part]
-        n = int(np.count_nonzero(self.ids_BL[row] != self.pad_id))
+        n = int(np.flatnonzero(self.ids_BL[row] != self.pad_id).max(initial=-1)) + 1
         if self.random and not self.scaled:
             chosen, why = official[:n], "random"
             fits = np.unique(chosen).size == n and bool(np.isin(chosen, ids).all())
