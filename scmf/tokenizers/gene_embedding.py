@@ -78,8 +78,7 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
         self.options |= {"dimensions": self.dimensions, "missing_vectors": self.missing_vectors}
         if token_vectors is None:
             token_vectors = read_vectors(vectors_file, len(self._token_ids))
-        self._vectors = np.ascontiguousarray(token_vectors, np.float32).view()
-        self._vectors.setflags(write=False)
+        self._vectors = np.array(token_vectors, np.float32, order="C")
 
     # --- making one --------------------------------------------------------------------------------
 
@@ -186,8 +185,8 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
 
     @property
     def vectors(self) -> np.ndarray:
-        """Vectors of all tokens, float32 (V, D), row = id; read only."""
-        return self._vectors
+        """Vectors of all tokens, float32 (V, D), row = id (a copy)."""
+        return self._vectors.copy()
 
     @property
     def gene_vector_dim(self) -> int:
