@@ -203,6 +203,57 @@ class MaskedAutoencoderConfig(PreTrainedConfig):
             attn_implementation=settings["attention"],
         )
 
+    @classmethod
+    def from_official(cls, settings: Mapping[str, Any], **changes: Any) -> MaskedAutoencoderConfig:
+        """Read the ``config`` of an official checkpoint.
+
+        Parameters
+        ----------
+        settings
+            The dictionary: ``seq_len``, ``encoder`` and ``decoder`` with ``hidden_dim``, ``depth``, ``heads``,
+            ``dim_head``, ``module_type``, ``norm_first``, and ``bin_num``, ``bin_alpha``, ``pad_token_id``,
+            ``mask_token_id`` (which are values, not ids). What concerns data and training is not read.
+        **changes
+            Fields to set otherwise, such as ``faithful``.
+
+        Raises
+        ------
+        ValueError
+            If something is missing, or the network has a part that this one lacks.
+        """
+        for name, plain in (("model", "mae_autobin"), ("mask_gene_name", False), ("pos_embed", False)):
+            if settings.get(name, plain) != plain:
+                raise _refused(name, settings[name], f"{plain!r}, as in every released checkpoint")
+        try:
+            encoder, decoder, length = settings["encoder"], settings["decoder"], settings["seq_len"]
+            kinds = encoder["module_type"], decoder["module_type"]
+            if encoder.get("norm_first", False) != decoder.get("norm_first", False):
+                raise _refused("norm_first", decoder["norm_first"], "the same in encoder and decoder")
+            fields = {
+                "vocab_size": length + 1,
+                "pad_token_id": length,
+                "depth_token_ids": [length - 2, length - 1],
+                "hidden_size": encoder["hidden_dim"],
+                "num_hidden_layers": encoder["depth"],
+                "num_attention_heads": encoder["heads"],
+                "intermediate_size": 4 * encoder["hidden_dim"],
+                "encoder_type": kinds[0],
+                "encoder_head_dim": encoder["dim_head"] if kinds[0] == "performer" else None,
+                "decoder_size": decoder["hidden_dim"],
+                "num_decoder_layers": decoder["depth"],
+                "num_decoder_heads": decoder["heads"],
+                "decoder_type": kinds[1],
+                "decoder_head_dim": decoder["dim_head"] if kinds[1] == "performer" else None,
+                "norm_first": bool(encoder.get("norm_first", False)),
+                "bin_num": settings["bin_num"],
+                "bin_alpha": settings["bin_alpha"],
+                "pad_value": settings["pad_token_id"],
+                "mask_value": settings["mask_token_id"],
+            }
+        except KeyError as error:
+            raise _refused(str(error.args[0]), None, "a value, as every released checkpoint has") from error
+        return cls(**(fields | changes))
+
 
 def _refused(name: str, value: object, wanted: str) -> ValueError:
     return ValueError(
