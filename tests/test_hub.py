@@ -273,6 +273,7 @@ def test_no_folder_and_no_weights_are_clear_errors(trained, tmp_path, unchecked)
 def test_a_damaged_weight_file_does_not_load_and_is_not_published(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     weights = tmp_path / "run" / "model" / "model.safetensors"
+    weights.with_name("provenance.json").unlink(missing_ok=True)  # it would say that these are other weights
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelError, match="does not load and embed") as refused:
         publish(tmp_path / "run", "lab/toy", dry_run=True)
@@ -303,12 +304,13 @@ def test_code_of_others_runs_only_when_trusted(trained, tmp_path, monkeypatch):
 
 def test_only_what_belongs_to_a_checkpoint_goes_along(trained, tmp_path, unchecked):
     shutil.copytree(trained, tmp_path / "run")
-    for name in ("optimizer.bin", "notes.md", ".secret.json", "patients.csv"):
+    for name in ("optimizer.bin", "notes.md", ".secret.json", "patients.csv", "gene_vectors.npz"):
         (tmp_path / "run" / "model" / name).write_text("x")
     answer = publish(tmp_path / "run", "lab/toy", dry_run=True)
     assert answer["left_behind"] == [".secret.json", "notes.md", "optimizer.bin", "patients.csv"]
     made = tmp_path / "run.published"
-    assert answer["folder"] == str(made) and not set(answer["left_behind"]) & {path.name for path in made.iterdir()}
+    held = {path.name for path in made.iterdir()}
+    assert answer["folder"] == str(made) and not set(answer["left_behind"]) & held and "gene_vectors.npz" in held
 
 
 def test_the_folder_takes_its_name_whole_and_only_its_own_kind_is_replaced(trained, tmp_path, unchecked):

@@ -275,7 +275,7 @@ def _limits(subject: Subject, rows: Sequence[table.Row]) -> list[str]:
     if not rows:
         lines.append(
             "No score of this model was given when it was published. Do not assume that it is better than principal "
-            "components or highly variable genes: `scmf evaluate` measures it beside them."
+            "components or highly variable genes: the command scmf evaluate measures it beside them."
         )
     elif not others - {"untrained"}:
         lines.append(

@@ -18,7 +18,7 @@ from scmf.errors import ModelError
 from scmf.files import DISTRIBUTION, sha256_file
 from scmf.hub.origin import RECORD, Checkpoint
 
-KEPT = (".safetensors", ".json", ".py", ".txt", ".tsv")
+KEPT = (".safetensors", ".json", ".npz", ".py", ".txt", ".tsv")
 """Suffixes of what goes along; pickles and whatever else lies beside the weights stay behind."""
 
 _OWN = (RECORD, "run.json", "results.json", "README.md", "LICENSE", "training.yaml")
