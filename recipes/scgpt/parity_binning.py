@@ -46,7 +46,11 @@ _BAD = {"negative": -1.0, "nan": np.nan, "inf": np.inf}
 
 
 def cases(
-    folder: Path, data_dir: Path | None = None, *, tokenizer: type[BinnedTokenizer] = BinnedTokenizer
+    folder: Path,
+    data_dir: Path | None = None,
+    *,
+    tokens: Mapping[str, int] | None = None,
+    tokenizer: type[BinnedTokenizer] = BinnedTokenizer,
 ) -> Iterator[ParityCase]:
     """Compare every binned layer and every odd row found.
 
@@ -56,6 +60,8 @@ def cases(
         Outputs of the official code: a folder with ``scgpt/`` in it, or that folder itself.
     data_dir
         Mirror with the official vocabulary; None for ``SCMF_DATA_DIR`` or, without it, its publisher.
+    tokens
+        Vocabulary to use instead of the official one.
     tokenizer
         Class to compare instead of the product's (for a negative control).
 
@@ -72,7 +78,7 @@ def cases(
     root = next((path for path in (folder / "scgpt", folder) if (path / "tok" / "summary.json").is_file()), None)
     if root is None:
         return
-    walk = _Walk(root, _official_tokens(data_dir), tokenizer)
+    walk = _Walk(root, _official_tokens(data_dir) if tokens is None else tokens, tokenizer)
     for path in sorted((root / "tok").glob("*.npz")):
         try:
             with np.load(path) as saved:
