@@ -340,9 +340,14 @@ class ContinuousTokenizer(ValueVocabulary):
         return {"input_ids": self.pad_token_id, "values": self.options["pad_value"]}
 
     @property
-    def n_special(self) -> int:
+    def n_special_per_cell(self) -> int:
         """Tokens of a cell without known genes."""
         return 0
+
+    @property
+    def redraws(self) -> bool:
+        """Whether the tokens of a cell differ from one ``draw`` to the next."""
+        return self.options["order"] == "random"
 
     @property
     def fingerprint(self) -> str:

@@ -23,7 +23,6 @@ from .continuous_kernel import (
     BAD_INDEX,
     BY_VALUE,
     CLIP,
-    FRACTION,
     GIVEN,
     LOG1P,
     OK,
@@ -34,6 +33,7 @@ from .continuous_kernel import (
     encode_rows,
 )  # fmt: skip
 from .encoded import EncodedCells
+from .gene_columns import BAD_INDEX as NO_COLUMN
 from .gene_columns import as_floats, bad_row
 from .rank_value_tables import problem
 
@@ -146,7 +146,8 @@ def encode_block(
     if one.dtype.itemsize < data.dtype.itemsize:
         data = data.astype(one.dtype)
     indptr = matrix.indptr.astype(np.int64)
-    n_zeros = columns.token_P.size if rules.keep_zeros or rules.official == "transcriptformer" else 0
+    zero_id = rules.pad_id if rules.official == "transcriptformer" and not rules.keep_zeros else -1
+    n_zeros = columns.token_P.size if rules.keep_zeros or zero_id >= 0 else 0
     room = int(np.minimum(np.maximum(np.diff(indptr), n_zeros), rules.limit).sum()) + 2 * n_cells + 1
     ids, values = np.empty(room, dtype), np.empty(room, np.float32)
     offsets, depth_B2, genes_B = np.empty(n_cells + 1, np.int64), np.zeros((n_cells, 2)), np.empty(n_cells, np.int64)
@@ -154,14 +155,14 @@ def encode_block(
         indptr, np.ascontiguousarray(matrix.indices), data, one, columns.place_G, columns.token_P, columns.direct,
         np.empty(0, one.dtype) if totals is None else np.ascontiguousarray(totals, dtype=one.dtype), totals is None,
         kind, one.dtype.type(rules.target_sum), rules.clip,
-        ORDERS[rules.order], rules.keep_zeros, -1 if rules.keep_zeros else rules.pad_id, _seed(rules.seed, draw),
+        ORDERS[rules.order], rules.keep_zeros, zero_id, _seed(rules.seed, draw),
         strict, strict and kind != GIVEN, rules.official == "scfoundation",
         rules.official == "transcriptformer" and rules.target_sum != 0,
         rules.depth_kind, one.dtype.type(rules.depth_by), rules.depth_log, rules.depth_of_values, *columns.depth_ids,
         rules.limit, ids, values, offsets, depth_B2, genes_B,
     )  # fmt: skip
     if code != OK:
-        raise _bad_row(matrix, code, row)
+        raise _bad_row(matrix, code, row, kind)
     _check_cells(genes_B, totals, columns, offsets, depth_B2, strict=strict, empty=empty)
     end = int(offsets[-1])
     cells = {"depth": depth_B2.astype(np.float32)} if columns.depth_ids[0] >= 0 else {}
@@ -205,18 +206,21 @@ def _one_by_one(
     )
 
 
-def _bad_row(matrix: sp.csr_matrix, code: int, row: int) -> ValueError:
-    if code in (BAD_COUNT, BAD_INDEX):
-        return bad_row(matrix, {BAD_COUNT: 1, BAD_INDEX: 3}[code], row)
-    assert code == FRACTION
-    part = slice(matrix.indptr[row], matrix.indptr[row + 1])
-    found = matrix.data[part][np.floor(matrix.data[part]) != matrix.data[part]][0]
+def _bad_row(matrix: sp.csr_matrix, code: int, row: int, kind: int) -> ValueError:
+    if code == BAD_INDEX:
+        return bad_row(matrix, NO_COLUMN, row)
+    data = matrix.data[matrix.indptr[row] : matrix.indptr[row + 1]]
+    with np.errstate(invalid="ignore"):
+        odd = ~((data >= 0) & (data < np.finfo(np.float32).max)) if code == BAD_COUNT else np.floor(data) != data
+    entry = int(np.flatnonzero(odd)[0])
+    given = kind == GIVEN
     return problem(
-        f"a value of {found:g}, which is no count",
-        wanted="raw counts: whole numbers",
-        where=f"counts, row {row}",
-        fix="give the raw matrix (often in .raw.X or layers['counts']); for values that are to stay as they are: "
-        "transform: as_given",
+        f"a {'value' if given else 'count'} of {data[entry]:g}",
+        wanted="values: finite, 0 or more" if given else "raw counts: whole numbers, finite, 0 or more",
+        where=f"counts, row {row}, column {matrix.indices[matrix.indptr[row] + entry]}",
+        fix="give values that are not scaled or centred"
+        if given
+        else "give the raw matrix (often in .raw.X or layers['counts']); values are taken with transform: as_given",
     )
 
 

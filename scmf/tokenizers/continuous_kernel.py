@@ -238,7 +238,8 @@ def encode_rows(
     order_by, seed
         `AS_PLACED`, `BY_VALUE` (ties as placed) or `RANDOM` (by ``seed``, a uint64, and the content of the cell).
     keep_zeros, zero_id
-        Give the genes that a cell does not express too, behind the others; their token, -1 for each one's own.
+        Give the genes that a cell does not express too, behind the others; their token, -1 for each one's own. With a
+        token they also stand between positive and negative values that are sorted.
     strict, whole_only
         Refuse negative and missing values; also values that are no whole numbers.
     positive
@@ -308,7 +309,7 @@ def encode_rows(
                 state = state_of(seed, places, token_P, x_n, n, narrow, narrow_bits)
                 shuffle(order, n, limit, state)
             n_zeros = 0
-            if keep_zeros or front < n:
+            if keep_zeros or (front < n and zero_id >= 0):
                 n_zeros = zeros_of(places, n, token_P, seen_P, zeros)
                 if order_by == RANDOM:
                     shuffle(zeros, n_zeros, max(0, limit - n), mix(state))
