@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from scmf.cli_data import data_app
+from scmf.cli_hub import add_publish
 from scmf.cli_print import print_answer, print_json, print_outcome, print_report, print_table, teller
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+add_publish(app)
 
 _STOPPED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""

@@ -34,6 +34,7 @@ from scmf.eval.baselines import baseline_representations
 from scmf.eval.integration import Integration
 from scmf.eval.score import Score, Truth
 from scmf.files import sha256_json, write_json
+from scmf.hub.origin import RECORD, Checkpoint, training_record
 from scmf.recipe import Recipe
 from scmf.streaming import Streamed
 from scmf.tokenising import fitted_tokenizer, given_tokenizer, tokenise, training_tokens
@@ -159,6 +160,7 @@ def pretrain(
     )
     if is_main():
         save_model(model, tokenizer, out / "model")
+        write_json(out / "model" / RECORD, training_record(Checkpoint.at(out)))
     return model, report
 
 

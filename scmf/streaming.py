@@ -30,7 +30,7 @@ from scmf.data.stream.reader import CellStream, in_order
 from scmf.errors import ConfigError, DataError, from_value_error
 from scmf.files import cache_dir, sha256_json
 from scmf.token_cache import cached_tokens, tokenise_to
-from scmf.tokenising import BATCH_IDS, batch_codes, given_tokenizer, tokenizer_shape
+from scmf.tokenising import BATCH_IDS, batch_codes, given_tokenizer, tokenizer_shape, with_vectors
 from scmf.training.batches import BatchesOf, TokenCells
 from scmf.training.ranks import main_first
 from scmf.training.streamed import StreamBatches
@@ -270,7 +270,8 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note:
             fix="fit them once in memory on a part of the cells and name the saved tokenizer as tokenizer.vocabulary",
         )
     strategy = plugins.resolve("tokenizers", settings.strategy)
-    return strategy.from_tables(token_ids, medians, aliases, **tokenizer_shape(settings))
+    shape = with_vectors(tokenizer_shape(settings), list(token_ids), progress=progress)
+    return strategy.from_tables(token_ids, medians, aliases, **shape)
 
 
 def panel_genes(corpus: Corpus, panel: Panel) -> dict[str, str]:

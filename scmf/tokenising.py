@@ -43,7 +43,8 @@ def given_tokenizer(settings: TokenizerConfig, *, progress: bool = True) -> Any:
     strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     if (Path(settings.vocabulary) / "tokenizer_config.json").is_file():
         saved = strategy.from_pretrained(settings.vocabulary)
-        found = {name: getattr(saved, name) for name in shape if name != "vectors"}
+        held = getattr(saved, "options", {})
+        found = {name: held[name] if name in held else getattr(saved, name) for name in shape if name != "vectors"}
         wanted = {name: value for name, value in shape.items() if name != "vectors"}
         if found != wanted:
             raise ConfigError(
@@ -57,7 +58,7 @@ def given_tokenizer(settings: TokenizerConfig, *, progress: bool = True) -> Any:
 
     tables = load_vocabulary(settings.vocabulary, progress=progress)
     return strategy.from_tables(
-        tables.token_ids, tables.medians, tables.aliases, **_with_vectors(settings, shape, progress=progress)
+        tables.token_ids, tables.medians, tables.aliases, **with_vectors(shape, tables.genes, progress=progress)
     )
 
 
@@ -67,25 +68,28 @@ def fitted_tokenizer(config: RunConfig, cells: Any, *, progress: bool = True) ->
     strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
     try:
-        return strategy.fit(
+        made = strategy.fit(
             training.X,
             cells.var_names,
             min_cells=settings.min_cells,
             n_counts=_depth(training),
-            **_with_vectors(settings, shape, progress=progress),
+            **with_vectors(shape, cells.var_names.tolist(), progress=progress),
         )
+        if made.obs_columns:
+            made.learn_cells(obs_columns(made, training.obs))
+        return made
     except ValueError as error:
         raise from_value_error(DataError, error, where=cells.uns["scmf"]["dataset"]) from error
 
 
-def _with_vectors(settings: TokenizerConfig, shape: dict[str, Any], *, progress: bool) -> dict[str, Any]:
-    """The shape with the gene vectors that ``vectors`` names read in; ``fit`` is left to the tokenizer."""
+def with_vectors(shape: dict[str, Any], genes: Sequence[str], *, progress: bool) -> dict[str, Any]:
+    """The shape with the gene vectors that ``vectors`` names, of these genes; ``fit`` is left to the tokenizer."""
     source = shape.get("vectors")
     if source is None or source == "fit":
         return shape
-    from scmf.data.gene_vectors import load_gene_vectors
+    from scmf.data.align_vectors import vectors_for
 
-    found = load_gene_vectors(source, progress=progress)
+    found, _ = vectors_for(source, genes, progress=progress)
     return {**shape, "vectors": (found.genes, found.vectors)}
 
 

@@ -208,8 +208,8 @@ def test_special_tokens_are_appended_as_the_official_code_does_and_stand_in_fron
     assert tokenizer.vocab_size == 9 and tokenizer.mask_token_id is None
     cells = np.array([[1, 0, 2, 0, 0, 5], [1, 0, 2, 0, 0, 0]])
     fitted = BinnedTokenizer.fit(cells, GENES, min_cells=2, max_genes=5, n_bins=7)
-    assert list(fitted.get_vocab()) == ["<pad>", "<cls>", "<eoc>", "ACTB", "GAPDH"] and fitted.n_bins == 7
-    assert fitted(cells, GENES)["input_ids"].tolist() == [[3, 4], [3, 4]]
+    assert list(fitted.get_vocab()) == ["<pad>", "<cls>", "<eoc>", "<mask>", "ACTB", "GAPDH"] and fitted.n_bins == 7
+    assert fitted(cells, GENES)["input_ids"].tolist() == [[4, 5], [4, 5]]
 
 
 def test_unknown_genes_are_left_out_and_when_faithful_become_padding_with_a_digit():

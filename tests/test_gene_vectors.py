@@ -8,14 +8,17 @@ import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 
 from scmf.data import align_vectors as align_module
 from scmf.data.align_vectors import align_vectors, vectors_for
+from scmf.data.cards import list_cards
+from scmf.data.check import check_card
 from scmf.data.gene_vectors import GeneVectors, load_gene_vectors, read_gene_vectors, side_by_side
 from scmf.data.genes import GeneMap
-from scmf.errors import ConfigError, DataError, GeneError
-from scmf.files import oracle_dir
+from scmf.errors import ConfigError, DataError, GeneError, SourceError
+from scmf.files import oracle_dir, sha256_file
 
 GENES = ("ENSG00000000003", "TP53", "b", "A-1")
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3) / 7
@@ -86,6 +89,32 @@ def test_the_name_of_something_else_is_one_clear_error():
         load_gene_vectors("pancrea")
     with pytest.raises(DataError):
         load_gene_vectors("human-genes", progress=False)
+
+
+@pytest.mark.parametrize("card", list_cards(kind="vectors"), ids=lambda card: card.name)
+def test_a_card_without_a_checksum_says_what_to_fetch(card):
+    assert card.needs_download and not card.files
+    with pytest.raises(SourceError, match="no checksum") as caught:
+        load_gene_vectors(card.name)
+    assert caught.value.fix == card.needs_download
+    report = check_card(card)
+    assert report.ok and [(finding.level, finding.what) for finding in report.findings] == [
+        ("warning", "needs a download")
+    ]
+
+
+def test_a_card_of_vectors_of_ones_own_is_read_and_checked(tmp_path):
+    path = GeneVectors.of(GENES, VECTORS).save(tmp_path / "t.npz")
+    file = {"name": "t.npz", "role": "vectors", "sha256": sha256_file(path), "sources": [
+        {"kind": "mirror", "path": "t.npz"}]}  # fmt: skip
+    card = {"name": "mine", "title": "t", "kind": "vectors", "organism": "o", "licence": "l", "citation": "c",
+            "n_genes": 4, "files": [file]}  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(card))
+    table = load_gene_vectors(str(tmp_path / "mine.yaml"), progress=False)
+    assert table.genes == GENES and table.facts["card"] == "mine"
+    assert check_card(tmp_path / "mine.yaml", progress=False).ok
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**card, "n_genes": 5}))
+    assert not check_card(tmp_path / "mine.yaml", progress=False).ok
 
 
 class Harmful:

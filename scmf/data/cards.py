@@ -102,8 +102,9 @@ class CardFile(Section):
     size: int | None = Field(None, ge=0)
     """Bytes."""
     role: Literal[
-        "cells", "tokens", "medians", "aliases", "symbols", "gencode", "hgnc", "orthologs", "second_orthologs"
-    ] = "cells"
+        "cells", "tokens", "medians", "aliases", "symbols", "gencode", "hgnc", "orthologs", "second_orthologs",
+        "vectors",
+    ] = "cells"  # fmt: skip
     """What the file is for."""
     sources: tuple[Source, ...]
     """Where it can be had, in the order in which that is tried."""
@@ -160,14 +161,14 @@ class Authenticity(Section):
 
 
 class Card(Section):
-    """A dataset or a gene vocabulary: what it is, where it comes from and what is frozen about it."""
+    """A dataset, a gene vocabulary or gene vectors: what it is, where it comes from and what is frozen about it."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     """Name; the file is called ``<name>.yaml``."""
     title: str
     """One line for lists."""
-    kind: Literal["cells", "vocabulary"]
-    """Cells, or tables of genes."""
+    kind: Literal["cells", "vocabulary", "vectors"]
+    """Cells, tables of genes, or a vector for each gene."""
     organism: str
     """Species, for example ``Homo sapiens``."""
     licence: str
@@ -180,8 +181,10 @@ class Card(Section):
     """Page of the data at its publisher."""
     description: str = ""
     """What a user should know, traps included."""
-    files: tuple[CardFile, ...]
-    """The files."""
+    files: tuple[CardFile, ...] = ()
+    """The files; none where the publisher gives no checksum to hold a download against."""
+    needs_download: str | None = None
+    """What to fetch by hand, and how to use it, where there are no files."""
     n_cells: int | None = Field(None, ge=1)
     """Cells."""
     n_genes: int | None = Field(None, ge=1)
@@ -229,14 +232,16 @@ class Card(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Card:
         names = [file.name for file in self.files]
-        if not names or not all(file.sources for file in self.files):
+        if not all(file.sources for file in self.files) or not (names or self.needs_download):
             raise ValueError("`files` needs at least one file and each at least one source")
+        if self.needs_download and (names or self.kind != "vectors"):
+            raise ValueError("`needs_download` is for gene vectors without `files`")
         if len(set(names)) < len(names):
             raise ValueError(f"two files have the same name: {names}")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError("`labels` names a label twice")
-        if self.kind == "vocabulary" and (self.splits or self.labels):
-            raise ValueError("a vocabulary has neither `labels` nor `splits`")
+        if self.kind != "cells" and (self.splits or self.labels):
+            raise ValueError(f"a card of the kind {self.kind!r} has neither `labels` nor `splits`")
         return self
 
     def split(self, name: str) -> Split:
@@ -280,7 +285,7 @@ def load_card(name: str | Path) -> Card:
     return card
 
 
-def list_cards(*, kind: Literal["cells", "vocabulary"] | None = None) -> list[Card]:
+def list_cards(*, kind: Literal["cells", "vocabulary", "vectors"] | None = None) -> list[Card]:
     """All shipped cards, sorted by name.
 
     Parameters

@@ -15,6 +15,7 @@ from scmf.config import DataConfig
 from scmf.data.authenticity import check_authentic
 from scmf.data.cards import Card, load_card
 from scmf.data.findings import CheckReport, Level
+from scmf.data.gene_vectors import load_gene_vectors
 from scmf.data.leaks import audit_leaks
 from scmf.data.load import load_cells
 from scmf.data.orthologs import check_orthologs
@@ -36,11 +37,16 @@ def check_card(card: Card | str | Path, *, progress: bool = True) -> CheckReport
     """
     card = card if isinstance(card, Card) else load_card(card)
     report = CheckReport(card.name)
+    if card.needs_download:
+        report.add("warning", "needs a download", "its publisher gives no checksum", do=card.needs_download)
+        return report
     try:
         for name, path in fetch(card, progress=progress).items():
             report.add("ok", "checksum", f"{name}: as in the card ({path})")
         if card.kind == "vocabulary":
             _check_vocabulary_card(report, card)
+        elif card.kind == "vectors":
+            _equal(report, "genes", len(load_gene_vectors(card.path or card.name, progress=progress)), card.n_genes)
         else:
             _check_cells_card(report, card, progress=progress)
     except ScmfError as error:
@@ -75,7 +81,9 @@ def _check_vocabulary_card(report: CheckReport, card: Card) -> None:
     _equal(report, "genes", len(tables.genes), card.n_genes)
     numbers = sorted(tables.token_ids.values())
     _equal(report, "token ids 0 to n-1", numbers == list(range(len(numbers))), True)
-    _equal(report, "genes without median", len([gene for gene in tables.genes if gene not in tables.medians]), 0)
+    if tables.medians:
+        _equal(report, "genes without median", len([gene for gene in tables.genes if gene not in tables.medians]), 0)
+    report.add("ok", "other names", f"{len(tables.aliases):,}; {len(tables.ambiguous):,} could be several genes")
 
 
 def _check_cells_card(report: CheckReport, card: Card, *, progress: bool) -> None:

@@ -52,10 +52,18 @@ def fetch(card: Card | str | Path, *, progress: bool = True) -> dict[str, Path]:
     ChecksumError
         A file was found or fetched that is not the one the card names.
     SourceError
-        No source could deliver; the message lists each with its reason.
+        No source could deliver; the message lists each with its reason. The card has no files and says what to fetch
+        by hand.
     """
     if not isinstance(card, Card):
         card = load_card(card)
+    if not card.files:
+        raise SourceError(
+            "a card without files: its publisher gives no checksum to hold a download against",
+            wanted="a download by hand",
+            where=f"card {card.name!r}" + (f" ({card.path})" if card.path else ""),
+            fix=card.needs_download,
+        )
     return {file.name: fetch_file(card, file, progress=progress) for file in card.files}
 
 

@@ -19,7 +19,16 @@ from typing import Any, Literal
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizer
 
-from .binned_block import SPECIAL, Layout, check_options, check_vocabulary, encode_block, encode_official, refuse_empty
+from .binned_block import (
+    MASK,
+    SPECIAL,
+    Layout,
+    check_options,
+    check_vocabulary,
+    encode_block,
+    encode_official,
+    refuse_empty,
+)
 from .binned_draws import OfficialDraws
 from .encoded import EncodedCells, padded
 from .gene_columns import GenePanels, expressed_genes
@@ -87,6 +96,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
     vocab_files_names = {"vocab_file": "vocab.json", "aliases_file": "gene_aliases.json"}
     model_input_names = ["input_ids", "attention_mask", "values"]
     obs_columns: tuple[str, ...] = ()
+    redraws = True  # tied values get other bins, a long cell keeps other genes
     """Columns of obs that decide tokens: none."""
 
     def __init__(
@@ -114,7 +124,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         self._token_ids = {str(token): int(i) for token, i in token_ids.items()}
         self._tokens = {i: token for token, i in self._token_ids.items()}
         self._last_id = max(self._tokens, default=0)
-        self._genes = {token: i for token, i in self._token_ids.items() if token not in (*SPECIAL, "<mask>")}
+        self._genes = {token: i for token, i in self._token_ids.items() if token not in (*SPECIAL, MASK)}
         self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
         self.max_genes, self.special_tokens, self.faithful = int(max_genes), bool(special_tokens), bool(faithful)
         self.n_bins, self.include_zero_genes, self.cls_value = int(n_bins), bool(include_zero_genes), str(cls_value)
@@ -207,7 +217,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
             See the class.
         """
         found = expressed_genes(as_csr(counts, len(genes)), genes, min_cells=min_cells)
-        token_ids = {token: i for i, token in enumerate([*SPECIAL, *found])}
+        token_ids = {token: i for i, token in enumerate([*SPECIAL, MASK, *found])}
         return cls.from_tables(
             token_ids, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful, **options
         )
@@ -320,6 +330,11 @@ class BinnedTokenizer(PreTrainedTokenizer):
     def cell_tensors(self, obs: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         """Tensors made of columns of obs: none."""
         return {}
+
+    @property
+    def n_special_per_cell(self) -> int:
+        """Special tokens in every cell: a cell of this length has no gene."""
+        return int(self.special_tokens)
 
     @property
     def fingerprint(self) -> str:

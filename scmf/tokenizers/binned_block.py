@@ -20,6 +20,9 @@ from .encoded import EncodedCells
 from .gene_columns import NOT_SORTED, OK, GeneTokens, as_floats, bad_row, in_order, to_tokens
 from .rank_value_tables import problem
 
+MASK = "<mask>"
+"""Token that hides a gene; fitted vocabularies have it, scGPT's has not."""
+
 SPECIAL = ("<pad>", "<cls>", "<eoc>")
 """Special tokens in the order in which the official code appends those that a vocabulary lacks."""
 

@@ -337,12 +337,17 @@ class ContinuousTokenizer(ValueVocabulary):
     @property
     def fill(self) -> dict[str, float]:
         """What fills short rows of each column."""
-        return {"input_ids": self.pad_token_id, "values": self.options["pad_value"]}
+        return {"input_ids": self.pad_token_id, "values": self.pad_value}
 
     @property
     def n_special_per_cell(self) -> int:
         """Tokens of a cell without known genes."""
         return 0
+
+    @property
+    def pad_value(self) -> float:
+        """Value at padding."""
+        return float(self.options["pad_value"])
 
     @property
     def redraws(self) -> bool:
