@@ -57,6 +57,14 @@ def test_published_names_of_special_tokens_are_known():
     assert tokenizer.fill == {"input_ids": 1, "values": 0.0}
 
 
+def test_every_token_that_is_no_gene_is_a_special_one():
+    for tokenizer in (clipped(), make(depth=True), make(depth=True, special=["<mask>"])):
+        genes = {tokenizer.get_vocab()[gene] for gene in GENES}
+        assert set(tokenizer.all_special_ids) == set(tokenizer.get_vocab().values()) - genes
+    assert clipped().n_assays == 0 and clipped(assay_key="assay", assays={"unknown": 0, "a": 1}).n_assays == 2
+    assert make(pad_value=103).pad_value == 103
+
+
 def test_every_option_of_the_config_is_one_of_the_tokenizer():
     options = ContinuousOptions().model_dump()
     tokenizer = ContinuousTokenizer.fit(csr([1] * 6), GENES, min_cells=1, max_genes=8, **options)
@@ -92,6 +100,7 @@ print(json.dumps({
     "batch": {name: np.asarray(batch[name]).tolist() for name in batch},
     "fingerprint": tokenizer.fingerprint,
     "assays": tokenizer.cell_tensors({"assay": ["v3", "x"]})["assay_ids"].tolist(),
+    "special": tokenizer.all_special_tokens,
 }))
 """
     arguments = [str(tmp_path / "saved"), json.dumps(counts.toarray().tolist()), json.dumps(["TSPAN6", *GENES[1:]])]
@@ -104,6 +113,7 @@ print(json.dumps({
     batch = tokenizer(counts, ["TSPAN6", *GENES[1:]])
     assert found["batch"] == {name: np.asarray(batch[name]).tolist() for name in batch}
     assert found["fingerprint"] == tokenizer.fingerprint and found["assays"] == [1, 0]
+    assert found["special"] == tokenizer.all_special_tokens and len(tokenizer) == tokenizer.vocab_size
 
 
 def test_threads_and_types_give_the_same(tmp_path):

@@ -27,7 +27,10 @@ NAMES = {
 DEPTH_TOKENS = ("<T>", "<S>")
 """Tokens of the depth to reach and of the depth of the cell."""
 
-SPECIAL = frozenset([*(name for names in NAMES.values() for name in names), *DEPTH_TOKENS, "[RD]", "[CELL]"])
+OTHERS = (*DEPTH_TOKENS, "[RD]", "[CELL]")
+"""Special tokens that transformers has no name for; the last two are TranscriptFormer's, which never uses them."""
+
+SPECIAL = frozenset([*(name for names in NAMES.values() for name in names), *OTHERS])
 """Tokens that are no genes."""
 
 UNKNOWN_ASSAY = "unknown"

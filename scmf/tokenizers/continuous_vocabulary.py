@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizer
 
-from .continuous_tables import DEPTH_TOKENS, NAMES, SPECIAL, UNKNOWN_ASSAY, check_tables
+from .continuous_tables import DEPTH_TOKENS, NAMES, OTHERS, SPECIAL, UNKNOWN_ASSAY, check_tables
 from .rank_value_tables import problem, read_table
 
 
@@ -69,6 +69,8 @@ class ValueVocabulary(PreTrainedTokenizer):
         for key, names in NAMES.items():
             if found := next((name for name in names if name in self._token_ids), None):
                 kwargs.setdefault(key, found)
+        more = sorted((token for token in OTHERS if token in self._token_ids), key=self._token_ids.__getitem__)
+        kwargs.setdefault("extra_special_tokens", more)
         kwargs["model_max_length"] = max_genes
         super().__init__(max_genes=max_genes, special_tokens=special_tokens, **options, **kwargs)
 
@@ -83,6 +85,11 @@ class ValueVocabulary(PreTrainedTokenizer):
     def assays(self) -> dict[str, int]:
         """Assay -> id (a copy)."""
         return dict(self._assays)
+
+    @property
+    def n_assays(self) -> int:
+        """Assays that `cell_tensors` tells apart, ``unknown`` included; 0 without ``assay_key``."""
+        return 0 if self._assay_key is None else len(self._assays)
 
     def learn_cells(self, obs: Mapping[str, Sequence[str]]) -> None:
         """Take the assays that these cells have into the vocabulary of assays, sorted, behind ``unknown``.
