@@ -2,8 +2,9 @@
 
 Lives here: two paths from counts to the tensors of a model, written from a description of what they compute, with the
 libraries they use (numpy, torch), one Python call a cell as there: the embedding path (values above 0, ``<cls>``,
-collator with binning and sampling) and the fine-tuning path (binning of a layer, ``tokenize_and_pad_batch``, zeros
-included). No code of the official repository is in it. Lives elsewhere: the measurement (input_pipelines.py).
+collator with binning and sampling) and the fine-tuning path (scaling, log1p and binning of the genes of a panel,
+``tokenize_and_pad_batch``, zeros included; the choice of the panel is not part of it). No code of the official
+repository is in it. Lives elsewhere: the measurement (input_pipelines.py).
 
 Legend: B cells, G genes, L length.
 """
@@ -22,7 +23,7 @@ PAD_VALUE = -2
 BATCH = 64
 LONGEST = 1200
 PANEL_LONGEST = 1201
-BLOCK = 1024
+BLOCK = 256
 
 
 # --- restated: binning -------------------------------------------------------------------------------------
@@ -95,6 +96,16 @@ def embedding_path(
 
 
 # --- restated: the fine-tuning path --------------------------------------------------------------------------
+
+
+def scaled(counts: sp.csr_matrix, target: float = 10_000) -> sp.csr_matrix:
+    """Counts a 10,000, and log1p of them."""
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    totals[totals == 0] = 1
+    layer = sp.csr_matrix(counts, dtype=np.float32, copy=True)
+    layer.data *= np.repeat((target / totals).astype(np.float32), np.diff(layer.indptr))
+    np.log1p(layer.data, out=layer.data)
+    return layer
 
 
 def binned_layer(layer_BG: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
@@ -208,7 +219,7 @@ def _fine_tuning(counts: sp.csr_matrix, gene_ids: np.ndarray, *, n_distinct: int
 
     def theirs(block: sp.csr_matrix) -> dict[str, Any]:
         given = {"cls_id": ours.cls_token_id, "pad_id": ours.pad_token_id}
-        return tokenised(binned_layer(block.toarray()), gene_ids, **given, longest=PANEL_LONGEST, zeros=True)
+        return tokenised(binned_layer(scaled(block).toarray()), gene_ids, **given, longest=PANEL_LONGEST, zeros=True)
 
     def run() -> None:
         for block in blocks:
@@ -310,14 +321,19 @@ def _cells(copies: int) -> tuple[sp.csr_matrix, np.ndarray, str]:
 
 def _panel_cells(copies: int) -> tuple[sp.csr_matrix, np.ndarray, str]:
     """The same cells over the 1,200 highly variable genes of the tutorial, else synthetic ones."""
-    path = _oracle("scgpt", "tok", "real_pbmc400.tutorial_hvg1200.npz")
-    if path is None:
+    path, panel = _oracle("geneformer", "inputs", "real_pbmc400.h5ad"), None
+    if path is not None:
+        panel = _oracle("scgpt", "tok", "real_pbmc400.tutorial_hvg1200.npz")
+    if path is None or panel is None:
         return _synthetic(copies, n_genes=1_200, n_expressed=200)
-    with np.load(path) as saved:
-        parts = (saved["log1p_data"], saved["log1p_indices"], saved["log1p_indptr"])
-        cells, ids = sp.csr_matrix(parts, shape=tuple(saved["shape"])), saved["gene_ids"]
-    name = f"{cells.shape[0]} real PBMCs x {copies}, {cells.shape[1]:,} highly variable genes, log1p"
-    return _repeated(cells, copies), ids, name
+    import anndata
+
+    cells = anndata.read_h5ad(path)
+    column = {symbol: i for i, symbol in enumerate(cells.var["gene_symbol"])}
+    with np.load(panel) as saved:
+        ids, columns = saved["gene_ids"], [column[symbol] for symbol in saved["genes"].tolist()]
+    name = f"{cells.n_obs} real PBMCs x {copies}, {ids.size:,} highly variable genes"
+    return _repeated(sp.csr_matrix(cells.X)[:, columns], copies), ids, name
 
 
 def _synthetic(copies: int, *, n_genes: int, n_expressed: int) -> tuple[sp.csr_matrix, np.ndarray, str]:

@@ -275,17 +275,19 @@ def encode_rows(
     for row in range(indptr.size - 1):
         widest = max(widest, indptr[row + 1] - indptr[row] + 1)
     longest = max(widest, n_panel + 1)
-    found, kept, tokens = np.empty(widest, np.int32), np.empty(widest, data.dtype), np.empty(widest, np.int32)
+    found, above, tokens = np.empty(widest, np.int32), np.empty(widest, data.dtype), np.empty(widest, np.int32)
     entries, lot, number = np.zeros(widest, np.uint32), np.empty(longest, np.uint32), np.empty(longest, np.float32)
     dense_P, (kind, place_G) = np.empty(n_panel, np.float32), row_plan(token_G, summed)
     room = scratch(widest, share_K.size, data[:0])
     offsets[0] = cursor = 0
     for row in range(indptr.size - 1):
-        span = slice(indptr[row], indptr[row + 1])
-        code, n = collect_row(indices[span], data[span], token_G, first_G, kind, place_G, found, kept)
+        start, stop = indptr[row], indptr[row + 1]
+        counts = data[start:stop]
+        code, n = collect_row(indices[start:stop], counts, token_G, first_G, kind, place_G, found, above)
         if code != OK:
             return code, row
         n_found[row] = n
+        kept = counts if n == counts.size else above
         mine = found
         if n_panel:
             mine = tokens
@@ -314,8 +316,8 @@ def encode_rows(
             if sampled:
                 _keep(mine, number, lot, n, _threshold(lot, n, most), ids[cursor:], values[cursor:])
             else:
-                ids[cursor : cursor + n_out] = mine[:n_out]
-                values[cursor : cursor + n_out] = number[:n_out]
+                _copy(mine, n_out, ids[cursor:])
+                _copy(number, n_out, values[cursor:])
         elif sampled:
             dense_P[:] = 0
             for i in range(n):
@@ -323,14 +325,22 @@ def encode_rows(
             _draw(panel, n_panel, key, lot)
             _keep(panel, dense_P, lot, n_panel, _threshold(lot, n_panel, most), ids[cursor:], values[cursor:])
         else:
-            ids[cursor : cursor + n_out] = panel[:n_out]
-            values[cursor : cursor + n_out] = 0
+            _copy(panel, n_out, ids[cursor:])
+            for i in range(n_out):
+                values[cursor + i] = 0
             for i in range(n):
                 if found[i] < n_out:
                     values[cursor + found[i]] = number[i]
         cursor += n_out
         offsets[row + 1] = cursor
     return OK, -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy(source: Any, n: int, target: Any) -> None:
+    """The first ``n`` numbers; an assignment of slices would be three times slower."""
+    for i in range(n):
+        target[i] = source[i]
 
 
 @numba.njit(cache=True, nogil=True)

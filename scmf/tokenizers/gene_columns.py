@@ -267,7 +267,8 @@ def collect_row(
     kind, place_G
         What `row_plan` made of them.
     ids, kept
-        Output with room for the whole row and one more.
+        Output with room for the whole row and one more; ``kept`` may stay unwritten if all entries are, for then it
+        is ``counts``.
 
     Returns
     -------
@@ -291,7 +292,7 @@ def collect_row(
     if kind == ALL_KNOWN:
         for i in range(n_entries):
             ids[i] = token_G[np.uint64(columns[i])]
-            kept[i] = counts[i]
+        for i in range(n_entries):
             fine &= counts[i] > 0
         if fine:
             return OK, n_entries
@@ -336,7 +337,7 @@ def _collect_rows(
         if code != OK:
             return code, row
         ids[cursor : cursor + n] = row_ids[:n]
-        counts[cursor : cursor + n] = row_counts[:n]
+        counts[cursor : cursor + n] = data[span] if n == span.stop - span.start else row_counts[:n]
         cursor += n
         offsets[row + 1] = cursor
     return OK, -1

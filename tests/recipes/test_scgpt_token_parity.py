@@ -211,7 +211,7 @@ def test_what_the_restated_path_made_passes(recorded):
     ("file", "array"),
     [
         ("own.scaled", "binned_data"), ("own.scaled", "bin_edges"), ("own.scaled", "digit_hi"),
-("own.scaled", "gene_ids"), ("own.raw", "binned_data"), ("own.tokenize.maxlen30", "genes"),
+        ("own.scaled", "gene_ids"), ("own.raw", "binned_data"), ("own.tokenize.maxlen30", "genes"),
         ("own.tokenize.maxlen30", "values"), ("collator_own", "expr"),
     ],
 )  # fmt: skip
