@@ -38,6 +38,7 @@ class ContinuousTokenizer(ValueVocabulary):
     ==================================================  ================================================
     *scFoundation*
     a symbol in two columns: all ids behind shift       counts summed
+    ``order="column"``: the order of the vocabulary     that of the columns
     19,264 columns or more: taken in any order, those   aligned by name, whatever their number
     behind as id 103
     values given: S is the log of *their* sum           of ``n_counts``, which must be given
