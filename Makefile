@@ -18,8 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)
 
+RECIPE ?= geneformer
 reproduce: install
-	$(BIN)/scmf reproduce geneformer
+	$(BIN)/scmf reproduce $(RECIPE)
 
 test: install
 	$(BIN)/python -m pytest

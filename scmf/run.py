@@ -37,7 +37,14 @@ from scmf.files import sha256_json, write_json
 from scmf.hub.origin import RECORD, Checkpoint, training_record
 from scmf.recipe import Recipe
 from scmf.streaming import Streamed
-from scmf.tokenising import fitted_tokenizer, given_tokenizer, tokenise, training_tokens
+from scmf.tokenising import (
+    fitted_tokenizer,
+    given_tokenizer,
+    learn_columns,
+    obs_columns,
+    tokenise,
+    training_tokens,
+)
 from scmf.training.batches import Redrawn, TokenCells
 from scmf.training.loop import EvaluationCallback, TrainingReport, train
 from scmf.training.objectives import CellClassification
@@ -119,6 +126,7 @@ def prepare(config: RunConfig, *, progress: bool = True, note: Note = lambda _: 
     note(f"tokenising {cells.n_obs:,} cells")
     fit = config.tokenizer.vocabulary == "fit"
     tokenizer = fitted_tokenizer(config, cells) if fit else given_tokenizer(config.tokenizer, progress=progress)
+    learn_columns(tokenizer, obs_columns(tokenizer, cells.obs))
     return Prepared(cells, tokenizer, tokenise(tokenizer, cells))
 
 

@@ -30,7 +30,14 @@ from scmf.data.stream.reader import CellStream, in_order
 from scmf.errors import ConfigError, DataError, from_value_error
 from scmf.files import cache_dir, sha256_json
 from scmf.token_cache import cached_tokens, tokenise_to
-from scmf.tokenising import BATCH_IDS, batch_codes, given_tokenizer, tokenizer_shape, with_vectors
+from scmf.tokenising import (
+    BATCH_IDS,
+    batch_codes,
+    given_tokenizer,
+    learn_columns,
+    tokenizer_shape,
+    with_vectors,
+)
 from scmf.training.batches import BatchesOf, TokenCells
 from scmf.training.ranks import main_first
 from scmf.training.streamed import StreamBatches
@@ -211,6 +218,7 @@ def prepare_stream(config: RunConfig, *, progress: bool = True, note: Note = lam
     opened = open_corpus(config.data, progress=progress, note=note)
     with main_first():
         tokenizer = _tokenizer(config, opened, progress=progress, note=note)
+    learn_columns(tokenizer, {name: opened.column(name).astype(str).to_numpy() for name in tokenizer.obs_columns})
     batch_key = config.data.batch_key
     if config.data.tokens is not None or settings.cache_tokens is not None:
         _refuse_values(tokenizer, config)

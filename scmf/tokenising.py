@@ -75,8 +75,7 @@ def fitted_tokenizer(config: RunConfig, cells: Any, *, progress: bool = True) ->
             n_counts=_depth(training),
             **with_vectors(shape, cells.var_names.tolist(), progress=progress),
         )
-        if made.obs_columns:
-            made.learn_cells(obs_columns(made, training.obs))
+        learn_columns(made, obs_columns(made, training.obs))
         return made
     except ValueError as error:
         raise from_value_error(DataError, error, where=cells.uns["scmf"]["dataset"]) from error
@@ -143,6 +142,12 @@ def training_tokens(tokenizer: Any, cells: Any, tokens: TokenCells, rows: np.nda
 def obs_columns(tokenizer: Any, obs: Any) -> Mapping[str, Any]:
     """The columns of ``obs`` (a data frame) that a tokenizer reads; those that are not there are left out."""
     return {name: obs[name].astype(str).to_numpy() for name in tokenizer.obs_columns if name in obs}
+
+
+def learn_columns(tokenizer: Any, obs: Mapping[str, Any]) -> None:
+    """Let a tokenizer that reads columns of ``obs`` (assays) take over their values, unless it knows some already."""
+    if tokenizer.obs_columns and tokenizer.n_assays <= 1:
+        tokenizer.learn_cells(obs)
 
 
 def batch_codes(names: np.ndarray, known: Sequence[str] | None = None) -> np.ndarray:
