@@ -344,9 +344,8 @@ class RankValueTokenizer(PreTrainedTokenizer):
     @property
     def fingerprint(self) -> str:
         """Sha256 of everything that decides the tokens of a cell."""
-        shape = [self.max_genes, self.special_tokens, self.faithful]
-        text = json.dumps([self._token_ids, self._medians, self._aliases, shape], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        parts = [self._token_ids, self._medians, self._aliases, self.max_genes, self.special_tokens, self.faithful]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def medians(self) -> dict[str, float]:
