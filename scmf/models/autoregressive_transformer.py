@@ -63,7 +63,7 @@ _QUERIES = 512
 
 def capped(x: Tensor, cap: float | None) -> Tensor:
     """``cap * tanh(x / cap)``: almost ``x`` near 0, never beyond ``cap``."""
-    return x if cap is None else cap * torch.tanh(x.clamp(-1e6, 1e6) / cap)
+    return x if cap is None else cap * torch.tanh(x / cap)
 
 
 def count_nll(mu_N: Tensor, counts_N: Tensor, *, likelihood: str, eps: float, max_count: float | None) -> Tensor:
