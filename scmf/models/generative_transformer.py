@@ -70,11 +70,16 @@ class TokenTable(nn.Module):
         return self.enc_norm(self.embedding(ids))
 
 
+class GeneVectors(nn.Embedding):
+    """A table that starts uniform, see ``_init_weights``."""
+
+
 class GeneEncoder(TokenTable):
     """Vectors of genes. The row of padding is random as every row, and is not trained."""
 
     def __init__(self, config: GenerativeTransformerConfig) -> None:
         super().__init__(config.vocab_size, config, config.pad_token_id)
+        self.embedding = GeneVectors(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
 
 
 class ContinuousValueEncoder(nn.Module):
@@ -140,6 +145,10 @@ def eager_attention_forward(
     return (weights_BHTT @ value).transpose(1, 2).contiguous(), weights_BHTT
 
 
+class OutputProjection(nn.Linear):
+    """A linear layer that starts without offset, see ``_init_weights``."""
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention with the parameters of ``nn.MultiheadAttention``: query, key, value are one matrix."""
 
@@ -151,7 +160,7 @@ class SelfAttention(nn.Module):
         self.head_dim = width // config.num_attention_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = OutputProjection(width, width)
 
     def forward(self, x_BTD: Tensor, mask: Tensor | None, n_perceived: int) -> tuple[Tensor, Tensor | None]:
         """(B, T, D) -> (B, T, D) and, from the eager kernel, the probabilities (B, H, T, T)."""
@@ -477,8 +486,10 @@ class GenerativeTransformerPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Linear):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
-                bound = module.in_features**-0.5
+                bound = 0.0 if isinstance(module, OutputProjection) else module.in_features**-0.5
                 init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, GeneVectors):
+            init.uniform_(module.weight, -self.config.initializer_range, self.config.initializer_range)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
@@ -498,10 +509,11 @@ class GenerativeTransformerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, SelfAttention):
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)
-            init.zeros_(module.out_proj.bias)
-        elif isinstance(module, GeneEncoder):
-            span = self.config.initializer_range
-            init.uniform_(module.embedding.weight, -span, span)
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """No text: ``generate`` gives values."""
+        return False
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save weights, configuration and code: a folder that every auto class loads without scmf."""
