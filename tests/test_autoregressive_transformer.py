@@ -239,6 +239,17 @@ def test_gradients_reach_every_trained_weight_on_a_cpu(softcap: float | None) ->
     assert trained.frozen_tensors == ()
 
 
+@pytest.mark.parametrize("softcap", [10.0, None])
+def test_mixed_precision_gives_almost_the_same_loss(softcap: float | None) -> None:
+    model = build(softcap=softcap, **ASSAYS)
+    batch = {**labelled(model, cells(9, 4)), "assay_ids": torch.tensor([1, 0])}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(**batch).loss
+    loss.backward()
+    torch.testing.assert_close(loss, model(**batch).loss, rtol=0.03, atol=0)  # bfloat16 keeps two to three digits
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_checkpointed_layers_give_the_same_gradients() -> None:
     model = build().train()
     for module in model.modules():
