@@ -189,12 +189,12 @@ def test_default_draws_are_pinned():
     cells[1, :4] = 3
     batch = tokenizer(cells, genes)
     ids = [
-        [41, 2, 3, 13, 15, 21, 25, 27, 29, 33, 34, 38],
-        [41, 0, 3, 5, 7, 13, 29, 30, 31, 35, 37, 38],
+        [41, 1, 3, 5, 9, 10, 13, 14, 25, 29, 33, 38],
+        [41, 1, 2, 3, 5, 7, 14, 19, 31, 35, 37, 38],
     ]
     digits = [
-        [-2, 19, 36, 11, 42, 5, 2, 41, 6, 1, 31, 27],
-        [-2, 37, 50, 5, 44, 1, 10, 16, 38, 36, 8, 27],
+        [-2, 1, 48, 6, 13, 29, 9, 25, 7, 14, 13, 24],
+        [-2, 47, 41, 39, 13, 49, 28, 42, 35, 35, 11, 21],
     ]
     assert batch["input_ids"].tolist() == ids and batch["values"].tolist() == digits
 
@@ -311,6 +311,7 @@ def test_the_contract_of_a_tokenizer_is_kept():
     tokenizer = make(special_tokens=True)
     assert tokenizer.model_input_names == ["input_ids", "attention_mask", "values"]
     assert tokenizer.fill == {"input_ids": PAD, "values": -2.0}
+    assert tokenizer.redraws and make(n_bins=0).redraws and not make(n_bins=0, long_cells="first").redraws
     assert tokenizer.obs_columns == () and tokenizer.cell_tensors({"assay": ["10x"]}) == {}
     assert (tokenizer.mask_value, tokenizer.n_bins, tokenizer.max_genes) == (-1.0, 51, 20)
     cells = tokenizer.encode_cells(np.eye(6), GENES, dtype=np.int16, n_counts=np.ones(6))

@@ -96,7 +96,6 @@ class BinnedTokenizer(PreTrainedTokenizer):
     vocab_files_names = {"vocab_file": "vocab.json", "aliases_file": "gene_aliases.json"}
     model_input_names = ["input_ids", "attention_mask", "values"]
     obs_columns: tuple[str, ...] = ()
-    redraws = True  # tied values get other bins, a long cell keeps other genes
     """Columns of obs that decide tokens: none."""
 
     def __init__(
@@ -326,6 +325,11 @@ class BinnedTokenizer(PreTrainedTokenizer):
     def fill(self) -> dict[str, float]:
         """Column of a batch -> what fills short rows."""
         return {"input_ids": self.pad_token_id, "values": self.pad_value}
+
+    @property
+    def redraws(self) -> bool:
+        """Whether another draw gives other tokens: ties get other bins, a long cell keeps other genes."""
+        return self.n_bins > 0 or self.long_cells == "sample"
 
     def cell_tensors(self, obs: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         """Tensors made of columns of obs: none."""

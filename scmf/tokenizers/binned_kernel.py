@@ -37,16 +37,6 @@ _FEW = 24
 
 
 @numba.njit(cache=True, nogil=True)
-def _mix(x: Any) -> Any:
-    """A bijection of uint32 in which every bit depends on every bit (the finaliser of MurmurHash3)."""
-    x = np.uint32(x ^ (x >> np.uint32(16)))
-    x = np.uint32(x * np.uint32(0x85EBCA6B))
-    x = np.uint32(x ^ (x >> np.uint32(13)))
-    x = np.uint32(x * np.uint32(0xC2B2AE35))
-    return np.uint32(x ^ (x >> np.uint32(16)))
-
-
-@numba.njit(cache=True, nogil=True)
 def mix64(x: Any) -> Any:
     """One step of splitmix64."""
     x = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
@@ -191,17 +181,19 @@ def _key(ids: Any, entries: Any, shift: Any, n: int, base: Any) -> Any:
     for i in range(n):
         a = np.uint32(np.uint32(ids[i]) * np.uint32(0x9E3779B1) + (entries[i] >> shift) * np.uint32(0x85EBCA77))
         a = np.uint32((a ^ (a >> np.uint32(15))) * np.uint32(0x2C1B3C6D))
-        b = np.uint32((a ^ (a >> np.uint32(12))) * np.uint32(0x297A2D39))
-        total += np.uint64(a) * np.uint64(np.uint32(b | np.uint32(1)))
+        total += np.uint64(a) * np.uint64(np.uint32(a ^ np.uint32(0x5BD1E995)))
     return mix64(mix64(total) ^ base)
 
 
 @numba.njit(cache=True, nogil=True)
 def _draw(ids: Any, n: int, key: Any, lot: Any) -> None:
-    """32 random bits for each token, different for different tokens."""
+    """32 random bits for each token, different for different tokens (two rounds as in MurmurHash3, keyed twice)."""
     first, second = np.uint32(key), np.uint32(key >> np.uint64(32))
     for i in range(n):
-        lot[i] = _mix(np.uint32(_mix(np.uint32(np.uint32(ids[i]) * np.uint32(0x9E3779B1) + first)) + second))
+        x = np.uint32(np.uint32(ids[i]) * np.uint32(0x9E3779B1) + first)
+        x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+        x = np.uint32(np.uint32((x ^ (x >> np.uint32(13))) + second) * np.uint32(0xC2B2AE35))
+        lot[i] = x ^ (x >> np.uint32(16))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -233,7 +225,8 @@ def _threshold(lot: Any, n: int, k: int) -> Any:
 def _digits(entries: Any, lot: Any, n: int, out: Any) -> None:
     """Digits of the first ``n`` entries from the random bits of their tokens."""
     for i in range(n):
-        bits = np.uint64(_mix(np.uint32(lot[i] + np.uint32(0x7FEB352D))))
+        x = np.uint32(lot[i] * np.uint32(0x2C1B3C6D))
+        bits = np.uint64(x ^ (x >> np.uint32(15)))
         top, span = entries[i] >> np.uint32(16), np.uint64(entries[i] & np.uint32(0xFFFF))
         out[i] = np.float32(np.int32(top) - np.int32((bits * span) >> np.uint64(32)))
 
