@@ -251,8 +251,12 @@ def embed(
         str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")
     ] = "auto",
     gene_ids: Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")] = "auto",
-    layer: Annotated[int, typer.Option("--layer", help="0 last layer, -1 the one before.")] = -1,
-    pooling: Annotated[str, typer.Option("--pooling", help="cell (mean over genes) or cls.")] = "cell",
+    layer: Annotated[
+        int | None, typer.Option("--layer", help="0 last layer, -1 the one before; as in the run if not given.")
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option("--pooling", help="cell, cls, max or all; as in the run if not given.")
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -86,8 +86,8 @@ def embed_to_file(
     key: str | None = None,
     counts: str = "auto",
     gene_ids: str = "auto",
-    layer: int = -1,
-    pooling: str = "cell",
+    layer: int | None = None,
+    pooling: str | None = None,
     note: run.Note = lambda _: None,
 ) -> dict[str, Any]:
     """Write a copy of an AnnData file with the embedding in ``obsm``.
@@ -105,7 +105,8 @@ def embed_to_file(
     counts, gene_ids
         As in the ``data`` section.
     layer, pooling
-        As ``embedding_layer`` and ``pooling`` in the ``eval`` section.
+        As ``embedding_layer`` and ``pooling`` in the ``eval`` section; None: those of the run that made the model, else
+        what its family was published with.
 
     Returns
     -------
@@ -121,9 +122,9 @@ def embed_to_file(
     output = output or file.with_name(f"{file.stem}.{recipe}.h5ad")
     if output.resolve() == file.resolve():
         raise DataError("output is the input", wanted="another file", where=output, fix="choose another --output")
-    settings: EvalConfig = validate(EvalConfig, {"embedding_layer": layer, "pooling": pooling}, where="embed")
     note("loading model and cells")
     network, tokenizer = load_run_model(model)
+    settings = _embedding_settings(model, network, layer=layer, pooling=pooling)
     section = validate(DataConfig, {"files": [file], "counts": counts, "gene_ids": gene_ids}, where="embed")
     tokens = tokenise(tokenizer, load_cells(section, progress=False))
     note(f"embedding {len(tokens):,} cells")
@@ -134,6 +135,22 @@ def embed_to_file(
     with atomic_path(output) as temporary:
         adata.write_h5ad(temporary)
     return {"file": str(output), "key": key, "cells": len(x_ND), "dimensions": x_ND.shape[1]}
+
+
+def _embedding_settings(model: Path, network: Any, *, layer: int | None, pooling: str | None) -> EvalConfig:
+    """The layer and pooling that are asked for, else those of the run, else those the family was published with."""
+    usual_layer, usual_pooling = network.embedding_defaults
+    for folder in (model, model.parent):
+        if (folder / "run.json").is_file():
+            of_run = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]["eval"]
+            usual_layer, usual_pooling = of_run["embedding_layer"], of_run["pooling"]
+            break
+    keys = {
+        "embedding_layer": usual_layer if layer is None else layer,
+        "pooling": usual_pooling if pooling is None else pooling,
+    }
+    settings: EvalConfig = validate(EvalConfig, keys, where="embed")
+    return settings
 
 
 def _recipe_name(model: Path) -> str:

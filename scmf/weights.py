@@ -84,7 +84,7 @@ def _check_objective(config: RunConfig, known: Sequence[str]) -> None:
 
 def copy_frozen(source: Any, target: Any) -> None:
     """Give ``target`` the tensors of ``source`` that are given and not trained, such as pretrained gene vectors."""
-    names = [name for name in source.state_dict() if name.endswith(tuple(type(source).frozen_tensors) or ("\0",))]
+    names = [name for name in source.state_dict() if name.endswith(tuple(source.frozen_tensors) or ("\0",))]
     tensors = source.state_dict()
     with torch.no_grad():
         for name, tensor in target.state_dict(keep_vars=True).items():

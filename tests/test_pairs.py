@@ -26,6 +26,7 @@ PAIRS = [("rank_value", "transformer_encoder"), *itertools.product(VALUES, MODEL
 
 def options_of(tokenizer, model):
     """What a pair needs besides its names."""
+    networks = {"generative_transformer": "{cell_embedding: avg-pool}"}  # these cells do not begin with <cls>
     tokens = {"continuous": "{order: random}", "gene_embedding": "{order: random, vectors: fit, dimensions: 8}"}
     encoder = {"rank_value": "{}", "binned": "{value_encoding: category, positions: false}"}
     return (
@@ -34,7 +35,7 @@ def options_of(tokenizer, model):
         + (
             encoder.get(tokenizer, "{value_encoding: continuous, positions: false}")
             if model == "transformer_encoder"
-            else "{}"
+            else networks.get(model, "{}")
         ),
     )
 

@@ -331,6 +331,8 @@ class AutoregressiveTransformerPreTrainedModel(PreTrainedModel):
     """Names of the objectives it can be trained under."""
     frozen_tensors: tuple[str, ...] = ("gene_embeddings.embedding.weight",)
     """Tensors that are given and not trained; none in a model without given gene vectors."""
+    embedding_defaults = (0, "cell")
+    """Layer and pooling of the official embeddings."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -479,6 +479,8 @@ class GenerativeTransformerPreTrainedModel(PreTrainedModel):
     """Names of the objectives it can be trained under."""
     frozen_tensors: tuple[str, ...] = ()
     """Tensors that are given and not trained."""
+    embedding_defaults = (0, "cell")
+    """Layer and pooling of the official embeddings."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -432,6 +432,11 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     frozen_tensors: tuple[str, ...] = ()
     """Tensors that are given and not trained."""
 
+    @property
+    def embedding_defaults(self) -> tuple[int, str]:
+        """Layer and pooling of the official embeddings; without depth tokens the mean over genes."""
+        return 0, "cell" if self.config.depth_token_ids is None else "all"
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, FastAttention):

@@ -296,6 +296,8 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
     """Names of the objectives it can be trained under."""
     frozen_tensors: tuple[str, ...] = ()
     """Tensors that are given and not trained."""
+    embedding_defaults = (-1, "cell")
+    """Layer and pooling of the official embeddings (V1)."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

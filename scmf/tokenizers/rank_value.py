@@ -80,7 +80,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
     }
     model_input_names = ["input_ids", "attention_mask"]
     obs_columns: tuple[str, ...] = ()
-    redraws = False  # nothing of a cell's tokens is drawn
+    redraws = False
 
     def __init__(
         self,
@@ -370,7 +370,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         tables = {"vocab_file": self._token_ids, "medians_file": self._medians, "aliases_file": self._aliases}
         paths = []
         for key, table in tables.items():
-            if key == "aliases_file" and not table:
+            if not table:
                 continue
             prefix = f"{filename_prefix}-" if filename_prefix else ""
             path = Path(save_directory) / f"{prefix}{self.vocab_files_names[key]}"
