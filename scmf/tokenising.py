@@ -177,10 +177,11 @@ def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
     -------
     dict
         ``vocab_size, max_positions, pad_token_id, cls_token_id, eos_token_id, mask_token_id, pad_value, mask_value,
-        n_bins, n_assays, n_batches, gene_vector_dim, gene_token_start``.
+        n_bins, n_assays, n_batches, gene_vector_dim, gene_token_start, depth_token_ids``.
     """
     special = set(tokenizer.all_special_ids)
     names = ("pad_value", "mask_value", "n_bins", "gene_vector_dim")
+    depth_ids = list(getattr(tokenizer, "depth_ids", ()))
     return {
         "vocab_size": len(tokenizer),
         "max_positions": tokenizer.max_genes,
@@ -189,6 +190,7 @@ def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
         "n_assays": getattr(tokenizer, "n_assays", 0),
         "n_batches": n_batches,
         "gene_token_start": next(i for i in range(len(tokenizer) + 1) if i not in special),
+        "depth_token_ids": depth_ids if min(depth_ids, default=-1) >= 0 else None,
     }
 
 
