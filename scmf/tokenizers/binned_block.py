@@ -9,6 +9,7 @@ Legend: B cells, G genes (columns), K edges, N tokens of all cells, P genes of a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,7 +77,7 @@ def encode_block(
         Tokens, and how many genes of each cell have a count.
     """
     token_G, panel = _panel(meaning) if layout.zeros else (meaning.token_G, _NONE)
-    share_K = np.linspace(0, 1, layout.n_bins - 1) if layout.n_bins else np.empty(0)
+    share_K = _shares(layout.n_bins)
     n_cells = matrix.shape[0]
     offsets, n_found_B = np.empty(n_cells + 1, np.int64), np.empty(n_cells, np.int64)
     base = np.uint64(mix64(np.uint64(mix64(np.uint64(seed))) ^ np.uint64(draw)))
@@ -97,6 +98,12 @@ def encode_block(
         raise bad_row(matrix, code, row)
     end = int(offsets[-1])
     return EncodedCells(offsets, {"input_ids": ids[:end], "values": values[:end]}, {}), n_found_B
+
+
+@lru_cache(maxsize=8)
+def _shares(n_bins: int) -> np.ndarray:
+    """Which quantiles are edges."""
+    return np.linspace(0, 1, n_bins - 1) if n_bins else np.empty(0)
 
 
 def encode_official(

@@ -222,13 +222,19 @@ def _threshold(lot: Any, n: int, k: int) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def _digits(entries: Any, lot: Any, n: int, out: Any) -> None:
+def _digits(entries: Any, lot: Any, n: int, n_edges: int, out: Any) -> None:
     """Digits of the first ``n`` entries from the random bits of their tokens."""
+    if n_edges < 256:  # 24 bits by 8 fit 32, and twice as many fit a register
+        for i in range(n):
+            x = np.uint32(lot[i] * np.uint32(0x2C1B3C6D))
+            bits = np.uint32((x ^ (x >> np.uint32(15))) >> np.uint32(8))
+            top, span = np.uint32(entries[i] >> np.uint32(16)), np.uint32(entries[i] & np.uint32(0xFFFF))
+            out[i] = np.float32(np.int32(top - np.uint32(np.uint32(bits * span) >> np.uint32(24))))
+        return
     for i in range(n):
         x = np.uint32(lot[i] * np.uint32(0x2C1B3C6D))
-        bits = np.uint64(x ^ (x >> np.uint32(15)))
-        top, span = entries[i] >> np.uint32(16), np.uint64(entries[i] & np.uint32(0xFFFF))
-        out[i] = np.float32(np.int32(top) - np.int32((bits * span) >> np.uint64(32)))
+        wide = np.uint64(x ^ (x >> np.uint32(15))) * np.uint64(entries[i] & np.uint32(0xFFFF))
+        out[i] = np.float32(np.int32(entries[i] >> np.uint32(16)) - np.int32(wide >> np.uint64(32)))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -300,7 +306,7 @@ def encode_rows(
         if binned or (sampled and not n_panel):
             _draw(mine, n, key, lot)
         if binned:
-            _digits(entries, lot, n, number)
+            _digits(entries, lot, n, share_K.size, number)
         if cls_id >= 0:
             ids[cursor], values[cursor] = cls_id, cls_value
             cursor += 1

@@ -276,9 +276,10 @@ def collect_row(
         `OK`, or what is wrong; entries written.
     """
     n_columns, n_entries = token_G.size, columns.size
-    fine = True
+    fine, above = True, True
     for i in range(n_entries):
         fine &= (counts[i] >= 0) & (counts[i] < np.inf)
+        above &= counts[i] > 0
     if not fine:
         return BAD_COUNT, 0
     before, after = columns[:-1], columns[1:]
@@ -289,13 +290,10 @@ def collect_row(
     if n_entries and (columns[0] < 0 or columns[n_entries - 1] >= n_columns):
         return BAD_INDEX, 0
     n = 0
-    if kind == ALL_KNOWN:
+    if kind == ALL_KNOWN and above:
         for i in range(n_entries):
             ids[i] = token_G[np.uint64(columns[i])]
-        for i in range(n_entries):
-            fine &= counts[i] > 0
-        if fine:
-            return OK, n_entries
+        return OK, n_entries
     if kind != SUMMED:
         for i in range(n_entries):
             token, x = token_G[np.uint64(columns[i])], counts[i]
