@@ -33,8 +33,8 @@ class EvalConfig(Section):
     embedding_layer: int = Field(-1, le=0)
     """Counted from the last layer: 0 is the last layer's output, -1 the one before (official default)."""
     pooling: Literal["cell", "cls", "max", "all"] = "cell"
-    """``cell``: mean over gene positions; ``cls``: the ``<cls>`` position; ``max``: maximum over positions; ``all``:
-    depth tokens, maximum and mean side by side (scFoundation). A model says which of them it has."""
+    """``cell``: a family's own embedding, mostly the mean over genes; ``cls``: the ``<cls>`` position; ``max``: maximum
+    over positions; ``all``: depth tokens, maximum and mean side by side. A model says which of them it has."""
     batch_size: int = Field(64, ge=1)
     """Cells in a forward pass of the embedding."""
     knn_neighbors: int = Field(15, ge=1)

@@ -95,6 +95,8 @@ class TokenizerConfig(Section):
     """Put ``<cls>`` before and ``<eos>`` after the genes (V2)."""
     min_cells: int = Field(10, ge=1)
     """With ``vocabulary: fit``: a gene enters when at least this many training cells express it."""
+    top_genes: int | None = Field(None, ge=1)
+    """With ``vocabulary: fit``: only so many most variable genes of the training cells (``seurat``); null: all."""
     faithful: bool = False
     """Reproduce the known quirks of the official code instead of correcting them."""
     options: dict[str, Any] = Field({}, json_schema_extra=options_schema(OPTIONS))

@@ -151,5 +151,5 @@ class FinetuneConfig(Section):
     """AdamW weight decay."""
     freeze_layers: int = Field(0, ge=0)
     """Number of first layers whose weights stay as pretrained; embeddings are trained, as in the official code."""
-    pooling: Literal["first", "mean"] = "first"
-    """What the head reads: the first position (official) or the mean over genes."""
+    pooling: Literal["first", "mean", "max"] = "first"
+    """What the head reads: the first position (Geneformer, scGPT), the mean over genes, the maximum (scFoundation)."""

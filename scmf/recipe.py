@@ -26,7 +26,7 @@ from scmf.section import Section
 
 _CAME_LATER = {
     "data": ("census", "tokens", "storage_options", "gene_vocab", "orthologs", "filter", "stream"),
-    "tokenizer": ("options",),
+    "tokenizer": ("options", "top_genes"),
     "model": ("options",),
     "training": ("options",),
 }

@@ -28,7 +28,7 @@ from scmf import plugins, provenance
 from scmf.config import EvalConfig, RunConfig, TrainingConfig
 from scmf.data.load import load_cells
 from scmf.embedding import classify_tokens, embed_tokens
-from scmf.errors import ConfigError
+from scmf.errors import ConfigError, ModelError, from_value_error
 from scmf.eval.annotation import HEAD, Annotation
 from scmf.eval.baselines import baseline_representations
 from scmf.eval.integration import Integration
@@ -267,7 +267,10 @@ def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: b
         "label2id": {name: i for i, name in enumerate(classes)},
         "classifier_pooling": pooling,
     }
-    trained = load_weights(AutoModelForSequenceClassification, folder, **head)
+    try:
+        trained = load_weights(AutoModelForSequenceClassification, folder, **head)
+    except ValueError as error:
+        raise from_value_error(ModelError, error, where="eval.finetune") from error
     if pretrained:
         return trained
     torch.manual_seed(seed)
@@ -282,7 +285,10 @@ def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: b
 def baselines(prepared: Prepared, *, note: Note = lambda _: None) -> dict[str, np.ndarray]:
     """Vectors of all cells without a model; they depend on the cells and the split alone."""
     note("baselines: highly variable genes, principal components")
-    return baseline_representations(prepared.cells, prepared.part("train"))
+    threads = torch.get_num_threads()
+    vectors = baseline_representations(prepared.cells, prepared.part("train"))
+    torch.set_num_threads(threads)  # thread pools are limited and let go on the way, torch's with them
+    return vectors
 
 
 def representations(recipe: Recipe, prepared: Prepared, model: Any, *, note: Note) -> dict[str, np.ndarray]:

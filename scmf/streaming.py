@@ -270,6 +270,13 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note:
     )
     token_ids, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
     aliases = None if panel is None or panel.mapping is None else panel.mapping.aliases
+    if settings.top_genes is not None:
+        raise ConfigError(
+            f"top_genes {settings.top_genes} with cells that are streamed",
+            wanted="a list of genes",
+            where="tokenizer.top_genes",
+            fix="choose them with `scmf data hvg` and name the file as data.gene_vocab",
+        )
     if settings.all_options.get("vectors") == "fit":
         raise ConfigError(
             "gene vectors fitted on cells that are streamed",

@@ -67,18 +67,32 @@ def fitted_tokenizer(config: RunConfig, cells: Any, *, progress: bool = True) ->
     settings = config.tokenizer
     strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
+    chosen, depth = training, _depth(training)
+    if settings.top_genes is not None:
+        chosen = training[:, _most_variable(training, settings.top_genes)]
+        depth = np.asarray(training.X.sum(axis=1)).ravel() if depth is None else depth
     try:
         made = strategy.fit(
-            training.X,
-            cells.var_names,
+            chosen.X,
+            chosen.var_names,
             min_cells=settings.min_cells,
-            n_counts=_depth(training),
-            **with_vectors(shape, cells.var_names.tolist(), progress=progress),
+            n_counts=depth,
+            **with_vectors(shape, chosen.var_names.tolist(), progress=progress),
         )
         learn_columns(made, obs_columns(made, training.obs))
         return made
     except ValueError as error:
         raise from_value_error(DataError, error, where=cells.uns["scmf"]["dataset"]) from error
+
+
+def _most_variable(training: Any, n_genes: int) -> list[str]:
+    """Names of the most variable genes, in the order of the columns, as `scmf data hvg` chooses them (``seurat``)."""
+    from scmf.data.corpus import Corpus
+    from scmf.data.preprocess.hvg import highly_variable_genes
+    from scmf.data.stores.memory import MemoryStore
+
+    corpus = Corpus([MemoryStore(training, counts="X", gene_ids="var_names")])
+    return list(highly_variable_genes(corpus, keep=None, n_top_genes=n_genes).selected)
 
 
 def with_vectors(shape: dict[str, Any], genes: Sequence[str], *, progress: bool) -> dict[str, Any]:
@@ -177,20 +191,24 @@ def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
     -------
     dict
         ``vocab_size, max_positions, pad_token_id, cls_token_id, eos_token_id, mask_token_id, pad_value, mask_value,
-        n_bins, n_assays, n_batches, gene_vector_dim, gene_token_start, depth_token_ids``.
+        n_bins, n_assays, n_batches, gene_vector_dim, gene_token_start, depth_token_ids, faithful``.
     """
     special = set(tokenizer.all_special_ids)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "eos", "mask")}
+    if not tokenizer.special_tokens:  # in the vocabulary, but in no cell
+        ids |= {"cls_token_id": None, "eos_token_id": None}
     names = ("pad_value", "mask_value", "n_bins", "gene_vector_dim")
     depth_ids = list(getattr(tokenizer, "depth_ids", ()))
     return {
         "vocab_size": len(tokenizer),
         "max_positions": tokenizer.max_genes,
-        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "eos", "mask")},
+        **ids,
         **{name: getattr(tokenizer, name, None) for name in names},
         "n_assays": getattr(tokenizer, "n_assays", 0),
         "n_batches": n_batches,
         "gene_token_start": next(i for i in range(len(tokenizer) + 1) if i not in special),
         "depth_token_ids": depth_ids if min(depth_ids, default=-1) >= 0 else None,
+        "faithful": tokenizer.faithful,
     }
 
 
