@@ -36,7 +36,8 @@ from scmf.models.generative_transformer import GenerativeTransformerModel
 
 REPOSITORY = "bowang-lab/scGPT"
 REVISION = "cebd6fae655b9c585a4807daa3ac31bb764f06b4"
-LICENCE = "MIT"
+LICENCE = "none stated for the weights (code: MIT)"
+"""The weights are shared on a drive without a licence of their own, so they are not passed on by `scmf publish`."""
 SPECIAL = ("<pad>", "<cls>", "<eoc>")
 """Tokens the official code appends to a vocabulary that lacks them, in this order."""
 

@@ -63,7 +63,7 @@ def _sort_tail(tail: Any, order: Any, n: int) -> None:
 def scratch(width: int, n_edges: int, none: Any) -> Any:
     """Room for `bin_row` over cells of up to ``width`` values of the type of the array ``none``."""
     return (
-        np.empty(width, np.uint8), np.empty((8, _SMALL + 1), np.int32), np.empty(_SMALL + 1, np.uint32),
+        np.empty((width + 7) & ~7, np.uint8), np.empty((4, _SMALL + 1), np.int32), np.empty(_SMALL + 1, np.uint32),
         np.empty(width, none.dtype), np.empty(width, np.int64), np.empty(width, np.int64),
         np.empty(width + 1, none.dtype), np.empty(width + 1, np.int64), np.empty(width + 1, np.int64),
         np.empty(width + 1, np.uint32), np.empty(n_edges, np.float64),
@@ -93,33 +93,26 @@ def bin_row(kept: Any, n: int, share_K: Any, entries: Any, room: Any) -> None:
         x = min(kept[i], marked)
         code = np.int32(x)
         codes[i] = code if kept.dtype.type(code) == x else _SMALL
+    first, second, third, fourth = counters[0], counters[1], counters[2], counters[3]
     counters[:] = 0
-    c0, c1, c2, c3 = counters[0], counters[1], counters[2], counters[3]
-    c4, c5, c6, c7 = counters[4], counters[5], counters[6], counters[7]
-    one = np.int32(1)
-    for q in range(n >> 3):
-        i = 8 * q
-        c0[codes[i]] += one
-        c1[codes[i + 1]] += one
-        c2[codes[i + 2]] += one
-        c3[codes[i + 3]] += one
-        c4[codes[i + 4]] += one
-        c5[codes[i + 5]] += one
-        c6[codes[i + 6]] += one
-        c7[codes[i + 7]] += one
-    for i in range(n & ~7, n):
-        c0[codes[i]] += one
+    for q in range(n >> 2):  # four counters, so that increments of one value do not wait for each other
+        i = 4 * q
+        first[codes[i]] += np.int32(1)
+        second[codes[i + 1]] += np.int32(1)
+        third[codes[i + 2]] += np.int32(1)
+        fourth[codes[i + 3]] += np.int32(1)
+    for i in range(n & ~3, n):
+        first[codes[i]] += np.int32(1)
     for j in range(_SMALL + 1):
-        c0[j] += c1[j] + c2[j] + c3[j] + c4[j] + c5[j] + c6[j] + c7[j]
-    n_tail = int(c0[_SMALL])
+        first[j] += second[j] + third[j] + fourth[j]
+    n_tail = int(first[_SMALL])
     if n_tail:
         t = 0
-        for start in range(0, n, 32):
-            stop, some = min(start + 32, n), 0
-            for i in range(start, stop):
-                some |= codes[i] == _SMALL
-            if some:
-                for i in range(start, stop):
+        words = codes.view(np.uint64)
+        for q in range((n + 7) >> 3):
+            word = words[q]  # a byte of ones gives a bit here, few other words do
+            if ~word - np.uint64(0x0101010101010101) & word & np.uint64(0x8080808080808080):
+                for i in range(8 * q, min(8 * q + 8, n)):
                     if codes[i] == _SMALL:
                         tail[t], place[t] = kept[i], i
                         t += 1
@@ -136,7 +129,7 @@ def bin_row(kept: Any, n: int, share_K: Any, entries: Any, room: Any) -> None:
             ranks[m - 1] = below
             t += 1
         else:
-            times = int(c0[small])
+            times = int(first[small])
             distinct[m] = small
             below += times
             ranks[m] = below
