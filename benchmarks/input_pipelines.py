@@ -121,10 +121,16 @@ def figures(pipeline: Pipeline, rounds: int) -> dict[str, Any]:
         "values_a_cell": round(pipeline.n_values / pipeline.n_cells, 1),
         "compared_before": compared,
         "cells_per_second": {p: {c: round(v) for c, v in r.items()} for p, r in rates.items()},
-        "seconds": {p: {c: [round(s, 4) for s in v] for c, v in r.items()} for p, r in seconds.items()},
+        "seconds": {p: {c: _spread(v) for c, v in r.items()} for p, r in seconds.items()},
         "ratio": {c: round(rates["ours"][c] / rates["official"][c], 2) for c in ("cpu", "wall")},
         "bar": pipeline.bar,
     }
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    """Number of runs, and the shortest, middle and longest of them."""
+    found = {"shortest": min(seconds), "median": statistics.median(seconds), "longest": max(seconds)}
+    return {"runs": len(seconds), **{name: round(value, 4) for name, value in found.items()}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
