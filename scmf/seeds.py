@@ -110,10 +110,12 @@ def _pretraining_score(recipe: Recipe, prepared: run.Prepared, report: TrainingR
         raise EvaluationError(
             "no validation loss", wanted="cells in part 'valid'", where=report.log, fix="choose a split that has them"
         )
-    objective = plugins.resolve("objectives", recipe.config.training.pretraining_task)
+    training = recipe.config.training
+    family = plugins.resolve("objectives", training.pretraining_task)
+    objective = family.from_settings(training, prepared.tokenizer, faithful=recipe.config.tokenizer.faithful)
     return Score(
         benchmark="pretraining",
-        protocol=recipe.config.training.pretraining_task,
+        protocol=training.pretraining_task,
         method="pretrained",
         metrics={"valid_loss": losses[-1]},
         definitions={"valid_loss": objective.definition},
