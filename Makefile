@@ -36,6 +36,7 @@ format: install
 
 bench: install
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/tokenizer_throughput.py
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/input_pipelines.py
 
 # Loaders side by side: corpus and interpreters of the peers lie below .cache/bench-data, about an hour and 30 GB the
 # first time. Exit code 1 says that a goal was missed; the table is written all the same.

@@ -197,13 +197,14 @@ def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "eos", "mask")}
     if not tokenizer.special_tokens:  # in the vocabulary, but in no cell
         ids |= {"cls_token_id": None, "eos_token_id": None}
-    names = ("pad_value", "mask_value", "n_bins", "gene_vector_dim")
+    names = ("pad_value", "mask_value", "gene_vector_dim")
     depth_ids = list(getattr(tokenizer, "depth_ids", ()))
     return {
         "vocab_size": len(tokenizer),
         "max_positions": tokenizer.max_genes,
         **ids,
         **{name: getattr(tokenizer, name, None) for name in names},
+        "n_bins": getattr(tokenizer, "n_bins", None) or None,  # 0: values as they are
         "n_assays": getattr(tokenizer, "n_assays", 0),
         "n_batches": n_batches,
         "gene_token_start": next(i for i in range(len(tokenizer) + 1) if i not in special),
