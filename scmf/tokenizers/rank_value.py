@@ -369,9 +369,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         """Write the tables as JSON (floats by ``repr``, hence exact) and return the paths."""
         tables = {"vocab_file": self._token_ids, "medians_file": self._medians, "aliases_file": self._aliases}
         paths = []
-        for key, table in tables.items():
-            if not table:
-                continue
+        for key, table in filter(lambda item: item[1], tables.items()):
             prefix = f"{filename_prefix}-" if filename_prefix else ""
             path = Path(save_directory) / f"{prefix}{self.vocab_files_names[key]}"
             path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
