@@ -286,6 +286,8 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note:
         )
     strategy = plugins.resolve("tokenizers", settings.strategy)
     shape = with_vectors(tokenizer_shape(settings), list(token_ids), progress=progress)
+    if hasattr(strategy, "vocabulary_of"):
+        token_ids = strategy.vocabulary_of(sorted(medians), **shape)
     return strategy.from_tables(token_ids, medians, aliases, **shape)
 
 

@@ -26,7 +26,10 @@ PAIRS = [("rank_value", "transformer_encoder"), *itertools.product(VALUES, MODEL
 
 def options_of(tokenizer, model):
     """What a pair needs besides its names."""
-    networks = {"generative_transformer": "{cell_embedding: avg-pool}"}  # these cells do not begin with <cls>
+    networks = {
+        "generative_transformer": "{cell_embedding: avg-pool}",  # these cells do not begin with <cls>
+        "masked_autoencoder": "{decoder_dim: 16, decoder_layers: 1, decoder_heads: 2}",
+    }
     tokens = {"continuous": "{order: random}", "gene_embedding": "{order: random, vectors: fit, dimensions: 8}"}
     encoder = {"rank_value": "{}", "binned": "{value_encoding: category, positions: false}"}
     return (

@@ -216,10 +216,15 @@ class BinnedTokenizer(PreTrainedTokenizer):
             See the class.
         """
         found = expressed_genes(as_csr(counts, len(genes)), genes, min_cells=min_cells)
-        token_ids = {token: i for i, token in enumerate([*SPECIAL, MASK, *found])}
+        token_ids = cls.vocabulary_of(found, special_tokens=special_tokens)
         return cls.from_tables(
             token_ids, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful, **options
         )
+
+    @classmethod
+    def vocabulary_of(cls, genes: Sequence[str], *, special_tokens: bool, **options: Any) -> dict[str, int]:
+        """Token ids of a fitted vocabulary: all special tokens in front, then the genes as they stand."""
+        return {token: i for i, token in enumerate([*SPECIAL, MASK, *genes])}
 
     # --- using it ----------------------------------------------------------------------------------
 

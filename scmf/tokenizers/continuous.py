@@ -219,13 +219,18 @@ class ContinuousTokenizer(ValueVocabulary):
         """
         matrix = as_csr(counts, len(genes))
         found = expressed_genes(matrix, genes, min_cells=min_cells)
-        token_ids = fitted_vocabulary(
-            found, special_tokens=special_tokens, depth_tokens=bool(options.get("depth_tokens")),
-            unknown=options.get("unknown_genes") == "token",
-        )  # fmt: skip
+        token_ids = cls.vocabulary_of(found, special_tokens=special_tokens, **options)
         return cls.from_tables(
             token_ids, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful, **options
         )
+
+    @classmethod
+    def vocabulary_of(cls, genes: Sequence[str], *, special_tokens: bool, **options: Any) -> dict[str, int]:
+        """Token ids of a fitted vocabulary: special tokens in front, then the genes as they stand."""
+        return fitted_vocabulary(
+            genes, special_tokens=special_tokens, depth_tokens=bool(options.get("depth_tokens")),
+            unknown=options.get("unknown_genes") == "token",
+        )  # fmt: skip
 
     # --- using it ----------------------------------------------------------------------------------
 
