@@ -7,6 +7,7 @@ elsewhere: the run itself (run), which seeds run and how they are judged (reprod
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shlex
 import sys
@@ -133,6 +134,11 @@ def _command(recipe: Recipe) -> str:
     return shlex.join([*words, *(word for text in recipe.overrides for word in ("--set", text))])
 
 
+def _name(text: str) -> str:
+    """A name for files of results: that of a card as it is, of your own files without what a file name cannot hold."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(text).name if "/" in text else text).strip("-") or "cells"
+
+
 def _result(recipe: Recipe, score: Score, facts: dict[str, Any]) -> Result:
     seed = None if score.method in DETERMINISTIC else recipe.config.training.seed
     data = {key: facts[key] for key in ("dataset", "sha256", "split", "split_sha256")}
@@ -142,8 +148,8 @@ def _result(recipe: Recipe, score: Score, facts: dict[str, Any]) -> Result:
         variant=recipe.variant,
         tier="embedded",
         benchmark=score.benchmark,
-        dataset=facts["dataset"],
-        split=str(facts["split"]),
+        dataset=_name(facts["dataset"]),
+        split=_name(str(facts["split"])),
         protocol=score.protocol,
         method=score.method,
         seed=seed,
