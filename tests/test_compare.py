@@ -25,8 +25,8 @@ def test_only_tokenizer_model_and_objective_differ(toy_env):
 def test_the_grid_trains_each_strategy_on_the_same_budget(toy_env, tmp_path, capsys, monkeypatch):
     code, out, _ = scmf(
         capsys, monkeypatch, "compare", "--tokenizers", "rank_value,binned,continuous", "--model",
-        "transformer_encoder", "--config", toy_env / "recipe.yaml", "--seeds", "0-1", "--set", "training.max_epochs=2", "--out", tmp_path, "--json",
-        "--quiet",
+        "transformer_encoder", "--config", toy_env / "recipe.yaml", "--seeds", "0-1", "--set",
+        "training.max_epochs=2", "--out", tmp_path, "--json", "--quiet",
     )  # fmt: skip
     assert code == 0
     found = json.loads(out)

@@ -59,6 +59,14 @@ def test_throughput_is_that_of_the_benchmark_file():
     assert f"{rates['end to end: ours, int32'] / rates['end to end: official path']:.1f} (int32)" in TEXT
 
 
+def test_input_pipelines_are_those_of_the_benchmark_file():
+    found = json.loads((ROOT / "benchmarks" / "input_pipelines.json").read_text(encoding="utf-8"))["pipelines"]
+    for name, pipeline in found.items():
+        ours, official = (f"{pipeline['cells_per_second'][of]['cpu']:,}" for of in ("ours", "official"))
+        assert f"| {name} | {ours} | {official} | {pipeline['ratio']['cpu']:.0f} |" in TEXT
+        assert pipeline["ratio"]["cpu"] >= pipeline["bar"]
+
+
 def test_throughput_on_a_disk_is_that_of_its_file():
     path = ROOT / "benchmarks" / "tokenizer_throughput_disk.json"
     rates = {k: v["cpu"] for k, v in json.loads(path.read_text(encoding="utf-8"))["cells_per_second"].items()}
