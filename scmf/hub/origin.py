@@ -187,7 +187,7 @@ def _recorded(checkpoint: Checkpoint) -> Iterator[Link]:
     sums = record.get("weights_sha256") or {}
     if may is False:
         yield Link(model, how, licence, False, allowed=str(record.get("allowed") or ""), facts=facts)
-    elif sums and sums != {path.name: sha256_file(path) for path in checkpoint.weight_files}:
+    elif sums and checkpoint.weight_files and sums != {p.name: sha256_file(p) for p in checkpoint.weight_files}:
         yield Link(model, how, may_publish=None, reason=f"{RECORD} was written for other weights")
     elif "weights_licence" in record or "may_publish" in record:
         if not isinstance(licence, str) or not licence.strip() or may is not True:
