@@ -7,6 +7,7 @@ seeds), the metrics (eval), printing (cli).
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -222,6 +223,8 @@ def compare_tokenizers(
     plugins.check("models", architecture)
     if not strategies or not seeds:
         raise ConfigError("no tokenizer or no seed", wanted="at least one of each", where="compare", fix="name them")
+    words = ["scmf", "compare", "--config", base, "--model", architecture, "--objective", objective]
+    words += [*(("--variant", variant) if variant else ()), *(word for text in overrides for word in ("--set", text))]
     rows: list[Row] = []
     others: list[Row] = []
     absent: dict[str, str] = {}
@@ -229,7 +232,9 @@ def compare_tokenizers(
         task = OWN_OBJECTIVE.get(strategy, "masked_value_prediction") if objective == OWN else objective
         try:
             one = under(recipe, strategy, architecture=architecture, objective=task)
-            found = _strategy_rows(one, strategy, seeds, out=out, first=not others, progress=progress, note=note)
+            found = _strategy_rows(
+                one, strategy, seeds, words=words, out=out, first=not others, progress=progress, note=note
+            )
         except (ConfigError, ModelError) as error:
             absent[strategy] = str(error.found)
             note(f"{strategy} does not run with {architecture}: {error.found}")
@@ -275,7 +280,15 @@ def under(recipe: Recipe, strategy: str, *, architecture: str, objective: str) -
 
 
 def _strategy_rows(
-    recipe: Recipe, strategy: str, seeds: Sequence[int], *, out: Path, first: bool, progress: bool, note: run.Note
+    recipe: Recipe,
+    strategy: str,
+    seeds: Sequence[int],
+    *,
+    words: list[str],
+    out: Path,
+    first: bool,
+    progress: bool,
+    note: run.Note,
 ) -> list[Row]:
     """Rows of a strategy (pretrained, untrained), and of the baselines when it is the first one."""
     ground = Ground.of(recipe, progress=progress, note=note)
@@ -286,8 +299,9 @@ def _strategy_rows(
         done = run_seed(
             recipe, seed, ground, runs=out / "runs", first=first and not number, progress=progress, note=note
         )
+        command = shlex.join([*words, "--tokenizers", strategy, "--seeds", str(seed)])
         for result in done.results:
-            write_result(out / "results", result.model_copy(update={"command": _command(recipe, strategy, seed)}))
+            write_result(out / "results", result.model_copy(update={"command": command}))
             _add(samples.setdefault(result.method, {}), result)
         facts |= _facts(done.folder, done.results)
     facts["tokens_per_cell"] = round(float(ground.prepared.tokens.lengths.mean()), 1)
@@ -310,12 +324,6 @@ def _facts(folder: Path, results: Sequence[Result]) -> dict[str, Any]:
         "steps": json.loads(log[-1])["step"],
         "seconds": seconds[0] if seconds else None,
     }
-
-
-def _command(recipe: Recipe, strategy: str, seed: int) -> str:
-    base, _, architecture = recipe.name.removeprefix("compare-").rpartition("-")
-    words = ["scmf compare", f"--tokenizers {strategy}", f"--model {architecture}", f"--config {base}"]
-    return " ".join([*words, f"--objective {recipe.config.training.pretraining_task}", f"--seeds {seed}"])
 
 
 def _written(samples: Sequence[float]) -> str:

@@ -42,7 +42,9 @@ def test_the_grid_trains_each_strategy_on_the_same_budget(toy_env, tmp_path, cap
     assert {"majority", "hvg", "pca"} <= {row["method"] for row in found["rows"]}
     text = (tmp_path / "compare.md").read_text(encoding="utf-8")
     assert "| rank_value, pretrained |" in text and "not distinguishable" in text
-    assert len(list((tmp_path / "results").rglob("*.json"))) > 10
+    files = list((tmp_path / "results").rglob("*.json"))
+    assert len(files) > 10
+    assert all("--set training.max_epochs=2" in json.loads(file.read_text())["command"] for file in files)
 
 
 def test_a_strategy_that_the_model_cannot_take_is_named_and_the_others_run(toy_env, tmp_path):
