@@ -72,6 +72,23 @@ class Absence(Section):
     """One clause for the page, for example ``needs scib-metrics, which is not installed``."""
 
 
+class ResultInterval(Section):
+    """Where a number would lie if other units had been drawn; see `scmf.eval.score.Interval`."""
+
+    model_config = ConfigDict(strict=True)
+
+    low: float
+    high: float
+    level: float
+    """Share of draws inside."""
+    unit: str
+    """What was drawn anew: cells, donors, perturbations, edges, subsamples."""
+    n_units: int
+    """How many of them there are."""
+    draws: int
+    """Draws made."""
+
+
 class Result(Section):
     """One measured fact with its provenance."""
 
@@ -112,6 +129,14 @@ class Result(Section):
     """Wall time of the measurement."""
     peak_memory_mb: float | None = None
     """Highest resident memory, in MiB."""
+    parameters: int | None = None
+    """Parameters of the network; None for a method without one."""
+    corpora: tuple[str, ...] = Field((), strict=False)
+    """What the method was trained on before it saw the training cells of the split: names as in ``part_of`` of cards."""
+    intervals: dict[str, ResultInterval] = {}
+    """Metric to its interval, where one was drawn."""
+    details: dict[str, Any] = {}
+    """What plots show beside the numbers: ``per_class``, ``per_perturbation``, ``confusion``. Never judged."""
     absence: Absence | None = None
 
     @field_validator("recipe", "variant", "benchmark", "dataset", "split", "protocol", "method")

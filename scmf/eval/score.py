@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,32 @@ from scmf.errors import EvaluationError, MissingExtraError
 
 HVG_GENES = 2000
 """Highly variable genes of the HVG and PCA baselines."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a number would lie if other cells (donors, perturbations) had been drawn.
+
+    Parameters
+    ----------
+    low, high
+        Ends, in the unit of the metric.
+    level
+        Share of draws inside, for example 0.95.
+    unit
+        What was drawn anew: ``cells``, ``donors``, ``perturbations``, ``edges``, ``subsamples``.
+    n_units
+        How many of them there are.
+    draws
+        Draws made.
+    """
+
+    low: float
+    high: float
+    level: float
+    unit: str
+    n_units: int
+    draws: int
 
 
 @dataclass(frozen=True)
@@ -33,7 +59,11 @@ class Score:
     seconds
         Wall time.
     details
-        What plots need beside the numbers, for example a confusion matrix. Not judged.
+        What plots need beside the numbers, as plain JSON values, for example a confusion matrix. Not judged.
+    intervals
+        Metric to its interval, where one was drawn.
+    falling
+        Metrics that are better when lower, beside those whose name ends in ``loss``.
     """
 
     benchmark: str
@@ -45,15 +75,18 @@ class Score:
     n_train: int | None
     seconds: float
     details: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    falling: tuple[str, ...] = ()
 
     @property
     def higher_is_better(self) -> dict[str, bool]:
-        """Direction of each metric: losses fall, all else rises."""
-        return {name: not name.endswith("loss") for name in self.metrics}
+        """Direction of each metric: losses and those in ``falling`` fall, all else rises."""
+        return {name: not name.endswith("loss") and name not in self.falling for name in self.metrics}
 
     def to_json(self) -> dict[str, Any]:
         """All but the details, as a JSON object."""
         value = {key: getattr(self, key) for key in ("benchmark", "protocol", "method", "metrics", "definitions")}
+        value["intervals"] = {name: asdict(interval) for name, interval in self.intervals.items()}
         return {**value, "n_cells": self.n_cells, "n_train": self.n_train, "seconds": round(self.seconds, 2)}
 
 
