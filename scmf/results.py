@@ -132,7 +132,7 @@ class Result(Section):
     parameters: int | None = None
     """Parameters of the network; None for a method without one."""
     corpora: tuple[str, ...] = Field((), strict=False)
-    """What the method was trained on before it saw the training cells of the split: names as in ``part_of`` of cards."""
+    """What the method was trained on before it saw the training cells: names as in ``part_of`` of cards."""
     intervals: dict[str, ResultInterval] = {}
     """Metric to its interval, where one was drawn."""
     details: dict[str, Any] = {}
