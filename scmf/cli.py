@@ -1,6 +1,7 @@
-"""The command line: parse, call one function, print. The verbs; ``scmf data`` is in cli_data, printing in cli_print.
+"""The command line: parse, call one function, print.
 
-stdout carries the answer (a table, or one JSON value with --json); progress and errors go to stderr.
+The verbs; ``evaluate`` and ``compare`` are in cli_bench, ``publish`` in cli_hub, ``scmf data`` in cli_data, printing in
+cli_print. stdout carries the answer (a table, or one JSON value with --json); progress and errors go to stderr.
 Nothing heavy is imported at the top, so that ``scmf --help`` answers at once.
 
 Exit codes: 0 done and fine; 1 an honest no (a verdict is off, a check found an error); 2 and above
@@ -16,9 +17,10 @@ from typing import Annotated, Any
 
 import typer
 
+from scmf.cli_bench import add_bench
 from scmf.cli_data import data_app
 from scmf.cli_hub import add_publish
-from scmf.cli_print import print_answer, print_json, print_outcome, print_report, print_table, teller
+from scmf.cli_print import print_answer, print_json, print_outcome, print_report, seeds_of, teller
 
 app = typer.Typer(
     name="scmf",
@@ -28,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+add_bench(app)
 add_publish(app)
 
 _STOPPED = 130
@@ -111,7 +114,7 @@ def reproduce(
         tiers=tuple(tier or TIERS),
         variant=variant,
         overrides=tuple(overrides or ()),
-        seeds=_seeds(seeds),
+        seeds=seeds_of(seeds),
         record=record,
         runs=runs,
         ledger=ledger,
@@ -162,81 +165,6 @@ def train(
     if report.data_wait is not None:
         answer["data_wait_share"] = round(report.data_wait, 4)
     print_answer(answer, as_json=json_)
-
-
-@app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="Folder of a run, or of a checkpoint.")],
-    config: Annotated[
-        str | None, typer.Option("--config", help="Recipe or YAML; that of the run if not given.")
-    ] = None,
-    variant: Variant = None,
-    overrides: Set = None,
-    json_: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Score a trained model beside its untrained self and the baselines."""
-    from scmf.evaluation import evaluate_folder
-
-    scores = evaluate_folder(
-        model,
-        config=config,
-        variant=variant,
-        overrides=tuple(overrides or ()),
-        progress=not quiet,
-        note=teller(quiet),
-    )
-    if json_:
-        print_json([score.to_json() for score in scores])
-        return
-    print_table(
-        ("benchmark", "protocol", "method", "metric", "value"),
-        [
-            (score.benchmark, score.protocol, score.method, name, f"{value:.4f}")
-            for score in scores
-            for name, value in score.metrics.items()
-        ],
-    )
-
-
-@app.command()
-def compare(
-    tokenizers: Annotated[str, typer.Option("--tokenizers", help="Names, such as rank_value,binned,continuous.")],
-    model: Annotated[str, typer.Option("--model", help="Architecture that is trained under each of them.")],
-    config: Annotated[str, typer.Option("--config", help="Recipe or YAML: cells, sizes, budget.")] = "geneformer",
-    objective: Annotated[
-        str, typer.Option("--objective", help="One objective for all, or own: that of each strategy's paper.")
-    ] = "masked_gene_prediction",
-    seeds: Annotated[str, typer.Option("--seeds", help="0, or 1-5, or 1,3; differences are told from two on.")] = "0",
-    out: Annotated[Path, typer.Option("--out", help="Folder for runs and tables.")] = Path("runs/compare"),
-    variant: Variant = None,
-    overrides: Set = None,
-    json_: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train one architecture under several tokenizers with the same cells and budget; one table of all scores."""
-    from scmf.compare import compare_tokenizers
-
-    found = compare_tokenizers(
-        config,
-        [name.strip() for name in tokenizers.split(",") if name.strip()],
-        architecture=model,
-        objective=objective,
-        variant=variant,
-        overrides=tuple(overrides or ()),
-        seeds=_seeds(seeds),
-        out=out,
-        progress=not quiet,
-        note=teller(quiet),
-    )
-    if json_:
-        print_json(found.to_json())
-        return
-    heads, lines = found.table()
-    print_table(tuple(heads), [tuple(line) for line in lines])
-    for strategy, reason in found.absent.items():
-        print(f"{strategy}: — ({reason})")
-    print(f"wrote {out / 'compare.md'} and {out / 'compare.json'}")
 
 
 @app.command()
@@ -328,18 +256,3 @@ def schema(
     else:
         write_json(out, file_schema())
         print(out)
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    from scmf.errors import ConfigError
-
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        whole = first.isdecimal() and (last.isdecimal() if dash else True)
-        if not whole or (dash and int(last) < int(first)):
-            raise ConfigError(
-                f"--seeds {text}", wanted="numbers from 0, rising in a range", where="--seeds", fix="0, or 1-5, or 1,3"
-            )
-        seeds += range(int(first), int(last if dash else first) + 1)
-    return tuple(dict.fromkeys(seeds))
