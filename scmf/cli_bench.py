@@ -52,6 +52,10 @@ def evaluate(
     name: Annotated[
         str | None, typer.Option("--as", help="recipe/variant that results of a file are filed under.")
     ] = None,
+    trained_on: Annotated[
+        list[str] | None,
+        typer.Option("--trained-on", help="Corpus that a file's maker was trained on, for the leak marks."),
+    ] = None,
     ledger: Annotated[
         Path | None, typer.Option("--ledger", help="Folder for result files of --tasks; RUN/results if not given.")
     ] = None,
@@ -67,7 +71,7 @@ def evaluate(
 
         results = evaluate_tasks(
             model, tasks=[task.strip() for task in tasks.split(",") if task.strip()], suite=suite, obsm=obsm,
-            name=name, ledger=ledger, progress=not quiet, note=teller(quiet),
+            name=name, corpora=tuple(trained_on or ()), ledger=ledger, progress=not quiet, note=teller(quiet),
         )  # fmt: skip
         _print_results(results, as_json=json_)
         return

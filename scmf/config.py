@@ -8,7 +8,7 @@ is said of a wrong key (validation), identity and variants of a recipe (recipe),
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ from scmf.config_training import FinetuneConfig as FinetuneConfig
 from scmf.config_training import TrainingConfig as TrainingConfig
 from scmf.errors import ConfigError
 from scmf.files import load_yaml
-from scmf.section import Section, known
+from scmf.section import Section
 from scmf.validation import validate as validate
 
 
@@ -28,8 +28,10 @@ class EvalConfig(Section):
 
     every_n_epochs: int = Field(1, ge=0)
     """Evaluate during training every so many epochs; 0 never does."""
-    benchmarks: tuple[Annotated[str, known("benchmarks")], ...] = ("annotation",)
-    """Benchmarks to run."""
+    benchmarks: tuple[Literal["annotation", "integration"], ...] = ("annotation",)
+    """Benchmarks to run on the cells of ``data``."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of the leaderboard (`scmf evaluate ls`) to score the weights on at each evaluation during training."""
     embedding_layer: int = Field(-1, le=0)
     """Counted from the last layer: 0 is the last layer's output, -1 the one before (official default)."""
     pooling: Literal["cell", "cls", "max", "all"] = "cell"

@@ -29,6 +29,7 @@ _CAME_LATER = {
     "tokenizer": ("options", "top_genes"),
     "model": ("options",),
     "training": ("options",),
+    "eval": ("tasks",),
 }
 """Keys that did not exist when the first expected values were recorded, by section."""
 

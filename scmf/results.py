@@ -73,20 +73,16 @@ class Absence(Section):
 
 
 class ResultInterval(Section):
-    """Where a number would lie if other units had been drawn; see `scmf.eval.score.Interval`."""
+    """Where a number would lie if other units had been drawn; keys as in `scmf.eval.score.Interval`."""
 
     model_config = ConfigDict(strict=True)
 
     low: float
     high: float
     level: float
-    """Share of draws inside."""
     unit: str
-    """What was drawn anew: cells, donors, perturbations, edges, subsamples."""
     n_units: int
-    """How many of them there are."""
     draws: int
-    """Draws made."""
 
 
 class Result(Section):

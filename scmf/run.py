@@ -162,7 +162,7 @@ def pretrain(
         out=out / "pretraining",
         digest=digest,
         valid=prepared.valid_tokens(),
-        callbacks=_inline(config.eval, prepared) if isinstance(prepared, Prepared) else (),
+        callbacks=_inline(config.eval, prepared, progress=progress),
         evaluate_every=config.eval.every_n_epochs,
         progress=progress,
     )
@@ -172,8 +172,18 @@ def pretrain(
     return model, report
 
 
-def _inline(settings: EvalConfig, prepared: Prepared) -> list[EvaluationCallback]:
-    """The linear probe, from training to validation cells, as a callback during training."""
+def _inline(settings: EvalConfig, prepared: Prepared | Streamed, *, progress: bool) -> list[EvaluationCallback]:
+    """What is scored during training: a probe of the run's own cells, and the tasks that are asked for."""
+    callbacks = _inline_probe(settings, prepared) if isinstance(prepared, Prepared) else []
+    if settings.tasks and is_main():
+        from scmf.suite_run import inline
+
+        callbacks.append(inline(settings.tasks, prepared.tokenizer, settings, progress=progress))
+    return callbacks
+
+
+def _inline_probe(settings: EvalConfig, prepared: Prepared) -> list[EvaluationCallback]:
+    """Probes of the run's own cells, from training to validation cells."""
     facts = prepared.cells.uns["scmf"]
     if "annotation" not in settings.benchmarks or not facts.get("label_key") or "part" not in prepared.cells.obs:
         return []

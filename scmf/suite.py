@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from scmf import plugins
+from scmf.config import DataConfig
 from scmf.errors import ConfigError
 from scmf.files import load_yaml, shipped
 from scmf.section import Section, known
@@ -119,3 +120,11 @@ def load_suite(path: Path | str | None = None) -> Suite:
     path = Path(path) if path is not None else shipped("leaderboard") / "suite.yaml"
     suite: Suite = validate(Suite, load_yaml(path), where=str(path))
     return suite
+
+
+def data_of(task: Task, *, gene_vocab: str | None = None) -> DataConfig:
+    """The section ``data`` of a task."""
+    keys = {"dataset": task.dataset, "split": task.split, "gene_vocab": gene_vocab}
+    keys |= {"batch_key": task.batch_key, "label_key": task.label_key}
+    section: DataConfig = validate(DataConfig, keys, where="leaderboard/suite.yaml")
+    return section
