@@ -86,7 +86,7 @@ def test_increasing_transforms_leave_every_digit(block, options, faithful):
 
 
 def on_a_value(n, n_bins):
-    """Whether an edge of n values lies on one of them up to rounding alone: which side it takes then depends on them."""
+    """Whether an edge of n values lies on one of them up to rounding alone, which then decides the side."""
     seats = (n - 1) * np.linspace(0, 1, n_bins - 1)
     away = np.abs(seats - np.round(seats))
     return bool(((away > 0) & (away < 1e-9)).any())
