@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scmf.errors import EvaluationError, MissingExtraError
-from scmf.eval.annotation import CONSTANT, HEAD, LINEAR, NEAREST, Annotation, confusion, score
+from scmf.eval.annotation import CONSTANT, HEAD, LINEAR, NEAREST, SHUFFLED, Annotation, confusion, score
 from scmf.eval.score import Truth
 
 # Test cells of the cardiomyopathy classifier (rows true, columns predicted), as printed in the official
@@ -199,6 +199,47 @@ def test_labels_predicted_elsewhere_are_scored_alike(cells):
     assert (found.protocol, found.n_cells, found.n_train) == (HEAD, 120, 240)
 
 
+# --- what stands beside the metrics -------------------------------------------------------------------
+
+
+def test_each_class_and_an_interval_stand_beside_the_metrics(cells):
+    x_ND, truth = cells
+    for found in Annotation().run({"x": x_ND}, truth):
+        assert set(found.details) == {"confusion", "per_class"}
+        rows = found.details["per_class"]
+        assert sum(row["n"] for row in rows.values()) == 120
+        assert sum(row["n_train"] for row in rows.values()) == 240
+        assert np.mean([row["f1"] for row in rows.values()]) == pytest.approx(found.metrics["macro_f1"])
+        assert set(found.intervals) == {"accuracy", "macro_f1"}
+        for name, interval in found.intervals.items():
+            assert interval.low < found.metrics[name] < interval.high
+            assert (interval.unit, interval.n_units, interval.draws, interval.level) == ("cells", 120, 1000, 0.95)
+            # four deviations of a share of 120 cells
+            assert 0.08 < interval.high - interval.low < 4 * math.sqrt(0.25 / 120)
+
+
+def test_with_donors_whole_donors_are_drawn_and_no_metric_moves(cells):
+    x_ND, truth = cells
+    donors = np.array([f"d{i}" for i in np.arange(N) // 40])
+    found = list(Annotation().run({"x": x_ND}, Truth(truth.labels, None, truth.parts, donors)))
+    assert {score.protocol: score.metrics for score in found} == metrics(x_ND, truth)
+    assert all((i.unit, i.n_units) == ("donors", 12) for score in found for i in score.intervals.values())
+    one = Truth(truth.labels, None, truth.parts, np.full(N, "d0"))
+    assert next(iter(Annotation().run({"x": x_ND}, one))).intervals["accuracy"].unit == "cells", "one donor is no draw"
+
+
+def test_a_probe_of_shuffled_labels_is_a_row_of_its_own_and_gives_chance(cells):
+    x_ND, truth = cells
+    found = list(Annotation().shuffled_labels(x_ND, truth))
+    assert [(score.method, score.protocol) for score in found] == [(SHUFFLED, LINEAR), (SHUFFLED, NEAREST)]
+    chance = np.unique(truth.labels, return_counts=True)[1].max() / N
+    for score_ in found:
+        assert score_.metrics["accuracy"] < chance + 3 * math.sqrt(chance * (1 - chance) / 120)
+    again = list(Annotation().shuffled_labels(x_ND, truth))
+    assert [score_.metrics for score_ in again] == [score_.metrics for score_ in found]
+    assert truth.labels.tolist() == cells[1].labels.tolist(), "the truth is left as it was"
+
+
 # --- what cannot be scored --------------------------------------------------------------------------
 
 
@@ -221,6 +262,18 @@ def test_a_part_without_cells_is_named(cells, empty):
         list(Annotation().run({"x": x_ND}, Truth(truth.labels, None, parts)))
 
 
+def test_a_protocol_that_does_not_exist_is_named(cells):
+    with pytest.raises(EvaluationError, match="protocol 'svm'"):
+        list(Annotation().run({"x": cells[0]}, cells[1], protocols=["svm"]))
+
+
+@pytest.mark.parametrize(("value", "message"), [(1.0, "the same vector"), (np.nan, "not finite")])
+def test_vectors_that_say_nothing_are_refused(cells, value, message):
+    with pytest.raises(EvaluationError, match=message) as caught:
+        list(Annotation().run({"flat": np.full((N, 6), value)}, cells[1]))
+    assert "flat" in caught.value.found and caught.value.fix
+
+
 def adata(obs, **facts):
     import anndata as ad
     import pandas as pd
@@ -235,6 +288,8 @@ def test_truth_is_read_from_the_columns_that_the_facts_name():
     assert truth.batches.tolist() == ["s", "t"]
     assert truth.rows("test").tolist() == [1]
     assert Truth.of(adata(obs, label_key="type", batch_key=None)).batches is None
+    assert truth.donors is None
+    assert Truth.of(adata(obs, label_key="type", donor_key="study")).donors.tolist() == ["s", "t"]
 
 
 @pytest.mark.parametrize(

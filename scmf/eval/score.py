@@ -98,9 +98,25 @@ def package(name: str, extra: str = "eval") -> str:
         raise MissingExtraError(name, extra, needed_for="this benchmark") from error
 
 
+def check_vectors(x_ND: np.ndarray, method: str, *, where: str) -> None:
+    """Raise `EvaluationError` when a representation (N, D) of ``method`` says nothing, or is not finite."""
+    if not np.isfinite(x_ND).all():
+        found = f"vectors of {method} that are not finite"
+    elif len(x_ND) > 1 and (x_ND == x_ND[:1]).all():
+        found = f"{method} gives every cell the same vector"
+    else:
+        return
+    raise EvaluationError(
+        found,
+        wanted="a representation in which cells differ",
+        where=where,
+        fix="check the weights of the model, or leave this benchmark out",
+    )
+
+
 @dataclass(frozen=True)
 class Truth:
-    """What is known of N cells: their labels, batches and parts.
+    """What is known of N cells: their labels, batches, parts and donors.
 
     Parameters
     ----------
@@ -110,11 +126,14 @@ class Truth:
         Studies or other batches, str (N,), or None.
     parts
         ``train``, ``valid`` or ``test`` of each cell, str (N,).
+    donors
+        Whom each cell is from, str (N,), or None.
     """
 
     labels: np.ndarray
     batches: np.ndarray | None
     parts: np.ndarray
+    donors: np.ndarray | None = None
 
     @classmethod
     def of(cls, cells: Any) -> Truth:
@@ -134,33 +153,45 @@ class Truth:
             raise EvaluationError(
                 "cells without a split", wanted="train and test parts", where="data.split", fix="name a split"
             )
-        batch_key = facts.get("batch_key")
+
+        def column(key: str | None) -> np.ndarray | None:
+            return cells.obs[key].astype(str).to_numpy() if key else None
+
         return cls(
             labels=cells.obs[facts["label_key"]].astype(str).to_numpy(),
-            batches=cells.obs[batch_key].astype(str).to_numpy() if batch_key else None,
+            batches=column(facts.get("batch_key")),
             parts=cells.obs["part"].astype(str).to_numpy(),
+            donors=column(facts.get("donor_key")),
         )
 
     def rows(self, part: str) -> np.ndarray:
         """Indices of the cells of ``part``."""
         return np.flatnonzero(self.parts == part)
 
+    def check_parts(self) -> None:
+        """Raise `EvaluationError` unless there are training cells and test cells."""
+        for part in ("train", "test"):
+            if not len(self.rows(part)):
+                raise EvaluationError(
+                    f"no cells in part {part!r}",
+                    wanted="train and test cells",
+                    where="data.split",
+                    fix="choose another split",
+                )
+
+    def unseen(self) -> dict[str, int]:
+        """Labels of test cells that no training cell has, with the number of test cells."""
+        test = self.labels[self.rows("test")]
+        labels, counts = np.unique(test[~np.isin(test, self.labels[self.rows("train")])], return_counts=True)
+        return dict(zip(labels.tolist(), counts.tolist(), strict=True))
+
     def check_trained_labels(self) -> None:
         """Raise `EvaluationError` unless every label of the test cells occurs among the training cells."""
-        train, test = set(self.labels[self.rows("train")]), set(self.labels[self.rows("test")])
-        if not train or not test:
-            empty = "train" if not train else "test"
+        self.check_parts()
+        if unseen := self.unseen():
             raise EvaluationError(
-                f"no cells in part {empty!r}",
-                wanted="train and test cells",
-                where="data.split",
-                fix="choose another split",
-            )
-        if unseen := sorted(test - train):
-            count = int(np.isin(self.labels[self.rows("test")], unseen).sum())
-            raise EvaluationError(
-                f"label missing in the training split: {', '.join(unseen)} ({count} test cells)",
+                f"label missing in the training split: {', '.join(unseen)} ({sum(unseen.values())} test cells)",
                 wanted="every label of the test cells among the training cells",
                 where="data.split, data.label_key",
-                fix="choose another split, or merge or drop those labels",
+                fix="choose another split, merge or drop those labels, or report them (`unseen: report`)",
             )
