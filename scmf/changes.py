@@ -161,7 +161,7 @@ def _moves(
     for metric, before in sorted(old["metrics"].items()):
         after = new["metrics"].get(metric)
         if after != before:
-            key = CellKey(*(old[name] for name in CellKey._fields[:-1]), metric)
+            key = CellKey(**{name: old[name] for name in CellKey._fields[:-1]}, metric=metric)
             width = _width(expected[key]) if key in expected else None
             bands = abs(after - before) / width if width and after is not None else None
             yield Move(recipe, key, old["seed"], before, after, bands)

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scmf.errors import ConfigError, ScmfError
 from scmf.expectations import load_expected
 from scmf.recipe import Recipe, list_recipes, load_recipe
 from scmf.report.regression_table import Check, Checked, Line
 from scmf.results import CellKey, Result, Verdict, read_results
+
+if TYPE_CHECKING:
+    from scmf.reproduce import Outcome
 
 COMMITTED = Path("leaderboard/results")
 """The ledger that is part of the repository; only read here."""
@@ -57,6 +62,8 @@ def check_all(
         ``ledger`` or ``reports`` is a folder of the repository that a check must not touch, ``measured`` does not
         exist, or a recipe is unknown.
     """
+    from scmf.reproduce import reproduce
+
     for folder, kept in ((ledger, committed), (reports, Path("reports"))):
         if measured is None and folder.resolve() == kept.resolve():
             raise ConfigError(
@@ -73,8 +80,8 @@ def check_all(
             if measured is not None:
                 checked.append(_judge(recipe, measured, committed))
             else:
-                folders = {"runs": runs, "ledger": ledger, "reports": reports}
-                checked.append(_run(recipe, name, tiers, committed, folders, progress=progress, note=note))
+                again = partial(reproduce, name, tiers=tiers, runs=runs, ledger=ledger, reports=reports)
+                checked.append(_run(recipe, partial(again, progress=progress, note=note), committed))
         except ScmfError as error:
             # One recipe that cannot be measured must not hide what the others have to say.
             note(f"{recipe.name}: {error}")
@@ -82,19 +89,8 @@ def check_all(
     return Check(tuple(checked))
 
 
-def _run(
-    recipe: Recipe,
-    name: str,
-    tiers: Sequence[str],
-    committed: Path,
-    folders: dict[str, Path],
-    *,
-    progress: bool,
-    note: Callable[[str], None],
-) -> Checked:
-    from scmf.reproduce import reproduce
-
-    outcome = reproduce(name, tiers=tiers, progress=progress, note=note, **folders)
+def _run(recipe: Recipe, again: Callable[[], Outcome], committed: Path) -> Checked:
+    outcome = again()
     lines = _lines(recipe, outcome.results, outcome.verdicts, committed)
     parity = None if outcome.parity is None else tuple(outcome.parity)
     return Checked(recipe.name, recipe.variant, lines, parity, outcome.absent)

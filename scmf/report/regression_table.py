@@ -13,9 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scmf.report.table import VERDICTS, number
-from scmf.results import CellKey, ParityCase, Verdict
+from scmf.results import CellKey, ParityCase, Verdict, VerdictKind
 
-_WORST_FIRST = ("off_up", "off_down", "failed", "missing", "stale", "close", "match", "not_applicable")
+_WORST_FIRST: tuple[VerdictKind, ...] = (
+    "off_up",
+    "off_down",
+    "failed",
+    "missing",
+    "stale",
+    "close",
+    "match",
+    "not_applicable",
+)
 _COMMENT_LIMIT = 60_000
 """Characters of a pull request comment; GitHub takes 65,536."""
 
