@@ -217,7 +217,8 @@ class Check:
             }
             for one in self.recipes
         ]
-        return {"ok": self.ok, "recipes": recipes, "rows": [line.to_json() for line in self.lines]}
+        rows = [line.to_json() for line in self.lines]
+        return {"ok": self.ok, "recipes": recipes, "rows": rows, "markdown": self.markdown()}
 
     def markdown(self) -> str:
         """The check as a comment: a line a recipe, what is not a match, and all numbers folded away.
