@@ -1,0 +1,135 @@
+"""Metrics of one predicted perturbation: a predicted mean profile against the true one, both against the control.
+
+Lives here: each formula with its source; the differentially expressed genes of the truth. Lives elsewhere: metrics that
+need all perturbations at once (perturbation_ranks), distances between sets of cells (energy_distance), means over
+perturbations and intervals (perturbation).
+
+Array legend: G genes, N cells.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+TOP_DE, TOP_EXPRESSED = 20, 1000
+PSEUDOCOUNT = 0.1
+"""Added to means before the logarithm, as PerturBench does."""
+
+RISING = (
+    "pearson", "pearson_delta", "pearson_top20", "pearson_delta_top20", "pearson_delta_top1000", "cosine_logfc",
+)  # fmt: skip
+FALLING = ("mse", "mse_top20", "l2_top1000", "rmse", "mae")
+
+
+def pearson(x_G: np.ndarray, y_G: np.ndarray) -> float:
+    """Pearson correlation; 0 where one side does not vary, as GEARS counts what is not a number."""
+    x, y = x_G - x_G.mean(), y_G - y_G.mean()
+    size = np.sqrt((x @ x) * (y @ y))
+    # A constant profile leaves rounding behind: no correlation comes of it.
+    flat = min(np.abs(x).max(initial=0.0), np.abs(y).max(initial=0.0)) < 1e-12
+    return 0.0 if flat or size == 0 else float(np.clip((x @ y) / size, -1, 1))
+
+
+def cosine(x_G: np.ndarray, y_G: np.ndarray) -> float:
+    """Cosine of the angle; 0 where one side is zero."""
+    size = np.linalg.norm(x_G) * np.linalg.norm(y_G)
+    return 0.0 if size < 1e-12 else float(np.clip((x_G @ y_G) / size, -1, 1))
+
+
+def log_fold_change(mean_G: np.ndarray, control_G: np.ndarray) -> np.ndarray:
+    """log2(mean + 0.1) - log2(control + 0.1) of mean log-normalised expression, float64 (G,), as PerturBench."""
+    return np.log2(np.maximum(mean_G, 0) + PSEUDOCOUNT) - np.log2(np.maximum(control_G, 0) + PSEUDOCOUNT)
+
+
+def profile_metrics(
+    predicted_G: np.ndarray, true_G: np.ndarray, control_G: np.ndarray, *, de: np.ndarray, expressed: np.ndarray
+) -> dict[str, float]:
+    """All metrics of one pair; see `definitions`.
+
+    Parameters
+    ----------
+    predicted_G, true_G, control_G
+        Mean log-normalised expression, float64 (G,). The control is that of the truth.
+    de
+        Columns of the top differentially expressed genes of the truth.
+    expressed
+        Columns of the genes most expressed in the control cells of the truth.
+    """
+    error, delta, wanted = predicted_G - true_G, predicted_G - control_G, true_G - control_G
+    fold, true_fold = log_fold_change(predicted_G, control_G), log_fold_change(true_G, control_G)
+    return {
+        "pearson": pearson(predicted_G, true_G),
+        "pearson_delta": pearson(delta, wanted),
+        "pearson_top20": pearson(predicted_G[de], true_G[de]),
+        "pearson_delta_top20": pearson(delta[de], wanted[de]),
+        "pearson_delta_top1000": pearson(delta[expressed], wanted[expressed]),
+        "cosine_logfc": cosine(fold, true_fold),
+        "mse": float(np.mean(error**2)),
+        "mse_top20": float(np.mean(error[de] ** 2)),
+        "l2_top1000": float(np.linalg.norm(error[expressed])),
+        "rmse": float(np.sqrt(np.mean(error**2))),
+        "mae": float(np.mean(np.abs(error))),
+    }
+
+
+def definitions() -> dict[str, str]:
+    """One line a metric."""
+    means = "of mean log-normalised expression"
+    top = f"the {TOP_DE} genes of the truth with the largest |t| (Welch's t-test of perturbed against control cells of "
+    top += (
+        "the same cell type, variance of the control divided by the smaller number, as scanpy's t-test_overestim_var)"
+    )
+    much = f"the {TOP_EXPRESSED} genes most expressed in control cells (Ahlmann-Eltze et al. 2025)"
+    over = "mean over test perturbations; what is not a number counts 0 (GEARS f374e43)"
+    return {
+        "pearson": f"Pearson correlation {means}, all genes; {over}",
+        "pearson_delta": f"Pearson correlation of changes against the mean of the true control cells, all genes; "
+        f"{over} "
+        "(scGPT cebd6fa)",
+        "pearson_top20": f"Pearson correlation {means} on {top}; {over}",
+        "pearson_delta_top20": f"Pearson correlation of changes against control on {top}; {over}",
+        "pearson_delta_top1000": f"Pearson correlation of changes against control on {much}; {over}",
+        "cosine_logfc": f"cosine of log2((mean + {PSEUDOCOUNT}) / (control mean + {PSEUDOCOUNT})), predicted and "
+        f"true, all "
+        "genes; mean over test perturbations (PerturBench d357daf)",
+        "mse": f"mean squared error {means}, all genes; mean over test perturbations (GEARS f374e43)",
+        "mse_top20": f"mean squared error on {top}; mean over test perturbations",
+        "l2_top1000": f"Euclidean norm of the error on {much}; mean over test perturbations; no mean over genes in it",
+        "rmse": f"root mean squared error {means}, all genes; mean over test perturbations (PerturBench d357daf)",
+        "mae": f"mean absolute error {means}, all genes; mean over test perturbations (cell-eval 0.8.2, mae)",
+    }
+
+
+def top_de(perturbed: sp.csr_matrix, control: sp.csr_matrix, genes: np.ndarray, count: int = TOP_DE) -> np.ndarray:
+    """Columns of the ``count`` genes with the largest |t|, largest first; equal ones by name.
+
+    Welch's t with the overestimated variance of scanpy (``method="t-test_overestim_var"``): the control enters with the
+    number of perturbed cells.
+    """
+    n = perturbed.shape[0]
+    mean, variance = _moments(perturbed)
+    other, other_variance = _moments(control)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = (mean - other) / np.sqrt(variance / n + other_variance / n)
+    t = np.nan_to_num(np.abs(t), nan=0.0, posinf=np.finfo(float).max)
+    return _largest(t, genes, count)
+
+
+def most_expressed(control_G: np.ndarray, genes: np.ndarray, count: int = TOP_EXPRESSED) -> np.ndarray:
+    """Columns of the ``count`` genes most expressed in control, equal ones by name."""
+    return _largest(control_G, genes, count)
+
+
+def _largest(values: np.ndarray, genes: np.ndarray, count: int) -> np.ndarray:
+    """Largest first; what differs by rounding alone is equal, so that the order of cells and genes decides nothing."""
+    return np.lexsort((genes, -np.round(values, 9)))[:count]
+
+
+def _moments(x: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and unbiased variance of each column, float64 (G,)."""
+    n = x.shape[0]
+    x = x.astype(np.float64)
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    squared = np.asarray(x.multiply(x).mean(axis=0)).ravel()
+    return mean, np.maximum(squared - mean**2, 0) * (n / max(n - 1, 1))

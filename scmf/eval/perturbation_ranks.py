@@ -1,0 +1,157 @@
+"""Metrics that look at all perturbations at once: whether the right one is recognised, its genes found.
+
+The ranks of PerturBench and the scores of the Virtual Cell Challenge (PDS, DES and what is made of them with MAE). The
+two ranks run in opposite directions: 0 is best for PerturBench, 1 for PDS. Lives elsewhere: metrics of one perturbation
+(perturbation_metrics).
+
+Array legend: P perturbations, G genes, N cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+FDR = 0.05
+
+
+def perturbench_rank(predicted_PG: np.ndarray, true_PG: np.ndarray, *, similarity: str) -> np.ndarray:
+    """Share of predictions that lie nearer to the truth of a perturbation than its own prediction does, (P,).
+
+    0 is best, about .5 is chance; equal ones count half, which is what PerturBench's shuffling gives on average.
+
+    Parameters
+    ----------
+    predicted_PG, true_PG
+        Profiles, one row a perturbation in the same order.
+    similarity
+        ``cosine`` (larger is nearer) or ``rmse`` (smaller is nearer).
+
+    Notes
+    -----
+    Source: altoslabs/perturbench d357daf, `analysis/benchmarks/metrics.py`: columns are true, rows predicted profiles.
+    """
+    if similarity == "cosine":
+        size = np.linalg.norm(predicted_PG, axis=1)[:, None] * np.linalg.norm(true_PG, axis=1)[None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            far_PP = -np.nan_to_num(predicted_PG @ true_PG.T / size)
+    else:
+        far_PP = np.stack([np.sqrt(np.mean((predicted_PG - row) ** 2, axis=1)) for row in true_PG], axis=1)
+    return np.array([_seat(far_PP[:, column], column) for column in range(len(true_PG))])
+
+
+def discrimination(
+    predicted_PG: np.ndarray, true_PG: np.ndarray, genes: np.ndarray, targets: Sequence[Sequence[str]]
+) -> np.ndarray:
+    """Perturbation discrimination score (PDS) of each perturbation, (P,): 1 is best, about .5 is chance.
+
+    1 - rank / P, where the rank is that of the own true change among all true changes, by L1 distance to the predicted
+    change; the perturbed genes take no part. Equal distances count half.
+
+    Parameters
+    ----------
+    predicted_PG, true_PG
+        Changes against control.
+    genes, targets
+        Names of the columns; perturbed genes of each row.
+
+    Notes
+    -----
+    Source: cell-eval 0.8.2, ``discrimination_score`` with ``metric="l1"``.
+    """
+    scores = []
+    for row, own in enumerate(targets):
+        kept = ~np.isin(genes, list(own))
+        far_P = np.abs(true_PG[:, kept] - predicted_PG[row, kept]).sum(axis=1)
+        scores.append(1 - _seat(far_P, row))
+    return np.array(scores)
+
+
+def _seat(far: np.ndarray, own: int) -> float:
+    """Share of entries that are nearer than ``own``; equal ones count half."""
+    return float(((far < far[own]).sum() + ((far == far[own]).sum() - 1) / 2) / len(far))
+
+
+class Expressed(NamedTuple):
+    """Differential expression of a set of cells against control, one entry a gene (G,)."""
+
+    fold: np.ndarray
+    """log2 of the ratio of geometric means, ``expm1`` of mean log expression; +-inf where control or cells have
+    none."""
+    fdr: np.ndarray
+    """Benjamini-Hochberg adjusted p of a two-sided Mann-Whitney U test."""
+
+
+def differential_expression(cells_NG: np.ndarray, control_NG: np.ndarray) -> Expressed:
+    """Wilcoxon rank-sum test of every gene, as pdex 0.3.0 does it for cell-eval.
+
+    scipy.stats.mannwhitneyu (asymptotic, with continuity and tie correction) and false_discovery_control; genes that do
+    not vary have p = 1.
+    """
+    from scipy.stats import false_discovery_control, mannwhitneyu
+
+    varies = (np.ptp(cells_NG, axis=0) > 0) | (np.ptp(control_NG, axis=0) > 0)
+    varies |= cells_NG[0] != control_NG[0]
+    p = np.ones(cells_NG.shape[1])
+    if varies.any():
+        p[varies] = mannwhitneyu(cells_NG[:, varies], control_NG[:, varies], axis=0, method="asymptotic").pvalue
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.expm1(cells_NG.mean(axis=0)) / np.expm1(control_NG.mean(axis=0))
+        fold = np.nan_to_num(np.log2(np.maximum(ratio, 0)), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return Expressed(fold, false_discovery_control(np.clip(np.nan_to_num(p, nan=1.0), 0, 1)))
+
+
+def significant(found: Expressed) -> np.ndarray:
+    """Columns with FDR below .05, the largest change first."""
+    columns = np.flatnonzero(found.fdr < FDR)
+    return columns[np.argsort(-np.abs(found.fold[columns]).astype(np.float32), kind="stable")]
+
+
+def expression_overlap(predicted: Expressed, true: Expressed) -> float:
+    """Differential expression score (DES): share of the truly significant genes among as many predicted ones.
+
+    0 where nothing is significant in truth. Source: cell-eval 0.8.2, ``overlap_at_N``.
+    """
+    wanted = significant(true)
+    if not len(wanted):
+        return 0.0
+    return len(np.intersect1d(significant(predicted)[: len(wanted)], wanted)) / len(wanted)
+
+
+def challenge_score(user: Mapping[str, float], base: Mapping[str, float]) -> float:
+    """Score of the Virtual Cell Challenge against a baseline: mean of three, each 0 at the baseline and 1 at best.
+
+    Parameters
+    ----------
+    user, base
+        ``mae`` (0 is best), ``pds`` and ``des`` (1 is best), of the method and of the baseline.
+
+    Notes
+    -----
+    Source: cell-eval 0.8.2, ``score_agg_metrics``: 1 - user / base for MAE, (user - base) / (1 - base) for the others;
+    what is not a number counts 0, what is below 0 counts 0.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = [1 - np.float64(user["mae"]) / np.float64(base["mae"])]
+        parts += [(np.float64(user[name]) - base[name]) / (1 - np.float64(base[name])) for name in ("pds", "des")]
+    return float(np.mean(np.clip(np.nan_to_num(parts, nan=0.0), 0, None)))
+
+
+def definitions() -> dict[str, str]:
+    """One line a metric."""
+    return {
+        "rank_cosine_logfc": "share of predictions nearer to the truth than the own one, by cosine of log fold "
+        "changes; "
+        "0 best, .5 chance, equal ones half; mean over test perturbations (PerturBench d357daf)",
+        "rank_rmse": "share of predictions nearer to the truth than the own one, by root mean squared error; 0 best, "
+        ".5 chance, equal ones half; mean over test perturbations (PerturBench d357daf)",
+        "pds": "perturbation discrimination score: 1 - rank of the own true change among all, by L1 distance, "
+        "without the "
+        "perturbed genes; 1 best, .5 chance; mean over test perturbations (as cell-eval 0.8.2)",
+        "des": "differential expression score: share of truly significant genes (Mann-Whitney U, FDR .05) among as "
+        "many "
+        "predicted ones, by |log2 fold change|; mean over test perturbations (as cell-eval 0.8.2)",
+        "vcc_score": "mean of MAE, PDS and DES, each 0 at the train mean and 1 at best (as cell-eval 0.8.2)",
+    }
