@@ -13,12 +13,14 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from scmf.errors import EvaluationError, MissingExtraError
-from scmf.eval.score import Score, Truth, package
+from scmf.eval.score import Score, Truth, check_vectors, package
+from scmf.eval.subsamples import DRAWS, bounded
 from scmf.files import cache_dir
 
 BIO = ("isolated_labels", "kmeans_nmi", "kmeans_ari", "silhouette_label", "clisi")
@@ -55,6 +57,9 @@ class Integration:
         truth: Truth,
         *,
         unintegrated: np.ndarray,
+        max_cells: int | None = None,
+        draws: int = DRAWS,
+        seed: int = 0,
         note: Callable[[str], None] = lambda _: None,
     ) -> Iterator[Score]:
         """Score every representation.
@@ -67,6 +72,9 @@ class Integration:
             Labels and batches of the N cells.
         unintegrated
             Principal components before any integration (N, 50), for the principal component regression.
+        max_cells, draws, seed
+            Where there are more cells, the score is the mean over so many subsamples of ``max_cells`` cells (see
+            `scmf.eval.subsamples`). Time and memory grow with the square of the cells. None: all cells.
         note
             Told which method is being scored.
 
@@ -76,36 +84,47 @@ class Integration:
             If there are fewer than two batches, no frequent label lies in two of them, or a metric has no value
             (a representation that gives every cell the same vector).
         """
-        _check(truth)
+        check_batches(truth)
         scib = _scib_metrics()
         for method, x_ND in representations.items():
-            started = time.perf_counter()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # JAX and pandas speak of their own future here
-                note(method)
-                metrics = self._metrics(scib, x_ND, truth, unintegrated)
-            if lost := [name for name, value in metrics.items() if not math.isfinite(value)]:
-                raise EvaluationError(
-                    f"{lost[0]} of {method} is not a number",
-                    wanted="a representation in which cells differ",
-                    where=self.name,
-                    fix="check the weights of the model, or leave integration out of eval.benchmarks",
-                )
-            yield Score(
-                benchmark=self.name,
-                protocol=self.protocol,
-                method=method,
-                metrics=metrics,
-                definitions=definitions(),
-                n_cells=len(x_ND),
-                n_train=None,
-                seconds=time.perf_counter() - started,
-            )
+            note(method)
+            check_vectors(x_ND, method, where=self.name)
+            measure = partial(self._score, scib, method, x_ND, truth, unintegrated)
+            yield bounded(measure, truth, max_cells=max_cells, draws=draws, seed=seed)
+
+    def _score(
+        self,
+        scib: Any,
+        method: str,
+        x_ND: np.ndarray,
+        truth: Truth,
+        unintegrated: np.ndarray,
+        rows: np.ndarray | None,
+    ) -> Score:
+        """Score of the cells ``rows``; of all when None."""
+        started = time.perf_counter()
+        if rows is not None:
+            x_ND, truth, unintegrated = x_ND[rows], truth.take(rows), unintegrated[rows]
+            check_batches(truth)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # JAX and pandas speak of their own future here
+            metrics = self._metrics(scib, x_ND, truth, unintegrated)
+        check_finite(metrics, method)
+        return Score(
+            benchmark=self.name,
+            protocol=self.protocol,
+            method=method,
+            metrics=metrics,
+            definitions=definitions(),
+            n_cells=len(x_ND),
+            n_train=None,
+            seconds=time.perf_counter() - started,
+        )
 
     def _metrics(self, scib: Any, x_ND: np.ndarray, truth: Truth, unintegrated: np.ndarray) -> dict[str, float]:
         x_ND = np.ascontiguousarray(x_ND, dtype=np.float32)
         labels, batches = truth.labels, truth.batches
-        near = _neighbors(x_ND, min(NEIGHBORS, len(x_ND)))
+        near = exact_neighbors(x_ND, min(NEIGHBORS, len(x_ND)))
         near_90, near_50, near_15 = (near.subset_neighbors(n=min(n, len(x_ND))) for n in (NEIGHBORS, 50, 15))
         compute: dict[str, Callable[[], Any]] = {
             "isolated_labels": lambda: scib.isolated_labels(x_ND, labels, batches),
@@ -131,7 +150,18 @@ class Integration:
         return found
 
 
-def _check(truth: Truth) -> None:
+def check_finite(metrics: Mapping[str, float], method: str) -> None:
+    """Raise `EvaluationError` when a metric of ``method`` has no value."""
+    if lost := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise EvaluationError(
+            f"{lost[0]} of {method} is not a number",
+            wanted="a representation in which cells differ",
+            where=Integration.name,
+            fix="check the weights of the model, or leave integration out of eval.benchmarks",
+        )
+
+
+def check_batches(truth: Truth) -> None:
     """Raise `EvaluationError` unless some label is frequent enough and lies in two batches."""
     if truth.batches is None or len(set(truth.batches)) < 2:
         raise EvaluationError(
@@ -149,7 +179,7 @@ def _check(truth: Truth) -> None:
     )
 
 
-def _neighbors(x_ND: np.ndarray, count: int) -> Any:
+def exact_neighbors(x_ND: np.ndarray, count: int) -> Any:
     """Exact Euclidean neighbours, the cell itself first."""
     from scib_metrics.nearest_neighbors import NeighborsResults
     from sklearn.neighbors import NearestNeighbors

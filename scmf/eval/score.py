@@ -164,6 +164,15 @@ class Truth:
             donors=column(facts.get("donor_key")),
         )
 
+    def take(self, rows: np.ndarray) -> Truth:
+        """What is known of the cells ``rows``."""
+        return Truth(
+            labels=self.labels[rows],
+            batches=None if self.batches is None else self.batches[rows],
+            parts=self.parts[rows],
+            donors=None if self.donors is None else self.donors[rows],
+        )
+
     def rows(self, part: str) -> np.ndarray:
         """Indices of the cells of ``part``."""
         return np.flatnonzero(self.parts == part)
