@@ -23,17 +23,21 @@ GeneIds = Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a 
 
 @data_app.command("ls")
 def data_ls(json_: Json = False) -> None:
-    """List the dataset and vocabulary cards."""
+    """List the dataset and vocabulary cards, and whether their files are here, can be fetched or need a download."""
     from scmf.data.cards import list_cards
+    from scmf.data.sources import status
 
     cards = [
-        {"name": c.name, "kind": c.kind, "cells": c.n_cells, "licence": c.licence, "title": c.title}
+        {
+            "name": c.name, "kind": c.kind, "cells": c.n_cells, "status": status(c), "licence": c.licence,
+            "splits": ", ".join(c.splits), "title": c.title,
+        }
         for c in list_cards()
-    ]
+    ]  # fmt: skip
     if json_:
         print_json(cards)
     else:
-        columns = ("name", "kind", "cells", "licence", "title")
+        columns = ("name", "kind", "cells", "status", "licence", "splits", "title")
         print_table(columns, [tuple("" if c[k] is None else str(c[k]) for k in columns) for c in cards])
 
 

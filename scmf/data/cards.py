@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from scmf import plugins
+from scmf.data.card_cells import Assembly, PerturbationKeys
 from scmf.errors import ConfigError, DataError
 from scmf.files import load_yaml, shipped
 from scmf.section import Section
@@ -103,7 +104,7 @@ class CardFile(Section):
     """Bytes."""
     role: Literal[
         "cells", "tokens", "medians", "aliases", "symbols", "gencode", "hgnc", "orthologs", "second_orthologs",
-        "vectors",
+        "vectors", "annotations",
     ] = "cells"  # fmt: skip
     """What the file is for."""
     sources: tuple[Source, ...]
@@ -123,6 +124,8 @@ class Split(Section):
     """How the split was made."""
     parts: dict[Literal["train", "valid", "test"], tuple[str, ...]] = Field(default_factory=dict)
     """Values of the column ``by`` (donors, studies) in each part."""
+    unseen: tuple[str, ...] = ()
+    """Labels without a training cell, on purpose: what a classifier does with them is part of the task."""
 
 
 class Leak(Section):
@@ -211,6 +214,12 @@ class Card(Section):
     """Leak marks: training corpora that hold these cells."""
     authenticity: Authenticity | None = None
     """Evidence that the cells are real."""
+    cells: Assembly = Assembly()
+    """How the cells of several files are put together."""
+    expression: Literal["log1p"] | None = None
+    """The matrix named in ``counts`` is log1p of counts per 10,000 and no counts can be had; null: counts."""
+    perturbation: PerturbationKeys | None = None
+    """Where a screen says what was done to a cell."""
 
     _path: Path | None = PrivateAttr(None)
 
@@ -234,12 +243,15 @@ class Card(Section):
         names = [file.name for file in self.files]
         if not all(file.sources for file in self.files) or not (names or self.needs_download):
             raise ValueError("`files` needs at least one file and each at least one source")
-        if self.needs_download and (names or self.kind != "vectors"):
-            raise ValueError("`needs_download` is for gene vectors without `files`")
+        if self.needs_download and (names or self.kind not in ("vectors", "cells")):
+            raise ValueError("`needs_download` is for cells and gene vectors without `files`")
         if len(set(names)) < len(names):
             raise ValueError(f"two files have the same name: {names}")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError("`labels` names a label twice")
+        given = {file.name for file in self.files if file.role == "annotations"}
+        if lost := {annotation.file for annotation in self.cells.annotations} - given:
+            raise ValueError(f"`cells.annotations` names {sorted(lost)[0]!r}, which is no file with that role")
         if self.kind != "cells" and (self.splits or self.labels):
             raise ValueError(f"a card of the kind {self.kind!r} has neither `labels` nor `splits`")
         return self

@@ -87,10 +87,12 @@ def _check_vocabulary_card(report: CheckReport, card: Card) -> None:
 
 
 def _check_cells_card(report: CheckReport, card: Card, *, progress: bool) -> None:
-    adata = load_cells(DataConfig(dataset=str(card.path) if card.path else card.name), progress=progress)
+    config = DataConfig(dataset=str(card.path) if card.path else card.name)
+    adata = load_cells(config, progress=progress, log_expression=True)
     _equal(report, "cells", adata.n_obs, card.n_cells)
     _equal(report, "genes", adata.n_vars, card.n_genes)
-    report.add("ok", "raw counts", adata.uns["scmf"]["counts"])
+    what = "raw counts" if card.expression is None else "log-normalised expression, no counts"
+    report.add("ok", what, adata.uns["scmf"]["counts"])
     labels = adata.obs[card.label_key].astype(str) if card.label_key else None
     if labels is not None:
         _equal(report, "labels", sorted(labels.unique()), sorted(card.labels))
@@ -109,8 +111,10 @@ def _check_cells_card(report: CheckReport, card: Card, *, progress: bool) -> Non
         elif card.donor_key:
             found = f"donors may lie in several parts, though {card.donor_key!r} is known"
             report.add("warning", f"split {name}", found, do="prefer a split by donor")
-        if labels is not None and (lost := set(card.labels) - set(labels[parts.to_numpy() == "train"])):
-            report.add("error", f"split {name}", f"no training cell of {sorted(lost)}", do="make it again")
+        lost = set() if labels is None else set(card.labels) - set(labels[parts.to_numpy() == "train"])
+        if lost != set(split.unseen):
+            said = f"no training cell of {sorted(lost)}, the card says {sorted(split.unseen)}"
+            report.add("error", f"split {name}", said, do="make it again, or say so in `unseen`")
         report.findings.extend(audit_leaks(adata, parts, batch_key=card.batch_key, what=f"leaks {name}"))
 
 

@@ -21,14 +21,15 @@ from scmf.config import DataConfig
 from scmf.data import counts as counts_
 from scmf.data import genes as genes_
 from scmf.data.cards import Card, Derivation, load_card
+from scmf.data.join_obs import assemble, file_names, name_columns
 from scmf.data.restrict import restrict
 from scmf.data.sources import fetch
 from scmf.data.splits import read_split, split_file
-from scmf.errors import DataError, GeneError
+from scmf.errors import CountsError, DataError, GeneError
 from scmf.files import sha256_file, sha256_json
 
 
-def load_cells(config: DataConfig, *, progress: bool = True) -> AnnData:
+def load_cells(config: DataConfig, *, progress: bool = True, log_expression: bool = False) -> AnnData:
     """Load the cells that a configuration names.
 
     Parameters
@@ -37,6 +38,9 @@ def load_cells(config: DataConfig, *, progress: bool = True) -> AnnData:
         The section ``data``.
     progress
         Show progress while files are fetched.
+    log_expression
+        Also take cards that hold log-normalised expression and no counts; ``uns["scmf"]["expression"]`` is then
+        ``log1p``. Without it such a card is an error, since tokens and sizes need counts.
 
     Returns
     -------
@@ -64,7 +68,15 @@ def load_cells(config: DataConfig, *, progress: bool = True) -> AnnData:
             raise DataError(
                 f"card {card.name!r} is a {card.kind}", wanted="cells", where="data.dataset", fix="`scmf data ls`"
             )
-        paths = list(fetch(card, progress=progress).values())
+        if card.expression is not None and not log_expression:
+            raise CountsError(
+                f"card {card.name!r} holds log-normalised expression and no counts", wanted="raw counts",
+                where="data.dataset", fix="use it for perturbation tasks, which need none",
+            )  # fmt: skip
+        fetched = fetch(card, progress=progress)
+        roles = {file.name: file.role for file in card.files}
+        paths = list(file_names(fetched, roles, "cells").values())
+        names = list(file_names(fetched, roles, "cells"))
         sums = [file.sha256 for file in card.files]
     else:
         paths = [Path(path).expanduser() for path in config.files]
@@ -79,12 +91,18 @@ def load_cells(config: DataConfig, *, progress: bool = True) -> AnnData:
             gene_ids=gene_ids,
             gene_symbols=card.gene_symbols if card else None,
             derive=card.derive if card and config.counts == "auto" else None,
+            expression=card is not None and card.expression is not None,
         )
+        if card is not None:
+            name_columns(cells, names[len(parts)], card.cells)
         parts.append(cells)
         found_in.append(where)
     if not sums:
         sums = [sha256_file(path) for path in paths]
     adata = parts[0] if len(parts) == 1 else _together(parts, paths)
+    if card is not None and card.cells.active:
+        beside = {name: read_file(path) for name, path in file_names(fetched, roles, "annotations").items()}
+        adata = assemble(adata, card.cells, beside, where=f"card {card.name!r}")
 
     adata.uns["scmf"] = {
         "dataset": card.name if card else ", ".join(path.name for path in paths),
@@ -97,6 +115,11 @@ def load_cells(config: DataConfig, *, progress: bool = True) -> AnnData:
         "counts": ", ".join(dict.fromkeys(found_in)),
         "gene_ids": genes_.detect(adata.var_names).kind,
     }
+    if card is not None and card.perturbation is not None:
+        _key(adata, None, card.perturbation.key, "perturbation.key")
+        adata.uns["scmf"]["perturbation"] = card.perturbation.model_dump()
+    if card is not None and card.expression is not None:
+        adata.uns["scmf"]["expression"] = card.expression
     if card is not None and card.labels and adata.uns["scmf"]["label_key"] == card.label_key:
         _freeze_labels(adata, card)
     if config.split:
@@ -125,13 +148,23 @@ def read_file(path: Path | str) -> AnnData:
 
 
 def _read(
-    path: Path, *, counts: str, gene_ids: str, gene_symbols: str | None, derive: Derivation | None
+    path: Path,
+    *,
+    counts: str,
+    gene_ids: str,
+    gene_symbols: str | None,
+    derive: Derivation | None,
+    expression: bool = False,
 ) -> tuple[AnnData, str]:
     """One file: raw counts, ids and symbols; and where the counts were."""
     raw = read_file(path)
     if raw.n_obs == 0:
         raise DataError("no cells", wanted="at least one cell", where=path, fix="use another file")
-    if derive is None:
+    if expression:
+        where = counts
+        matrix, var = counts_.matrix_of(raw, counts, path=path)
+        x = counts_.canonical(matrix)
+    elif derive is None:
         where = counts_.choose(raw, counts, path=path)
         matrix, var = counts_.matrix_of(raw, where, path=path)
         x = counts_.canonical(matrix)

@@ -67,6 +67,32 @@ def fetch(card: Card | str | Path, *, progress: bool = True) -> dict[str, Path]:
     return {file.name: fetch_file(card, file, progress=progress) for file in card.files}
 
 
+def status(card: Card) -> str:
+    """``here``, ``fetched on first use``, ``needs SCMF_DATA_DIR`` or ``needs a download``; no file is opened."""
+    if card.needs_download:
+        return "needs a download"
+    if all(_is_here(card, file) for file in card.files):
+        return "here"
+    remote = all(any(not isinstance(source, MirrorSource) for source in file.sources) for file in card.files)
+    return "fetched on first use" if remote else "needs SCMF_DATA_DIR"
+
+
+def _is_here(card: Card, file: CardFile) -> bool:
+    """Whether a file lies in the cache, in a mirror or in an installed package."""
+    if (cache_dir() / card.name / f"{file.sha256[:12]}-{file.name}").is_file():
+        return True
+    roots = [root for root in (data_dir(), None if card.is_shipped else card.folder) if root is not None]
+    for source in _local(file):
+        if isinstance(source, InstalledSource):
+            spec = importlib.util.find_spec(source.package)
+            places = [] if spec is None else list(spec.submodule_search_locations or [])
+            if any((Path(place) / source.path).is_file() for place in places):
+                return True
+        elif any((root / source.path).is_file() for root in roots):
+            return True
+    return False
+
+
 def fetch_file(card: Card, file: CardFile, *, progress: bool = True) -> Path:
     """One file of ``card``, checked; see `fetch`."""
     reasons = []
