@@ -12,6 +12,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ class CellEval:
         with tempfile.TemporaryDirectory(prefix="scmf-cell-eval-") as folder:
             evaluator = MetricsEvaluator(
                 adata_pred=predicted, adata_real=real, control_pert=truth.control, pert_col=_COLUMN,
-                num_threads=self.threads, outdir=folder,
+                num_threads=self.threads, outdir=str(Path(folder, "out")),
             )  # fmt: skip
             found, _ = evaluator.compute(
                 profile=self.profile,  # type: ignore[arg-type]
