@@ -35,6 +35,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "benchmarks": {
         "annotation": "scmf.eval.annotation:Annotation",
         "integration": "scmf.eval.integration:Integration",
+        "perturbation": "scmf.eval.perturbation:Perturbation",
+        "gene_network": "scmf.eval.gene_network:GeneNetwork",
     },
 }
 

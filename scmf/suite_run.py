@@ -92,7 +92,7 @@ def run_task(
 ) -> Iterator[Result]:
     """Results of one subject on one task; one that says why when the subject gives nothing of what is asked for."""
     started = time.perf_counter()
-    cells = load_cells(data_of(task), progress=progress)
+    cells = cells_of(task, progress=progress)
     count = 0
     for score in scores(task, subject, cells, note=note):
         count += 1
@@ -100,6 +100,11 @@ def run_task(
     if not count:
         reason = f"it gives no {GIVES[task.benchmark]}"
         yield _absent(name, task, subject, cells, reason, time.perf_counter() - started)
+
+
+def cells_of(task: Task, *, progress: bool) -> Any:
+    """The cells of a task; a perturbation task also takes log-normalised expression without counts."""
+    return load_cells(data_of(task), progress=progress, log_expression=task.benchmark == "perturbation")
 
 
 def scores(task: Task, subject: Subject, cells: Any, *, note: Note = lambda _: None) -> Iterator[Score]:
@@ -113,6 +118,7 @@ def _annotation(task: Task, subject: Subject, cells: Any, note: Note) -> Iterato
     yield from benchmark.run(vectors, truth, unseen=task.unseen, protocols=task.protocols or None)
     if isinstance(subject, Baselines):
         yield benchmark.majority(truth, unseen=task.unseen)
+        yield from benchmark.shuffled_labels(vectors["pca"], truth, unseen=task.unseen)
     if task.finetune:
         started = time.perf_counter()
         for method, predicted in subject.labels(task, cells).items():
@@ -138,12 +144,20 @@ def _integration(task: Task, subject: Subject, cells: Any, note: Note) -> Iterat
 
 def _perturbation(task: Task, subject: Subject, cells: Any, note: Note) -> Iterator[Score]:
     from scmf.eval.perturbation import Perturbation
+    from scmf.eval.perturbation_baselines import train_mean
     from scmf.eval.perturbation_truth import PerturbationTruth
 
     truth = PerturbationTruth.of(cells)
+    if task.top_genes is not None:
+        truth = truth.on_variable_genes(task.top_genes)
     if predictions := subject.predictions(task, truth):
-        note(f"perturbation: {', '.join(predictions)}")
-        yield from Perturbation().run(truth, predictions)
+        # the score of the challenge starts from the train mean, whoever is scored
+        base = {} if "train_mean" in predictions else {"train_mean": train_mean(truth)}
+        for score in Perturbation().run(truth, {**base, **predictions}, note=note):
+            if score.method in predictions:
+                yield score
+        if isinstance(subject, Baselines):
+            yield Perturbation().ceiling(truth, note=note)
 
 
 def _gene_network(task: Task, subject: Subject, cells: Any, note: Note) -> Iterator[Score]:
@@ -171,9 +185,7 @@ def inline(names: Sequence[str], tokenizer: Any, settings: EvalConfig, *, progre
     tokenizer, settings
         Those of the run.
     """
-    held = {
-        name: (task, load_cells(data_of(task), progress=progress)) for name, task in load_suite().chosen(names).items()
-    }
+    held = {name: (task, cells_of(task, progress=progress)) for name, task in load_suite().chosen(names).items()}
     origin = Origin("inline", "run", "embedded", sha256_json(list(names)), ())
 
     def callback(model: Any, epoch: int, step: int) -> dict[str, float]:

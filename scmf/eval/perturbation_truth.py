@@ -11,7 +11,7 @@ Array legend: N cells, G genes, M predicted cells.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,14 @@ class PerturbationTruth:
     def genes_of(self, condition: str) -> tuple[str, ...]:
         """Perturbed genes of a condition."""
         return genes_of(condition, self.separator)
+
+    def on_variable_genes(self, count: int) -> PerturbationTruth:
+        """The same screen on the ``count`` genes with the largest variance over training cells, in their order."""
+        x = self.x_NG[np.flatnonzero(self.parts == TRAIN)].astype(np.float64)
+        mean = np.asarray(x.mean(axis=0)).ravel()
+        variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
+        kept = np.sort(np.argsort(-variance, kind="stable")[:count])
+        return replace(self, x_NG=self.x_NG[:, kept], genes=self.genes[kept], _means={})
 
     @property
     def kind(self) -> str:

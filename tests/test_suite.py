@@ -1,0 +1,62 @@
+"""The tasks of the leaderboard: what the shipped file says is there, and what a wrong one is told."""
+
+import pytest
+
+from scmf.data.cards import load_card
+from scmf.errors import ConfigError
+from scmf.suite import Suite, Task, load_suite
+
+TASK = {"benchmark": "annotation", "dataset": "pancreas", "split": "donor", "description": "unseen donors"}
+
+
+@pytest.mark.parametrize("name", load_suite().tasks)
+def test_cells_and_split_of_every_task_are_there(name):
+    task = load_suite().tasks[name]
+    card = load_card(task.dataset)
+    assert card.kind == "cells" and card.files
+    assert card.split(task.split).sha256
+    assert task.benchmark != "perturbation" or card.perturbation is not None
+    assert task.benchmark == "perturbation" or task.label_key or card.label_key
+
+
+def test_the_shipped_suite_holds_every_benchmark():
+    assert {task.benchmark for task in load_suite().tasks.values()} == {
+        "annotation", "integration", "perturbation", "gene_network",
+    }  # fmt: skip
+
+
+def test_a_task_is_chosen_by_name_by_benchmark_or_all():
+    suite = Suite.model_validate(
+        {"tasks": {"one": TASK, "two": {**TASK, "benchmark": "integration"}, "three": TASK}}
+    )
+    assert list(suite.chosen()) == ["one", "two", "three"]
+    assert list(suite.chosen(["annotation"])) == ["one", "three"]
+    assert list(suite.chosen(["two", "one"])) == ["one", "two"]
+    with pytest.raises(ConfigError, match="did you mean 'three'"):
+        suite.chosen(["thre"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"benchmark": "anotation"}, "annotation"),
+        ({"max_cells": 500}, "`max_cells` belongs to integration"),
+        ({"benchmark": "gene_network"}, "`truths` must name"),
+        ({"benchmark": "perturbation", "finetune": True}, "`finetune` belongs to annotation"),
+        ({"spilt": "donor"}, "spilt"),
+        ({"split": " "}, "must not be empty"),
+    ],
+)
+def test_a_wrong_task_is_refused_in_words(tmp_path, change, said):
+    import yaml
+
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump({"tasks": {"mine": {**TASK, **change}}}))
+    with pytest.raises(ConfigError) as error:
+        load_suite(path)
+    assert said in str(error.value) and str(path) in str(error.value)
+
+
+def test_defaults_ask_for_nothing_special():
+    task = Task.model_validate(TASK)
+    assert task.unseen == "error" and not task.finetune and task.max_cells is None
