@@ -182,3 +182,10 @@ def test_the_worst_comes_first_and_a_comment_stays_below_the_limit_of_github():
     assert 50_000 < len(text.encode()) < 65_536
     assert "more in the JSON of the check" in text and text.rstrip().endswith("</details>")
     assert len(found.table()) == len(lines) and len(found.table(everything=False)) == 6
+
+
+def test_comparisons_with_the_official_code_alone_need_no_table_of_numbers():
+    case = ParityCase("tok/a", "17 cells", True, 0.0, 0.0)
+    text = Check((Checked("toy", "tiny", parity=(case,)),)).markdown()
+    assert "every comparison with the official code passed" in text and "parity 1 of 1" in text
+    assert "<details>" not in text

@@ -225,12 +225,15 @@ class Check:
 
         Numbers that would make the comment longer than GitHub takes are counted instead.
         """
-        said = "every number lies in its band" if self.ok else "**a number left its band, or was not measured**"
+        fine = "every number lies in its band" if self.lines else "every comparison with the official code passed"
+        said = fine if self.ok else "**a number left its band, or was not measured**"
         text = [f"### Regression check: {said}", ""]
         text += _markdown_table(("recipe", "", "verdicts"), self.summary())
         if worth := self.table(everything=False):
             text += ["", "Not a match, worst first:", "", *_markdown_table(COLUMNS, worth)]
         rows = self.table()
+        if not rows:
+            return "\n".join(text) + "\n"
         head, folded = ["", f"<details><summary>All {len(rows)} numbers</summary>", ""], _markdown_table(COLUMNS, rows)
         room = _COMMENT_LIMIT - len("\n".join(text))
         kept = 0
