@@ -6,7 +6,7 @@ Lives here: tables, YAML, JSON, notes, and how seeds are written. Lives elsewher
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ def print_answer(answer: dict[str, Any], *, as_json: bool) -> None:
     print(dump_yaml(answer), end="")
 
 
-def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """A table on stdout."""
     from rich import box
     from rich.console import Console

@@ -58,7 +58,9 @@ class Origin:
 class Subject(Protocol):
     """Whatever is scored. A method that has nothing to give returns an empty mapping."""
 
-    origin: Origin
+    @property
+    def origin(self) -> Origin:
+        """Who is scored."""
 
     def vectors(self, task: Task, cells: Any) -> Mapping[str, np.ndarray]:
         """Method to vectors of the cells, (N, D)."""
@@ -234,10 +236,11 @@ class Model(Nothing):
         from scmf.eval.perturbation_baselines import linear
         from scmf.gene_edges import gene_vectors
 
-        return {
-            f"{name}-linear": linear(truth, gene_embeddings=gene_vectors(network, self.tokenizer, truth.genes))
-            for name, network in self.networks.items()
-        }
+        pairs = [*truth.pairs, *truth.training_pairs]
+        perturbed = sorted({gene for _, condition in pairs for gene in truth.genes_of(condition)})
+        found = {name: gene_vectors(network, self.tokenizer, perturbed) for name, network in self.networks.items()}
+        # conditions that are no genes, or genes the tokenizer does not know, have no vectors
+        return {f"{name}-linear": linear(truth, gene_embeddings=table) for name, table in found.items() if table}
 
     def edges(self, task: Task, cells: Any, regulators: list[str], targets: list[str]) -> Mapping[str, Any]:
         """Edges from attention, gene vectors and in-silico knock-out, where the network can."""

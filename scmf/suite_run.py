@@ -26,7 +26,7 @@ from scmf.eval.baselines import baseline_representations
 from scmf.eval.integration import Integration
 from scmf.eval.score import Score, Truth
 from scmf.files import sha256_json
-from scmf.results import Absence, Result, write_result
+from scmf.results import Absence, Result, ResultInterval, write_result
 from scmf.subjects import BASELINES, Baselines, Model, Origin, Subject, find_subject
 from scmf.suite import Task, data_of, load_suite
 from scmf.training.loop import EvaluationCallback
@@ -224,7 +224,7 @@ def _result(name: str, task: Task, subject: Subject, score: Score, cells: Any) -
         n_cells=score.n_cells,
         n_train=score.n_train,
         seconds=round(score.seconds, 2),
-        intervals={metric: asdict(interval) for metric, interval in score.intervals.items()},
+        intervals={metric: ResultInterval(**asdict(interval)) for metric, interval in score.intervals.items()},
         details=score.details,
     )
 

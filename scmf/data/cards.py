@@ -104,7 +104,7 @@ class CardFile(Section):
     """Bytes."""
     role: Literal[
         "cells", "tokens", "medians", "aliases", "symbols", "gencode", "hgnc", "orthologs", "second_orthologs",
-        "vectors", "annotations",
+        "vectors", "annotations", "network",
     ] = "cells"  # fmt: skip
     """What the file is for."""
     sources: tuple[Source, ...]
@@ -170,8 +170,8 @@ class Card(Section):
     """Name; the file is called ``<name>.yaml``."""
     title: str
     """One line for lists."""
-    kind: Literal["cells", "vocabulary", "vectors"]
-    """Cells, tables of genes, or a vector for each gene."""
+    kind: Literal["cells", "vocabulary", "vectors", "network"]
+    """Cells, tables of genes, a vector for each gene, or edges between genes."""
     organism: str
     """Species, for example ``Homo sapiens``."""
     licence: str
@@ -297,7 +297,7 @@ def load_card(name: str | Path) -> Card:
     return card
 
 
-def list_cards(*, kind: Literal["cells", "vocabulary", "vectors"] | None = None) -> list[Card]:
+def list_cards(*, kind: Literal["cells", "vocabulary", "vectors", "network"] | None = None) -> list[Card]:
     """All shipped cards, sorted by name.
 
     Parameters

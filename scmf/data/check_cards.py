@@ -45,6 +45,8 @@ def check_card(card: Card | str | Path, *, progress: bool = True) -> CheckReport
             report.add("ok", "checksum", f"{name}: as in the card ({path})")
         if card.kind == "vocabulary":
             _check_vocabulary_card(report, card)
+        elif card.kind == "network":
+            report.add("ok", "network", "read by scmf.eval.network_truth")
         elif card.kind == "vectors":
             _equal(report, "genes", len(load_gene_vectors(card.path or card.name, progress=progress)), card.n_genes)
         else:

@@ -83,7 +83,8 @@ def load_cells(config: DataConfig, *, progress: bool = True, log_expression: boo
         sums = []
     counts = card.counts if card is not None and config.counts == "auto" else config.counts
     gene_ids = card.gene_ids if card is not None and config.gene_ids == "auto" else config.gene_ids
-    parts, found_in = [], []
+    parts: list[AnnData] = []
+    found_in: list[str] = []
     for path in paths:
         cells, where = _read(
             path,

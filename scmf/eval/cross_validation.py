@@ -108,7 +108,7 @@ def cross_validated(x_ND: np.ndarray, labels: np.ndarray, *, method: str) -> Sco
         n_cells=len(x_ND),
         n_train=len(x_ND) - len(x_ND) // FOLDS,
         seconds=time.perf_counter() - started,
-        details={"left_out": {names[i].item(): int(counts[i]) for i in range(len(names)) if i not in kept}},
+        details={"left_out": {str(names[i]): int(counts[i]) for i in range(len(names)) if i not in kept}},
     )
 
 

@@ -113,10 +113,10 @@ def additive(truth: PerturbationTruth) -> Prediction:
         other = [effect for (_, condition), effect in effects.items() if condition == gene]
         return here if here is not None else np.mean(other, axis=0) if other else np.zeros(len(truth.genes))
 
-    return Moved(
-        truth,
-        {(covariate, name): sum(single(covariate, g) for g in truth.genes_of(name)) for covariate, name in truth.pairs},
-    )
+    found = {}
+    for covariate, name in truth.pairs:
+        found[covariate, name] = np.sum([single(covariate, gene) for gene in truth.genes_of(name)], axis=0)
+    return Moved(truth, found)
 
 
 def linear(truth: PerturbationTruth, *, gene_embeddings: Mapping[str, np.ndarray] | None = None) -> Prediction:

@@ -59,7 +59,9 @@ def _simulate(
 ) -> tuple[list[str], list[str]]:
     genes = sorted({gene for condition in conditions for gene in genes_of(condition, separator)})
     seen = set(rng.permutation(genes)[: int(round(len(genes) * share))].tolist())
-    kept, held, both = [], [], []
+    kept: list[str] = []
+    held: list[str] = []
+    both: list[str] = []
     for condition in conditions:
         mine = genes_of(condition, separator)
         if set(mine) <= seen:
