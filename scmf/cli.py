@@ -20,7 +20,7 @@ import typer
 from scmf.cli_bench import add_bench
 from scmf.cli_data import data_app
 from scmf.cli_hub import add_publish
-from scmf.cli_print import print_answer, print_json, print_outcome, print_report, seeds_of, teller
+from scmf.cli_print import print_answer, print_json, print_outcome, print_report, print_table, seeds_of, teller
 
 app = typer.Typer(
     name="scmf",
@@ -32,6 +32,9 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 add_bench(app)
 add_publish(app)
+
+EVERY = "all"
+"""Word for every shipped recipe."""
 
 _STOPPED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
@@ -92,6 +95,14 @@ def reproduce(
     runs: Annotated[Path, typer.Option("--runs", help="Folder for checkpoints and logs.")] = Path("runs"),
     ledger: Annotated[Path, typer.Option("--ledger", help="Folder for result files.")] = Path("leaderboard/results"),
     reports: Annotated[Path, typer.Option("--reports", help="Folder for pages.")] = Path("reports"),
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Hold it against the committed results, touching none; `all` takes every recipe."),
+    ] = False,
+    measured: Annotated[
+        Path | None,
+        typer.Option("--measured", help="With --check: judge this folder of results, run nothing."),
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -99,6 +110,10 @@ def reproduce(
 
     Exit code 0 when every verdict is match, close or not applicable, else 1.
     """
+    if check or measured is not None or recipe == EVERY:
+        others = bool(variant or overrides or record or seeds != "0")
+        _check_recipes(recipe, check=check, measured=measured, tiers=tier, alone=others, json_=json_, quiet=quiet)
+        return
     from scmf import plugins
     from scmf.errors import ConfigError
     from scmf.reproduce import TIERS
@@ -128,6 +143,43 @@ def reproduce(
     else:
         print_outcome(outcome)
     raise typer.Exit(0 if outcome.ok else 1)
+
+
+def _check_recipes(
+    recipe: str,
+    *,
+    check: bool,
+    measured: Path | None,
+    tiers: list[str] | None,
+    alone: bool,
+    json_: bool,
+    quiet: bool,
+) -> None:
+    """The regression check of one recipe or of all."""
+    from scmf.errors import ConfigError
+    from scmf.regression import check_all
+    from scmf.reproduce import TIERS
+
+    if not check or alone:
+        raise ConfigError(
+            f"{recipe} with --check {check}, or with --variant, --set, --seeds or --record beside it",
+            wanted="`scmf reproduce all --check`, alone or with --tier and --measured",
+            where="scmf reproduce",
+            fix="name one recipe, or leave the other options out",
+        )
+    found = check_all(
+        None if recipe == EVERY else [recipe], tiers=tuple(tiers or TIERS), measured=measured, progress=not quiet,
+        note=teller(quiet),
+    )  # fmt: skip
+    if json_:
+        print_json(found.to_json())
+    else:
+        from scmf.report.regression_table import COLUMNS
+
+        print_table(("recipe", "ok", "verdicts"), found.summary())
+        print_table(tuple(COLUMNS), found.table(everything=False))
+        print("every number lies in its band" if found.ok else "NOT as committed: see the first rows")
+    raise typer.Exit(0 if found.ok else 1)
 
 
 @app.command()

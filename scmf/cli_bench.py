@@ -174,6 +174,10 @@ def compare(
             print_table(tuple(heads), [tuple(line) for line in lines])
         for page in board.pages:
             print(f"wrote {page}")
+        if out is None and board.whole and Path(".git").exists():
+            from scmf.changes import write_changes
+
+            print(f"wrote {write_changes('.', 'reports/CHANGES.md')}")
         return
     from scmf.compare import compare_tokenizers
 

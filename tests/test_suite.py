@@ -26,9 +26,7 @@ def test_the_shipped_suite_holds_every_benchmark():
 
 
 def test_a_task_is_chosen_by_name_by_benchmark_or_all():
-    suite = Suite.model_validate(
-        {"tasks": {"one": TASK, "two": {**TASK, "benchmark": "integration"}, "three": TASK}}
-    )
+    suite = Suite.model_validate({"tasks": {"one": TASK, "two": {**TASK, "benchmark": "integration"}, "three": TASK}})
     assert list(suite.chosen()) == ["one", "two", "three"]
     assert list(suite.chosen(["annotation"])) == ["one", "three"]
     assert list(suite.chosen(["two", "one"])) == ["one", "two"]

@@ -1,0 +1,273 @@
+"""The leaderboard: one static page, a README, a CSV, a JSON and pictures, all from results.
+
+Lives here: what is written where, the form of numbers in files. Lives elsewhere: tables (leaderboard_table), marks
+(standing), pictures (leaderboard_plots), the look (templates/leaderboard.*). Equal input gives equal bytes: no clock,
+no random order.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scmf.errors import MissingExtraError
+from scmf.expectations import Expected, PublishedValue
+from scmf.files import write_json, write_text
+from scmf.report import leaderboard_plots
+from scmf.report.leaderboard_table import BENCHMARKS, CEILING, Entry, Leaks, Row, Table, tables
+from scmf.report.standing import BEST, EQUAL
+from scmf.report.table import VERDICTS, number
+from scmf.results import CellKey, Result, Verdict
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+MARKS = {BEST: "*", EQUAL: "="}
+"""Signs behind a number: best, not distinguishable from the best."""
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Everything a page shows.
+
+    Parameters
+    ----------
+    title
+        Of the page.
+    tables
+        In the order of the page.
+    absences
+        (Recipe and variant, benchmark and cells, reason) where something could not be scored at all.
+    published
+        Recipe to what papers say.
+    """
+
+    title: str
+    tables: list[Table]
+    absences: list[tuple[str, str, str]]
+    published: dict[str, tuple[PublishedValue, ...]] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        """One block a benchmark: the first metric of every table by method, and mean ranks."""
+        blocks = []
+        for benchmark in BENCHMARKS:
+            mine = [table for table in self.tables if table.benchmark == benchmark and benchmark != "pretraining"]
+            if mine:
+                blocks.append(_summary(benchmark, mine))
+        return blocks
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, with intervals, marks and provenance."""
+        return {
+            "title": self.title,
+            "tables": [_table_json(table) for table in self.tables],
+            "absences": [{"method": a, "where": b, "reason": c} for a, b, c in self.absences],
+        }
+
+
+def build_leaderboard(
+    results: Sequence[Result],
+    *,
+    leaks: Leaks,
+    expected: Mapping[str, Expected],
+    verdicts: Mapping[tuple[str, CellKey], Verdict],
+    title: str = "scModelForge leaderboard",
+) -> Leaderboard:
+    """Put results together; pure.
+
+    Parameters
+    ----------
+    results
+        What was measured.
+    leaks
+        What the cards say of the presence of their cells in training corpora.
+    expected
+        Recipe to its expected values, of which the published ones get a table of their own.
+    verdicts
+        (Recipe, cell) to verdict of its reproduction.
+    """
+    absences = [
+        (f"{r.recipe} {r.variant}", f"{r.benchmark} on {r.dataset}, split {r.split}", r.absence.reason)
+        for r in results
+        if r.absence is not None and r.protocol == "any"
+    ]
+    published = {name: value.published for name, value in sorted(expected.items()) if value.published}
+    return Leaderboard(title, tables(results, leaks=leaks, verdicts=verdicts), sorted(absences), published)
+
+
+def write_leaderboard(out: Path | str, board: Leaderboard) -> list[Path]:
+    """Write ``index.html``, ``README.md``, ``leaderboard.csv``, ``leaderboard.json`` and ``plots/*.png``.
+
+    A picture whose numbers are as they were is not drawn again. Pictures of an earlier leaderboard that this one has no
+    data for are removed.
+
+    Raises
+    ------
+    MissingExtraError
+        jinja2 or matplotlib is not installed.
+    """
+    out = Path(out)
+    plots = leaderboard_plots.draw(board.tables, out / "plots")
+    context = {"board": board, "plots": plots, "published": _published_rows(board.published)}
+    environment = _environment()
+    pages = [
+        write_text(out / name, environment.get_template(f"leaderboard.{kind}.j2").render(context))
+        for name, kind in (("index.html", "html"), ("README.md", "md"))
+    ]
+    pages.append(write_text(out / "leaderboard.csv", _csv(board)))
+    pages.append(write_json(out / "leaderboard.json", board.to_json()))
+    return pages + [out / "plots" / plot.file for plot in plots if plot.file]
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "report", needed_for="the leaderboard") from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        number=number, words=lambda name: name.replace("_", " "), cell=_markdown_cell, span=span_text, cost=cost_text,
+        seeds=_seeds_text,
+    )  # fmt: skip
+    environment.globals.update(MARKS=MARKS, VERDICTS=VERDICTS, CEILING=CEILING)
+    return environment
+
+
+# --- numbers in words -----------------------------------------------------------------------------
+
+
+def span_text(entry: Entry) -> str:
+    """``0.81 to 0.86, 95 % over 983 cells``; "" without an interval."""
+    if entry.span is None:
+        return ""
+    low, high, what = entry.span
+    level = "range" if entry.estimate.level >= 1 else f"{entry.estimate.level:.0%}".replace("%", " %")
+    return f"{number(low)} to {number(high)}, {level} over {what}"
+
+
+def cost_text(row: Row, key: str) -> str:
+    """Seconds, MiB or parameters, rounded for reading; "—" where nobody said."""
+    value = row.cost(key)
+    if value is None:
+        return "—"
+    return f"{value:,.1f}" if key == "seconds" and value < 100 else f"{value:,.0f}"
+
+
+def _seeds_text(seeds: Mapping[str, float]) -> str:
+    if set(seeds) == {"none"}:
+        return f"{seeds['none']!r} (no seed)"
+    return ", ".join(f"{seed}: {value!r}" for seed, value in seeds.items())
+
+
+def _markdown_cell(text: Any) -> str:
+    """Text that cannot break a Markdown table or start markup."""
+    line = " ".join(str(text).split()).replace("\\", "\\\\")
+    for mark in "|*_<>[]":
+        line = line.replace(mark, f"\\{mark}")
+    return line
+
+
+# --- what the files hold --------------------------------------------------------------------------
+
+
+def _table_json(table: Table) -> dict[str, Any]:
+    return {
+        "benchmark": table.benchmark,
+        "dataset": table.dataset,
+        "split": table.split,
+        "protocol": table.protocol,
+        "sentence": table.sentence,
+        "rows": [_row_json(table, row) for row in table.rows],
+    }
+
+
+def _row_json(table: Table, row: Row) -> dict[str, Any]:
+    metrics = {}
+    for name, entry in row.entries.items():
+        low, high, over = entry.span or (None, None, None)
+        metrics[name] = {
+            "value": entry.estimate.value, "low": low, "high": high, "over": over, "seeds": entry.seeds,
+            "higher_is_better": table.higher.get(name, True), "mark": entry.mark, "verdict": entry.verdict,
+        }  # fmt: skip
+    return {
+        "recipes": list(row.recipes), "variant": row.variant, "method": row.method, "baseline": row.baseline,
+        "leak": row.leak[0], "leak_reason": row.leak[1], "absence": row.absence, "metrics": metrics,
+        "seconds": row.cost("seconds"), "peak_memory_mb": row.cost("peak_memory_mb"),
+        "parameters": row.cost("parameters"), "n_cells": row.first.n_cells,
+        "commands": [r.command for r in row.results],
+    }  # fmt: skip
+
+
+_COLUMNS = (
+    "benchmark", "dataset", "split", "protocol", "recipe", "variant", "method", "baseline", "metric", "value", "low",
+    "high", "over", "seeds", "higher_is_better", "mark", "verdict", "leak", "seconds", "peak_memory_mb", "parameters",
+    "n_cells", "absence", "command",
+)  # fmt: skip
+
+
+def _csv(board: Leaderboard) -> str:
+    """One line a number, one for a row without any."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    for table in board.tables:
+        for row in table.rows:
+            value = _row_json(table, row)
+            line = {
+                "benchmark": table.benchmark, "dataset": table.dataset, "split": table.split,
+                "protocol": table.protocol, "recipe": "+".join(row.recipes), "command": row.first.command,
+                **{key: value[key] for key in ("variant", "method", "baseline", "leak", "absence", "n_cells")},
+                **{key: value[key] for key in ("seconds", "peak_memory_mb", "parameters")},
+            }  # fmt: skip
+            for name, metric in value["metrics"].items():
+                seeds = json.dumps(metric["seeds"])
+                writer.writerow({**line, **metric, "seeds": seeds, "metric": name})
+            if not value["metrics"]:
+                writer.writerow(line)
+    return buffer.getvalue()
+
+
+def _summary(benchmark: str, mine: Sequence[Table]) -> dict[str, Any]:
+    """Rows of the summary of one benchmark; a mean rank over an incomplete set does not exist."""
+    names: dict[tuple[str, bool], list[Entry | None]] = {}
+    for column, table in enumerate(mine):
+        for row in table.rows:
+            if row.method != CEILING and table.first in row.entries:
+                line = names.setdefault((row.name, row.baseline), [None] * len(mine))
+                line[column] = row.entries[table.first]
+    ranks: list[dict[str, int]] = []
+    complete = [name for name, line in names.items() if all(entry is not None for entry in line)]
+    for column, table in enumerate(mine):
+        sign = -1 if table.higher.get(table.first, True) else 1
+
+        def worth(name: tuple[str, bool], column: int = column, sign: int = sign) -> float:
+            entry = names[name][column]
+            return 0.0 if entry is None else sign * entry.estimate.value
+
+        order = sorted(complete, key=worth)
+        ranks.append({name[0]: 1 + sum(worth(other) < worth(name) for other in complete) for name in order})
+    rows = []
+    for name, line in names.items():
+        mean = sum(rank[name[0]] for rank in ranks) / len(mine) if name in complete and len(mine) > 1 else None
+        rows.append({"name": name[0], "baseline": name[1], "entries": line, "rank": mean})
+    rows.sort(key=lambda row: (row["rank"] is None, row["rank"] or 0.0, row["baseline"], row["name"]))
+    return {"benchmark": benchmark, "tables": list(mine), "rows": rows, "complete": len(complete)}
+
+
+def _published_rows(published: Mapping[str, tuple[PublishedValue, ...]]) -> list[dict[str, Any]]:
+    return [
+        {"recipe": recipe, "values": sorted(values, key=lambda v: (v.task, v.dataset, v.model, v.metric, v.id))}
+        for recipe, values in published.items()
+    ]
