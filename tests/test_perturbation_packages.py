@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from scmf.errors import EvaluationError
 from scmf.eval.perturbation import Perturbation
 from scmf.eval.perturbation_metrics import cosine, pearson, top_de
 from scmf.eval.perturbation_ranks import (
@@ -146,6 +147,16 @@ def test_distances_of_pertpy_agree():
         float(np.linalg.norm(error) ** 2), rel=1e-6
     )
     assert ask["pearson_distance"] == pytest.approx(1 - pearson(x.mean(axis=0), y.mean(axis=0)), rel=1e-5)
+
+
+def test_other_distances_of_pertpy_are_taken_by_name():
+    pytest.importorskip("pertpy")
+    truth = screen(n_cells=20)
+    score = next(iter(Perturbation(draws=5, distances=("euclidean", "mmd")).run(truth, {"mine": noisy(truth)})))
+    assert {"distance_euclidean", "distance_mmd"} <= set(score.metrics)
+    assert not score.higher_is_better["distance_mmd"] and "pertpy" in score.definitions["distance_mmd"]
+    with pytest.raises(EvaluationError, match="distance"):
+        Perturbation(distances=("no such",))
 
 
 def test_rank_of_perturbench_by_hand():

@@ -10,11 +10,12 @@ Array legend: N cells, G genes, P perturbations, D dimensions.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from scmf.errors import EvaluationError
 from scmf.eval import perturbation_metrics, perturbation_ranks
 from scmf.eval.energy_distance import energy_distance_pertpy, energy_distance_scperturb
 from scmf.eval.perturbation_baselines import additive, linear, nearest, no_change, replicates, train_mean
@@ -39,12 +40,16 @@ class Perturbation:
         Score what needs predicted cells, too: DES, energy distances.
     draws
         Draws of the bootstrap over perturbations.
+    distances
+        Further distances of sets of cells by their names in pertpy (``mmd``, ``wasserstein``, ``euclidean`` …), in the
+        space of the energy distances; filed as ``distance_<name>``, smaller is nearer.
     """
 
     name = "perturbation"
 
-    def __init__(self, *, cells: bool = True, draws: int = 1000) -> None:
+    def __init__(self, *, cells: bool = True, draws: int = 1000, distances: Sequence[str] = ()) -> None:
         self.cells, self.draws = cells, draws
+        self.distances = {name: pertpy_distance(name) for name in distances}
 
     def baselines(self, truth: PerturbationTruth) -> dict[str, Prediction]:
         """Method to prediction: no change, train mean, linear, nearest, and additive where there are combinations."""
@@ -151,6 +156,8 @@ class Perturbation:
             x, y = space.project(cells), space.project(truth.cells(pair))
             found["energy_distance_pertpy"].append(energy_distance_pertpy(x, y))
             found["energy_distance_scperturb"].append(energy_distance_scperturb(x, y))
+            for name, distance in self.distances.items():
+                found.setdefault(f"distance_{name}", []).append(float(distance(x, y)))
         return {name: np.array(values) for name, values in found.items()}
 
     def _score(
@@ -167,6 +174,11 @@ class Perturbation:
             for kind, condition in truth.pairs
         ]
         told = definitions()
+        for name in self.distances:
+            told[f"distance_{name}"] = (
+                f"pertpy.tools.Distance({name!r}), {package('pertpy', 'perturbation')}, of predicted and true cells in the "
+                "space of the energy distances; mean over test perturbations"
+            )
         return Score(
             benchmark=self.name,
             protocol=truth.kind,
@@ -185,8 +197,29 @@ class Perturbation:
                 "subgroups": dict(zip(named, groups, strict=True)),
             },
             intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(named) > 1 else {},
-            falling=tuple(name for name in metrics if name.partition(".")[0] in FALLING),
+            falling=tuple(
+                name for name in metrics if name.partition(".")[0] in FALLING or name.startswith("distance_")
+            ),
         )
+
+
+def pertpy_distance(name: str) -> Any:
+    """A distance of sets of cells by its name in pertpy.
+
+    Raises
+    ------
+    MissingExtraError, EvaluationError
+        pertpy is not installed, or knows no such distance.
+    """
+    package("pertpy", "perturbation")
+    import pertpy
+
+    try:
+        return pertpy.tools.Distance(name, obsm_key="X_pca")
+    except ValueError as error:
+        raise EvaluationError(
+            str(error), wanted="a distance of pertpy", where="distances", fix="see its docs"
+        ) from error
 
 
 FALLING = (
