@@ -176,8 +176,8 @@ class Perturbation:
         told = definitions()
         for name in self.distances:
             told[f"distance_{name}"] = (
-                f"pertpy.tools.Distance({name!r}), {package('pertpy', 'perturbation')}, of predicted and true cells in the "
-                "space of the energy distances; mean over test perturbations"
+                f"pertpy.tools.Distance({name!r}), {package('pertpy', 'perturbation')}, of predicted and true cells in "
+                "the space of the energy distances; mean over test perturbations"
             )
         return Score(
             benchmark=self.name,
