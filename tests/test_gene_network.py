@@ -31,6 +31,8 @@ def beeline(weights, truth):
     precision, recall, _ = precision_recall_curve(truth, weights)
     k = int(truth.sum())
     threshold = np.sort(weights)[::-1][k - 1]
+    if (weights > 0).any():
+        threshold = max(threshold, weights[weights > 0].min())
     early = truth[weights >= threshold].mean()
     return {
         "auroc": auc(false_rate, true_rate),

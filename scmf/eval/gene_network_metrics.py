@@ -62,8 +62,8 @@ def edge_scores(weights: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     dict
         ``auroc``; ``auprc_trapezoid`` (BEELINE: area under the precision-recall points by the trapezoid rule);
         ``average_precision`` (the step-wise sum); ``auprc_ratio`` (average precision over edge density); ``epr``
-        (precision among the top k pairs, k the number of edges, all pairs that tie with the k-th included, over edge
-        density). Empty where there is no edge or nothing else.
+        (precision among the top k pairs, k the number of edges, all pairs that tie with the k-th included and pairs
+        without a weight left out, over edge density). Empty where there is no edge or nothing else.
     """
     n_edges, n_pairs = int(truth.sum()), len(truth)
     if n_edges in (0, n_pairs):
@@ -76,7 +76,9 @@ def edge_scores(weights: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     precision, recall, false_rate = found / taken, found / n_edges, (taken - found) / (n_pairs - n_edges)
     recall_0, precision_0 = np.concatenate([[0.0], recall]), np.concatenate([[1.0], precision])
     density = n_edges / n_pairs
-    top = int(np.searchsorted(taken, n_edges))
+    # a pair without a weight is no prediction: as BEELINE, the top ones stop where the weights do
+    weighted = int((weights > 0).sum()) or n_pairs
+    top = int(np.searchsorted(taken, min(n_edges, weighted)))
     average = float(np.sum(np.diff(recall_0) * precision))
     return {
         "auroc": float(np.trapezoid(recall_0, np.concatenate([[0.0], false_rate]))),
@@ -96,7 +98,6 @@ def definitions(*, universe: str) -> dict[str, str]:
         "average_precision": f"average precision, sum of precision times step of recall (as scikit-learn) over "
         f"{universe}",
         "auprc_ratio": f"average precision over the share of true pairs, over {universe}; 1 is chance",
-        "epr": f"early precision ratio: precision among as many top pairs as there are true ones, ties included, "
-        f"over the "
-        f"share of true pairs (as BEELINE 3746408), over {universe}; 1 is chance",
+        "epr": "early precision ratio: precision among as many top pairs as there are true ones, ties included and pairs "
+        f"without a weight left out, over the share of true pairs (as BEELINE 3746408), over {universe}; 1 is chance",
     }
