@@ -98,6 +98,6 @@ def definitions(*, universe: str) -> dict[str, str]:
         "average_precision": f"average precision, sum of precision times step of recall (as scikit-learn) over "
         f"{universe}",
         "auprc_ratio": f"average precision over the share of true pairs, over {universe}; 1 is chance",
-        "epr": "early precision ratio: precision among as many top pairs as there are true ones, ties included and pairs "
-        f"without a weight left out, over the share of true pairs (as BEELINE 3746408), over {universe}; 1 is chance",
+        "epr": "early precision ratio: precision among as many top pairs as there are true ones, ties included and "
+        f"pairs without a weight left out, over the share of true pairs (as BEELINE 3746408), over {universe}; 1 is chance",
     }
