@@ -99,5 +99,6 @@ def definitions(*, universe: str) -> dict[str, str]:
         f"{universe}",
         "auprc_ratio": f"average precision over the share of true pairs, over {universe}; 1 is chance",
         "epr": "early precision ratio: precision among as many top pairs as there are true ones, ties included and "
-        f"pairs without a weight left out, over the share of true pairs (as BEELINE 3746408), over {universe}; 1 is chance",
+        "pairs without a weight left out, over the share of true pairs (as BEELINE 3746408), "
+        f"over {universe}; 1 is chance",
     }
