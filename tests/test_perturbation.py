@@ -43,6 +43,9 @@ def test_no_change_is_the_floor():
     assert set(score.intervals) >= {"pearson_delta", "mse"} and score.intervals["mse"].unit == "perturbations"
     assert not score.higher_is_better["mse"] and score.higher_is_better["pearson_delta"]
     assert set(score.definitions) == set(score.metrics)
+    # one prediction for all is never recognised: ties count half, which is (P - 1) / 2P for P perturbations
+    assert score.metrics["rank_cosine_logfc"] == score.metrics["rank_rmse"] == pytest.approx(3 / 8)
+    assert score.metrics["energy_distance_pertpy"] > 0
 
 
 def test_a_screen_with_additive_effects_is_predicted_by_adding_them():
@@ -130,6 +133,7 @@ def test_moved_cells_have_the_mean_that_is_asked_for(seed):
         (lambda p, pair: p.update({pair: np.zeros((4, 7))}), r"shape \(4, 7\)"),
         (lambda p, pair: p.update({pair: np.full((4, 30), np.nan)}), "not finite"),
         (lambda p, pair: p.update({pair: np.zeros((0, 30))}), "shape"),
+        (lambda p, pair: p.update({("k562", "g1+g0"): p.pop(pair)}), r"does not have, the first is 'g1\+g0'"),
     ],
 )
 def test_a_bad_prediction_is_refused_in_words(spoil, said):

@@ -232,7 +232,17 @@ def read_prediction(adata: Any, truth: PerturbationTruth, *, where: object = "th
 
 
 def check_prediction(prediction: Prediction, truth: PerturbationTruth, *, where: object) -> None:
-    """Raise `EvaluationError` unless every test pair is predicted, finite and of the right width."""
+    """Raise `EvaluationError` unless every test pair is predicted, finite, of the right width, and no name unknown.
+
+    Predictions of training conditions and of control cells may be there; they are not looked at.
+    """
+    if strange := sorted({condition for _, condition in prediction} - {*truth.conditions.tolist(), truth.control}):
+        raise EvaluationError(
+            f"{len(strange)} conditions that the screen does not have, the first is {strange[0]!r}",
+            wanted=f"names of the screen such as {truth.pairs[0][1]!r}",
+            where=where,
+            fix="name conditions as the data set does, the genes of a combination in its order",
+        )
     if lost := [pair for pair in truth.pairs if pair not in prediction]:
         covariate, condition = lost[0]
         raise EvaluationError(
