@@ -67,4 +67,9 @@ def ledger():
         result("correlation", **base, **network, metrics={"epr": 2.0, "auroc": 0.6}),
         result("pretrained-attention", **network, metrics={"epr": 1.1, "auroc": 0.5}),
     ]
+    atlas = {"benchmark": "integration", "protocol": "scib"}
+    found += [
+        result("pca", **base, **atlas, metrics={"overall": 0.6, "bio_conservation": 0.7, "batch_correction": 0.4}),
+        result("pretrained", **atlas, metrics={"overall": 0.5, "bio_conservation": 0.5, "batch_correction": 0.5}),
+    ]
     return found

@@ -1,7 +1,8 @@
-"""The leaderboard's tables and files: merging, marks, leaks, absences, equal bytes, no heavy imports."""
+"""The leaderboard's files: equal bytes, every number in them, nothing heavy imported, empty boards."""
 
 import csv
 import json
+import random
 import subprocess
 import sys
 
@@ -9,100 +10,26 @@ import pytest
 
 from scmf.board import compare_measured, known_leaks
 from scmf.errors import ConfigError
-from scmf.report.leaderboard import build_leaderboard, write_leaderboard
-from scmf.report.leaderboard_table import tables
+from scmf.expectations import Expected, PublishedValue
+from scmf.report.leaderboard import build_leaderboard, facts_of, write_leaderboard
 from scmf.results import write_result
 from tests.leaderboard_pages import ledger, result
 
 LEAKS = known_leaks()
 
 
-@pytest.fixture
-def probe():
-    """The table of the linear probe."""
-    return next(t for t in tables(ledger(), leaks=LEAKS, verdicts={}) if t.protocol == "linear_probe")
-
-
-def row(table, name):
-    return next(row for row in table.rows if name in row.name)
-
-
-def test_a_baseline_that_several_recipes_measured_is_one_row(probe):
-    assert [r.name for r in probe.rows].count("HVG") == 1
-    assert row(probe, "HVG").recipes == ("geneformer", "scgpt")
-    assert len({r.name for r in probe.rows}) == len(probe.rows)
-
-
-def test_the_best_is_marked_and_what_cannot_be_told_from_it(probe):
-    assert row(probe, "HVG").entries["accuracy"].mark == "best"
-    assert row(probe, "scgpt mini").entries["accuracy"].mark == "not distinguishable"
-    assert row(probe, "leaky").entries["accuracy"].mark == "worse"
-    assert row(probe, "shuffled").entries["accuracy"].mark == ""
-    assert "simple baseline wins: HVG" in probe.sentence and "scgpt mini, pretrained" in probe.sentence
-
-
-def test_seeds_give_a_mean_with_the_interval_of_student(probe):
-    entry = row(probe, "geneformer mini").entries["accuracy"]
-    assert entry.estimate.value == pytest.approx(0.81) and set(entry.seeds) == {"0", "1", "2"}
-    assert "3 seeds" in entry.span[2] and entry.span[0] < 0.81 < entry.span[1]
-
-
-def test_majority_stands_in_the_tables_of_the_same_test_cells(probe):
-    assert row(probe, "majority").entries["accuracy"].estimate.value == 0.2
-    assert all(table.protocol != "constant" for table in tables(ledger(), leaks=LEAKS, verdicts={}))
-
-
-def test_leaks_are_marked(probe):
-    assert row(probe, "leaky").leak[0] == "leak" and "another split" in row(probe, "leaky").leak[1]
-    assert row(probe, "geneformer").leak[0] == "own"
-    official = result("official", recipe="transcriptformer", variant="sapiens", corpora=("CELLxGENE Discover",))
-    stranger = result("official", recipe="other", variant="v", corpora=("Somewhere",), tier="published")
-    found = tables([official, stranger], leaks=LEAKS, verdicts={})[0]
-    assert {r.recipes[0]: r.leak[0] for r in found.rows} == {"transcriptformer": "leak", "other": "unknown"}
-
-
-def test_a_mean_over_an_incomplete_set_does_not_exist():
-    from scmf.results import Absence
-
-    failed = result(
-        "pretrained", seed=1, metrics={}, definitions={}, higher_is_better={},
-        absence=Absence(kind="failed", reason="out of memory"),
-    )  # fmt: skip
-    found = tables([result("pretrained"), failed], leaks=LEAKS, verdicts={})[0].rows[0]
-    assert not found.entries and found.absence == "out of memory"
-
-
-def test_a_ceiling_is_never_best_and_subgroups_are_no_columns():
-    table = next(t for t in tables(ledger(), leaks=LEAKS, verdicts={}) if t.benchmark == "perturbation")
-    assert row(table, "ceiling").entries["pearson_delta"].mark == ""
-    assert row(table, "train mean").entries["pearson_delta"].mark == "best"
-    assert row(table, "train mean").entries["mse_top20"].mark == "best"
-    assert all("." not in name for name in table.metrics) and "pearson_delta.seen1" in table.rows[0].entries
-    assert table.rows[-1].method == "ceiling"
-
-
-def test_ranks_are_over_complete_sets():
-    board = build_leaderboard(ledger(), leaks=LEAKS, expected={}, verdicts={})
-    block = next(block for block in board.summary if block["benchmark"] == "annotation")
-    assert all(row["rank"] is None for row in block["rows"])  # one table has no rank of its own
-    pairs = (("pretrained", 0.3), ("untrained", 0.2))
-    more = [result(m, protocol="knn_probe", metrics={"accuracy": v}) for m, v in pairs]
-    block = build_leaderboard([*ledger(), *more], leaks=LEAKS, expected={}, verdicts={}).summary[0]
-    ranks = {row["name"]: row["rank"] for row in block["rows"]}
-    assert ranks["geneformer mini, pretrained"] == 1 and ranks["HVG"] is None
+def board_of(results, **more):
+    return build_leaderboard(results, leaks=LEAKS, **{"expected": {}, "verdicts": {}, **more})
 
 
 def test_files_are_equal_to_the_byte_and_hold_every_number(tmp_path):
-    board = build_leaderboard(ledger(), leaks=LEAKS, expected={}, verdicts={})
-    again = build_leaderboard(ledger()[::-1], leaks=LEAKS, expected={}, verdicts={})
-    first, second = write_leaderboard(tmp_path / "a", board), write_leaderboard(tmp_path / "b", again)
+    shuffled = ledger()
+    random.Random(1).shuffle(shuffled)
+    first = write_leaderboard(tmp_path / "a", board_of(ledger()))
+    second = write_leaderboard(tmp_path / "b", board_of(shuffled))
     assert [p.name for p in first] == [p.name for p in second]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
-    drawn = {path: path.stat().st_mtime_ns for path in first if path.suffix == ".png"}
-    assert len(drawn) >= 2
-    write_leaderboard(tmp_path / "a", board)
-    assert {path: path.stat().st_mtime_ns for path in drawn} == drawn  # the same numbers are not drawn again
     lines = list(csv.DictReader((tmp_path / "a" / "leaderboard.csv").open()))
     assert {"pearson_delta.seen1", "accuracy", "epr"} <= {line["metric"] for line in lines}
     value = json.loads((tmp_path / "a" / "leaderboard.json").read_text())
@@ -113,18 +40,61 @@ def test_files_are_equal_to_the_byte_and_hold_every_number(tmp_path):
             "reason": "it gives no predicted cells",
         }
     ]
-    text = (tmp_path / "a" / "README.md").read_text()
+    probe = next(table for table in value["tables"] if table["protocol"] == "linear_probe")
+    row = next(row for row in probe["rows"] if row["name"] == "geneformer mini, pretrained")
+    assert row["metrics"]["accuracy"]["seeds"] == pytest.approx({"0": 0.8, "1": 0.81, "2": 0.82})
+    assert probe["definitions"]["accuracy"] == "a definition" and row["measured"] and row["environment"]
+
+
+def test_the_readme_holds_the_tables_with_intervals_and_marks(tmp_path):
+    write_leaderboard(tmp_path, board_of(ledger()))
+    text = (tmp_path / "README.md").read_text()
     assert "*HVG*" in text and "simple baseline wins" in text and "leaky mini, pretrained †" in text
-    page = (tmp_path / "a" / "index.html").read_text()
-    assert "http://" not in page and "https://" not in page.split("What papers say")[0]
+    assert "**0.8600** \\*<br><sub>0.8400 – 0.8800</sub>" in text and "](plots/" in text
+    lines = text.splitlines()
+    for head in [i for i, line in enumerate(lines) if line.startswith("|---")]:  # every table has a straight right edge
+        rows = []
+        while head < len(lines) and lines[head].startswith("|"):
+            rows.append(lines[head].count("|"))
+            head += 1
+        assert len(rows) > 1 and set(rows) == {lines[head - len(rows) - 1].count("|")}
 
 
-def test_pictures_without_data_are_named_and_old_ones_go(tmp_path):
-    (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "old.png").write_bytes(b"")
-    write_leaderboard(tmp_path, build_leaderboard([result("pretrained")], leaks={}, expected={}, verdicts={}))
-    assert not (tmp_path / "plots" / "old.png").exists()
-    assert "no gene network scores" in (tmp_path / "index.html").read_text()
+def test_the_page_stands_alone_and_texts_cannot_become_markup(tmp_path):
+    evil = result("pretrained", command="scmf </script><script>alert(1)</script> & <b>x</b>")
+    write_leaderboard(tmp_path, board_of([*ledger(), evil.model_copy(update={"recipe": "evil"})]))
+    page = (tmp_path / "index.html").read_text()
+    assert "http://" not in page and "https://" not in page and 'src="//' not in page
+    assert "alert(1)</script>" not in page and "&lt;/script&gt;&lt;script&gt;alert(1)" in page
+
+
+def test_published_values_stand_apart(tmp_path):
+    value = PublishedValue(
+        id="m1", model="Big | model", task="annotation", dataset="pancreas", split="theirs", metric="accuracy",
+        value=0.99, level="C", source="the paper", comparable="other cells",
+    )  # fmt: skip
+    board = board_of([result("pretrained")], expected={"geneformer": Expected(published=(value,))})
+    write_leaderboard(tmp_path, board)
+    page = (tmp_path / "index.html").read_text()
+    assert "never ranked with ours" in page and "Big | model" in page.split("What papers say")[1]
+    assert all("0.99" not in str(table.rows) for table in board.tables)
+    assert json.loads((tmp_path / "leaderboard.json").read_text())["published"]["geneformer"][0]["value"] == 0.99
+
+
+def test_each_fact_of_a_row_stands_once():
+    first, second = result("pretrained"), result("pretrained", seed=1, command="scmf other")
+    (table,) = board_of([first, second]).tables
+    facts = facts_of(table.rows[0])
+    assert facts["command"] == [first.command, "scmf other"] and len(facts["measured"]) == 1
+    bare = board_of([result("pretrained", provenance={})]).tables[0].rows[0]
+    assert "unknown" in facts_of(bare)["measured"][0] and "packages unknown" in facts_of(bare)["environment"][0]
+
+
+def test_a_board_without_results_is_a_page_that_says_so(tmp_path):
+    pages = write_leaderboard(tmp_path, board_of([]))
+    assert (
+        "Nothing has been measured yet" in pages[0].read_text() and "Nothing has been measured" in pages[1].read_text()
+    )
 
 
 def test_compare_takes_recipes_and_runs_and_imports_nothing_heavy(tmp_path):

@@ -31,6 +31,26 @@ def test_intervals_are_compared_by_their_errors_and_single_numbers_not_at_all():
     assert Estimate((0.8,), 0.7, 0.9, level=1.0).error is None
 
 
+@pytest.mark.parametrize("level", [0.8, 0.9, 0.95, 0.99])
+def test_an_interval_of_any_level_implies_the_standard_error_it_was_drawn_from(level):
+    from scipy.stats import norm
+
+    half = norm.ppf((1 + level) / 2) * 0.03
+    assert Estimate((0.5,), 0.5 - half, 0.5 + half, level=level).error == pytest.approx(0.03, rel=1e-9)
+
+
+def test_two_seeds_against_an_interval_do_not_count_as_a_known_error():
+    # scipy's own Welch with one side known exactly: a huge sample of the same standard error
+    from scipy.stats import ttest_ind_from_stats
+
+    seeds, other = Estimate((0.50, 0.52)), Estimate((0.55,), 0.54, 0.56)
+    n = 10**9
+    spread = other.error * math.sqrt(n)
+    p = ttest_ind_from_stats(0.51, math.sqrt(2) * 0.01, 2, 0.55, spread, n, equal_var=False).pvalue
+    assert p > 0.05 and differ(seeds, other) is False
+    assert abs(0.04) / math.hypot(seeds.error, other.error) > 1.96  # the normal distribution would have said otherwise
+
+
 def test_the_interval_over_seeds_is_students():
     low, high, what = interval(Estimate((1.0, 2.0, 3.0)))
     assert (low, high) == pytest.approx((2 - 4.302652729911275 / math.sqrt(3), 2 + 4.302652729911275 / math.sqrt(3)))
@@ -48,3 +68,19 @@ def test_marks_of_a_column():
     falling = [Estimate((0.1,), 0.09, 0.11), Estimate((0.4,), 0.39, 0.41)]
     assert marks(falling, higher=False, ranked=[True, True]) == [BEST, WORSE]
     assert marks([None, None], higher=True, ranked=[True, True]) == ["", ""]
+
+
+def test_nothing_is_best_where_one_competes_or_all_are_equal():
+    same = [Estimate((0.0,)), Estimate((0.0,)), Estimate((1.0,))]
+    assert marks(same, higher=True, ranked=[True, True, False]) == ["", "", ""]
+    assert marks(same, higher=True, ranked=[True, False, False]) == ["", "", ""]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 0.2)), min_size=2, max_size=6), st.booleans())
+def test_marks_go_along_with_their_rows_and_turn_with_the_direction(pairs, higher):
+    column = [Estimate((value,), value - half, value + half) for value, half in pairs]
+    ranked = [True] * len(column)
+    found = marks(column, higher=higher, ranked=ranked)
+    assert found.count(BEST) == (len({value for value, _ in pairs}) > 1)
+    turned = [Estimate((-e.value,), -e.high, -e.low) for e in column]
+    assert marks(turned, higher=not higher, ranked=ranked) == found

@@ -1,8 +1,8 @@
 """The leaderboard: one static page, a README, a CSV, a JSON and pictures, all from results.
 
-Lives here: what is written where, the form of numbers in files. Lives elsewhere: tables (leaderboard_table), marks
-(standing), pictures (leaderboard_plots), the look (templates/leaderboard.*). Equal input gives equal bytes: no clock,
-no random order.
+Lives here: what is written where, the form of numbers in files. Lives elsewhere: tables (leaderboard_table), tables of
+tables (leaderboard_summary), marks (standing), pictures (leaderboard_plots), the look (templates/leaderboard.*). Equal
+input gives equal bytes: no clock, no random order.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ from scmf.errors import MissingExtraError
 from scmf.expectations import Expected, PublishedValue
 from scmf.files import write_json, write_text
 from scmf.report import leaderboard_plots
-from scmf.report.leaderboard_table import BENCHMARKS, CEILING, Entry, Leaks, Row, Table, tables
-from scmf.report.standing import BEST, EQUAL
+from scmf.report.leaderboard_rows import Entry, Leaks, Row, Verdicts, words
+from scmf.report.leaderboard_summary import OUTCOMES, Summary, headline, summaries
+from scmf.report.leaderboard_table import ANY, Table, tables
+from scmf.report.standing import BEST, EQUAL, UNKNOWN
 from scmf.report.table import VERDICTS, number
-from scmf.results import CellKey, Result, Verdict
+from scmf.results import Result
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-MARKS = {BEST: "*", EQUAL: "="}
-"""Signs behind a number: best, not distinguishable from the best."""
+MARKS = {BEST: "*", EQUAL: "=", UNKNOWN: "°"}
+"""Signs behind a number: best, not distinguishable from the best, not compared with it."""
+
+LEAKS = {"leak": "leak", "unknown": "leak unknown", "own": "own split"}
+"""How the page calls what is known of the training cells."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +57,26 @@ class Leaderboard:
     published: dict[str, tuple[PublishedValue, ...]] = field(default_factory=dict)
 
     @property
-    def summary(self) -> list[dict[str, Any]]:
+    def headline(self) -> str:
+        """In how many tables a simple baseline does as well."""
+        return headline(self.tables)
+
+    @property
+    def summary(self) -> list[Summary]:
         """One block a benchmark: the first metric of every table by method, and mean ranks."""
-        blocks = []
-        for benchmark in BENCHMARKS:
-            mine = [table for table in self.tables if table.benchmark == benchmark and benchmark != "pretraining"]
-            if mine:
-                blocks.append(_summary(benchmark, mine))
-        return blocks
+        return summaries(self.tables)
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers, with intervals, marks and provenance."""
+        """All numbers, with intervals, marks, definitions and provenance."""
         return {
             "title": self.title,
+            "headline": self.headline,
+            "summary": [block.to_json() for block in self.summary],
             "tables": [_table_json(table) for table in self.tables],
             "absences": [{"method": a, "where": b, "reason": c} for a, b, c in self.absences],
+            "published": {
+                name: [value.model_dump(mode="json") for value in values] for name, values in self.published.items()
+            },
         }
 
 
@@ -75,7 +85,7 @@ def build_leaderboard(
     *,
     leaks: Leaks,
     expected: Mapping[str, Expected],
-    verdicts: Mapping[tuple[str, CellKey], Verdict],
+    verdicts: Verdicts,
     title: str = "scModelForge leaderboard",
 ) -> Leaderboard:
     """Put results together; pure.
@@ -83,7 +93,7 @@ def build_leaderboard(
     Parameters
     ----------
     results
-        What was measured.
+        What was measured, in any order.
     leaks
         What the cards say of the presence of their cells in training corpora.
     expected
@@ -91,13 +101,17 @@ def build_leaderboard(
     verdicts
         (Recipe, cell) to verdict of its reproduction.
     """
-    absences = [
-        (f"{r.recipe} {r.variant}", f"{r.benchmark} on {r.dataset}, split {r.split}", r.absence.reason)
+    absences = {
+        (f"{r.recipe} {r.variant}", f"{words(r.benchmark)} on {r.dataset}, split {r.split}", r.absence.reason)
         for r in results
-        if r.absence is not None and r.protocol == "any"
-    ]
-    published = {name: value.published for name, value in sorted(expected.items()) if value.published}
+        if r.absence is not None and r.protocol == ANY
+    }
+    published = {name: _in_order(value.published) for name, value in sorted(expected.items()) if value.published}
     return Leaderboard(title, tables(results, leaks=leaks, verdicts=verdicts), sorted(absences), published)
+
+
+def _in_order(values: Sequence[PublishedValue]) -> tuple[PublishedValue, ...]:
+    return tuple(sorted(values, key=lambda v: (v.task, v.dataset, v.model, v.metric, v.id)))
 
 
 def write_leaderboard(out: Path | str, board: Leaderboard) -> list[Path]:
@@ -113,10 +127,9 @@ def write_leaderboard(out: Path | str, board: Leaderboard) -> list[Path]:
     """
     out = Path(out)
     plots = leaderboard_plots.draw(board.tables, out / "plots")
-    context = {"board": board, "plots": plots, "published": _published_rows(board.published)}
     environment = _environment()
     pages = [
-        write_text(out / name, environment.get_template(f"leaderboard.{kind}.j2").render(context))
+        write_text(out / name, environment.get_template(f"leaderboard.{kind}.j2").render(board=board, plots=plots))
         for name, kind in (("index.html", "html"), ("README.md", "md"))
     ]
     pages.append(write_text(out / "leaderboard.csv", _csv(board)))
@@ -138,14 +151,20 @@ def _environment() -> Any:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        number=number, words=lambda name: name.replace("_", " "), cell=_markdown_cell, span=span_text, cost=cost_text,
-        seeds=_seeds_text,
+        number=number, words=words, cell=_markdown_cell, span=span_text, cost=cost_text, seeds=_seeds_text,
+        facts=facts_of,
     )  # fmt: skip
-    environment.globals.update(MARKS=MARKS, VERDICTS=VERDICTS, CEILING=CEILING)
+    environment.globals.update(MARKS=MARKS, VERDICTS=VERDICTS, LEAKS=LEAKS, COSTS=_COSTS, OUTCOMES=OUTCOMES)
     return environment
 
 
 # --- numbers in words -----------------------------------------------------------------------------
+
+_COSTS = (
+    ("seconds", "seconds", "Wall time of the measurement, mean over seeds; the row names the machine"),
+    ("peak_memory_mb", "peak MiB", "Highest resident memory of the process that measured"),
+    ("parameters", "parameters", "Parameters of the network"),
+)
 
 
 def span_text(entry: Entry) -> str:
@@ -167,8 +186,31 @@ def cost_text(row: Row, key: str) -> str:
 
 def _seeds_text(seeds: Mapping[str, float]) -> str:
     if set(seeds) == {"none"}:
-        return f"{seeds['none']!r} (no seed)"
-    return ", ".join(f"{seed}: {value!r}" for seed, value in seeds.items())
+        return f"no seed: {seeds['none']!r}"
+    return ", ".join(f"seed {seed}: {value!r}" for seed, value in seeds.items())
+
+
+def facts_of(row: Row) -> dict[str, list[str]]:
+    """Where the numbers of a row come from, each fact once: commands, measurements, cells, environments."""
+    commands, measured, cells, places = [], [], [], []
+    for result in row.results:
+        facts = result.provenance
+        git, data = facts.get("git", {}), facts.get("data", {})
+        dirty = " with uncommitted changes" if git.get("dirty") else ""
+        commands.append(result.command)
+        measured.append(f"{facts.get('time', 'time unknown')}, commit {git.get('commit', 'unknown')}{dirty}")
+        cells.append(
+            f"{data.get('dataset', result.dataset)}, sha256 {data.get('sha256', 'unknown')}; split {result.split}, "
+            f"sha256 {data.get('split_sha256', 'unknown')}"
+        )
+        packages = ", ".join(f"{name} {version}" for name, version in sorted(facts.get("packages", {}).items()))
+        where = (facts.get("platform", "platform unknown"), facts.get("cpu", "CPU unknown"))
+        places.append(
+            f"Python {facts.get('python', 'unknown')}, {', '.join(where)}, {facts.get('cpu_count', '?')} cores; "
+            f"{packages or 'packages unknown'}"
+        )
+    found = {"command": commands, "measured": measured, "cells": cells, "environment": places}
+    return {name: list(dict.fromkeys(lines)) for name, lines in found.items()}
 
 
 def _markdown_cell(text: Any) -> str:
@@ -188,8 +230,10 @@ def _table_json(table: Table) -> dict[str, Any]:
         "dataset": table.dataset,
         "split": table.split,
         "protocol": table.protocol,
+        "outcome": table.outcome,
         "sentence": table.sentence,
-        "rows": [_row_json(table, row) for row in table.rows],
+        "definitions": table.definitions,
+        "rows": [{**_row_json(table, row), **facts_of(row)} for row in table.rows],
     }
 
 
@@ -202,11 +246,10 @@ def _row_json(table: Table, row: Row) -> dict[str, Any]:
             "higher_is_better": table.higher.get(name, True), "mark": entry.mark, "verdict": entry.verdict,
         }  # fmt: skip
     return {
-        "recipes": list(row.recipes), "variant": row.variant, "method": row.method, "baseline": row.baseline,
-        "leak": row.leak[0], "leak_reason": row.leak[1], "absence": row.absence, "metrics": metrics,
-        "seconds": row.cost("seconds"), "peak_memory_mb": row.cost("peak_memory_mb"),
+        "name": row.name, "recipes": list(row.recipes), "variant": row.variant, "method": row.method,
+        "baseline": row.baseline, "leak": row.leak[0], "leak_reason": row.leak[1], "absence": row.absence,
+        "metrics": metrics, "seconds": row.cost("seconds"), "peak_memory_mb": row.cost("peak_memory_mb"),
         "parameters": row.cost("parameters"), "n_cells": row.first.n_cells,
-        "commands": [r.command for r in row.results],
     }  # fmt: skip
 
 
@@ -237,37 +280,3 @@ def _csv(board: Leaderboard) -> str:
             if not value["metrics"]:
                 writer.writerow(line)
     return buffer.getvalue()
-
-
-def _summary(benchmark: str, mine: Sequence[Table]) -> dict[str, Any]:
-    """Rows of the summary of one benchmark; a mean rank over an incomplete set does not exist."""
-    names: dict[tuple[str, bool], list[Entry | None]] = {}
-    for column, table in enumerate(mine):
-        for row in table.rows:
-            if row.method != CEILING and table.first in row.entries:
-                line = names.setdefault((row.name, row.baseline), [None] * len(mine))
-                line[column] = row.entries[table.first]
-    ranks: list[dict[str, int]] = []
-    complete = [name for name, line in names.items() if all(entry is not None for entry in line)]
-    for column, table in enumerate(mine):
-        sign = -1 if table.higher.get(table.first, True) else 1
-
-        def worth(name: tuple[str, bool], column: int = column, sign: int = sign) -> float:
-            entry = names[name][column]
-            return 0.0 if entry is None else sign * entry.estimate.value
-
-        order = sorted(complete, key=worth)
-        ranks.append({name[0]: 1 + sum(worth(other) < worth(name) for other in complete) for name in order})
-    rows = []
-    for name, line in names.items():
-        mean = sum(rank[name[0]] for rank in ranks) / len(mine) if name in complete and len(mine) > 1 else None
-        rows.append({"name": name[0], "baseline": name[1], "entries": line, "rank": mean})
-    rows.sort(key=lambda row: (row["rank"] is None, row["rank"] or 0.0, row["baseline"], row["name"]))
-    return {"benchmark": benchmark, "tables": list(mine), "rows": rows, "complete": len(complete)}
-
-
-def _published_rows(published: Mapping[str, tuple[PublishedValue, ...]]) -> list[dict[str, Any]]:
-    return [
-        {"recipe": recipe, "values": sorted(values, key=lambda v: (v.task, v.dataset, v.model, v.metric, v.id))}
-        for recipe, values in published.items()
-    ]

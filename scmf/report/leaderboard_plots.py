@@ -2,25 +2,30 @@
 
 Bio against batch score, score against cost, F1 of each class, perturbation by perturbation, early precision of
 networks. A picture is drawn anew only when its numbers changed: their digest stands in the file. Lives elsewhere:
-tables (leaderboard_table), the style of pictures (plots).
+tables (leaderboard_table), the painting (leaderboard_paint).
 """
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from scmf.files import atomic_path, sha256_json
-from scmf.report.leaderboard_table import CEILING, Row, Table
+from scmf.report.leaderboard_rows import Row, words
+from scmf.report.leaderboard_table import Table
 
 _KEY = b"scmf-digest"
-_FORM = 1
+_FORM = 2
 """Raised when a picture of equal numbers looks different."""
 
+_DOTS = 120
+"""Pixels an inch."""
 
 LINEAR = "linear_probe"
 """Protocol of annotation that is drawn; the tables hold all of them."""
@@ -28,12 +33,15 @@ LINEAR = "linear_probe"
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture, or why there is none."""
+    """A picture, or why there is none; of which benchmark and data set, and its size in pixels."""
 
     title: str
     file: str
     alt: str
     reason: str = ""
+    benchmark: str = ""
+    dataset: str = ""
+    size: tuple[int, int] = (0, 0)
 
 
 def draw(tables: Sequence[Table], folder: Path) -> list[Plot]:
@@ -48,17 +56,22 @@ def draw(tables: Sequence[Table], folder: Path) -> list[Plot]:
     return found
 
 
-def _plot(folder: Path, name: str, title: str, alt: str, data: Any, paint: Callable[[Any, Any], Any]) -> Plot:
-    """Draw ``data`` with ``paint(pyplot, data)`` unless the file holds the same numbers."""
+def _plot(folder: Path, name: str, table: Table, title: str, alt: str, data: Any, painter: str) -> Plot:
+    """Draw ``data`` with a function of leaderboard_paint, unless the file holds the same numbers."""
     digest, path = sha256_json([_FORM, title, data]), folder / f"{name}.png"
     if not (path.is_file() and _digest_of(path) == digest):
-        from scmf.report.plots import _matplotlib, _png
+        from scmf.report import leaderboard_paint
+        from scmf.report.plots import _matplotlib
 
-        with _matplotlib() as plt:
-            png = _png(paint(plt, data))
+        buffer = io.BytesIO()
+        with _matplotlib() as figures:
+            # no date and no version: equal numbers give equal bytes
+            figure = getattr(leaderboard_paint, painter)(figures, data)
+            figure.savefig(buffer, format="png", dpi=_DOTS, metadata={"Software": None})
         with atomic_path(path) as temporary:
-            temporary.write_bytes(_with_text(png, digest))
-    return Plot(title, path.name, alt)
+            temporary.write_bytes(_with_text(buffer.getvalue(), digest))
+    width, height = struct.unpack(">II", path.read_bytes()[16:24])
+    return Plot(title, path.name, alt, benchmark=table.benchmark, dataset=table.dataset, size=(width, height))
 
 
 def _with_text(png: bytes, digest: str) -> bytes:
@@ -75,163 +88,130 @@ def _digest_of(path: Path) -> str | None:
     return None if at < 0 else data[at + 5 + len(_KEY) : at + 5 + len(_KEY) + 64].decode("ascii", "replace")
 
 
-def _label(row: Row) -> str:
-    return row.name if row.baseline else row.name.replace(" mini,", "")
+def _labelled(table: Table) -> list[tuple[Row, str]]:
+    """Rows with their names, without the variant where a recipe has but one in the table."""
+    models = [row for row in table.rows if not row.baseline]
+    variants: dict[str, set[str]] = {}
+    for row in models:
+        variants.setdefault(row.recipes[0], set()).add(row.variant)
+    found = []
+    for row in table.rows:
+        alone = not row.baseline and len(variants[row.recipes[0]]) == 1
+        found.append((row, row.name.replace(f" {row.variant},", "", 1) if alone else row.name))
+    return found
+
+
+def _details(row: Row, key: str) -> list[dict[str, Any]]:
+    """What each seed of a row says; nothing when one of them does not say it: a mean over some does not exist."""
+    if row.absence:
+        return []
+    found = {result.seed: result.details[key] for result in row.results if result.details.get(key)}
+    return list(found.values()) if set(found) == {result.seed for result in row.results} else []
+
+
+def _mean(each: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean over seeds of what all of them have."""
+    if not each:
+        return {}
+    return {name: fmean(values[name] for values in each) for name in each[0] if all(name in v for v in each)}
 
 
 def _value(row: Row, metric: str) -> float | None:
     return row.entries[metric].estimate.value if metric in row.entries else None
 
 
-def _canvas(figures: Any, size: tuple[float, float]) -> tuple[Any, Any]:
-    """A figure of this size in inches, and its axes."""
-    figure = figures(figsize=size, layout="constrained")
-    return figure, figure.add_subplot()
-
-
 # --- the pictures ---------------------------------------------------------------------------------
+
+
+def _scatter(
+    table: Table, folder: Path, name: str, title: str, points: list[dict[str, Any]], **said: Any
+) -> list[Plot]:
+    """A picture of points, where at least two have both coordinates."""
+    points = [point for point in points if point["x"] is not None and point["y"] is not None]
+    if len(points) < 2 or all(row.role for row in table.rows):
+        return []
+    alt = f"{said['y']} against {said['x']} of {len(points)} methods on {table.dataset}"
+    return [_plot(folder, name, table, title, alt, {"points": points, **said}, "points")]
+
+
+def _point(row: Row, label: str, x: float | None, y: str) -> dict[str, Any]:
+    return {"name": label, "x": x, "y": _value(row, y), "baseline": row.baseline}
 
 
 def _bio_batch(tables: Sequence[Table], folder: Path) -> list[Plot]:
     axes = {"scib": ("batch_correction", "bio_conservation"), "scgpt": ("avg_batch", "avg_bio")}
     found = []
     for table in tables:
-        if table.benchmark != "integration" or table.protocol not in axes:
-            continue
-        x, y = axes[table.protocol]
-        points = [
-            {"name": _label(row), "x": _value(row, x), "y": _value(row, y), "baseline": row.baseline}
-            for row in table.rows
-            if _value(row, x) is not None and _value(row, y) is not None
-        ]
-        if len(points) < 2:
-            continue
-        title = f"Bio against batch: {table.dataset}, {table.protocol}"
-        data = {"points": points, "x": x, "y": y}
-        alt = f"{y} against {x} of {len(points)} methods on {table.dataset}"
-        found.append(
-            _plot(folder, f"bio-batch-{table.dataset}-{table.split}-{table.protocol}", title, alt, data, _points)
-        )
-    return found or [Plot("Bio against batch", "", "", "no integration scores")]
+        if table.benchmark == "integration" and table.protocol in axes:
+            batch, bio = axes[table.protocol]
+            title = f"Bio against batch score: {table.dataset}.{table.split}, {words(table.protocol)}"
+            name = f"bio-batch-{table.dataset}-{table.split}-{table.protocol}"
+            points = [_point(row, label, _value(row, batch), bio) for row, label in _labelled(table)]
+            found += _scatter(table, folder, name, title, points, x=words(batch), y=words(bio))
+    return found or [Plot("Bio against batch score", "", "", "no integration scores")]
 
 
 def _score_cost(tables: Sequence[Table], folder: Path) -> list[Plot]:
     found = []
     for table in tables:
-        if table.benchmark != "annotation" or table.protocol != LINEAR:
-            continue
-        points = [
-            {"name": _label(row), "x": row.cost("seconds"), "y": _value(row, table.first), "baseline": row.baseline}
-            for row in table.rows
-            if row.cost("seconds") and _value(row, table.first) is not None
-        ]
-        if len(points) < 3:
-            continue
-        title = f"Score against cost: {table.dataset}.{table.split}, {table.protocol.replace('_', ' ')}"
-        data = {"points": points, "x": "seconds of scoring (log)", "y": table.first, "log": True}
-        alt = f"{table.first} against seconds of {len(points)} methods"
-        found.append(_plot(folder, f"cost-{table.dataset}-{table.split}-{table.protocol}", title, alt, data, _points))
+        if table.benchmark == "annotation" and table.protocol == LINEAR and table.metrics:
+            title = f"Score against cost: {table.dataset}.{table.split}, {words(table.protocol)}"
+            name = f"cost-{table.dataset}-{table.split}-{table.protocol}"
+            points = [_point(row, label, row.cost("seconds") or None, table.first) for row, label in _labelled(table)]
+            x = "seconds of scoring (log scale)"
+            found += _scatter(table, folder, name, title, points, x=x, y=words(table.first), log=True)
     return found or [Plot("Score against cost", "", "", "no annotation scores with a cost")]
-
-
-def _points(plt: Any, data: Any) -> Any:
-    figure, axes = _canvas(plt, (7.2, 4.4))
-    points = sorted(data["points"], key=lambda point: (point["y"], point["x"], point["name"]))
-    for point in points:
-        colour = "#999933" if point["baseline"] else "#332288"
-        marker = "s" if point["baseline"] else "o"
-        axes.scatter(point["x"], point["y"], s=34, color=colour, marker=marker, zorder=3)
-    if data.get("log"):
-        axes.set_xscale("log")
-    axes.margins(x=0.08, y=0.1)
-    # labels stand in a column beside the points, in the order of the scores: they never lie upon each other
-    low, high = axes.get_ylim()
-    for rank, point in enumerate(points):
-        at = low + (rank + 0.5) / len(points) * (high - low)
-        axes.annotate(
-            point["name"], (point["x"], point["y"]), xytext=(1.03, at), textcoords=("axes fraction", "data"),
-            fontsize=7.5, va="center", style="italic" if point["baseline"] else "normal", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#aaaaaa", "shrinkB": 3},
-        )  # fmt: skip
-    axes.set(xlabel=data["x"].replace("_", " "), ylabel=data["y"].replace("_", " "))
-    axes.grid(alpha=0.25)
-    return figure
 
 
 def _classes(tables: Sequence[Table], folder: Path) -> list[Plot]:
     found = []
     for table in tables:
-        rows = [row for row in table.rows if "per_class" in row.first.details and not row.absence]
-        if table.benchmark != "annotation" or table.protocol != LINEAR or len(rows) < 2:
+        if table.benchmark != "annotation" or table.protocol != LINEAR:
             continue
         sizes: dict[str, int] = {}
-        for row in rows:
-            for label, facts in row.first.details["per_class"].items():
-                sizes[label] = int(facts.get("n_test", facts.get("n", 0)))
+        lines: dict[str, dict[str, float]] = {}
+        for row, name in _labelled(table):
+            each_of = _details(row, "per_class")
+            for label, facts in (item for each in each_of for item in each.items()):
+                sizes[label] = max(sizes.get(label, 0), int(facts.get("n_test", facts.get("n", 0))))
+            if each_of:
+                lines[name] = _mean([{label: facts["f1"] for label, facts in each.items()} for each in each_of])
+        if len(lines) < 2 or all(row.role for row, name in _labelled(table) if name in lines):
+            continue
         classes = sorted(sizes, key=lambda label: (-sizes[label], label))
         data = {
             "classes": [f"{label} ({sizes[label]})" for label in classes],
-            "methods": [_label(row) for row in rows],
-            "f1": [[row.first.details["per_class"].get(label, {}).get("f1") for label in classes] for row in rows],
+            "methods": list(lines),
+            "f1": [[each.get(label) for label in classes] for each in lines.values()],
         }
-        title = f"F1 of each class: {table.dataset}.{table.split}, {table.protocol.replace('_', ' ')}"
-        alt = f"F1 of {len(classes)} classes under {len(rows)} methods"
-        found.append(_plot(folder, f"classes-{table.dataset}-{table.split}-{table.protocol}", title, alt, data, _heat))
+        title = f"F1 of each class (test cells): {table.dataset}.{table.split}, {words(table.protocol)}"
+        alt = f"F1 of {len(classes)} classes under {len(lines)} methods"
+        name = f"classes-{table.dataset}-{table.split}-{table.protocol}"
+        found.append(_plot(folder, name, table, title, alt, data, "heat"))
     return found or [Plot("F1 of each class", "", "", "no scores by class")]
 
 
-def _heat(plt: Any, data: Any) -> Any:
-    import numpy as np
-
-    f1 = np.array([[np.nan if value is None else value for value in line] for line in data["f1"]], float)
-    many = len(data["classes"])
-    figure, axes = _canvas(plt, (2.6 + 0.42 * f1.shape[0], 1.3 + 0.23 * many))
-    image = axes.imshow(f1.T, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    axes.set_yticks(range(many), data["classes"], fontsize=7)
-    axes.set_xticks(range(len(data["methods"])), data["methods"], fontsize=7, rotation=40, ha="right")
-    figure.colorbar(image, ax=axes, label="F1", shrink=0.7)
-    return figure
-
-
 def _perturbations(tables: Sequence[Table], folder: Path) -> list[Plot]:
-    found = []
+    metric, found = "pearson_delta", []
     for table in tables:
-        rows = [row for row in table.rows if "per_perturbation" in row.first.details and not row.absence]
-        base = next((row for row in rows if row.method == "train_mean"), None)
-        if table.benchmark != "perturbation" or base is None:
+        if table.benchmark != "perturbation":
             continue
-        metric = "pearson_delta"
-        others = [row for row in rows if row is not base and metric in row.first.details["per_perturbation"]]
-        reference = base.first.details["per_perturbation"].get(metric, {})
+        rows = [(row, label) for row, label in _labelled(table) if not row.absence]
+        each = {
+            label: _mean([values.get(metric, {}) for values in _details(row, "per_perturbation")])
+            for row, label in rows
+        }
+        base = next((label for row, label in rows if row.method == "train_mean"), "")
+        reference = each.pop(base, {})
+        others = {label: values for label, values in each.items() if set(values) & set(reference)}
         if len(reference) < 2 or not others:
             continue
-        data = {
-            "reference": reference,
-            "methods": {_label(row): row.first.details["per_perturbation"][metric] for row in others},
-        }
-        title = f"Pearson delta by perturbation: {table.dataset}.{table.split}"
-        alt = f"Pearson delta of {len(others)} methods against the train mean, {len(reference)} perturbations"
-        found.append(_plot(folder, f"perturbations-{table.dataset}-{table.split}", title, alt, data, _against))
-    return found or [Plot("Pearson delta by perturbation", "", "", "no scores by perturbation")]
-
-
-def _against(plt: Any, data: Any) -> Any:
-    from scmf.report.plots import PALETTE
-
-    figure, axes = _canvas(plt, (6.8, 4.6))
-    reference = data["reference"]
-    for number, (method, values) in enumerate(data["methods"].items()):
-        shared = [name for name in reference if name in values]
-        axes.scatter(
-            [reference[name] for name in shared], [values[name] for name in shared], s=22, alpha=0.8, label=method,
-            color=PALETTE[number % len(PALETTE)], marker="osD^vP*X"[number % 8],
-        )  # fmt: skip
-    ends = [min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])]
-    axes.plot(ends, ends, color="#999999", lw=0.8, zorder=0)
-    axes.set(xlabel="train mean", ylabel="method")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7.5)
-    axes.grid(alpha=0.25)
-    return figure
+        data = {"base": base, "reference": reference, "methods": others}
+        title = f"Pearson delta, perturbation by perturbation: {table.dataset}.{table.split}"
+        alt = f"Pearson delta of {len(others)} methods against the {base}, {len(reference)} perturbations"
+        name = f"perturbations-{table.dataset}-{table.split}"
+        found.append(_plot(folder, name, table, title, alt, data, "against"))
+    return found or [Plot("Pearson delta, perturbation by perturbation", "", "", "no scores by perturbation")]
 
 
 def _networks(tables: Sequence[Table], folder: Path) -> list[Plot]:
@@ -241,35 +221,21 @@ def _networks(tables: Sequence[Table], folder: Path) -> list[Plot]:
             groups.setdefault(f"{table.dataset}.{table.split}", []).append(table)
     found = []
     for where, mine in groups.items():
-        names = sorted({_label(row) for table in mine for row in table.rows if row.method != CEILING})
+        epr = [{label: _value(row, "epr") for row, label in _labelled(table)} for table in mine]
+        best: dict[str, float] = {}
+        for values in epr:
+            for name, value in values.items():
+                if value is not None:
+                    best[name] = max(best.get(name, value), value)
+        names = sorted(best, key=lambda name: (-best[name], name))
+        if not names:
+            continue
         data = {
             "methods": names,
-            "truths": [table.protocol for table in mine],
-            "epr": [
-                [{_label(row): _value(row, "epr") for row in table.rows}.get(name) for name in names] for table in mine
-            ],
+            "truths": [words(table.protocol) for table in mine],
+            "epr": [[values.get(name) for name in names] for values in epr],
         }
         title = f"Early precision ratio of networks: {where}"
         alt = f"Early precision ratio of {len(names)} methods under {len(mine)} networks; 1 is chance"
-        found.append(_plot(folder, f"networks-{where.replace('.', '-')}", title, alt, data, _bars))
+        found.append(_plot(folder, f"networks-{where.replace('.', '-')}", mine[0], title, alt, data, "bars"))
     return found or [Plot("Early precision ratio of networks", "", "", "no gene network scores")]
-
-
-def _bars(plt: Any, data: Any) -> Any:
-    from scmf.report.plots import PALETTE
-
-    methods, truths = data["methods"], data["truths"]
-    figure, axes = _canvas(plt, (7.4, 1.0 + 0.3 * len(methods)))
-    height = 0.8 / len(truths)
-    for i, truth in enumerate(truths):
-        for j, _ in enumerate(methods):
-            value = data["epr"][i][j]
-            if value is not None:
-                axes.barh(j + (i - len(truths) / 2 + 0.5) * height, value, height, color=PALETTE[i % len(PALETTE)])
-        axes.barh([0], [0], color=PALETTE[i % len(PALETTE)], label=truth.replace("_", " "))
-    axes.axvline(1, color="#555555", lw=0.8, ls="--")
-    axes.set_yticks(range(len(methods)), methods, fontsize=7.5)
-    axes.invert_yaxis()
-    axes.set(xlabel="early precision ratio (1 is chance)")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7.5)
-    return figure

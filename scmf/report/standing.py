@@ -1,13 +1,13 @@
 """Which of two numbers is better, and whether that can be said at all.
 
 Lives here: the spread of one estimate, the test of a difference, the marks of a column. Lives elsewhere: rows
-(leaderboard_table), the verdict against expected samples (results), paired differences on the same units
+(leaderboard_rows), the verdict against expected samples (results), paired differences on the same units
 (eval.uncertainty).
 
-The test, two-sided at .05: Welch's t where both have two seeds or more; else the normal approximation of the
-difference of two estimates that do not know of each other, with the standard errors that their intervals imply. Two
-methods that were scored on the same cells are more alike than that, so it says "not distinguishable" rather too often
-than too rarely.
+The test, two-sided at .05: Welch's t where both have two seeds or more; else the same with the standard error that an
+interval implies, as if it were known exactly (the normal distribution where both have only an interval). The estimates
+are taken as if they did not know of each other. Two methods that were scored on the same cells are more alike than
+that, so it says "not distinguishable" rather too often than too rarely.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ALPHA = 0.05
-Z95 = 1.959963984540054
-"""97.5th percentile of the standard normal distribution."""
 
 BEST, EQUAL, WORSE, UNKNOWN = "best", "not distinguishable", "worse", "one sample: not compared"
 
@@ -35,7 +33,7 @@ class Estimate:
     low, high
         Ends of an interval over cells, donors, perturbations; None without one.
     level
-        Share of draws inside.
+        Share of draws inside. 1 is the range of a few draws, which implies no standard error.
     """
 
     samples: tuple[float, ...]
@@ -55,34 +53,30 @@ class Estimate:
             return statistics.stdev(self.samples) / math.sqrt(len(self.samples))
         if self.low is None or self.high is None or not 0.5 < self.level < 1:
             return None
-        return (self.high - self.low) / 2 / Z95
+        return (self.high - self.low) / 2 / statistics.NormalDist().inv_cdf((1 + self.level) / 2)
+
+    @property
+    def degrees(self) -> float:
+        """Degrees of freedom of the standard error; infinite when an interval implies it."""
+        return len(self.samples) - 1 if len(self.samples) > 1 else math.inf
 
 
 def differ(a: Estimate, b: Estimate) -> bool | None:
     """Whether two numbers can be told apart; None where neither seeds nor intervals say how far they scatter."""
     if a.samples == b.samples:
         return False
-    if len(a.samples) > 1 and len(b.samples) > 1:
-        return _welch(a.samples, b.samples) < ALPHA
-    errors = a.error, b.error
-    if errors[0] is None or errors[1] is None:
+    if a.error is None or b.error is None:
         return None
-    size = math.hypot(errors[0], errors[1])
-    gap = abs(a.value - b.value)
-    return gap > Z95 * size if size > 0 else gap > 0
-
-
-def _welch(a: Sequence[float], b: Sequence[float]) -> float:
-    """Two-sided p of Welch's t-test."""
+    gap, va, vb = a.value - b.value, a.error**2, b.error**2
+    spread = va**2 / a.degrees + vb**2 / b.degrees
+    if va + vb == 0:  # no scatter at all, or less than numbers can hold
+        return gap != 0
+    z = abs(gap) / math.sqrt(va + vb)
+    if spread == 0:
+        return 2 * statistics.NormalDist().cdf(-z) < ALPHA
     from scipy.special import stdtr
 
-    va, vb = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
-    gap = statistics.fmean(a) - statistics.fmean(b)
-    spread = va**2 / (len(a) - 1) + vb**2 / (len(b) - 1)
-    if spread == 0:  # no scatter at all, or less than numbers can hold
-        return 1.0 if gap == 0 else 0.0
-    degrees = (va + vb) ** 2 / spread
-    return float(2 * stdtr(degrees, -abs(gap) / math.sqrt(va + vb)))
+    return bool(2 * stdtr((va + vb) ** 2 / spread, -z) < ALPHA)
 
 
 def interval(estimate: Estimate) -> tuple[float, float, str] | None:
@@ -90,16 +84,18 @@ def interval(estimate: Estimate) -> tuple[float, float, str] | None:
     if estimate.low is not None and estimate.high is not None:
         return estimate.low, estimate.high, "drawn"
     n = len(estimate.samples)
-    if n < 2:
+    if n < 2 or estimate.error is None:
         return None
     from scipy.special import stdtrit
 
-    half = float(stdtrit(n - 1, 1 - ALPHA / 2)) * statistics.stdev(estimate.samples) / math.sqrt(n)
+    half = float(stdtrit(n - 1, 1 - ALPHA / 2)) * estimate.error
     return estimate.value - half, estimate.value + half, f"mean of {n} seeds, t"
 
 
 def marks(column: Sequence[Estimate | None], *, higher: bool, ranked: Sequence[bool]) -> list[str]:
     """A mark for every entry of a column: `BEST`, `EQUAL`, `WORSE`, `UNKNOWN`, or "" for what has no place.
+
+    Where fewer than two compete, or all are the same number, nothing is best.
 
     Parameters
     ----------
@@ -110,25 +106,14 @@ def marks(column: Sequence[Estimate | None], *, higher: bool, ranked: Sequence[b
     ranked
         False for rows that compete with nobody (a ceiling, chance).
     """
-    places = [i for i, entry in enumerate(column) if entry is not None and ranked[i]]
     found = [""] * len(column)
-    if not places:
+    places = {i: entry for i, entry in enumerate(column) if entry is not None and ranked[i]}
+    if len({entry.value for entry in places.values()}) < 2:
         return found
     sign = 1 if higher else -1
-
-    def worth(i: int) -> float:
-        entry = column[i]
-        assert entry is not None
-        return sign * entry.value
-
-    best = max(places, key=worth)
-    found[best] = BEST
-    top = column[best]
-    assert top is not None
-    for i in places:
-        entry = column[i]
-        if i != best and entry is not None:
-            apart = differ(entry, top)
-            same = entry.value == top.value
-            found[i] = EQUAL if same or apart is False else UNKNOWN if apart is None else WORSE
+    best = max(places, key=lambda i: sign * places[i].value)
+    for i, entry in places.items():
+        apart = differ(entry, places[best])
+        same = entry.value == places[best].value
+        found[i] = BEST if i == best else EQUAL if same or apart is False else UNKNOWN if apart is None else WORSE
     return found
