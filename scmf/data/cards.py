@@ -104,7 +104,7 @@ class CardFile(Section):
     """Bytes."""
     role: Literal[
         "cells", "tokens", "medians", "aliases", "symbols", "gencode", "hgnc", "orthologs", "second_orthologs",
-        "vectors", "annotations", "network",
+        "vectors", "annotations", "network", "regulators",
     ] = "cells"  # fmt: skip
     """What the file is for."""
     sources: tuple[Source, ...]

@@ -1,4 +1,4 @@
-"""Networks that edges are held against: curated and measured regulation, read from the cards.
+"""Networks that edges are held against: curated and measured regulation, read from the cards; and lists of regulators.
 
 Lives here: which evidence of a file counts, names of genes. Lives elsewhere: the files (cards in datasets/), the
 metrics. DoRothEA's inferred edges and binding-site predictions never count: they come of expression, as what is scored
@@ -41,6 +41,11 @@ class NetworkTruth:
     edges: frozenset[tuple[str, str]]
     source: str
     sha256: str
+
+    @property
+    def genes(self) -> set[str]:
+        """Genes with a target or a regulator."""
+        return {gene for edge in self.edges for gene in edge}
 
     @property
     def regulators(self) -> list[str]:
@@ -125,3 +130,27 @@ def read_truth(name: str, *, progress: bool = False) -> NetworkTruth:
             "no edge", wanted="regulator and target", where=f"card {card_name!r}", fix="fetch it again"
         )
     return NetworkTruth(name, edges, source, file.sha256)
+
+
+def read_regulators(card: str | Path = "lambert-tfs", *, progress: bool = False) -> list[str]:
+    """Symbols in capitals of a list of transcription factors, sorted.
+
+    A network of ChIP-seq also has sets of proteins that bind no DNA by themselves (EP300, POLR2A); give these symbols
+    as ``regulators`` of `scmf.eval.gene_network.GeneNetwork.run` to score transcription factors alone.
+
+    Parameters
+    ----------
+    card
+        A card with a file of the role ``regulators``, one symbol a line; its name or its path.
+
+    Raises
+    ------
+    EvaluationError
+        The file holds no symbol.
+    """
+    held = load_card(card)
+    path = fetch_file(held, file_of(held, "regulators"), progress=progress)
+    found = sorted({line.strip().upper() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()})
+    if not found:
+        raise EvaluationError("no symbol", wanted="one a line", where=f"card {held.name!r}", fix="fetch it again")
+    return found
