@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from scmf.errors import EvaluationError
-from scmf.eval.gene_network_metrics import definitions, edge_scores, pairs_of, weight_matrix
+from scmf.eval.gene_network_metrics import RegulatorDraws, definitions, edge_scores, pairs_of, weight_matrix
 from scmf.eval.network_truth import NetworkTruth
 from scmf.eval.score import Score
 from scmf.eval.uncertainty import bootstrap
@@ -30,13 +30,39 @@ def symbols_of(cells: Any) -> np.ndarray:
     return np.char.upper(np.asarray(names, dtype=str))
 
 
+def with_symbols(cells: Any) -> Any:
+    """The cells with ``var["symbol"]`` from the human gene table (GENCODE) where an Ensembl id has no other name.
+
+    Parameters
+    ----------
+    cells
+        AnnData. One without such genes is returned as it is, and no table is read.
+    """
+    from scmf.data.genes import canonical, is_ensembl
+
+    names, ids = symbols_of(cells), [canonical(name) for name in cells.var_names]
+    lost = [is_ensembl(gene) and (not name or is_ensembl(name)) for name, gene in zip(names, ids, strict=True)]
+    if not any(lost):
+        return cells
+    from scmf.data.vocabulary import annotation
+
+    rows = annotation("human-genes", progress=False)
+    known = dict(zip(rows["gene"], rows["symbol"], strict=True))
+    named = cells.copy()
+    named.var["symbol"] = [
+        known.get(gene, "") if nameless else str(name) for name, gene, nameless in zip(names, ids, lost, strict=True)
+    ]
+    return named
+
+
 def network_genes(
     cells: Any, truths: Sequence[NetworkTruth], *, top_genes: int | None = None
 ) -> tuple[Any, list[str], list[str]]:
     """The cells on the genes that take part, the regulators and the targets.
 
     Targets are the most variable genes (scanpy, flavour ``seurat``, of training cells) and the regulators; regulators
-    are the transcription factors of any truth that at least 5 % of the cells express.
+    are the transcription factors of any truth that at least 5 % of the cells express. Where no factor is among the
+    names of the genes, Ensembl ids are named by the human gene table (`with_symbols`).
 
     Parameters
     ----------
@@ -54,11 +80,13 @@ def network_genes(
     """
     from scmf.eval.baselines import log_normalised
 
+    factors = set().union(*(truth.regulators for truth in truths))
+    if not np.isin(symbols_of(cells), sorted(factors)).any():
+        cells = with_symbols(cells)
     symbols = symbols_of(cells)
     first = np.zeros(len(symbols), dtype=bool)
     first[np.unique(symbols, return_index=True)[1]] = True
     first &= symbols != ""
-    factors = set().union(*(truth.regulators for truth in truths)) if truths else set()
     share = np.asarray((cells.X > 0).mean(axis=0)).ravel()
     regulator = first & np.isin(symbols, sorted(factors)) & (share >= 0.05)
     if not regulator.any():
@@ -100,81 +128,121 @@ class GeneNetwork:
         genes: Sequence[str],
         *,
         regulators: Sequence[str] | None = None,
+        universe: Literal["regulators", "genes"] = "regulators",
     ) -> Iterator[Score]:
         """Score every table of edges.
 
         Parameters
         ----------
         edges
-            Method to a table ``regulator, target, weight`` of gene symbols.
+            Method to edges as `scmf.eval.gene_network_metrics.weight_matrix` takes them, of gene symbols. What
+            ``attrs["how"]`` of a data frame says stands in the details.
         truth
             The network.
         genes
             Symbols of the genes in the data.
         regulators
             Genes that weights were computed from; pairs of others are left out. All when None.
+        universe
+            ``regulators``: regulators of the network with its targets. ``genes``: all ordered pairs of its genes, as
+            BEELINE for simulated networks; filed under the protocol ``<truth>-all_genes``.
 
         Raises
         ------
         EvaluationError
-            No pair of the universe is an edge.
+            No pair of the universe is an edge, or the edges are no edges.
         """
-        known = set(map(str, genes)) & ({a for a, _ in truth.edges} | {b for _, b in truth.edges})
-        rows = [name for name in truth.regulators if name in known and (regulators is None or name in set(regulators))]
-        columns = [name for name in truth.targets if name in known]
-        universe = pairs_of(rows, columns)
-        column = {name: i for i, name in enumerate(columns)}
-        is_edge = np.zeros(universe.shape, dtype=bool)
-        place = {name: i for i, name in enumerate(rows)}
-        for a, b in truth.edges:
-            if a in place and b in column:
-                is_edge[place[a], column[b]] = True
-        if not (is_edge & universe).any():
+        known = set(map(str, genes)) & truth.genes
+        chosen = known if regulators is None else known & set(regulators)
+        if universe == "regulators":
+            rows, columns = sorted(chosen & set(truth.regulators)), sorted(known & set(truth.targets))
+            who = f"{len(rows)} regulators of {truth.source} with {len(columns)} of its targets in the data"
+            protocol = truth.name
+        else:
+            rows, columns = sorted(chosen), sorted(known)
+            who = f"{len(rows)} genes of {truth.source} with all {len(columns)} of them in the data"
+            protocol = f"{truth.name}-all_genes"
+        pairs = Pairs(truth, rows, columns, who, protocol)
+        if not pairs.is_edge.any():
             raise EvaluationError(
                 f"no edge of {truth.name!r} among {len(known)} genes", wanted="known edges between genes of the data",
                 where="gene network", fix="take more genes, or another network",
             )  # fmt: skip
         for method, table in edges.items():
-            started = time.perf_counter()
-            weights = weight_matrix({k: table[k] for k in table}, rows, columns)
-            yield self._score(method, truth, weights, is_edge, universe, rows, started)
+            yield self._score(method, table, pairs)
 
-    def _score(
-        self,
-        method: str,
-        truth: NetworkTruth,
-        weights: np.ndarray,
-        is_edge: np.ndarray,
-        universe: np.ndarray,
-        rows: list[str],
-        started: float,
-    ) -> Score:
-        metrics = edge_scores(weights[universe], is_edge[universe])
-
-        def of(chosen: np.ndarray) -> dict[str, float]:
-            mine = universe[chosen]
-            return edge_scores(weights[chosen][mine], is_edge[chosen][mine])
-
-        with_edges = np.flatnonzero((is_edge & universe).any(axis=1))
-        n_edges, n_pairs = int(is_edge[universe].sum()), int(universe.sum())
-        said = (
-            f"{n_pairs:,} ordered pairs of {len(rows)} regulators of {truth.source} with {universe.shape[1]} of its "
-            f"targets "
-            f"in the data, no self loops, {n_edges:,} edges"
-        )
-        each = {}
-        for row in sorted(with_edges, key=lambda r: (-int(is_edge[r].sum()), rows[r]))[:SHOWN]:
-            if found := of(np.array([row])):
-                each[rows[row]] = {"auroc": round(found["auroc"], 6), "n_targets": int(is_edge[row].sum())}
+    def _score(self, method: str, table: Any, pairs: Pairs) -> Score:
+        started = time.perf_counter()
+        weights = weight_matrix(table, pairs.rows, pairs.columns)
+        metrics = edge_scores(weights[pairs.universe], pairs.is_edge[pairs.universe])
+        draws = RegulatorDraws(weights, pairs.is_edge, pairs.universe)
+        enough = len(pairs.rows) > 1
+        how = getattr(table, "attrs", {}).get("how")
         return Score(
             benchmark=self.name,
-            protocol=truth.name,
+            protocol=pairs.protocol,
             method=method,
             metrics=metrics,
-            definitions=definitions(universe=said),
-            n_cells=n_pairs,
+            definitions=definitions(universe=pairs.description),
+            n_cells=int(pairs.universe.sum()),
             n_train=None,
             seconds=time.perf_counter() - started,
-            details={"per_regulator": each, "n_edges": n_edges, "n_pairs": n_pairs, "truth_sha256": truth.sha256},
-            intervals=bootstrap(of, len(rows), unit="regulators", draws=self.draws) if len(rows) > 1 else {},
+            details={**pairs.details(weights), **({"how": how} if how else {})},
+            intervals=bootstrap(draws, len(pairs.rows), unit="regulators", draws=self.draws) if enough else {},
         )
+
+
+class Pairs:
+    """The pairs that are scored, and which of them are edges.
+
+    Parameters
+    ----------
+    truth
+        The network.
+    rows, columns
+        Symbols of R regulators and of T targets.
+    who
+        The two of them in words.
+    protocol
+        The name under which scores are filed.
+    """
+
+    def __init__(self, truth: NetworkTruth, rows: list[str], columns: list[str], who: str, protocol: str) -> None:
+        self.truth, self.rows, self.columns, self.protocol = truth, rows, columns, protocol
+        self.universe = pairs_of(rows, columns)
+        self.is_edge = np.zeros(self.universe.shape, dtype=bool)
+        row, column = {name: i for i, name in enumerate(rows)}, {name: i for i, name in enumerate(columns)}
+        for a, b in truth.edges:
+            if a in row and b in column:
+                self.is_edge[row[a], column[b]] = True
+        self.is_edge &= self.universe
+        self.n_pairs, self.n_edges = int(self.universe.sum()), int(self.is_edge.sum())
+        share = self.n_edges / max(self.n_pairs, 1)
+        self.description = (
+            f"{self.n_pairs:,} ordered pairs of {who}, no self loops, {self.n_edges:,} edges ({share:.2%} of the pairs)"
+        )
+
+    def details(self, weights: np.ndarray) -> dict[str, Any]:
+        """What stands beside the metrics of weights (R, T).
+
+        ``per_regulator``: AUROC of the `SHOWN` regulators with most targets. ``weighted``: the share of pairs and of
+        edges that have a weight at all, and the metrics among those pairs alone. A method that knows few genes is near
+        chance over the universe however good its weights are, and on either side of it if the genes that it knows are
+        regulated more, or less, than others.
+        """
+        each = {}
+        n_targets = self.is_edge.sum(axis=1)
+        for row in sorted(np.flatnonzero(n_targets), key=lambda r: (-int(n_targets[r]), self.rows[r]))[:SHOWN]:
+            mine = self.universe[row]
+            if found := edge_scores(weights[row][mine], self.is_edge[row][mine]):
+                each[self.rows[row]] = {"auroc": round(found["auroc"], 6), "n_targets": int(n_targets[row])}
+        some = self.universe & (weights > 0)
+        among = {name: round(value, 6) for name, value in edge_scores(weights[some], self.is_edge[some]).items()}
+        shares = {"pairs": float(some.sum() / self.n_pairs), "edges": float((some & self.is_edge).sum() / self.n_edges)}
+        return {
+            "per_regulator": each,
+            "n_edges": self.n_edges,
+            "n_pairs": self.n_pairs,
+            "weighted": {**{name: round(value, 6) for name, value in shares.items()}, "metrics": among},
+            "truth_sha256": self.truth.sha256,
+        }
