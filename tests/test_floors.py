@@ -33,7 +33,10 @@ FLOORS = {
         ("embedding", "weights", "run", "streaming", "token_cache", "tokenising", "seeds", "evaluation"), 5
     ),
     **dict.fromkeys(("reproduce", "compare", "report", "hub", "hub_card"), 5),
-    **dict.fromkeys(("suite", "suite_run", "subjects", "board", "gene_edges", "regression", "changes", "backends"), 5),
+    **dict.fromkeys(
+        ("suite", "suite_run", "subjects", "board", "gene_edges", "gene_contexts", "regression", "changes", "backends"),
+        5,
+    ),
     **dict.fromkeys(("cli", "cli_bench", "cli_data", "cli_print", "cli_hub", "__main__"), 6),
 }
 # Rooms of one floor that are one room in two files.

@@ -7,11 +7,15 @@ import torch
 from scmf import run
 from scmf.config import DataConfig
 from scmf.data.load import load_cells
+from scmf.errors import ConfigError, ModelError
 from scmf.eval.gene_network import GeneNetwork
 from scmf.eval.network_truth import NetworkTruth
-from scmf.gene_edges import attention, gene_embedding, gene_vectors, knockout, model_edges, token_ids
+from scmf.gene_contexts import attention, knockout
+from scmf.gene_edges import gene_embedding, gene_vectors, model_edges, run_edges, token_ids
 from scmf.recipe import load_recipe
 from scmf.weights import build_model
+from tests.masked_cells import build as masked_autoencoder
+from tests.test_cli import scmf
 
 
 @pytest.fixture
@@ -24,19 +28,39 @@ def parts(toy_env):
     return model, prepared.tokenizer, cells, prepared.tokens
 
 
-def test_three_ways_give_edges_that_can_be_scored(parts):
-    model, tokenizer, cells, _ = parts
-    genes = sorted(token_ids(tokenizer, cells))
-    regulators = genes[:6]
-    edges = model_edges(model, tokenizer, cells, regulators=regulators, targets=genes)
+def test_three_ways_of_a_trained_run_are_scored(toy_env, tmp_path, capsys, monkeypatch):
+    code, _, err = scmf(
+        capsys, monkeypatch, "train", "--config", toy_env / "recipe.yaml", "--out", tmp_path / "run", "--quiet",
+        "--set", "training.max_epochs=1", "--set", "eval.benchmarks=[]",
+    )  # fmt: skip
+    assert code == 0, err
+    cells = load_cells(DataConfig(dataset=str(toy_env / "toy.yaml"), split="donor"), progress=False)
+    genes = cells.var_names.tolist()
+    edges = run_edges(tmp_path / "run", cells, regulators=genes[:6], targets=genes)
     assert set(edges) == {"gene_embedding", "attention", "knockout"}
     for table in edges.values():
-        assert np.isfinite(table["weight"]).all() and (table["regulator"] != table["target"]).all()
-        assert set(table["regulator"]) <= set(regulators) and len(table) > 10
-    truth = NetworkTruth("toy", frozenset({(regulators[0], genes[8]), (regulators[1], genes[9])}), "a toy", "0" * 64)
-    scores = list(GeneNetwork(draws=5).run(edges, truth, genes, regulators=regulators))
+        assert np.isfinite(table["weight"]).all() and (table["weight"] > 0).all() and len(table) > 10
+        assert (table["regulator"] != table["target"]).all() and set(table["regulator"]) <= set(genes[:6])
+    truth = NetworkTruth("toy", frozenset({(genes[0], genes[8]), (genes[1], genes[9])}), "a toy", "0" * 64)
+    scores = list(GeneNetwork(draws=5).run(edges, truth, genes, regulators=genes[:6]))
     assert [score.method for score in scores] == list(edges)
-    assert all(0 <= score.metrics["auroc"] <= 1 for score in scores)
+    assert all(0 <= score.metrics["auroc"] <= 1 and score.details["how"] for score in scores)
+    # the weights of the run, not those it began with
+    again = run_edges(tmp_path / "run", cells, regulators=genes[:6], targets=genes, ways=["gene_embedding"])
+    assert list(again) == ["gene_embedding"] and again["gene_embedding"].equals(edges["gene_embedding"])
+
+
+def test_ways_can_be_chosen_and_what_a_family_cannot_is_said(parts):
+    model, tokenizer, cells, _ = parts
+    genes = sorted(token_ids(tokenizer, cells))
+    ask = {"regulators": genes[:4], "targets": genes}
+    assert list(model_edges(model, tokenizer, cells, **ask, ways=["context_embedding"])) == ["context_embedding"]
+    with pytest.raises(ConfigError, match="way 'attenton'"):
+        model_edges(model, tokenizer, cells, **ask, ways=["attenton"])
+    masked = masked_autoencoder(vocab_size=200)
+    assert list(model_edges(masked, tokenizer, cells, **ask)) == ["gene_embedding"]
+    with pytest.raises(ModelError, match="edges by knockout of scmf_masked_autoencoder"):
+        model_edges(masked, tokenizer, cells, **ask, ways=["knockout"])
 
 
 def test_attention_is_that_of_the_forward_pass_and_the_kernel_is_put_back(parts):
