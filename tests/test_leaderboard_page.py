@@ -120,6 +120,7 @@ def test_a_row_unfolds_to_its_command_and_provenance_by_the_keyboard(page):
     assert more.is_visible() and button.get_attribute("aria-expanded") == "true"
     said = more.inner_text()
     assert "scmf evaluate runs/x" in said and "c" * 40 in said and "a" * 64 in said and "numpy 2.4.6" in said
+    assert "a definition" in said and "seed" in said
     head(page, "accuracy").locator("button").click()
     assert more.is_visible()  # it goes along with its row
     page.fill("#search", "no such row")

@@ -26,8 +26,11 @@ def test_the_headline_counts_what_was_compared_and_what_was_not():
     lost = pair("knn_transfer", (0.9, 0.89, 0.91), (0.5, 0.49, 0.51))
     bare = pair("cross_validated", 0.5, 0.9)
     said = headline(of(*won, *tied, *lost, *bare))
-    assert said.startswith("A simple baseline is at least as good as the best model in 2 of 3 tables: above it in 1")
+    assert said.startswith("No model is shown to beat the simple baselines in 2 of 3 tables: a baseline is better")
     assert "1 more table holds single samples that were not compared; the baseline is ahead in 1" in said
+    better = result("untrained", protocol="knn_probe", metrics={"accuracy": 0.6})
+    assert headline(of(*won, *tied, better)).endswith("an untrained one has the best number in 1 of all 2 tables.")
+    assert summaries(of(*won, *tied, better))[0].untrained == 1
     assert headline([]) == "No table holds both models and baselines."
     assert headline(of(result("pretrained"))) == "No table holds both models and baselines."
 

@@ -51,6 +51,7 @@ def points(figures: Any, data: Any) -> Any:
     if data.get("log"):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
     axes.margins(x=0.08, y=0.1)
     axes.autoscale_view()
     # labels stand in a column beside the points, in the order of the scores: they never lie upon each other

@@ -21,7 +21,7 @@ from scmf.report.leaderboard_rows import Row, words
 from scmf.report.leaderboard_table import Table
 
 _KEY = b"scmf-digest"
-_FORM = 2
+_FORM = 3
 """Raised when a picture of equal numbers looks different."""
 
 _DOTS = 120

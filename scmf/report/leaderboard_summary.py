@@ -17,7 +17,7 @@ OUTCOMES: dict[Outcome, str] = {
     "baseline": "baseline better",
     "tie": "not distinguishable",
     "model": "model better",
-    "leak": "model better, but leak or unknown",
+    "leak": "model better, leak possible",
     "unknown": "not compared",
 }
 """Outcomes of a table, of the best model against the best simple baseline, in words."""
@@ -59,37 +59,48 @@ class Summary:
         return f"{said[0].upper()}{said[1:]}"
 
     @property
-    def counts(self) -> dict[Outcome, int]:
+    def counts(self) -> dict[str, int]:
         """Outcome to number of tables."""
         return counts(self.tables)
+
+    @property
+    def untrained(self) -> int:
+        """In how many tables the best model is an untrained one."""
+        return sum(table.untrained_first for table in self.tables)
 
     def to_json(self) -> dict[str, Any]:
         """Method to mean rank, and the tables that it is over."""
         ranks = {row.name: row.rank for row in self.rows}
         over = [table.id for table in self.tables if table.outcome]
-        return {"benchmark": self.benchmark, "outcomes": self.counts, "over": over, "mean_rank": ranks}
+        counted = {**self.counts, "best_model_untrained": self.untrained}
+        return {"benchmark": self.benchmark, "outcomes": counted, "over": over, "mean_rank": ranks}
 
 
-def counts(tables: Sequence[Table]) -> dict[Outcome, int]:
+def counts(tables: Sequence[Table]) -> dict[str, int]:
     """Outcome to number of tables, those without models or without baselines left out."""
     found = Counter(table.outcome for table in tables)
     return {kind: found[kind] for kind in OUTCOMES}
 
 
 def headline(tables: Sequence[Table]) -> str:
-    """In how many tables a simple baseline is as good as the best model: the first thing to know."""
+    """In how many tables no model is shown to beat the simple baselines: the first thing to know."""
     n = counts(tables)
     told = sum(n.values()) - n["unknown"]
     said = []
     if told:
         said.append(
-            f"A simple baseline is at least as good as the best model in {n['baseline'] + n['tie']} of {told} "
-            f"table{'s' if told > 1 else ''}: above it in {n['baseline']}, not distinguishable from it in {n['tie']}."
+            f"No model is shown to beat the simple baselines in {n['baseline'] + n['tie']} of {told} "
+            f"table{'s' if told > 1 else ''}: a baseline is better than the best model in {n['baseline']}, not "
+            f"distinguishable from it in {n['tie']}."
         )
     if n["unknown"]:
         ahead = sum(table.outcome == "unknown" and table.baseline_first for table in tables)
         more = "more tables hold" if n["unknown"] > 1 else "more table holds"
         said.append(f"{n['unknown']} {more} single samples that were not compared; the baseline is ahead in {ahead}.")
+    untrained = sum(table.untrained_first for table in tables if table.outcome)
+    if untrained:
+        total = sum(n.values())
+        said.append(f"Among the models an untrained one has the best number in {untrained} of all {total} tables.")
     return " ".join(said) or "No table holds both models and baselines."
 
 

@@ -114,6 +114,12 @@ class Table:
         return base is not None and (model is None or self.worth(base) > self.worth(model))
 
     @property
+    def untrained_first(self) -> bool:
+        """Whether the best model is one with the weights it was born with."""
+        model = self._best(baseline=False)
+        return model is not None and model.untrained
+
+    @property
     def sentence(self) -> str:
         """The outcome in words."""
         model, base = self._best(baseline=False), self._best(baseline=True)
@@ -152,7 +158,8 @@ class Table:
                 return (
                     f"A simple baseline wins: {base.name} has the best {metric}; not distinguishable from it: {names}."
                 )
-            return f"A simple baseline does as well: {model.name} has the best {metric}, not distinguishable: {names}."
+            said = f"{model.name} has the best {metric}, not distinguishable from it: {names}"
+            return f"No model is shown to beat the simple baselines: {said}."
         if outcome == "baseline":
             return f"A simple baseline wins: {base.name} has the best {metric}, above every model."
         return f"{model.name} has the best {metric}, above every baseline."
