@@ -113,6 +113,21 @@ def test_seeds_give_a_mean_with_the_interval_of_student(probe):
     assert row(probe, "geneformer mini").n_seeds == 3 and row(probe, "HVG").n_seeds == 0
 
 
+def test_intervals_of_several_seeds_count_against_a_baseline_that_has_one():
+    base = result("hvg", seed=None, metrics={"accuracy": (0.80, 0.74, 0.86)})
+
+    def models(*half):
+        values = (0.880, 0.881, 0.882)
+        return [
+            result("pretrained", seed=i, metrics={"accuracy": (v, v - half[0], v + half[0]) if half else v})
+            for i, v in enumerate(values)
+        ]
+
+    assert one(base, *models()).outcome == "model"
+    assert one(base, *models(0.001)).outcome == "model"
+    assert one(base, *models(0.06)).outcome == "tie"
+
+
 def test_majority_stands_in_the_tables_of_the_same_test_cells(probe):
     assert row(probe, "majority").entries["accuracy"].estimate.value == 0.2
     assert all(table.protocol != "constant" for table in build(ledger()))

@@ -39,6 +39,21 @@ def test_an_interval_of_any_level_implies_the_standard_error_it_was_drawn_from(l
     assert Estimate((0.5,), 0.5 - half, 0.5 + half, level=level).error == pytest.approx(0.03, rel=1e-9)
 
 
+def test_seeds_with_intervals_scatter_over_the_cells_as_well():
+    from scipy.stats import norm
+
+    baseline = Estimate((0.80,), 0.74, 0.86)
+    agreed = (0.880, 0.881, 0.882)  # seeds agree, but all of them were scored on the same few cells
+    assert differ(Estimate(agreed), baseline) is True
+    assert differ(Estimate(agreed, units=0.03), baseline) is False
+    # without any scatter of the seeds it is the normal test of two intervals
+    flat, half = Estimate((0.88, 0.88), units=0.03), norm.ppf(0.975) * 0.03
+    assert differ(flat, baseline) == differ(Estimate((0.88,), 0.88 - half, 0.88 + half), baseline)
+    # seeds against seeds stay Welch's: what they share is the same for both
+    other = (0.80, 0.801, 0.802)
+    assert differ(Estimate(agreed, units=0.03), Estimate(other, units=0.03)) is True
+
+
 def test_two_seeds_against_an_interval_do_not_count_as_a_known_error():
     # scipy's own Welch with one side known exactly: a huge sample of the same standard error
     from scipy.stats import ttest_ind_from_stats

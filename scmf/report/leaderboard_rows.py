@@ -176,7 +176,8 @@ def _entries(recipe: str, results: Sequence[Result], verdicts: Verdicts) -> dict
             continue
         samples = tuple(result.metrics[name] for result in results)
         drawn = results[0].intervals.get(name) if len(results) == 1 else None
-        estimate = Estimate(samples) if drawn is None else Estimate(samples, drawn.low, drawn.high, drawn.level)
+        each = [_drawn(result, name) for result in results]
+        estimate = each[0] if len(results) == 1 else Estimate(samples, units=_over_units(each))
         verdict = verdicts.get((recipe, results[0].key(name)))
         found[name] = Entry(
             estimate,
@@ -185,6 +186,19 @@ def _entries(recipe: str, results: Sequence[Result], verdicts: Verdicts) -> dict
             verdict=verdict.kind if verdict is not None and verdict.kind != "not_applicable" else "",
         )
     return found
+
+
+def _drawn(result: Result, metric: str) -> Estimate:
+    """The number of one seed, with its interval where one was drawn."""
+    found = result.intervals.get(metric)
+    value = (result.metrics[metric],)
+    return Estimate(value) if found is None else Estimate(value, found.low, found.high, found.level)
+
+
+def _over_units(seeds: Sequence[Estimate]) -> float:
+    """Mean of the standard errors that the intervals of all seeds imply; 0 where one has none."""
+    errors = [seed.error for seed in seeds if seed.error is not None]
+    return sum(errors) / len(errors) if len(errors) == len(seeds) else 0.0
 
 
 def _same(a: Row, b: Row) -> bool:

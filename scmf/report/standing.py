@@ -5,9 +5,10 @@ Lives here: the spread of one estimate, the test of a difference, the marks of a
 (eval.uncertainty).
 
 The test, two-sided at .05: Welch's t where both have two seeds or more; else the same with the standard error that an
-interval implies, as if it were known exactly (the normal distribution where both have only an interval). The estimates
-are taken as if they did not know of each other. Two methods that were scored on the same cells are more alike than
-that, so it says "not distinguishable" rather too often than too rarely.
+interval implies, as if it were known exactly (the normal distribution where both have only an interval); seeds that
+have intervals, too, scatter by both: the cells are drawn anew on both sides or on neither. The estimates are taken as
+if they did not know of each other. Two methods that were scored on the same cells are more alike than that, so it
+says "not distinguishable" rather too often than too rarely.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ class Estimate:
         Ends of an interval over cells, donors, perturbations; None without one.
     level
         Share of draws inside. 1 is the range of a few draws, which implies no standard error.
+    units
+        Where there are several seeds: the standard error over cells, donors, perturbations that the intervals of the
+        single seeds imply, on average; 0 where they have none.
     """
 
     samples: tuple[float, ...]
     low: float | None = None
     high: float | None = None
     level: float = 0.95
+    units: float = 0.0
 
     @property
     def value(self) -> float:
@@ -68,7 +73,9 @@ def differ(a: Estimate, b: Estimate) -> bool | None:
     if a.error is None or b.error is None:
         return None
     gap, va, vb = a.value - b.value, a.error**2, b.error**2
-    spread = va**2 / a.degrees + vb**2 / b.degrees
+    spread = va**2 / a.degrees + vb**2 / b.degrees  # of the seeds: Welch and Satterthwaite
+    if len(a.samples) < 2 or len(b.samples) < 2:
+        va, vb = va + a.units**2, vb + b.units**2
     if va + vb == 0:  # no scatter at all, or less than numbers can hold
         return gap != 0
     z = abs(gap) / math.sqrt(va + vb)
