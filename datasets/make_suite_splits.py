@@ -1,8 +1,8 @@
 """Make the frozen splits of the leaderboard's cards beside pancreas, and print what their cards must say.
 
 Run from the root of a checkout: ``python datasets/make_suite_splits.py``. Cells are drawn by the sha256 of their id,
-conditions by numpy's generator with the seed that stands here, so that another run gives the same files. A split that is
-in use is never changed; a better one gets a new name.
+conditions by numpy's generator with the seed that stands here, so that another run gives the same files. A split that
+is in use is never changed; a better one gets a new name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def write(name: str, parts: pd.Series, *columns: pd.Series) -> None:
         print(pd.crosstab(column, parts).to_string())
 
 
-def screen_splits(card: str, splits: dict[str, dict[str, dict[str, str]]], *, key: str, kind: str, control: str) -> None:
+def screen_splits(
+    card: str, splits: dict[str, dict[str, dict[str, str]]], *, key: str, kind: str, control: str
+) -> None:
     """Splits of one screen; each is given by ``condition_parts`` or ``held_covariates``."""
     obs = load_cells(DataConfig(dataset=card), log_expression=True).obs
     kinds = obs[kind].astype(str) if kind else pd.Series("all", index=obs.index)

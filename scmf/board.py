@@ -94,7 +94,7 @@ def compare_measured(
     else:
         for name in (*recipes, *(("baselines",) if recipes or runs else ())):
             results += read_results(ledger, name)
-    results = list({(result.recipe, result.path): result for result in results}.values())
+    results = list({(result.path, result.recipe_digest): result for result in reversed(results)}.values())
     if not any(result.recipe != "baselines" for result in results):
         raise ConfigError(
             f"no result of {', '.join(what)} in {ledger}", wanted="result files", where="scmf compare",

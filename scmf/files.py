@@ -118,7 +118,7 @@ def _yaml_loader() -> Any:
     if _LOADER is None:
         import yaml
 
-        class Loader(yaml.SafeLoader):
+        class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
             """SafeLoader with the scalars of YAML 1.2 and no silent duplicate keys."""
 
             def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
