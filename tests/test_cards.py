@@ -39,7 +39,9 @@ def test_cards_are_listed_by_kind():
     assert {card.kind for card in list_cards(kind="vocabulary")} == {"vocabulary"}
     cells = {card.name for card in list_cards(kind="cells")}
     assert {"pancreas", "kang_ifnb", "lung", "norman", "sinoatrial", "vcc_h1"} <= cells
-    assert {card.name for card in list_cards(kind="network")} == {"collectri", "dorothea", "encode-chipseq", "trrust"}
+    assert {card.name for card in list_cards(kind="network")} == {
+        "collectri", "dorothea", "encode-chipseq", "lambert-tfs", "trrust",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("card", list_cards(), ids=lambda card: card.name)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scmf.report.standing import Estimate, interval, marks
-from scmf.report.table import METHODS
+from scmf.report.table import METHODS, number
 from scmf.results import CellKey, Result, Verdict
 
 Leaks = Mapping[str, Mapping[str, tuple[str, str]]]
@@ -112,6 +112,16 @@ class Row:
     def first(self) -> Result:
         """The result that stands for the row where one is enough."""
         return self.results[0]
+
+    @property
+    def coverage(self) -> str:
+        """Of a gene network: which share of the pairs and edges has a weight, and the AUROC among those alone."""
+        held = self.first.details.get("weighted")
+        if not held:
+            return ""
+        auroc = held["metrics"].get("auroc")
+        among = "" if auroc is None else f"; AUROC among those alone {number(auroc)}"
+        return f"{held['pairs']:.1%} of the pairs and {held['edges']:.1%} of the edges have a weight{among}"
 
     @property
     def verdict(self) -> str:
