@@ -201,6 +201,91 @@ def test_a_changed_file_is_not_loaded(tmp_path):
         load_cells(DataConfig(dataset=name))
 
 
+def logged(path):
+    """A file of log1p of counts per 10,000 of a depth that it does not name."""
+    counts = np.array([[1, 0, 3, 0, 2, 7], [2, 1, 0, 0, 5, 1], [0, 4, 1, 1, 0, 0]])
+    x = np.log1p(counts / np.array([[211.0], [307.0], [401.0]]) * 1e4)
+    return counts, write(path, x=sparse.csr_matrix(x))
+
+
+DERIVE = {"method": "log1p_cp10k_unknown_depth", "depth_key": "n_counts"}
+
+
+def test_log_normalised_expression_is_refused_where_counts_are_needed_and_taken_as_it_is_elsewhere(tmp_path):
+    _, path = logged(tmp_path / "a.h5ad")
+    config = DataConfig(dataset=card(tmp_path, path, counts="X", expression="log1p"))
+    with pytest.raises(CountsError, match="log-normalised expression and no counts"):
+        load_cells(config)
+    cells = load_cells(config, log_expression=True)
+    assert (cells.uns["scmf"]["expression"], cells.uns["scmf"]["counts"]) == ("log1p", None)
+    np.testing.assert_array_equal(cells.X.toarray(), ad.read_h5ad(path).X.toarray().astype(np.float32))
+    cells.write_h5ad(tmp_path / "again.h5ad")
+    assert ad.read_h5ad(tmp_path / "again.h5ad").uns["scmf"]["expression"] == "log1p"
+
+
+def test_counts_and_depth_are_found_in_log_normalised_values(tmp_path):
+    counts, path = logged(tmp_path / "a.h5ad")
+    config = DataConfig(dataset=card(tmp_path, path, counts="X", expression="log1p", derive=DERIVE))
+    cells = load_cells(config)
+    np.testing.assert_array_equal(cells.X.toarray(), counts)
+    assert cells.obs["n_counts"].tolist() == [211, 307, 401] and "expression" not in cells.uns["scmf"]
+    assert cells.uns["scmf"]["counts"] == "X (log1p_cp10k_unknown_depth)"
+    plain = load_cells(config, log_expression=True)
+    assert "n_counts" not in plain.obs and plain.uns["scmf"]["expression"] == "log1p"
+    with pytest.raises(DataError, match="a column 'kind' in obs already"):
+        over = {"counts": "X", "derive": {**DERIVE, "depth_key": "kind"}}
+        load_cells(DataConfig(dataset=card(tmp_path, path, **over)))
+    with pytest.raises(CountsError, match="no counts and depth explain"):
+        path = write(tmp_path / "b.h5ad", x=sparse.csr_matrix(np.random.default_rng(0).random((4, 6)) + 0.1))
+        load_cells(DataConfig(dataset=card(tmp_path, path, counts="X", derive=DERIVE)))
+
+
+def test_a_screen_says_what_was_done_to_a_cell(tmp_path):
+    path = write(tmp_path / "a.h5ad")
+    keys = {"key": "kind", "control": "a", "separator": "+", "covariate_key": "study"}
+    cells = load_cells(DataConfig(dataset=card(tmp_path, path, perturbation=keys)))
+    assert cells.uns["scmf"]["perturbation"] == keys
+    with pytest.raises(DataError, match=r"no column 'kid'[\s\S]*did you mean 'kind'"):
+        load_cells(DataConfig(dataset=card(tmp_path, path, perturbation={**keys, "key": "kid"})))
+
+
+def test_two_files_and_one_of_labels_become_one_set_of_cells(tmp_path):
+    one, two = write(tmp_path / "one.h5ad"), write(tmp_path / "two.h5ad", seed=1)
+    table = pd.DataFrame({"side": list("lllllrrrrr"), "type": list("abcdeabcde")})
+    table.index = [f"c{i % 5}-{i}" for i in range(10)]
+    ad.AnnData(obs=table).write_h5ad(tmp_path / "labels.h5ad")
+
+    def files(*roles):
+        return [
+            {"name": p.name, "sha256": sha256_file(p), "sources": [{"kind": "mirror", "path": p.name}], **role}
+            for p, role in roles
+        ]
+
+    join = {
+        "file": "labels.h5ad",
+        "strip": r"^(one|two):|-\d+$",
+        "within": {"side": "side"},
+        "columns": {"type": "type"},
+    }
+    over = {
+        "files": files((one, {}), (two, {}), (tmp_path / "labels.h5ad", {"role": "annotations"})),
+        "label_key": "type", "labels": list("abcd"),
+        "cells": {
+            "constant": {"one.h5ad": {"side": "l"}, "two.h5ad": {"side": "r"}},
+            "annotations": [join], "rows": {"type": list("abcd")},
+        },
+    }  # fmt: skip
+    cells = load_cells(DataConfig(dataset=card(tmp_path, one, **over)))
+    assert cells.obs["side"].tolist() == ["l"] * 4 + ["r"] * 4 and cells.obs["type"].tolist() == list("abcdabcd")
+    assert cells.uns["scmf"]["sha256"] == sha256_json([file["sha256"] for file in over["files"]])
+    over["cells"]["rows"] = {"type": ["z"]}
+    with pytest.raises(DataError, match="no cell with type z"):
+        load_cells(DataConfig(dataset=card(tmp_path, one, **over)))
+    over["cells"]["annotations"] = [{**join, "within": {}}]
+    with pytest.raises(DataError, match="have the id of another"):
+        load_cells(DataConfig(dataset=card(tmp_path, one, **over)))
+
+
 def test_a_vocabulary_is_no_dataset():
     with pytest.raises(DataError, match="is a vocabulary"):
         load_cells(DataConfig(dataset="geneformer-v2"))

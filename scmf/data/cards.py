@@ -142,19 +142,27 @@ class Leak(Section):
 class Derivation(Section):
     """How raw counts are recovered from a file that does not hold them."""
 
-    method: Literal["log1p_cp10k"]
-    """``log1p_cp10k``: the values are ``log(1 + count / depth * 10,000)``, rounded to ``decimals``."""
+    method: Literal["log1p_cp10k", "log1p_cp10k_unknown_depth"]
+    """The values are ``log(1 + count / depth * 10,000)``; rounded, with a column that names the depth, or in full
+    precision without one: then the depth is found, too (recover_depth)."""
     depth_key: str
-    """Column of ``obs`` with the total count (depth) of each cell."""
-    decimals: int = Field(ge=1, le=12)
-    """Decimals to which the values were rounded."""
+    """Column of ``obs`` with the total count (depth) of each cell; with an unknown depth, the column it is put into."""
+    decimals: int | None = Field(None, ge=1, le=12)
+    """Decimals to which the values were rounded; only where the depth is known."""
+
+    @model_validator(mode="after")
+    def _decimals_where_rounded(self) -> Derivation:
+        if (self.decimals is None) == (self.method == "log1p_cp10k"):
+            raise ValueError("`decimals` belongs to log1p_cp10k, which needs it, and to no other method")
+        return self
 
 
 class Authenticity(Section):
     """Evidence that the matrix is real cells and not a gene-wise shuffled copy (see data.authenticity)."""
 
     joint_detection_ratio: float
-    """Median over labels: variance of genes detected per cell / variance if genes were independent."""
+    """Median over labels (of a screen: condition and cell type): variance of genes detected per cell / variance if
+    genes were independent."""
     joint_detection_ratio_shuffled: float
     """The same after every gene was shuffled within its label: 1 is expected."""
     label_accuracy: float
@@ -217,7 +225,8 @@ class Card(Section):
     cells: Assembly = Assembly()
     """How the cells of several files are put together."""
     expression: Literal["log1p"] | None = None
-    """The matrix named in ``counts`` is log1p of counts per 10,000 and no counts can be had; null: counts."""
+    """The matrix named in ``counts`` is log1p of counts per 10,000: perturbation tasks take it as it is. Counts are
+    only to be had with ``derive``. Null: the matrix holds counts."""
     perturbation: PerturbationKeys | None = None
     """Where a screen says what was done to a cell."""
 

@@ -1,6 +1,6 @@
 """Hold a dataset card against its files.
 
-Lives here: `check_card` (checksums, numbers, label set, splits and who lies in which part).
+Lives here: `check_card` (checksums, numbers, label set, splits and who lies in which part), `evidence_labels`.
 Lives elsewhere: checking a file without a card (check), copies of cells in two parts (leaks).
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from anndata import AnnData
 
 from scmf.config import DataConfig
 from scmf.data.authenticity import check_authentic
@@ -90,15 +91,16 @@ def _check_vocabulary_card(report: CheckReport, card: Card) -> None:
 
 def _check_cells_card(report: CheckReport, card: Card, *, progress: bool) -> None:
     config = DataConfig(dataset=str(card.path) if card.path else card.name)
-    adata = load_cells(config, progress=progress, log_expression=True)
+    has_counts = card.expression is None or card.derive is not None
+    adata = load_cells(config, progress=progress, log_expression=not has_counts)
     _equal(report, "cells", adata.n_obs, card.n_cells)
     _equal(report, "genes", adata.n_vars, card.n_genes)
-    what = "raw counts" if card.expression is None else "log-normalised expression, no counts"
-    report.add("ok", what, adata.uns["scmf"]["counts"])
+    what = "raw counts" if has_counts else "log-normalised expression, no counts"
+    report.add("ok", what, adata.uns["scmf"]["counts"] or card.counts)
     labels = adata.obs[card.label_key].astype(str) if card.label_key else None
     if labels is not None:
         _equal(report, "labels", sorted(labels.unique()), sorted(card.labels))
-        check_authentic(report, adata.X, labels)
+    check_authentic(report, adata.X, evidence_labels(adata, card))
     for name, split in card.splits.items():
         table = read_table(split_file(card, name))
         if set(table.index) != set(adata.obs_names):
@@ -117,10 +119,21 @@ def _check_cells_card(report: CheckReport, card: Card, *, progress: bool) -> Non
         if lost != set(split.unseen):
             said = f"no training cell of {sorted(lost)}, the card says {sorted(split.unseen)}"
             report.add("error", f"split {name}", said, do="make it again, or say so in `unseen`")
-        if card.expression is None:
+        if has_counts:
             report.findings.extend(audit_leaks(adata, parts, batch_key=card.batch_key, what=f"leaks {name}"))
         else:
             report.add("warning", f"leaks {name}", "copies of cells are found by their counts, and there are none")
+
+
+def evidence_labels(adata: AnnData, card: Card) -> pd.Series:
+    """What cells are alike in, for the evidence that they are real: the label, else condition and cell type."""
+    if card.label_key is not None:
+        return adata.obs[card.label_key]
+    keys = card.perturbation
+    if keys is None:
+        return pd.Series("all", index=adata.obs_names)
+    condition = adata.obs[keys.key].astype(str)
+    return condition if keys.covariate_key is None else condition + ", " + adata.obs[keys.covariate_key].astype(str)
 
 
 def _check_groups(report: CheckReport, what: str, parts: pd.Series, groups: pd.Series, said: Any) -> None:

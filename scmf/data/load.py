@@ -22,6 +22,7 @@ from scmf.data import counts as counts_
 from scmf.data import genes as genes_
 from scmf.data.cards import Card, Derivation, load_card
 from scmf.data.join_obs import assemble, file_names, name_columns
+from scmf.data.recover_depth import counts_and_depth
 from scmf.data.restrict import restrict
 from scmf.data.sources import fetch
 from scmf.data.splits import read_split, split_file
@@ -39,8 +40,9 @@ def load_cells(config: DataConfig, *, progress: bool = True, log_expression: boo
     progress
         Show progress while files are fetched.
     log_expression
-        Also take cards that hold log-normalised expression and no counts; ``uns["scmf"]["expression"]`` is then
-        ``log1p``. Without it such a card is an error, since tokens and sizes need counts.
+        Take the log-normalised expression of cards that hold it as it is; ``uns["scmf"]["expression"]`` is then
+        ``log1p`` and ``uns["scmf"]["counts"]`` None. Without it the counts are recovered, and a card that does not say
+        how is an error, since tokens and sizes need counts.
 
     Returns
     -------
@@ -68,7 +70,7 @@ def load_cells(config: DataConfig, *, progress: bool = True, log_expression: boo
             raise DataError(
                 f"card {card.name!r} is a {card.kind}", wanted="cells", where="data.dataset", fix="`scmf data ls`"
             )
-        if card.expression is not None and not log_expression:
+        if card.expression is not None and not log_expression and card.derive is None:
             raise CountsError(
                 f"card {card.name!r} holds log-normalised expression and no counts", wanted="raw counts",
                 where="data.dataset", fix="use it for perturbation tasks, which need none",
@@ -81,6 +83,7 @@ def load_cells(config: DataConfig, *, progress: bool = True, log_expression: boo
     else:
         paths = [Path(path).expanduser() for path in config.files]
         sums = []
+    as_it_is = card is not None and card.expression is not None and log_expression
     counts = card.counts if card is not None and config.counts == "auto" else config.counts
     gene_ids = card.gene_ids if card is not None and config.gene_ids == "auto" else config.gene_ids
     parts: list[AnnData] = []
@@ -92,7 +95,7 @@ def load_cells(config: DataConfig, *, progress: bool = True, log_expression: boo
             gene_ids=gene_ids,
             gene_symbols=card.gene_symbols if card else None,
             derive=card.derive if card and config.counts == "auto" else None,
-            expression=card is not None and card.expression is not None,
+            as_it_is=as_it_is,
         )
         if card is not None:
             name_columns(cells, names[len(parts)], card.cells)
@@ -113,13 +116,13 @@ def load_cells(config: DataConfig, *, progress: bool = True, log_expression: boo
         "donor_key": _key(adata, None, card.donor_key if card else None, "donor_key"),
         "split": config.split,
         "split_sha256": sha256_file(split_file(card, config.split)) if config.split else None,
-        "counts": ", ".join(dict.fromkeys(found_in)),
+        "counts": None if as_it_is else ", ".join(dict.fromkeys(found_in)),
         "gene_ids": genes_.detect(adata.var_names).kind,
     }
     if card is not None and card.perturbation is not None:
         _key(adata, None, card.perturbation.key, "perturbation.key")
         adata.uns["scmf"]["perturbation"] = card.perturbation.model_dump()
-    if card is not None and card.expression is not None:
+    if card is not None and as_it_is:
         adata.uns["scmf"]["expression"] = card.expression
     if card is not None and card.labels and adata.uns["scmf"]["label_key"] == card.label_key:
         _freeze_labels(adata, card)
@@ -155,29 +158,19 @@ def _read(
     gene_ids: str,
     gene_symbols: str | None,
     derive: Derivation | None,
-    expression: bool = False,
+    as_it_is: bool = False,
 ) -> tuple[AnnData, str]:
-    """One file: raw counts, ids and symbols; and where the counts were."""
+    """One file: raw counts (or values as they are), ids and symbols; and where the matrix was."""
     raw = read_file(path)
     if raw.n_obs == 0:
         raise DataError("no cells", wanted="at least one cell", where=path, fix="use another file")
-    if expression:
-        where = counts
-        matrix, var = counts_.matrix_of(raw, counts, path=path)
-        x = counts_.canonical(matrix)
-    elif derive is None:
-        where = counts_.choose(raw, counts, path=path)
-        matrix, var = counts_.matrix_of(raw, where, path=path)
+    where = counts if as_it_is or derive is not None else counts_.choose(raw, counts, path=path)
+    matrix, var = counts_.matrix_of(raw, where, path=path)
+    if as_it_is or derive is None:
         x = counts_.canonical(matrix)
     else:
-        matrix, var = counts_.matrix_of(raw, counts, path=path)
+        x = _derived(raw, matrix, var, derive, path=path)
         where = f"{counts} ({derive.method})"
-        if derive.depth_key not in raw.obs:
-            raise DataError(f"no column {derive.depth_key!r} in obs", wanted="depth of each cell", where=path)
-        depth = raw.obs[derive.depth_key].to_numpy()
-        x = counts_.from_log1p_cp10k(
-            matrix, depth, decimals=derive.decimals, where=path, cells=raw.obs_names, genes=var.index
-        )
     ids, ids_from = genes_.pick_ids(var, gene_ids, path=path)
     genes_.refuse_duplicates(ids, path=path)
     symbols = genes_.pick_symbols(var, gene_symbols, ids_from=ids_from, path=path)
@@ -194,6 +187,24 @@ def _read(
             fix="adata.obs_names_make_unique(), or remove the copies: a cell in two parts is a leak",
         )
     return AnnData(x, obs=obs, var=table), where
+
+
+def _derived(raw: AnnData, matrix: Any, var: pd.DataFrame, derive: Derivation, *, path: Path) -> Any:
+    """Counts that the card's ``derive`` recovers; a depth that was found is put into ``obs``."""
+    if derive.decimals is None:
+        if derive.depth_key in raw.obs:
+            raise DataError(
+                f"a column {derive.depth_key!r} in obs already", wanted="a new name for the depth that is found",
+                where=path, fix="name another `derive.depth_key`, or use log1p_cp10k if this is the depth",
+            )  # fmt: skip
+        x, raw.obs[derive.depth_key] = counts_and_depth(matrix, where=path, cells=raw.obs_names)
+        return x
+    if derive.depth_key not in raw.obs:
+        raise DataError(f"no column {derive.depth_key!r} in obs", wanted="depth of each cell", where=path)
+    depth = raw.obs[derive.depth_key].to_numpy()
+    return counts_.from_log1p_cp10k(
+        matrix, depth, decimals=derive.decimals, where=path, cells=raw.obs_names, genes=var.index
+    )
 
 
 def _together(parts: Sequence[AnnData], paths: Sequence[Path]) -> AnnData:
