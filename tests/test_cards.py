@@ -58,8 +58,8 @@ def test_a_shipped_card_says_whose_it_is_and_pins_everything(card):
     for split in card.splits.values():
         assert (card.folder / split.file).is_file()
     if card.kind == "cells" and not card.needs_download:
-        assert card.n_cells and card.splits and (card.label_key or card.perturbation)
-        assert not card.label_key or (card.labels and card.authenticity)
+        assert card.n_cells and card.splits and (card.label_key or card.perturbation) and card.authenticity
+        assert not card.label_key or card.labels
     if card.kind == "cells":
         assert card.part_of == "unknown" or all(mark.reason for mark in card.part_of)
 
@@ -118,6 +118,13 @@ def test_an_unknown_split_gets_a_did_you_mean():
                 {"kind": "hub", "repo": "a/b", "path": "c", "revision": "main"}]}]},
             "revision",
         ),
+        ({"derive": {"method": "log1p_cp10k", "depth_key": "n"}}, "`decimals` belongs to log1p_cp10k"),
+        (
+            {"derive": {"method": "log1p_cp10k_unknown_depth", "depth_key": "n", "decimals": 3}},
+            "`decimals` belongs to log1p_cp10k",
+        ),
+        ({"cells": {"annotations": [{"file": "labels.h5ad"}]}}, "'labels.h5ad', which is no file with that role"),
+        ({"expression": "counts"}, "log1p"),
         ({"files": [{"name": "../a", "sha256": SUM, "sources": [{"kind": "mirror", "path": "a"}]}]}, "files.0.name"),
     ],
 )  # fmt: skip
