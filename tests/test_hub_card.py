@@ -17,6 +17,7 @@ from scmf.hub.scrub import public, public_command
 from scmf.recipe import load_recipe
 
 LEDGER = shipped("recipes").parent / "leaderboard" / "results"
+OF_MINI = LEDGER / "geneformer" / "mini" / "pancreas.donor"
 SEEN = {
     "auto_class": "AutoModelForPreTraining", "class": "X", "dtype": "float32", "embedding_dim": 16, "genes": 1234,
     "max_genes": 24, "parameters": 7_000, "tokenizer": "RankValueTokenizer", "torch": "2", "transformers": "5",
@@ -30,7 +31,7 @@ SCORE = {
 @pytest.fixture(scope="module")
 def mini():
     """What a run of geneformer's variant mini, seed 0, left: its digest is that of the recorded results."""
-    stored = json.loads(next(LEDGER.rglob("annotation.linear_probe.pretrained.seed0.json")).read_text())
+    stored = json.loads(next(OF_MINI.rglob("annotation.linear_probe.pretrained.seed0.json")).read_text())
     config = load_recipe("geneformer", variant="mini").config.model_dump(mode="json")
     return {
         "recipe": "geneformer", "variant": "mini", "seed": 0, "recipe_digest": stored["recipe_digest"],
@@ -57,13 +58,15 @@ def matter(text):
 def test_a_ledger_gives_the_results_of_this_run_and_its_baselines_alone(tmp_path, mini):
     found = gather([LEDGER], Model.of(checkpoint(tmp_path, mini)))
     assert {result.seed for result in found} == {0, None}
-    assert {result.method for result in found} == {"pretrained", "untrained", "pca", "hvg", "majority"}
+    methods = {result.method.partition("-")[0] for result in found}
+    assert methods == {"pretrained", "untrained", "pca", "hvg", "majority"}
+    assert {result.recipe_digest for result in found} == {mini["recipe_digest"]}
     with pytest.raises(ConfigError, match="none of geneformer mini, seed 7"):
         gather([LEDGER], Model.of(checkpoint(tmp_path, {**mini, "seed": 7})))
 
 
 def test_a_result_of_another_run_is_refused(tmp_path, mini):
-    file = next(LEDGER.rglob("annotation.linear_probe.pretrained.seed100.json"))
+    file = next(OF_MINI.rglob("annotation.linear_probe.pretrained.seed100.json"))
     with pytest.raises(ConfigError, match="seed 100"):
         gather([file], Model.of(checkpoint(tmp_path, mini)))
 

@@ -45,6 +45,13 @@ def _scib_metrics() -> Any:
     return scib_metrics
 
 
+def _single_precision() -> Any:
+    """JAX with 32-bit numbers, as scib-metrics asks for, whatever another package (pertpy) has turned on."""
+    import jax
+
+    return jax.enable_x64(False)
+
+
 class Integration:
     """Benchmark ``integration``."""
 
@@ -106,7 +113,7 @@ class Integration:
         if rows is not None:
             x_ND, truth, unintegrated = x_ND[rows], truth.take(rows), unintegrated[rows]
             check_batches(truth)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _single_precision():
             warnings.simplefilter("ignore")  # JAX and pandas speak of their own future here
             metrics = self._metrics(scib, x_ND, truth, unintegrated)
         check_finite(metrics, method)

@@ -212,8 +212,13 @@ def pertpy_distance(name: str) -> Any:
         pertpy is not installed, or knows no such distance.
     """
     package("pertpy", "perturbation")
+    import jax
+
+    wide = jax.config.jax_enable_x64
     import pertpy
 
+    # importing pertpy turns 64-bit numbers on for all of JAX; scib-metrics then fails in the same process
+    jax.config.update("jax_enable_x64", wide)
     try:
         return pertpy.tools.Distance(name, obsm_key="X_pca")
     except ValueError as error:
