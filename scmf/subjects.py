@@ -22,6 +22,9 @@ from scmf.errors import ConfigError, DataError, EvaluationError
 from scmf.files import sha256_file, sha256_json
 from scmf.suite import Task, data_of
 
+KNOWN_GENES = 5
+"""Perturbed training genes that a model must have vectors for: those of two genes are all alike but for a sign."""
+
 BASELINES = "baselines"
 """Word for what needs no model."""
 
@@ -239,8 +242,9 @@ class Model(Nothing):
         pairs = [*truth.pairs, *truth.training_pairs]
         perturbed = sorted({gene for _, condition in pairs for gene in truth.genes_of(condition)})
         found = {name: gene_vectors(network, self.tokenizer, perturbed) for name, network in self.networks.items()}
-        # conditions that are no genes, or genes the tokenizer does not know, have no vectors
-        return {f"{name}-linear": linear(truth, gene_embeddings=table) for name, table in found.items() if table}
+        trained = {gene for _, condition in truth.training_pairs for gene in truth.genes_of(condition)}
+        enough = {name: table for name, table in found.items() if len(trained & set(table)) >= KNOWN_GENES}
+        return {f"{name}-linear": linear(truth, gene_embeddings=table) for name, table in enough.items()}
 
     def edges(self, task: Task, cells: Any, regulators: list[str], targets: list[str]) -> Mapping[str, Any]:
         """Edges from attention, gene vectors and in-silico knock-out, where the network can."""
