@@ -34,8 +34,8 @@ import scipy
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scmf import provenance
-from scmf.files import write_json
+from scmf.core import provenance
+from scmf.core.files import write_json
 
 PLUG_INS = ("official_scgpt_path", "official_scfoundation_path", "official_transcriptformer_path")
 """Modules that restate an official path; those not there yet are left out."""

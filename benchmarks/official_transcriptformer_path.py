@@ -137,7 +137,7 @@ def _default(
 
 def _cells(copies: int) -> tuple[sp.csr_matrix, tuple[str, ...], dict[str, int], str]:
     """Counts, gene ids, the vocabulary and a name: 400 PBMCs of the oracle, else synthetic cells."""
-    from scmf.files import oracle_dir
+    from scmf.core.files import oracle_dir
 
     root = oracle_dir() / "transcriptformer" if oracle_dir() else Path("absent")
     path, table = root / "input" / "real400.h5ad", root / "gene_vocab.json"

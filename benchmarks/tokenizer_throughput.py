@@ -36,9 +36,9 @@ import scipy.sparse as sp
 sys.path.insert(0, str(Path(__file__).parent))
 import official_path
 
-from scmf import provenance
-from scmf.data.tokens import TokenDatasetWriter, write_token_dataset
-from scmf.files import data_dir, oracle_dir, write_json
+from scmf.core import provenance
+from scmf.core.files import data_dir, oracle_dir, write_json
+from scmf.data.tokens.arrow import TokenDatasetWriter, write_token_dataset
 from scmf.tokenizers.rank_value import RankValueTokenizer
 
 BARS = {"rank": 2.0, "end to end": 20.0}
@@ -72,7 +72,7 @@ def real_cells(copies: int) -> Work | None:
         return None
     import anndata
 
-    from scmf.data.vocabulary import load_vocabulary
+    from scmf.data.genes.vocabulary import load_vocabulary
 
     cells = anndata.read_h5ad(path)
     found = load_vocabulary("geneformer-v2")

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scmf.config import DataConfig
-from scmf.data.cards import load_card
-from scmf.data.load import load_cells
-from scmf.data.splits import PARTS, write_split
+from scmf.core.config.run import DataConfig
+from scmf.data.cards.card import load_card
+from scmf.data.loading.load import load_cells
+from scmf.data.splits.read import PARTS, write_split
 
 FOLDER = Path(__file__).parent / "splits"
 

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from make_splits import by_cell
 
-from scmf.config import DataConfig
-from scmf.data.load import load_cells
-from scmf.data.splits import write_split
-from scmf.eval.perturbation_splits import all_doubles, cell_parts, gears_simulation, held_out_conditions
+from scmf.core.config.run import DataConfig
+from scmf.data.loading.load import load_cells
+from scmf.data.splits.read import write_split
+from scmf.evaluation.perturbation.splits import all_doubles, cell_parts, gears_simulation, held_out_conditions
 
 FOLDER = Path(__file__).parent / "splits"
 

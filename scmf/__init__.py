@@ -11,14 +11,14 @@ from typing import Any
 
 _DOOR = {
     "RankValueTokenizer": "scmf.tokenizers.rank_value",
-    "RunConfig": "scmf.config",
-    "ScmfError": "scmf.errors",
-    "check_file": "scmf.data.check",
-    "embed_to_file": "scmf.evaluation",
-    "evaluate_folder": "scmf.evaluation",
-    "load_cells": "scmf.data.load",
-    "load_recipe": "scmf.recipe",
-    "load_run_model": "scmf.weights",
+    "RunConfig": "scmf.core.config.run",
+    "ScmfError": "scmf.core.errors",
+    "check_file": "scmf.data.checks.file",
+    "embed_to_file": "scmf.evaluation.evaluate_run",
+    "evaluate_folder": "scmf.evaluation.evaluate_run",
+    "load_cells": "scmf.data.loading.load",
+    "load_recipe": "scmf.core.config.recipe",
+    "load_run_model": "scmf.models.checkpoint",
 }
 
 __all__ = [  # spelled out for readers and tools; a test holds it equal to the table above

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import HealthCheck, settings
 
-from scmf.files import sha256_file
+from scmf.core.files import sha256_file
 from tests.servers import http_files, memory, s3, s3_server  # noqa: F401  (fixtures)
 
 # How fast examples are drawn says something about the machine and nothing about the code.

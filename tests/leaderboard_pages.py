@@ -1,6 +1,6 @@
 """A small ledger for the tests of the leaderboard."""
 
-from scmf.results import Absence, Result, ResultInterval
+from scmf.results.result import Absence, Result, ResultInterval
 
 
 def result(

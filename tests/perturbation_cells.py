@@ -3,8 +3,8 @@
 import numpy as np
 import scipy.sparse as sp
 
-from scmf.eval.perturbation_splits import all_doubles, cell_parts
-from scmf.eval.perturbation_truth import PerturbationTruth
+from scmf.evaluation.perturbation.splits import all_doubles, cell_parts
+from scmf.evaluation.perturbation.truth import PerturbationTruth
 
 SINGLES, DOUBLES = ("g0", "g1", "g2", "g3"), ("g0+g1", "g1+g2", "g0+g3", "g2+g3")
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from scmf.config import DataConfig
-from scmf.data.authenticity import joint_detection_ratio, label_accuracy, shuffled_within
-from scmf.data.cards import load_card
-from scmf.data.load import load_cells
-from scmf.errors import SourceError
+from scmf.core.config.run import DataConfig
+from scmf.core.errors import SourceError
+from scmf.data.cards.card import load_card
+from scmf.data.checks.authenticity import joint_detection_ratio, label_accuracy, shuffled_within
+from scmf.data.loading.load import load_cells
 
 
 @pytest.fixture(scope="module")

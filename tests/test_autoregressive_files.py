@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
-from scmf.config_model import ModelConfig
+from scmf.core.config.model import ModelConfig
 from scmf.models.autoregressive_transformer import (
     AutoregressiveTransformerConfig,
     AutoregressiveTransformerForSequenceClassification,

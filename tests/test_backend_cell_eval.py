@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from scmf.backends.cell_eval_run import CellEval
-from scmf.errors import ConfigError, EvaluationError, MissingExtraError
-from scmf.eval.perturbation import Perturbation
+from scmf.core.errors import ConfigError, EvaluationError, MissingExtraError
+from scmf.evaluation.external.cell_eval_run import CellEval
+from scmf.evaluation.perturbation.benchmark import Perturbation
 from tests.perturbation_cells import screen
 
 needs_cell_eval = pytest.mark.skipif(importlib.util.find_spec("cell_eval") is None, reason="cell-eval is not installed")

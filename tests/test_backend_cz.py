@@ -16,11 +16,19 @@ import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 
-from scmf.backends.cz_run import RUNNABLE, run_cz_task, score_of
-from scmf.backends.cz_schema import TASKS, VERSION, metric_name, published_from_cz, results_from_cz, task_of, to_cz
-from scmf.errors import ConfigError, EvaluationError
-from scmf.eval.cross_validation import cross_validated
-from scmf.results import Absence, Result
+from scmf.core.errors import ConfigError, EvaluationError
+from scmf.evaluation.annotation.cross_validation import cross_validated
+from scmf.evaluation.external.cz_run import RUNNABLE, run_cz_task, score_of
+from scmf.evaluation.external.cz_schema import (
+    TASKS,
+    VERSION,
+    metric_name,
+    published_from_cz,
+    results_from_cz,
+    task_of,
+    to_cz,
+)
+from scmf.results.result import Absence, Result
 
 RECORDED = Path(__file__).parent / "recorded" / "cz_answers.json"
 PEER = os.environ.get("SCMF_CZ_PYTHON")

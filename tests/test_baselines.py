@@ -8,9 +8,9 @@ import scanpy as sc
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from scmf.eval import baselines
-from scmf.eval.baselines import PCA_COMPONENTS, baseline_representations, log_normalised
-from scmf.eval.score import HVG_GENES
+from scmf.evaluation import baselines
+from scmf.evaluation.baselines import PCA_COMPONENTS, baseline_representations, log_normalised
+from scmf.evaluation.score import HVG_GENES
 
 N, G, CHOSEN = 90, 300, 60
 TRAIN = np.flatnonzero(np.arange(N) % 3 > 0)
@@ -128,7 +128,7 @@ def test_few_training_cells_give_fewer_components():
 def test_a_missing_scanpy_names_the_extra(monkeypatch):
     import sys
 
-    from scmf.errors import MissingExtraError
+    from scmf.core.errors import MissingExtraError
 
     monkeypatch.setitem(sys.modules, "scanpy", None)
     with pytest.raises(MissingExtraError, match=r"scmodelforge\[eval\]"):

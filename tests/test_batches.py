@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.errors import TrainingError
-from scmf.training.batches import BatchOrder, TokenCells, in_order, length_grouped_indices
+from scmf.core.errors import TrainingError
+from scmf.data.tokens.tokens import BatchOrder, TokenCells, in_order, length_grouped_indices
 
 
 def ragged(lengths, *, seed=0):

@@ -11,8 +11,8 @@ import pytest
 import scipy.sparse as sp
 from transformers import AutoTokenizer
 
-from scmf.config_tokenizer import TokenizerConfig
-from scmf.errors import ConfigError
+from scmf.core.config.tokenizer import TokenizerConfig
+from scmf.core.errors import ConfigError
 from scmf.tokenizers.binned import BinnedTokenizer
 from scmf.tokenizers.binned_draws import OfficialDraws, digit_bounds
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.data.convert import convert
-from scmf.data.stores.by_columns import open_for_conversion
-from scmf.errors import CountsError, DataError
+from scmf.core.errors import CountsError, DataError
+from scmf.data.convert.by_columns import open_for_conversion
+from scmf.data.convert.convert import convert
 from tests.conftest import synthetic_cells
 
 

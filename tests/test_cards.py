@@ -5,10 +5,10 @@ import re
 import pytest
 import yaml
 
-from scmf.config import json_schema
-from scmf.data.cards import Card, HubSource, IndexSource, file_of, list_cards, load_card
-from scmf.errors import ConfigError, DataError
-from scmf.files import shipped
+from scmf.core.config.run import json_schema
+from scmf.core.errors import ConfigError, DataError
+from scmf.core.files import shipped
+from scmf.data.cards.card import Card, HubSource, IndexSource, file_of, list_cards, load_card
 
 SUM = "0" * 64
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scmf.errors import ConfigError, DataError
+from scmf.core.errors import ConfigError, DataError
 
 pytest.importorskip("tiledbsoma", reason="tiledbsoma is not installed")
 
-from scmf.data.census import open_census
+from scmf.data.stores.soma.census import open_census
 from tests.mini_census import build
 
 

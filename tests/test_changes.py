@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scmf.changes import changes, versions, write_changes
-from scmf.errors import ConfigError
-from scmf.expectations import ExpectedCell, MeasuredWith, write_expected
-from scmf.results import Result, band, write_result
+from scmf.core.errors import ConfigError
+from scmf.results.expected import ExpectedCell, MeasuredWith, write_expected
+from scmf.results.history import changes, versions, write_changes
+from scmf.results.result import Result, band, write_result
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = {1: 0.80, 2: 0.81, 3: 0.82, 4: 0.83, 5: 0.84}

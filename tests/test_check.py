@@ -11,13 +11,13 @@ import pytest
 import yaml
 from scipy import sparse
 
-from scmf.config import DataConfig, RunConfig
-from scmf.data.cards import list_cards
-from scmf.data.check import check_card, check_file
-from scmf.data.splits import write_split
-from scmf.data.vocabulary import GeneTables
-from scmf.errors import DataError
-from scmf.files import data_dir, sha256_file
+from scmf.core.config.run import DataConfig, RunConfig
+from scmf.core.errors import DataError
+from scmf.core.files import data_dir, sha256_file
+from scmf.data.cards.card import list_cards
+from scmf.data.checks.file import check_card, check_file
+from scmf.data.genes.vocabulary import GeneTables
+from scmf.data.splits.read import write_split
 
 N_GENES = 40
 GENES = [f"ENSG{i:011d}" for i in range(1, N_GENES + 1)]
@@ -202,7 +202,8 @@ def test_a_file_that_cannot_be_read_is_an_exception(tmp_path):
 def test_checking_does_not_import_torch(tmp_path):
     path = write(tmp_path / "a.h5ad", counts())
     program = (
-        f"import sys; from scmf.data.check import check_file; check_file({str(path)!r}); print('torch' in sys.modules)"
+        f"import sys; from scmf.data.checks.file import check_file; check_file({str(path)!r}); "
+        "print('torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

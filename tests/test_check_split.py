@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.data.check_split import check_split, split_files
-from scmf.data.splits import read_table, shared_groups
-from scmf.files import sha256_file
+from scmf.core.files import sha256_file
+from scmf.data.checks.split import check_split, split_files
+from scmf.data.splits.read import read_table, shared_groups
 from tests.conftest import synthetic_cells
 
 

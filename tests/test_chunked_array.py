@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.stores import chunk_codecs as codecs
-from scmf.data.stores import chunked_array
-from scmf.data.stores.byte_ranges import LocalFiles
-from scmf.data.stores.chunked_array import ABSENT, ChunkedArray, ChunkIndex, Places
-from scmf.errors import DataError
+from scmf.core.errors import DataError
+from scmf.data.stores.chunks import chunked_array, codecs
+from scmf.data.stores.chunks.chunked_array import ABSENT, ChunkedArray, ChunkIndex, Places
+from scmf.data.stores.files.byte_ranges import LocalFiles
 
 
 class Chunks(ChunkIndex):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf import cli
+from scmf.cli import main as cli
 from tests.conftest import synthetic_cells
 
 
@@ -48,13 +48,13 @@ def test_ctrl_c_is_one_line_and_exit_130():
     program = (
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
-        "import scmf.data.cards\n"
+        "import scmf.data.cards.card\n"
         "def slow():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    time.sleep(30)\n"
-        "scmf.data.cards.list_cards = slow\n"
+        "scmf.data.cards.card.list_cards = slow\n"
         "sys.argv = ['scmf', 'data', 'ls']\n"
-        "from scmf.cli import main\n"
+        "from scmf.cli.main import main\n"
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
@@ -203,7 +203,7 @@ def test_schema_is_json_and_can_be_a_file(command, tmp_path):
 def test_the_schema_accepts_the_shipped_recipe(command):
     import jsonschema
 
-    from scmf.files import load_yaml, shipped
+    from scmf.core.files import load_yaml, shipped
 
     schema = json.loads(command("schema")[1])
     recipe = load_yaml(shipped("recipes") / "geneformer" / "recipe.yaml")
@@ -321,7 +321,7 @@ def test_reproduce_prints_both_tiers_and_says_no(toy_env, tmp_path, monkeypatch,
     for name in ("recipe.yaml", "expected.yaml"):
         (tmp_path / name).write_text((toy_env / name).read_text())
     (tmp_path / "parity_toy.py").write_text(
-        "from scmf.results import ParityCase\n"
+        "from scmf.results.result import ParityCase\n"
         "def cases(folder, data_dir=None):\n"
         "    yield ParityCase('tok/a', '3 cells', True, 0.0, 0.0)\n"
         "    yield ParityCase('tok/b', '3 cells', False, float('nan'), 0.0, 'cell 2 differs')\n"

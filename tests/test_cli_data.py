@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from scmf.cli import app
+from scmf.cli.main import app
 from tests.conftest import synthetic_cells
 
 runner = CliRunner()
@@ -63,7 +63,7 @@ def test_convert_keeps_every_cell_with_its_counts(folder, collection):
 def test_convert_again_returns_the_report_and_another_seed_is_refused(folder, collection):
     again = json.loads(scmf("data", "convert", folder / "*.h5ad", "--out", collection, "--json", "--quiet"))
     assert again["cells"] == 420
-    from scmf.errors import ScmfError
+    from scmf.core.errors import ScmfError
 
     arguments = ["data", "convert", str(folder / "*.h5ad"), "--out", str(collection), "--seed", "1", "--quiet"]
     refused = runner.invoke(app, arguments)

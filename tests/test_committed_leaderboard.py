@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from scmf.board import compare_measured
-from scmf.recipe import list_recipes
-from scmf.results import read_results
-from scmf.suite import load_suite
+from scmf.core.config.recipe import list_recipes
+from scmf.evaluation.tasks import load_suite
+from scmf.experiments.leaderboard import compare_measured
+from scmf.results.result import read_results
 
 ROOT = Path(__file__).parent.parent
 BOARD = ROOT / "leaderboard"

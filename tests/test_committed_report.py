@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from scmf.expectations import load_expected
-from scmf.recipe import load_recipe
-from scmf.report.table import VERDICTS, number, table_rows, tally
-from scmf.reproduce import judged
-from scmf.results import read_results
+from scmf.core.config.recipe import load_recipe
+from scmf.experiments.reproduce import judged
+from scmf.results.expected import load_expected
+from scmf.results.pages.table import VERDICTS, number, table_rows, tally
+from scmf.results.result import read_results
 
 ROOT = Path(__file__).parent.parent
 

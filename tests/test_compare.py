@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from scmf.compare import Comparison, Row, compare_tokenizers, under
-from scmf.errors import ConfigError
-from scmf.recipe import load_recipe
+from scmf.core.config.recipe import load_recipe
+from scmf.core.errors import ConfigError
+from scmf.experiments.tokenizer_grid import Comparison, Row, compare_tokenizers, under
 from tests.test_cli import scmf
 
 KEY = ("annotation", "linear_probe", "accuracy")

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import MinMaxScaler
 
-from scmf.errors import EvaluationError, MissingExtraError
-from scmf.eval import composites as module
-from scmf.eval.composites import (
+from scmf.core.errors import EvaluationError, MissingExtraError
+from scmf.evaluation.integration import composites as module
+from scmf.evaluation.integration.benchmark import BATCH, BIO, _scib_metrics
+from scmf.evaluation.integration.composites import (
     RESOLUTIONS,
     Composites,
     asw_batch,
@@ -20,8 +21,7 @@ from scmf.eval.composites import (
     neighbor_graph,
     scib_overall,
 )
-from scmf.eval.integration import BATCH, BIO, _scib_metrics
-from scmf.eval.score import Truth
+from scmf.evaluation.score import Truth
 
 N = 120
 LABELS = np.array(["alpha", "beta", "delta"])[np.arange(N) % 3]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ValidationError
 
-from scmf.config import (
+from scmf.core.config.run import (
     RunConfig,
     apply_overrides,
     deep_merge,
@@ -17,8 +17,8 @@ from scmf.config import (
     parse_override,
     validate,
 )
-from scmf.errors import ConfigError
-from scmf.files import load_yaml, shipped
+from scmf.core.errors import ConfigError
+from scmf.core.files import load_yaml, shipped
 
 DATA = {"dataset": "pancreas", "split": "donor"}
 

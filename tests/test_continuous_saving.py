@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.config_tokenizer import ContinuousOptions
+from scmf.core.config.tokenizer import ContinuousOptions
 from scmf.tokenizers.continuous import ContinuousTokenizer
 from tests.test_continuous import GENES, A, F, cells, clipped, csr, make
 

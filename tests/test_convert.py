@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from scmf.data import convert_plan
-from scmf.data.convert import convert
-from scmf.data.corpus import Corpus
+from scmf.core.errors import CountsError, DataError, GeneError
+from scmf.data.convert import plan as convert_plan
+from scmf.data.convert.convert import convert
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.errors import CountsError, DataError, GeneError
 from tests.conftest import synthetic_cells
 
 SMALL = 100_000
@@ -189,7 +189,7 @@ def test_columns_that_an_input_lacks_are_dropped_and_named(tmp_path):
 
 
 def test_columns_keep_their_type_where_the_inputs_agree(tmp_path, monkeypatch):
-    monkeypatch.setattr("scmf.data.convert_obs.MOST_CATEGORIES", 250)
+    monkeypatch.setattr("scmf.data.convert.obs.MOST_CATEGORIES", 250)
     one, two = two_inputs()
     for cells in (one, two):
         n = cells.n_obs

@@ -11,10 +11,10 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from scmf.data.convert import convert
-from scmf.data.corpus import Corpus
+from scmf.core.errors import DataError
+from scmf.data.convert.convert import convert
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.errors import DataError
 from tests.conftest import synthetic_cells
 from tests.test_convert import SMALL, assert_same_cells, content, corpus, two_inputs
 
@@ -80,7 +80,7 @@ SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from tests.test_convert import corpus, SMALL
-from scmf.data.convert import convert
+from scmf.data.convert.convert import convert
 from pathlib import Path
 convert(corpus(), Path({out!r}), cells_per_dataset=50, memory=SMALL,
         progress=lambda what, done, total: (print(what, done, flush=True), time.sleep(0.02)))
@@ -146,8 +146,8 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_same_command_goes_on(tm
 import resource, sys
 sys.path.insert(0, {tests!r})
 from tests.test_convert import corpus
-from scmf.data.convert import convert
-from scmf.errors import DataError
+from scmf.data.convert.convert import convert
+from scmf.core.errors import DataError
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
     convert(corpus(), {out!r}, shuffle={shuffle}, cells_per_dataset=100)
@@ -170,7 +170,7 @@ except DataError as error:
 
 
 def test_a_cell_lost_on_the_way_is_found(tmp_path, monkeypatch):
-    from scmf.data import zarr_writer
+    from scmf.data.convert import zarr_writer
 
     append = zarr_writer.DatasetWriter.append
 

@@ -6,9 +6,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.convert_rows import Totals, conform, gather, totals
+from scmf.core.errors import DataError
+from scmf.data.convert.rows import Totals, conform, gather, totals
 from scmf.data.stores.store import CountBlock
-from scmf.errors import DataError
 
 
 class Named:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from scmf.data.counts import candidates, canonical, choose, examine, from_log1p_cp10k, matrix_of
-from scmf.errors import CountsError, DataError
+from scmf.core.errors import CountsError, DataError
+from scmf.data.stores.counts import candidates, canonical, choose, examine, from_log1p_cp10k, matrix_of
 
 CELLS, GENES = pd.Index(["c0", "c1", "c2"]), pd.Index(["g0", "g1", "g2", "g3"])
 COUNTS = np.array([[1, 0, 2, 0], [0, 3, 0, 0], [5, 0, 0, 7]], dtype=np.float32)

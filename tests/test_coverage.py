@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from scmf.data.corpus import Corpus
-from scmf.data.coverage import CoverageReport, coverage, coverage_of_files
-from scmf.data.gene_names import KINDS
-from scmf.data.gene_vocab import GeneSet
-from scmf.data.genes import GeneMap
-from scmf.data.panel import Panel
+from scmf.core.errors import GeneError
+from scmf.data.genes.gene_sets import GeneSet
+from scmf.data.genes.ids import GeneMap
+from scmf.data.genes.names import KINDS
+from scmf.data.preprocess.coverage import CoverageReport, coverage, coverage_of_files
+from scmf.data.preprocess.panel import Panel
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.errors import GeneError
 from tests.conftest import N_GENES, synthetic_cells
 
 GENES = [f"ENSG{i:011d}" for i in range(1, N_GENES + 1)]

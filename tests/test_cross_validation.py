@@ -8,10 +8,10 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
-from scmf.errors import EvaluationError
-from scmf.eval.annotation import CROSS_VALIDATED, Annotation
-from scmf.eval.cross_validation import METRICS, cross_validated
-from scmf.eval.score import Truth
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.annotation.benchmark import CROSS_VALIDATED, Annotation
+from scmf.evaluation.annotation.cross_validation import METRICS, cross_validated
+from scmf.evaluation.score import Truth
 
 
 def cells(kinds=3, n=90):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from scmf.cli import app
+from scmf.cli.main import app
 
 PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(python|sh|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -32,7 +32,7 @@ def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_yaml_of_a_page_is_a_valid_configuration(page, tmp_path):
-    from scmf.recipe import load_recipe
+    from scmf.core.config.recipe import load_recipe
 
     for number, (_, text) in enumerate(found for found in BLOCK.findall(page.read_text()) if found[0] == "yaml"):
         (tmp_path / f"{number}.yaml").write_text(text)

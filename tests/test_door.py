@@ -36,7 +36,7 @@ def test_importing_scmf_imports_nothing_heavy():
 HELP = """
 import sys, time
 sys.argv = ["scmf", *{arguments!r}]
-from scmf.cli import main
+from scmf.cli.main import main
 try:
     main()
 except SystemExit as end:

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from scmf.config import EvalConfig
-from scmf.embedding import classify_tokens, embed_tokens
-from scmf.errors import ModelError
+from scmf.core.config.run import EvalConfig
+from scmf.core.errors import ModelError
+from scmf.data.tokens.tokens import TokenCells
+from scmf.models.embed import classify_tokens, embed_tokens
 from scmf.models.transformer_encoder import (
     TransformerEncoderConfig,
     TransformerEncoderForMaskedLM,
     TransformerEncoderForSequenceClassification,
 )
-from scmf.training.batches import TokenCells
 
 PAD, CLS, EOS, VOCAB = 0, 2, 3, 50
 LENGTHS = np.array([5, 17, 3, 24, 3, 11, 24, 8, 19, 4, 6, 6, 20])

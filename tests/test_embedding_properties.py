@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.errors import EvaluationError
-from scmf.eval.annotation import LINEAR, NEAREST, TRANSFER, Annotation
-from scmf.eval.composites import Composites
-from scmf.eval.score import Truth
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.annotation.benchmark import LINEAR, NEAREST, TRANSFER, Annotation
+from scmf.evaluation.integration.composites import Composites
+from scmf.evaluation.score import Truth
 
 N, D = 96, 6
 PROBES = (LINEAR, NEAREST, TRANSFER)

@@ -5,9 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 
-from scmf.errors import EvaluationError
-from scmf.eval.energy_distance import energy_distance_pertpy, energy_distance_scperturb
-from scmf.eval.perturbation import pertpy_distance
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.perturbation.benchmark import pertpy_distance
+from scmf.evaluation.perturbation.energy_distance import energy_distance_pertpy, energy_distance_scperturb
 
 needs_pertpy = pytest.mark.skipif(importlib.util.find_spec("pertpy") is None, reason="pertpy is not installed")
 

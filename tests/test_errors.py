@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scmf import errors
-from scmf.errors import ConfigError, DataError, MissingExtraError, ModelError, ScmfError, from_value_error
+from scmf.core import errors
+from scmf.core.errors import ConfigError, DataError, MissingExtraError, ModelError, ScmfError, from_value_error
 
 CLASSES = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, ScmfError)}
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scmf.errors import ConfigError, EvaluationError
-from scmf.expectations import (
+from scmf.core.errors import ConfigError, EvaluationError
+from scmf.core.files import dump_yaml, load_yaml, shipped
+from scmf.results.expected import (
     Expected,
     ExpectedCell,
     MeasuredWith,
@@ -20,8 +21,7 @@ from scmf.expectations import (
     load_expected,
     write_expected,
 )
-from scmf.files import dump_yaml, load_yaml, shipped
-from scmf.results import Absence, Result, band, judge
+from scmf.results.result import Absence, Result, band, judge
 
 DIGEST = "0e" * 32  # looks like a number to a careless YAML writer
 FIVE = [0.90, 0.92, 0.91, 0.93, 0.89]

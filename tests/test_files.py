@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scmf import files
-from scmf.errors import ConfigError
-from scmf.files import atomic_path, cache_dir, load_yaml, sha256_file, sha256_json, shipped, write_json, write_text
+from scmf.core import files
+from scmf.core.errors import ConfigError
+from scmf.core.files import atomic_path, cache_dir, load_yaml, sha256_file, sha256_json, shipped, write_json, write_text
 
 # --- atomic writing -------------------------------------------------------------------------------
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from scmf.errors import ModelError
-from scmf.gene_contexts import attention, context_embedding, knockout
+from scmf.core.errors import ModelError
+from scmf.data.tokens.tokens import TokenCells
+from scmf.evaluation.gene_network.model_contexts import attention, context_embedding, knockout
 from scmf.models.autoregressive_transformer import AutoregressiveTransformerConfig, AutoregressiveTransformerModel
 from scmf.models.generative_transformer import GenerativeTransformerConfig, GenerativeTransformerModel
 from scmf.models.transformer_encoder import TransformerEncoderConfig, TransformerEncoderForMaskedLM
-from scmf.training.batches import TokenCells
 from tests.generative_cells import SHAPE as GENERATIVE
 from tests.masked_cells import build as masked_autoencoder
 from tests.test_autoregressive_transformer import SHAPE as AUTOREGRESSIVE

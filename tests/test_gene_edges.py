@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from scmf import run
-from scmf.config import DataConfig
-from scmf.data.load import load_cells
-from scmf.errors import ConfigError, ModelError
-from scmf.eval.gene_network import GeneNetwork
-from scmf.eval.network_truth import NetworkTruth
-from scmf.gene_contexts import attention, knockout
-from scmf.gene_edges import gene_embedding, gene_vectors, model_edges, run_edges, token_ids
-from scmf.recipe import load_recipe
-from scmf.weights import build_model
+from scmf.core.config.recipe import load_recipe
+from scmf.core.config.run import DataConfig
+from scmf.core.errors import ConfigError, ModelError
+from scmf.data.loading.load import load_cells
+from scmf.evaluation.gene_network.benchmark import GeneNetwork
+from scmf.evaluation.gene_network.model_contexts import attention, knockout
+from scmf.evaluation.gene_network.model_edges import gene_embedding, gene_vectors, model_edges, run_edges, token_ids
+from scmf.evaluation.gene_network.truth import NetworkTruth
+from scmf.models.checkpoint import build_model
+from scmf.training import run
 from tests.masked_cells import build as masked_autoencoder
 from tests.test_cli import scmf
 

@@ -11,12 +11,12 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from transformers import AutoTokenizer
 
-from scmf.config import TokenizerConfig
-from scmf.data.align_vectors import align_vectors
-from scmf.data.gene_vectors import GeneVectors
-from scmf.data.genes import GeneMap
-from scmf.data.vocabulary import TRANSCRIPTFORMER_TOKENS
-from scmf.files import oracle_dir
+from scmf.core.config.run import TokenizerConfig
+from scmf.core.files import oracle_dir
+from scmf.data.genes.align_vectors import align_vectors
+from scmf.data.genes.ids import GeneMap
+from scmf.data.genes.vectors import GeneVectors
+from scmf.data.genes.vocabulary import TRANSCRIPTFORMER_TOKENS
 from scmf.tokenizers.continuous import ContinuousTokenizer
 from scmf.tokenizers.gene_embedding import GeneEmbeddingTokenizer
 from scmf.tokenizers.gene_vector_table import fit_vectors, match_vectors
@@ -125,7 +125,7 @@ def test_special_tokens_have_the_rows_of_transcriptformer():
 def test_the_table_of_transcriptformer_is_that_of_the_official_code():
     import json
 
-    from scmf.data.gene_vectors import read_gene_vectors
+    from scmf.data.genes.vectors import read_gene_vectors
 
     folder = None if oracle_dir() is None else oracle_dir() / "transcriptformer"
     if folder is None or not (folder / "emb_matrix.npy").is_file():

@@ -12,11 +12,11 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.errors import EvaluationError, MissingExtraError
-from scmf.eval.gene_network import GeneNetwork, network_genes, symbols_of
-from scmf.eval.gene_network_baselines import correlation, edge_table, grnboost2, random
-from scmf.eval.gene_network_metrics import RegulatorDraws, edge_scores, pairs_of, weight_matrix
-from scmf.eval.network_truth import NetworkTruth
+from scmf.core.errors import EvaluationError, MissingExtraError
+from scmf.evaluation.gene_network.baselines import correlation, edge_table, grnboost2, random
+from scmf.evaluation.gene_network.benchmark import GeneNetwork, network_genes, symbols_of
+from scmf.evaluation.gene_network.metrics import RegulatorDraws, edge_scores, pairs_of, weight_matrix
+from scmf.evaluation.gene_network.truth import NetworkTruth
 
 TRUTH_DIR = Path(os.environ.get("SCMF_DATA_DIR", "/nowhere")) / "grn_truth"
 needs_truth = pytest.mark.skipif(not TRUTH_DIR.is_dir(), reason="SCMF_DATA_DIR holds no grn_truth")
@@ -246,7 +246,7 @@ def test_grnboost2_names_the_package_that_is_missing(monkeypatch):
 
 def test_ensembl_ids_are_named_by_the_human_gene_table(monkeypatch):
     rows = pd.DataFrame({"gene": ["ENSG00000000001", "ENSG00000000002"], "symbol": ["GATA1", "KLF1"]})
-    monkeypatch.setattr("scmf.data.vocabulary.annotation", lambda *_, **__: rows)
+    monkeypatch.setattr("scmf.data.genes.vocabulary.annotation", lambda *_, **__: rows)
     counts = sp.csr_matrix(np.random.default_rng(0).poisson(2, (30, 3)).astype(np.float32))
     names = ["ENSG00000000001.4", "ENSG00000000002", "ENSG00000000003"]
     cells = ad.AnnData(counts, var=pd.DataFrame(index=names))

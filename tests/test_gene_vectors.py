@@ -11,14 +11,14 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
-from scmf.data import align_vectors as align_module
-from scmf.data.align_vectors import align_vectors, vectors_for
-from scmf.data.cards import list_cards
-from scmf.data.check import check_card
-from scmf.data.gene_vectors import GeneVectors, load_gene_vectors, read_gene_vectors, side_by_side
-from scmf.data.genes import GeneMap
-from scmf.errors import ConfigError, DataError, GeneError, SourceError
-from scmf.files import oracle_dir, sha256_file
+from scmf.core.errors import ConfigError, DataError, GeneError, SourceError
+from scmf.core.files import oracle_dir, sha256_file
+from scmf.data.cards.card import list_cards
+from scmf.data.checks.file import check_card
+from scmf.data.genes import align_vectors as align_module
+from scmf.data.genes.align_vectors import align_vectors, vectors_for
+from scmf.data.genes.ids import GeneMap
+from scmf.data.genes.vectors import GeneVectors, load_gene_vectors, read_gene_vectors, side_by_side
 
 GENES = ("ENSG00000000003", "TP53", "b", "A-1")
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3) / 7

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from scmf.data.cards import load_card
-from scmf.data.gene_vocab import GeneSet, load_gene_set, named_gene_sets
-from scmf.data.genes import GeneMap
-from scmf.data.vocabulary import annotation, human_genes, mouse_genes
-from scmf.errors import ConfigError, DataError, GeneError, SourceError
-from scmf.files import data_dir
+from scmf.core.errors import ConfigError, DataError, GeneError, SourceError
+from scmf.core.files import data_dir
+from scmf.data.cards.card import load_card
+from scmf.data.genes.gene_sets import GeneSet, load_gene_set, named_gene_sets
+from scmf.data.genes.ids import GeneMap
+from scmf.data.genes.vocabulary import annotation, human_genes, mouse_genes
 
 TP53, TSPAN6, MT_CO1 = "ENSG00000141510", "ENSG00000000003", "ENSG00000198804"
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
-from scmf.config_model import GenerativeOptions, ModelConfig
+from scmf.core.config.model import GenerativeOptions, ModelConfig
 from scmf.models.generative_transformer import (
     GenerativeTransformerConfig,
     GenerativeTransformerForSequenceClassification,

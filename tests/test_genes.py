@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scmf.data.genes import (
+from scmf.core.errors import DataError, GeneError, SourceError
+from scmf.data.genes.ids import (
     GeneMap,
     canonical,
     collisions,
@@ -17,8 +18,7 @@ from scmf.data.genes import (
     refuse_duplicates,
     strip_version,
 )
-from scmf.data.vocabulary import human_genes
-from scmf.errors import DataError, GeneError, SourceError
+from scmf.data.genes.vocabulary import human_genes
 
 TP53, TSPAN6 = "ENSG00000141510", "ENSG00000000003"
 

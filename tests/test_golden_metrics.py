@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from scmf.eval.composites import composites
-from scmf.eval.label_scores import from_confusion, per_class, score
-from scmf.eval.response import binary, continuous, over_folds
+from scmf.evaluation.annotation.label_scores import from_confusion, per_class, score
+from scmf.evaluation.integration.composites import composites
+from scmf.evaluation.response import binary, continuous, over_folds
 
 SHARED = Path(os.environ["SCMF_DATA_DIR"]).parent if os.environ.get("SCMF_DATA_DIR") else None
 HERE = SHARED is not None and (SHARED / "specs" / "published_values.yaml").is_file()

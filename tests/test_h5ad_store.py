@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scmf.data.stores.byte_ranges import LocalFiles
-from scmf.data.stores.chunked_array import ChunkedArray
-from scmf.data.stores.h5ad_layout import H5pyArray
+from scmf.core.errors import CountsError, DataError
+from scmf.data.stores.chunks.chunked_array import ChunkedArray
+from scmf.data.stores.chunks.h5ad_layout import H5pyArray
+from scmf.data.stores.files.byte_ranges import LocalFiles
 from scmf.data.stores.h5ad_store import H5adStore
-from scmf.errors import CountsError, DataError
 from tests.conftest import synthetic_cells
 from tests.test_zarr_store import assert_reads_as
 

@@ -13,15 +13,16 @@ import torch
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
-from scmf import cli, run
-from scmf.cli_hub import add_publish
-from scmf.errors import ConfigError, ModelError
-from scmf.evaluation import evaluate_folder
+from scmf.cli import main as cli
+from scmf.cli.publish import add_publish
+from scmf.core.config.recipe import load_recipe
+from scmf.core.errors import ConfigError, ModelError
+from scmf.evaluation.evaluate_run import evaluate_folder
 from scmf.hub import upload
 from scmf.hub.check import check_alone
 from scmf.hub.publish import publish
-from scmf.recipe import load_recipe
-from scmf.weights import load_run_model
+from scmf.models.checkpoint import load_run_model
+from scmf.training import run
 from tests.conftest import synthetic_cells
 from tests.hub_server import TOKEN, File, Repository, serve
 

@@ -7,14 +7,14 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from scmf.data.cards import load_card
-from scmf.errors import ConfigError
-from scmf.files import load_yaml, shipped
+from scmf.core.config.recipe import load_recipe
+from scmf.core.errors import ConfigError
+from scmf.core.files import load_yaml, shipped
+from scmf.data.cards.card import load_card
 from scmf.hub.card import Subject, card_text, front_matter
 from scmf.hub.origin import Checkpoint, Link
 from scmf.hub.results import Model, gather
 from scmf.hub.scrub import public, public_command
-from scmf.recipe import load_recipe
 
 LEDGER = shipped("recipes").parent / "leaderboard" / "results"
 OF_MINI = LEDGER / "geneformer" / "mini" / "pancreas.donor"
@@ -232,7 +232,7 @@ def test_an_address_becomes_a_name_and_other_texts_stay(text, shown):
 
 
 def test_the_published_configuration_is_one_that_trains(tmp_path, mini):
-    from scmf.files import dump_yaml
+    from scmf.core.files import dump_yaml
     from scmf.hub.card import training_yaml
 
     (tmp_path / "training.yaml").write_text(dump_yaml(training_yaml(mini)))

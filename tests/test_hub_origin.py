@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from scmf.errors import ConfigError, ModelError
-from scmf.files import sha256_file
+from scmf.core.config.recipe import load_recipe
+from scmf.core.errors import ConfigError, ModelError
+from scmf.core.files import sha256_file
 from scmf.hub.origin import Checkpoint, judge, spdx, trace, training_record
 from scmf.hub.publish import _terms, publish
-from scmf.recipe import load_recipe
 
 FORBIDDEN = {
     "weights_licence": "Model licence: non-commercial research, no redistribution",

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import scanpy as sc
 
-from scmf.config import DataConfig
-from scmf.data.corpus import Corpus
-from scmf.data.load import load_cells
+from scmf.core.config.run import DataConfig
+from scmf.core.errors import ConfigError, DataError, GeneError, MissingExtraError, ScmfError
+from scmf.data.loading.load import load_cells
 from scmf.data.preprocess.hvg import Cutoffs, highly_variable_genes
 from scmf.data.preprocess.normalise import LibrarySize, Log1p, Pipeline
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.errors import ConfigError, DataError, GeneError, MissingExtraError, ScmfError
 from tests.conftest import synthetic_cells
 
 pytestmark = [

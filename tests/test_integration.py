@@ -13,10 +13,10 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_samples
 
-from scmf.errors import EvaluationError
-from scmf.eval.composites import scib_overall
-from scmf.eval.integration import BATCH, BIO, Integration, _scib_metrics, definitions, exact_neighbors
-from scmf.eval.score import Truth
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.integration.benchmark import BATCH, BIO, Integration, _scib_metrics, definitions, exact_neighbors
+from scmf.evaluation.integration.composites import scib_overall
+from scmf.evaluation.score import Truth
 from tests.test_lisi import lisi_by_hand
 
 N = 120

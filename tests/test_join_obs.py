@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scmf.data.card_cells import Annotation, Assembly
-from scmf.data.join_obs import assemble, name_columns
-from scmf.errors import DataError
+from scmf.core.errors import DataError
+from scmf.data.cards.assembly import Annotation, Assembly
+from scmf.data.cards.join_obs import assemble, name_columns
 
 
 def cells(ids, **obs):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import classification_report, f1_score
 
-from scmf.errors import EvaluationError
-from scmf.eval.label_scores import from_confusion, per_class, score
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.annotation.label_scores import from_confusion, per_class, score
 
 # As printed in the official Geneformer notebook examples/cell_classification.ipynb
 PUBLISHED = [[3794, 385, 328], [562, 8680, 566], [13, 485, 2415]]

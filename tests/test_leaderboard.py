@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from scmf.board import compare_measured, known_leaks
-from scmf.errors import ConfigError
-from scmf.expectations import Expected, PublishedValue
-from scmf.report.leaderboard import build_leaderboard, facts_of, write_leaderboard
-from scmf.results import write_result
+from scmf.core.errors import ConfigError
+from scmf.experiments.leaderboard import compare_measured, known_leaks
+from scmf.results.expected import Expected, PublishedValue
+from scmf.results.pages.leaderboard import build_leaderboard, facts_of, write_leaderboard
+from scmf.results.result import write_result
 from tests.leaderboard_pages import ledger, result
 
 LEAKS = known_leaks()
@@ -104,7 +104,7 @@ def test_compare_takes_recipes_and_runs_and_imports_nothing_heavy(tmp_path):
     code = (
         "import sys; sys.argv = ['scmf', 'compare', 'geneformer', 'scgpt', 'scfoundation', 'transcriptformer', "
         f"'--ledger', {str(tmp_path / 'ledger')!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet']\n"
-        "from scmf.cli import main\n"
+        "from scmf.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code in (0, None), stop.code\n"
         "heavy = {'torch', 'anndata', 'scanpy', 'pandas', 'transformers', 'sklearn'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

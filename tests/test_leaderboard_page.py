@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from scmf.board import known_leaks
-from scmf.report.leaderboard import build_leaderboard, write_leaderboard
+from scmf.experiments.leaderboard import known_leaks
+from scmf.results.pages.leaderboard import build_leaderboard, write_leaderboard
 from tests.leaderboard_pages import ledger
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

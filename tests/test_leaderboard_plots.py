@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from scmf.report.leaderboard_plots import draw
-from scmf.report.leaderboard_table import tables
+from scmf.results.pages.leaderboard_plots import draw
+from scmf.results.pages.leaderboard_tables import tables
 from tests.leaderboard_pages import ledger, result
 
 
@@ -57,7 +57,7 @@ def test_details_are_means_over_all_seeds_or_absent(tmp_path, missing):
 
     others = [result(m, seed=None, details={"per_class": {"a": {"f1": 0.1, "n": 3}}}) for m in ("hvg", "pca")]
     seen = []
-    from scmf.report import leaderboard_paint
+    from scmf.results.pages import leaderboard_figures as leaderboard_paint
 
     with pytest.MonkeyPatch.context() as patch:
         real = leaderboard_paint.heat
@@ -71,7 +71,7 @@ def test_details_are_means_over_all_seeds_or_absent(tmp_path, missing):
 
 def test_variants_are_named_where_a_recipe_has_two(tmp_path):
     seen = []
-    from scmf.report import leaderboard_paint
+    from scmf.results.pages import leaderboard_figures as leaderboard_paint
 
     rows = [result("pretrained"), result("pretrained", variant="large"), result("pretrained", recipe="scgpt")]
     with pytest.MonkeyPatch.context() as patch:

@@ -1,8 +1,8 @@
 """Tables of tables: the headline counts outcomes, ranks exist over complete sets only."""
 
-from scmf.board import known_leaks
-from scmf.report.leaderboard_summary import headline, summaries
-from scmf.report.leaderboard_table import tables
+from scmf.experiments.leaderboard import known_leaks
+from scmf.results.pages.leaderboard_summary import headline, summaries
+from scmf.results.pages.leaderboard_tables import tables
 from tests.leaderboard_pages import ledger, result
 
 LEAKS = known_leaks()

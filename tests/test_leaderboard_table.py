@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from scmf.board import known_leaks
-from scmf.report.leaderboard_rows import words
-from scmf.report.leaderboard_table import tables
-from scmf.results import Absence, Verdict
+from scmf.experiments.leaderboard import known_leaks
+from scmf.results.pages.leaderboard_rows import words
+from scmf.results.pages.leaderboard_tables import tables
+from scmf.results.result import Absence, Verdict
 from tests.leaderboard_pages import ledger, result
 
 LEAKS = known_leaks()

@@ -8,14 +8,14 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data import duplicates, leaks
-from scmf.data.corpus import Corpus
-from scmf.data.duplicates import Signatures, gene_keys, row_hashes
-from scmf.data.leaks import audit_leaks
-from scmf.data.near_duplicates import GeneOrder, key_depth, similarities
+from scmf.core.errors import DataError
+from scmf.data.splits import duplicates, leaks
+from scmf.data.splits.duplicates import Signatures, gene_keys, row_hashes
+from scmf.data.splits.leaks import audit_leaks
+from scmf.data.splits.near_duplicates import GeneOrder, key_depth, similarities
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.store import CountBlock
-from scmf.errors import DataError
 
 N, G = 400, 3000
 GENES = [f"ENSG{i:011d}" for i in range(1, G + 1)]

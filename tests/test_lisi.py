@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scmf.eval.integration import NEIGHBORS, _scib_metrics, exact_neighbors
-from scmf.files import data_dir
+from scmf.core.files import data_dir
+from scmf.evaluation.integration.benchmark import NEIGHBORS, _scib_metrics, exact_neighbors
 
 PERPLEXITY = 30
 

@@ -7,10 +7,10 @@ import pytest
 import yaml
 from scipy import sparse
 
-from scmf.config import DataConfig
-from scmf.data.load import load_cells
-from scmf.errors import ChecksumError, CountsError, DataError, GeneError, SourceError
-from scmf.files import sha256_file, sha256_json
+from scmf.core.config.run import DataConfig
+from scmf.core.errors import ChecksumError, CountsError, DataError, GeneError, SourceError
+from scmf.core.files import sha256_file, sha256_json
+from scmf.data.loading.load import load_cells
 
 ENSEMBL = [f"ENSG{i:011d}" for i in range(1, 7)]
 SYMBOLS = ["TP53", "CD3E", "MS4A1", "INS", "GCG", "SST"]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from scmf.config import TrainingConfig
-from scmf.errors import TrainingError
+from scmf.core.config.run import TrainingConfig
+from scmf.core.errors import TrainingError
+from scmf.data.tokens.tokens import TokenCells
 from scmf.models.transformer_encoder import TransformerEncoderConfig, TransformerEncoderForMaskedLM
 from scmf.training import checkpoints
-from scmf.training.batches import TokenCells
 from scmf.training.loop import train
 from scmf.training.objectives import MaskedGenePrediction
 

@@ -11,15 +11,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.cards import Split as CardSplit
-from scmf.data.corpus import Corpus
-from scmf.data.group_parts import assign_groups
-from scmf.data.make_split import make_split
-from scmf.data.perturbation_parts import subgroups
-from scmf.data.splits import PARTS, read_parts, read_table, shared_groups
+from scmf.core.errors import ConfigError, DataError
+from scmf.core.files import sha256_file
+from scmf.data.cards.card import Split as CardSplit
+from scmf.data.splits.assign import assign_groups
+from scmf.data.splits.make import make_split
+from scmf.data.splits.perturbation import subgroups
+from scmf.data.splits.read import PARTS, read_parts, read_table, shared_groups
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.errors import ConfigError, DataError
-from scmf.files import sha256_file
 from tests.conftest import synthetic_cells
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from scmf.config_model import ModelConfig
+from scmf.core.config.model import ModelConfig
 from scmf.models.masked_autoencoder import (
     MaskedAutoencoderConfig,
     MaskedAutoencoderForSequenceClassification,

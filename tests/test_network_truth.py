@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from scmf.data.cards import IndexSource, MirrorSource, load_card
-from scmf.errors import ConfigError, EvaluationError
-from scmf.eval import network_truth
-from scmf.eval.network_truth import TRUTHS, read_regulators, read_truth
+from scmf.core.errors import ConfigError, EvaluationError
+from scmf.data.cards.card import IndexSource, MirrorSource, load_card
+from scmf.evaluation.gene_network import truth as network_truth
+from scmf.evaluation.gene_network.truth import TRUTHS, read_regulators, read_truth
 
 TRUTH_DIR = Path(os.environ.get("SCMF_DATA_DIR", "/nowhere")) / "grn_truth"
 needs_truth = pytest.mark.skipif(not TRUTH_DIR.is_dir(), reason="SCMF_DATA_DIR holds no grn_truth")

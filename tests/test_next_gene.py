@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scmf import plugins
-from scmf.config_training import TrainingConfig
+from scmf.core import registry as plugins
+from scmf.core.config.training import TrainingConfig
 from scmf.models.autoregressive_transformer import AutoregressiveTransformerConfig, AutoregressiveTransformerModel
 from scmf.training.next_gene import NextGenePrediction
 from scmf.training.objectives import IGNORED

@@ -8,11 +8,11 @@ import scanpy as sc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.corpus import Corpus
+from scmf.core.errors import ConfigError, DataError, GeneError
 from scmf.data.preprocess.normalise import LibrarySize, Log1p, Pipeline, SelectGenes
 from scmf.data.preprocess.size_factors import SizeFactors
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.errors import ConfigError, DataError, GeneError
 from tests.conftest import synthetic_cells
 
 CELLS = synthetic_cells(500, seed=5)

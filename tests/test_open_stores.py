@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import zarr
 
-from scmf.data.corpus import Corpus
+from scmf.core.errors import CountsError, DataError
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.h5ad_store import H5adStore
 from scmf.data.stores.open import open_stores
 from scmf.data.stores.zarr_store import ZarrStore
-from scmf.errors import CountsError, DataError
 from tests.conftest import synthetic_cells
 from tests.test_zarr_store import write_zarr
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scmf.data.cards import load_card
-from scmf.data.genes import GeneMap
-from scmf.data.orthologs import OrthologMap, check_orthologs, load_orthologs, read_orthologs
-from scmf.data.vocabulary import annotation
-from scmf.errors import ConfigError, SourceError
+from scmf.core.errors import ConfigError, SourceError
+from scmf.data.cards.card import load_card
+from scmf.data.genes.ids import GeneMap
+from scmf.data.genes.orthologs import OrthologMap, check_orthologs, load_orthologs, read_orthologs
+from scmf.data.genes.vocabulary import annotation
 
 
 def human(number):

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from scmf import run
-from scmf.config import EvalConfig
-from scmf.embedding import embed_tokens
-from scmf.errors import ModelError
-from scmf.recipe import load_recipe
-from scmf.streaming import prepare_stream
-from scmf.weights import load_run_model
+from scmf.core.config.recipe import load_recipe
+from scmf.core.config.run import EvalConfig
+from scmf.core.errors import ModelError
+from scmf.models.checkpoint import load_run_model
+from scmf.models.embed import embed_tokens
+from scmf.training import run
+from scmf.training.streaming import prepare_stream
 
 VALUES = ("binned", "continuous", "gene_embedding")
 MODELS = {

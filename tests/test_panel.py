@@ -8,14 +8,14 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.gene_names import KINDS, species_of
-from scmf.data.gene_vocab import GeneSet
-from scmf.data.genes import GeneMap
-from scmf.data.orthologs import OrthologMap
-from scmf.data.panel import Panel
+from scmf.core.errors import DataError, GeneError
+from scmf.data.genes.gene_sets import GeneSet
+from scmf.data.genes.ids import GeneMap
+from scmf.data.genes.names import KINDS, species_of
+from scmf.data.genes.orthologs import OrthologMap
+from scmf.data.preprocess.panel import Panel
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.store import CountBlock
-from scmf.errors import DataError, GeneError
 
 TP53, TSPAN6, APP, ACTB = "ENSG00000141510", "ENSG00000000003", "ENSG00000142192", "ENSG00000075624"
 TRP53, MAPP = "ENSMUSG00000059552", "ENSMUSG00000022892"

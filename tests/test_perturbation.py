@@ -6,10 +6,10 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.errors import EvaluationError
-from scmf.eval.perturbation import Perturbation
-from scmf.eval.perturbation_baselines import moved, train_mean
-from scmf.eval.perturbation_truth import PerturbationTruth, read_prediction
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.perturbation.baselines import moved, train_mean
+from scmf.evaluation.perturbation.benchmark import Perturbation
+from scmf.evaluation.perturbation.truth import PerturbationTruth, read_prediction
 from tests.perturbation_cells import screen
 
 FEW = settings(max_examples=4, deadline=None)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.eval.perturbation_metrics import profile_metrics
-from scmf.eval.perturbation_ranks import differential_expression, discrimination, expression_overlap, significant
-from scmf.eval.perturbation_truth import PerturbationTruth
+from scmf.evaluation.perturbation.metrics import profile_metrics
+from scmf.evaluation.perturbation.ranks import differential_expression, discrimination, expression_overlap, significant
+from scmf.evaluation.perturbation.truth import PerturbationTruth
 
 GENES = np.array([f"g{i}" for i in range(60)])
 SILENT = 3

@@ -5,10 +5,10 @@ import importlib.util
 import numpy as np
 import pytest
 
-from scmf.errors import EvaluationError
-from scmf.eval.perturbation import Perturbation, pertpy_distance
-from scmf.eval.perturbation_metrics import cosine, pearson, top_de
-from scmf.eval.perturbation_ranks import (
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.perturbation.benchmark import Perturbation, pertpy_distance
+from scmf.evaluation.perturbation.metrics import cosine, pearson, top_de
+from scmf.evaluation.perturbation.ranks import (
     challenge_score,
     differential_expression,
     discrimination,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.errors import EvaluationError
-from scmf.eval.perturbation_splits import (
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.perturbation.splits import (
     all_doubles,
     cell_parts,
     gears_simulation,

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import scanpy as sc
 
-from scmf.data.corpus import Corpus
+from scmf.core.errors import ConfigError, CountsError, GeneError
+from scmf.core.files import data_dir
 from scmf.data.preprocess.quality import MITOCHONDRIAL_IDS, cell_quality, filter_cells, is_mitochondrial
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.errors import ConfigError, CountsError, GeneError
-from scmf.files import data_dir
 from tests.conftest import synthetic_cells
 
 MITO = ["ENSG00000198888", "ENSG00000198727", "ENSG00000210196"]

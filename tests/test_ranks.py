@@ -14,11 +14,11 @@ from tests.conftest import synthetic_cells
 WORKER = """
 import os, sys
 import numpy as np, torch.distributed as dist
-from scmf.data.corpus import Corpus
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.open import open_stores
 from scmf.data.stream.plan import Shape
 from scmf.data.stream.reader import CellStream
-from scmf.training.ranks import leave
+from scmf.core.distributed import leave
 
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.config import TrainingConfig
-from scmf.errors import ConfigError, TrainingError
+from scmf.core.config.run import TrainingConfig
+from scmf.core.config.validation import validate
+from scmf.core.errors import ConfigError, TrainingError
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
 from scmf.tokenizers.continuous import ContinuousTokenizer
 from scmf.tokenizers.rank_value import RankValueTokenizer
 from scmf.training.read_depth import ReadDepthAware
-from scmf.validation import validate
 
 GENES = [f"G{i:03d}" for i in range(120)]
 

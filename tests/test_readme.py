@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scmf.expectations import load_expected
+from scmf.results.expected import load_expected
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -108,7 +108,7 @@ def test_every_link_and_command_of_the_readme_exists():
         assert target.startswith("http") or (ROOT / target).exists(), target
     from typer.main import get_command
 
-    from scmf.cli import app
+    from scmf.cli.main import app
 
     known = set(get_command(app).commands)
     used = set(re.findall(r"`scmf ([a-z]+)", TEXT))

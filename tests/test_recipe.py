@@ -7,10 +7,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from scmf.config import RunConfig
-from scmf.errors import ConfigError
-from scmf.files import shipped
-from scmf.recipe import find_recipe, list_recipes, load_recipe
+from scmf.core.config.recipe import find_recipe, list_recipes, load_recipe
+from scmf.core.config.run import RunConfig
+from scmf.core.errors import ConfigError
+from scmf.core.files import shipped
 
 IDENTITY = {
     "name": "tiny", "title": "A tiny one", "paper": "Somebody 2020", "doi": "10.1/2", "code": "none",

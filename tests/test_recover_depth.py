@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from scmf.data.recover_depth import MAX_SMALLEST, counts_and_depth
-from scmf.errors import CountsError
+from scmf.core.errors import CountsError
+from scmf.data.stores.recover_depth import MAX_SMALLEST, counts_and_depth
 
 CELLS = pd.Index([f"c{i}" for i in range(200)])
 

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from scmf import reproduce as reproduction
-from scmf.errors import ConfigError, EvaluationError
-from scmf.expectations import ExpectedCell, MeasuredWith, load_expected, write_expected
-from scmf.recipe import load_recipe
-from scmf.regression import check_all
-from scmf.report.regression_table import COLUMNS, Check, Checked, Line
-from scmf.reproduce import Outcome, judged
-from scmf.results import CellKey, ParityCase, Result, Verdict, write_result
+from scmf.core.config.recipe import load_recipe
+from scmf.core.errors import ConfigError, EvaluationError
+from scmf.experiments import reproduce as reproduction
+from scmf.experiments.regression import check_all
+from scmf.experiments.reproduce import Outcome, judged
+from scmf.results.expected import ExpectedCell, MeasuredWith, load_expected, write_expected
+from scmf.results.pages.regression import COLUMNS, Check, Checked, Line
+from scmf.results.result import CellKey, ParityCase, Result, Verdict, write_result
 
 SAMPLES = {1: 0.80, 2: 0.81, 3: 0.82, 4: 0.83, 5: 0.84}
 MEAN = 0.82

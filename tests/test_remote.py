@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.stores.byte_ranges import LocalFiles
-from scmf.data.stores.remote import is_remote, open_remote
-from scmf.data.stores.remote_files import plan_parts
-from scmf.data.stores.retries import Retries
-from scmf.errors import ConfigError, DataError
+from scmf.core.errors import ConfigError, DataError
+from scmf.data.stores.files.byte_ranges import LocalFiles
+from scmf.data.stores.files.remote import is_remote, open_remote
+from scmf.data.stores.files.remote_files import plan_parts
+from scmf.data.stores.files.retries import Retries
 from tests.servers import FAULTS
 
 pytest.importorskip("obstore", reason="obstore is not installed")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.data.corpus import Corpus
+from scmf.core.errors import DataError
+from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.files.retries import Retries
 from scmf.data.stores.open import open_stores
-from scmf.data.stores.retries import Retries
-from scmf.errors import DataError
 from tests.conftest import synthetic_cells
 from tests.servers import serve
 

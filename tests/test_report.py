@@ -10,12 +10,19 @@ import pytest
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-from scmf.expectations import Expected, ExpectedCell, MeasuredWith, PublishedValue, judge_results
-from scmf.report.pages import write_report
-from scmf.report.plots import ConfusionInput, EmbeddingInput, FigureInputs, read_loss_log, smooth, umap_coordinates
-from scmf.report.table import VERDICTS, number, parity_rows, sentences, table_rows
-from scmf.report.terminal import render_terminal
-from scmf.results import Absence, ParityCase, Result
+from scmf.results.expected import Expected, ExpectedCell, MeasuredWith, PublishedValue, judge_results
+from scmf.results.pages.reproduction import write_report
+from scmf.results.pages.reproduction_plots import (
+    ConfusionInput,
+    EmbeddingInput,
+    FigureInputs,
+    read_loss_log,
+    smooth,
+    umap_coordinates,
+)
+from scmf.results.pages.table import VERDICTS, number, parity_rows, sentences, table_rows
+from scmf.results.pages.terminal import render_terminal
+from scmf.results.result import Absence, ParityCase, Result
 
 DIGEST = "3f0c9ab1" * 8
 TYPES = ("acinar", "alpha", "beta", "delta", "ductal", "endothelial", "epsilon", "gamma", "stellate")

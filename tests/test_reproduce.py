@@ -6,15 +6,15 @@ import shutil
 import numpy as np
 import pytest
 
-from scmf import reproduce as reproduction
-from scmf import run
-from scmf.errors import ConfigError, EvaluationError
-from scmf.expectations import load_expected
-from scmf.recipe import load_recipe
-from scmf.report.pages import write_report
-from scmf.reproduce import reproduce
-from scmf.results import ParityCase, read_results
-from scmf.seeds import SeedRun
+from scmf.core.config.recipe import load_recipe
+from scmf.core.errors import ConfigError, EvaluationError
+from scmf.experiments import reproduce as reproduction
+from scmf.experiments.reproduce import reproduce
+from scmf.experiments.seeds import SeedRun
+from scmf.results.expected import load_expected
+from scmf.results.pages.reproduction import write_report
+from scmf.results.result import ParityCase, read_results
+from scmf.training import run
 
 EMBEDDED = ("embedded",)
 
@@ -141,7 +141,7 @@ def test_a_killed_reproduction_goes_on_and_gives_the_same_numbers(recorded, toy_
 
 
 def test_other_code_never_goes_on_from_old_weights(recorded, toy_env, tmp_path, monkeypatch):
-    from scmf import provenance
+    from scmf.core import provenance
 
     again(recorded, tmp_path)
     monkeypatch.setattr(provenance, "code_digest", lambda: "f" * 64)
@@ -201,7 +201,7 @@ def parity_recipe(root, body):
         "data: {dataset: pancreas}\nvariants: {tiny: {description: d, tier: embedded}}\n"
     )
     (root / "parity_toy.py").write_text(
-        "from scmf.results import ParityCase\ndef cases(folder, data_dir=None):\n" + body
+        "from scmf.results.result import ParityCase\ndef cases(folder, data_dir=None):\n" + body
     )
     return str(root)
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from scmf import run
-from scmf.config import RunConfig
-from scmf.data.load import load_cells
-from scmf.errors import DataError, GeneError
-from scmf.streaming import prepare_stream
+from scmf.core.config.run import RunConfig
+from scmf.core.errors import DataError, GeneError
+from scmf.data.loading.load import load_cells
+from scmf.training import run
+from scmf.training.streaming import prepare_stream
 from tests.conftest import synthetic_cells
 
 

@@ -10,8 +10,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scmf.errors import ConfigError, EvaluationError
-from scmf.results import Absence, Result, band, judge, read_results, write_result
+from scmf.core.errors import ConfigError, EvaluationError
+from scmf.results.result import Absence, Result, band, judge, read_results, write_result
 
 DIGEST = "0e" * 32
 FIVE = [0.90, 0.92, 0.91, 0.93, 0.89]  # mean .91, sd sqrt(.00025)

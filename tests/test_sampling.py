@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scmf.core.errors import ConfigError, DataError
 from scmf.data.stream.sampling import Once, WeightedCells, balanced
-from scmf.errors import ConfigError, DataError
 
 
 @settings(max_examples=100, deadline=None)

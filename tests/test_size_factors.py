@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import scranpy
 
-from scmf.data.corpus import Corpus
+from scmf.core.errors import ConfigError, DataError, MissingExtraError
 from scmf.data.preprocess.normalise import Pipeline, divide_rows
 from scmf.data.preprocess.size_factors import SizeFactors, raw_factors, size_factors
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.errors import ConfigError, DataError, MissingExtraError
 from tests.conftest import synthetic_cells
 
 CELLS = synthetic_cells(5_000, seed=6)

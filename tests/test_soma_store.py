@@ -10,14 +10,14 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scmf.data.corpus import Corpus
-from scmf.data.stores.retries import Retries
-from scmf.data.stores.soma_rows import JoinIds, LengthMismatch, RowGather
-from scmf.errors import ConfigError, DataError
+from scmf.core.errors import ConfigError, DataError
+from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.files.retries import Retries
+from scmf.data.stores.soma.rows import JoinIds, LengthMismatch, RowGather
 
 soma = pytest.importorskip("tiledbsoma", reason="tiledbsoma is not installed")
 
-from scmf.data.stores.soma import SomaStore  # noqa: E402
+from scmf.data.stores.soma.store import SomaStore  # noqa: E402
 from tests.mini_census import N_CELLS, N_GENES, add_layer, build  # noqa: E402
 
 BLOOD = "tissue_general == 'blood' and is_primary_data == True and cell_type in ['B cell', 'T cell']"

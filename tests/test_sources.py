@@ -17,9 +17,9 @@ import zipfile
 import pytest
 import yaml
 
-from scmf.data.cards import load_card
-from scmf.data.sources import fetch
-from scmf.errors import ChecksumError, SourceError
+from scmf.core.errors import ChecksumError, SourceError
+from scmf.data.cards.card import load_card
+from scmf.data.cards.sources import fetch
 
 CONTENT = b"ten cells, three genes\n" * 5000
 
@@ -289,8 +289,8 @@ def test_the_hub_is_asked_for_the_pinned_commit(tmp_path, serve):
     source = {"kind": "hub", "repo": "owner/repo", "path": "data/cells.h5ad", "revision": revision}
     card = card_with(tmp_path, source)
     program = f"""
-        from scmf.data.sources import fetch
-        from scmf.errors import SourceError
+        from scmf.data.cards.sources import fetch
+        from scmf.core.errors import SourceError
         print(fetch({str(card.path)!r}, progress=False)["cells.h5ad"])
         try:
             fetch({str(card.path)!r}.replace("demo.yaml", "gone/demo.yaml"), progress=False)

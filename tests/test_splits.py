@@ -10,13 +10,13 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scmf.data import splits
-from scmf.data.cards import list_cards, load_card
-from scmf.data.cell_ids import unique_ids
-from scmf.data.corpus import Corpus
-from scmf.data.splits import PARTS, read_parts, read_split, read_table, shared_groups, split_file, write_split
+from scmf.core.errors import ChecksumError, ConfigError, DataError
+from scmf.data.cards.card import list_cards, load_card
+from scmf.data.splits import read as splits
+from scmf.data.splits.read import PARTS, read_parts, read_split, read_table, shared_groups, split_file, write_split
+from scmf.data.stores.cell_ids import unique_ids
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.errors import ChecksumError, ConfigError, DataError
 
 SPLITS = [(card, name) for card in list_cards(kind="cells") for name in card.splits]
 

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from scmf.data.corpus import Corpus
-from scmf.data.statistics import CorpusStatistics
-from scmf.data.statistics_pass import corpus_statistics
-from scmf.data.statistics_state import merge_states
+from scmf.core.errors import ChecksumError, CountsError, DataError, GeneError
+from scmf.data.preprocess.statistics import CorpusStatistics
+from scmf.data.preprocess.statistics_pass import corpus_statistics
+from scmf.data.preprocess.statistics_state import merge_states
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.errors import ChecksumError, CountsError, DataError, GeneError
 from scmf.tokenizers.rank_value import RankValueTokenizer
 from tests.conftest import synthetic_cells
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.data.corpus import Corpus
+from scmf.core.errors import ConfigError, DataError
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stream.arrange import arrange, entropy_bits
 from scmf.data.stream.plan import Shape
 from scmf.data.stream.reader import CellStream
-from scmf.errors import ConfigError, DataError
 from tests.conftest import synthetic_cells
 
 SHAPE = Shape(batch_size=16, block_cells=8, buffer_blocks=12)
@@ -161,8 +161,8 @@ def test_the_wait_for_data_is_counted(corpus):
 def test_stores_with_different_genes_meet_on_one_panel_and_are_preprocessed(cells, matrix):
     import scanpy as sc
 
-    from scmf.data.panel import Panel
     from scmf.data.preprocess.normalise import LibrarySize, Log1p, Pipeline
+    from scmf.data.preprocess.panel import Panel
     from scmf.data.stream.aligned import AlignedCounts
 
     other = cells[1][:, np.random.default_rng(0).permutation(120)].copy()

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scmf.core.errors import ConfigError, DataError
 from scmf.data.stream.plan import Shape, StreamPlan
-from scmf.errors import ConfigError, DataError
 
 
 def cells_of(plan, epoch=0):

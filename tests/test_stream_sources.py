@@ -4,13 +4,13 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from scmf.data.convert import convert
-from scmf.data.corpus import Corpus
+from scmf.core.errors import DataError
+from scmf.data.convert.convert import convert
+from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.files.retries import Retries
 from scmf.data.stores.open import open_stores
-from scmf.data.stores.retries import Retries
 from scmf.data.stream.plan import Shape
 from scmf.data.stream.reader import CellStream
-from scmf.errors import DataError
 from tests.conftest import synthetic_cells
 from tests.servers import serve
 
@@ -60,7 +60,7 @@ def test_an_s3_server(folder, cells, kind, s3):
 
 def test_a_census(tmp_path):
     pytest.importorskip("tiledbsoma")
-    from scmf.data.census import open_census
+    from scmf.data.stores.soma.census import open_census
     from tests import mini_census
 
     census = mini_census.build(tmp_path / "census")

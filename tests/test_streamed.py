@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from scmf.data.corpus import Corpus
+from scmf.core.errors import TrainingError
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stream.plan import Shape
 from scmf.data.stream.reader import CellStream
-from scmf.errors import TrainingError
-from scmf.training.streamed import StreamDataset, to_tensors
+from scmf.training.stream_batches import StreamDataset, to_tensors
 from tests.conftest import synthetic_cells
 
 

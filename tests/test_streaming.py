@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf import run
-from scmf.config import RunConfig
-from scmf.data.corpus import Corpus
-from scmf.data.open_corpus import OpenedCorpus
+from scmf.core.config.recipe import load_recipe
+from scmf.core.config.run import RunConfig
+from scmf.core.errors import ConfigError, DataError
+from scmf.data.loading.open_corpus import OpenedCorpus
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
-from scmf.data.stream.ragged import BadRows
-from scmf.errors import ConfigError, DataError
-from scmf.recipe import load_recipe
-from scmf.streaming import TokenEncoder, prepare_stream
-from scmf.token_cache import cached_tokens, tokenise_to
+from scmf.data.stores.ragged import BadRows
+from scmf.data.tokens.cache import cached_tokens, tokenise_to
 from scmf.tokenizers.rank_value import RankValueTokenizer
+from scmf.training import run
+from scmf.training.streaming import TokenEncoder, prepare_stream
 from tests.conftest import synthetic_cells
 
 TRAINING = {"max_epochs": 2, "batch_size": 16, "lr": 1e-3, "group_by_length": False}
@@ -73,7 +73,7 @@ def rows_of(streamed, *, epoch=0):
 
 
 def config_training():
-    from scmf.config import TrainingConfig
+    from scmf.core.config.run import TrainingConfig
 
     return TrainingConfig(**TRAINING)
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scmf.errors import EvaluationError
-from scmf.eval.score import Score, Truth
-from scmf.eval.subsamples import bounded, strata_sizes, subsamples
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.score import Score, Truth
+from scmf.evaluation.subsamples import bounded, strata_sizes, subsamples
 
 N = 400
 LABELS = np.repeat(["often", "seldom", "rare"], [300, 96, 4])

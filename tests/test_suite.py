@@ -2,9 +2,9 @@
 
 import pytest
 
-from scmf.data.cards import load_card
-from scmf.errors import ConfigError
-from scmf.suite import Suite, Task, load_suite
+from scmf.core.errors import ConfigError
+from scmf.data.cards.card import load_card
+from scmf.evaluation.tasks import Suite, Task, load_suite
 
 TASK = {"benchmark": "annotation", "dataset": "pancreas", "split": "donor", "description": "unseen donors"}
 

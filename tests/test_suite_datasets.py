@@ -15,16 +15,16 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from scmf.config import DataConfig
-from scmf.data.authenticity import joint_detection_ratio, label_accuracy, shuffled_within
-from scmf.data.cards import list_cards, load_card
-from scmf.data.check_cards import evidence_labels
-from scmf.data.load import load_cells, read_file
-from scmf.data.sources import fetch
-from scmf.data.splits import split_file
-from scmf.errors import CountsError, SourceError
-from scmf.eval.perturbation_truth import PerturbationTruth, log_expression
-from scmf.files import sha256_file, shipped
+from scmf.core.config.run import DataConfig
+from scmf.core.errors import CountsError, SourceError
+from scmf.core.files import sha256_file, shipped
+from scmf.data.cards.card import list_cards, load_card
+from scmf.data.cards.sources import fetch
+from scmf.data.checks.authenticity import joint_detection_ratio, label_accuracy, shuffled_within
+from scmf.data.checks.cards import evidence_labels
+from scmf.data.loading.load import load_cells, read_file
+from scmf.data.splits.read import split_file
+from scmf.evaluation.perturbation.truth import PerturbationTruth, log_expression
 
 SUITE = ("kang_ifnb", "lung", "mcfaline", "norman", "sinoatrial", "vcc_h1")
 SPLITS = [(card, name) for card in list_cards(kind="cells") for name in card.splits]

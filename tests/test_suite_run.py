@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from scmf.errors import ConfigError, DataError
-from scmf.results import read_results
-from scmf.suite import load_suite
-from scmf.suite_run import evaluate_tasks, inline
+from scmf.core.errors import ConfigError, DataError
+from scmf.evaluation.run import evaluate_tasks, inline
+from scmf.evaluation.tasks import load_suite
+from scmf.results.result import read_results
 from tests.test_cli import scmf
 
 
@@ -104,7 +104,7 @@ def test_words_that_mean_nothing_are_refused(suite, tmp_path):
 
 
 def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scmf.suite_run.load_suite", lambda: load_suite(suite))
+    monkeypatch.setattr("scmf.evaluation.run.load_suite", lambda: load_suite(suite))
     code, _, err = scmf(
         capsys, monkeypatch, "train", "--config", toy_env / "recipe.yaml", "--out", tmp_path / "run", "--quiet",
         "--set", "eval.tasks=[types, batches]", "--set", "training.trackers=[tensorboard]",
@@ -117,7 +117,7 @@ def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_pa
 
 
 def test_callbacks_do_not_change_what_is_trained(suite, toy_env, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scmf.suite_run.load_suite", lambda: load_suite(suite))
+    monkeypatch.setattr("scmf.evaluation.run.load_suite", lambda: load_suite(suite))
     losses = []
     for tasks in ("[]", "[types]"):
         out = tmp_path / f"run{len(losses)}"

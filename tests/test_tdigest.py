@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.tdigest import GeneDigests
-from scmf.data.tdigest_kernel import add_rows
-from scmf.errors import DataError
+from scmf.core.errors import DataError
+from scmf.data.preprocess.tdigest import GeneDigests
+from scmf.data.preprocess.tdigest_kernel import add_rows
 
 
 def mixture(n, rng):

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scmf.data import tokens
-from scmf.data.tokens import TokenDatasetWriter, write_token_dataset
-from scmf.errors import DataError
+from scmf.core.errors import DataError
+from scmf.data.tokens import arrow as tokens
+from scmf.data.tokens.arrow import TokenDatasetWriter, write_token_dataset
 
 datasets = pytest.importorskip("datasets")
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from scmf.errors import EvaluationError
-from scmf.eval.annotation import LINEAR, NEAREST, TRANSFER, Annotation, score
-from scmf.eval.score import Truth
-from scmf.eval.transfer import auroc
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.annotation.benchmark import LINEAR, NEAREST, TRANSFER, Annotation, score
+from scmf.evaluation.annotation.transfer import auroc
+from scmf.evaluation.score import Truth
 
 N = 300
 DONORS = np.array([f"d{i}" for i in np.arange(N) // 50])

@@ -8,11 +8,11 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.errors import EvaluationError
-from scmf.eval import uncertainty
-from scmf.eval.annotation import score
-from scmf.eval.score import Interval
-from scmf.eval.uncertainty import (
+from scmf.core.errors import EvaluationError
+from scmf.evaluation import uncertainty
+from scmf.evaluation.annotation.benchmark import score
+from scmf.evaluation.score import Interval
+from scmf.evaluation.uncertainty import (
     Difference,
     bootstrap,
     bootstrap_labels,

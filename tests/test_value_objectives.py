@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.config import validate
-from scmf.config_training import TrainingConfig
-from scmf.errors import ConfigError, TrainingError
-from scmf.files import oracle_dir
+from scmf.core.config.run import validate
+from scmf.core.config.training import TrainingConfig
+from scmf.core.errors import ConfigError, TrainingError
+from scmf.core.files import oracle_dir
 from scmf.models.generative_transformer import GenerativeTransformerConfig, GenerativeTransformerModel
 from scmf.training.value_objectives import (
     GenerativeValuePrediction,

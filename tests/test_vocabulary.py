@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from scmf.data.cards import load_card
-from scmf.data.human_names import HumanNames
-from scmf.data.vocabulary import (
+from scmf.core.errors import ChecksumError, DataError
+from scmf.core.files import cache_dir, data_dir
+from scmf.data.cards.card import load_card
+from scmf.data.genes.human_names import HumanNames
+from scmf.data.genes.vocabulary import (
     SCFOUNDATION_TOKENS,
     SCGPT_TOKENS,
     TRANSCRIPTFORMER_TOKENS,
@@ -21,8 +23,6 @@ from scmf.data.vocabulary import (
     read_pickle,
     read_tokens,
 )
-from scmf.errors import ChecksumError, DataError
-from scmf.files import cache_dir, data_dir
 
 
 class Harmful:

@@ -8,9 +8,9 @@ import pytest
 import typer
 import yaml
 
-from scmf.cli import app
-from scmf.regression import SCRATCH
-from scmf.report.regression_table import Check
+from scmf.cli.main import app
+from scmf.experiments.regression import SCRATCH
+from scmf.results.pages.regression import Check
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / ".github" / "workflows" / "reproduce.yml"

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
-from scmf.data.stores.chunked_array import ChunkedArray
-from scmf.data.stores.zarr_layout import ZarrPythonArray
+from scmf.core.errors import CountsError, DataError, GeneError
+from scmf.data.stores.chunks.chunked_array import ChunkedArray
+from scmf.data.stores.chunks.zarr_layout import ZarrPythonArray
 from scmf.data.stores.zarr_store import ZarrStore
-from scmf.errors import CountsError, DataError, GeneError
 from tests.conftest import synthetic_cells
 
 V3 = {

@@ -11,8 +11,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.zarr_shards import crc32c
-from scmf.data.zarr_writer import DatasetWriter, chunk_size, read_back, shard_size, write_root
+from scmf.data.convert.zarr_shards import crc32c
+from scmf.data.convert.zarr_writer import DatasetWriter, chunk_size, read_back, shard_size, write_root
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_what_an_earlier_try_left_is_removed(tmp_path, pool):
 
 
 def test_read_back_gives_all_cells_with_their_sources(tmp_path, pool, monkeypatch):
-    monkeypatch.setattr("scmf.data.zarr_writer._READ_BACK", 300)
+    monkeypatch.setattr("scmf.data.convert.zarr_writer._READ_BACK", 300)
     matrix = counts(100, 50)
     write(tmp_path / "d", matrix, pool).publish()
     parts = list(read_back(tmp_path / "d", ["z", "a"]))

@@ -29,7 +29,7 @@ import numba
 import numpy as np
 from tokenise import LONGEST, digest_rows
 
-from scmf.files import atomic_path, write_json
+from scmf.core.files import atomic_path, write_json
 
 N_GENES = 20_000
 MEAN_NONZERO = 2_000
@@ -250,7 +250,7 @@ def write_tokens(corpus: Corpus, indptr: np.ndarray, indices: np.ndarray, data: 
     """Fit the tokenizer on the first cells, write its tables and the tokens of all cells; a digest of these."""
     import scipy.sparse as sp
 
-    from scmf.data.tokens import TokenDatasetWriter
+    from scmf.data.tokens.arrow import TokenDatasetWriter
     from scmf.tokenizers.rank_value import RankValueTokenizer
     from scmf.tokenizers.rank_value_genes import match_columns
 

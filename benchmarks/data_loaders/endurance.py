@@ -24,8 +24,8 @@ from plot import over_time
 from processes import memory_of
 from run import warm
 
-from scmf import provenance
-from scmf.files import write_json
+from scmf.core import provenance
+from scmf.core.files import write_json
 
 _STORES = {"zarr": "annbatch.zarr", "h5ad": "h5ad", "cache": "tokens_int32"}
 

@@ -17,7 +17,7 @@ from measure import BLOCK, BLOCKS_IN_BUFFER, Loader, main
 
 def open_corpus(store: Path, setting: str, *, repeats: int = 1) -> Any:
     """The corpus of a folder of stores; ``repeats`` lets every store stand in it several times."""
-    from scmf.data.corpus import Corpus
+    from scmf.data.stores.corpus import Corpus
 
     if setting == "cache":
         from scmf.data.stores.token_store import TokenStore
@@ -49,8 +49,8 @@ def open_stream(
     if setting == "cache":
         encode: Any = ReadyTokens(0)
     else:
-        from scmf.streaming import TokenEncoder
         from scmf.tokenizers.rank_value import RankValueTokenizer
+        from scmf.training.streaming import TokenEncoder
 
         encode = TokenEncoder(RankValueTokenizer.from_pretrained(str(tokenizer)))
     return CellStream(corpus, encode, shape=shape, seed=seed, threads=threads, dtypes={"input_ids": np.int32})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scmf.files import atomic_path
+from scmf.core.files import atomic_path
 
 _COLOURS = {"ours": "#0072b2", "limits": "#999999"}
 _PEER = "#e69f00"

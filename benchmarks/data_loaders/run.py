@@ -31,7 +31,7 @@ from cases import CASES, CONVERTED, STORES, Case
 from environments import ROOT
 from processes import watch
 
-from scmf.files import write_json
+from scmf.core.files import write_json
 
 HERE = Path(__file__).resolve().parent
 _TIMEOUT = 900.0

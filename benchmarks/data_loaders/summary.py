@@ -15,7 +15,7 @@ import psutil
 from cases import BARS, RATIOS, Case
 from corpus import Corpus
 
-from scmf import provenance
+from scmf.core import provenance
 
 _MEDIANS = (
     "cells_per_s", "cells_per_cpu_s", "first_batch_s", "open_s", "rss_peak_mb", "anonymous_peak_mb",

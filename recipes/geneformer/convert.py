@@ -7,7 +7,7 @@ Usage::
 
 Without ``--source`` the file is fetched from the Hub at the revision below. Lives here: the table of published
 files, reading them, their old key names. Lives elsewhere: the network (``scmf/models``), the vocabulary and its
-tables (``scmf.data.vocabulary``), publishing (``scmf.hub``).
+tables (``scmf.data.genes.vocabulary``), publishing (``scmf.hub``).
 
 A file is used only if its sha256 is the published one, unless ``--unverified`` is given; the folder records
 which of the two it was. This is the one place that reads an upstream pickle (``pytorch_model.bin``), once, with
@@ -30,8 +30,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scmf.errors import ChecksumError, DataError, ModelError, ScmfError
-from scmf.files import sha256_file
+from scmf.core.errors import ChecksumError, DataError, ModelError, ScmfError
+from scmf.core.files import sha256_file
 from scmf.models.configuration_transformer_encoder import TransformerEncoderConfig
 from scmf.models.transformer_encoder import TransformerEncoderForMaskedLM
 
@@ -57,7 +57,7 @@ class Variant:
     sha256
         Published sha256 of each weight file, by file name.
     vocabulary
-        Name of the vocabulary for ``scmf.data.vocabulary.load_vocabulary``.
+        Name of the vocabulary for ``scmf.data.genes.vocabulary.load_vocabulary``.
     vocab_size, num_layers, hidden_dim, num_heads, ffn_dim, max_positions, dropout
         The published shape.
     special_tokens
@@ -334,7 +334,7 @@ def save_tokenizer(folder: Path, variant: Variant) -> None:
     DataError
         If the vocabulary tables cannot be had.
     """
-    from scmf.data.vocabulary import load_vocabulary
+    from scmf.data.genes.vocabulary import load_vocabulary
     from scmf.tokenizers.rank_value import RankValueTokenizer
 
     tables = load_vocabulary(variant.vocabulary)

@@ -42,7 +42,7 @@ from scmf.models.transformer_encoder import (
     TransformerEncoderModel,
     TransformerEncoderPreTrainedModel,
 )
-from scmf.results import ParityCase
+from scmf.results.result import ParityCase
 
 TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -108,8 +108,8 @@ def notes(folder: Path) -> list[str]:
     lines = []
     for path in sorted(root.rglob("*")):
         lines += [f"{path.name}: {why}" for pattern, why in OUT_OF_SCOPE.items() if fnmatch(path.name, pattern)]
-    if importlib.util.find_spec("scmf.training.batches") is None:
-        lines.append("sampler.*: scmf.training.batches is not there to order cells by length")
+    if importlib.util.find_spec("scmf.data.tokens.tokens") is None:
+        lines.append("sampler.*: scmf.data.tokens.tokens is not there to order cells by length")
     return lines
 
 
@@ -244,7 +244,7 @@ class _Oracle:
         for key, reference in sorted(tensors.items()):
             if re.fullmatch(r"(\w+\.)*(input_ids|attention_mask|labels\d*|lengths?|token_type_ids)", key):
                 continue
-            if key.startswith("sampler.") and importlib.util.find_spec("scmf.training.batches") is None:
+            if key.startswith("sampler.") and importlib.util.find_spec("scmf.data.tokens.tokens") is None:
                 continue
             yield from self._guarded(part + key, self._tensor, part + key, reference)
 
@@ -322,7 +322,7 @@ class _Oracle:
         return ours[[row for row, label in enumerate(states) if label == state]].mean(0), None
 
     def _sampler(self, reference: Tensor, kernel: str, batch_size: str, seed: str) -> _Ours:
-        from scmf.training.batches import length_grouped_indices
+        from scmf.data.tokens.tokens import length_grouped_indices
 
         lengths = self.io["sampler.lengths"].numpy()
         return torch.as_tensor(length_grouped_indices(lengths, batch_size=int(batch_size), seed=int(seed))), None

@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from scmf.data.vocabulary import GeneTables, load_vocabulary
-from scmf.errors import MissingExtraError
-from scmf.results import ParityCase
+from scmf.core.errors import MissingExtraError
+from scmf.data.genes.vocabulary import GeneTables, load_vocabulary
+from scmf.results.result import ParityCase
 from scmf.tokenizers.rank_value import RankValueTokenizer
 
 VERSIONS = {"V1": ("geneformer-v1", 2048, False), "V2": ("geneformer-v2", 4096, True)}

@@ -10,7 +10,7 @@ there is nothing to fetch here, and what this makes must stay with whoever made 
 ``--unverified`` says that this is known, and the folder records the sum of the file.
 
 Lives here: reading the file, once, with ``weights_only=True``; what is checked before it is believed. Lives elsewhere:
-the network (``scmf/models``), the gene list (``scmf.data.vocabulary``), publishing, which refuses such a folder
+the network (``scmf/models``), the gene list (``scmf.data.genes.vocabulary``), publishing, which refuses such a folder
 (``scmf.hub``).
 """
 
@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scmf.errors import ChecksumError, DataError, ModelError, ScmfError
-from scmf.files import sha256_file, write_json
+from scmf.core.errors import ChecksumError, DataError, ModelError, ScmfError
+from scmf.core.files import sha256_file, write_json
 from scmf.models.configuration_masked_autoencoder import MaskedAutoencoderConfig
 from scmf.models.masked_autoencoder import MaskedAutoencoderModel
 
@@ -233,7 +233,7 @@ def save_tokenizer(folder: Path, variant: Variant, *, n_tokens: int) -> None:
     DataError
         If the gene list cannot be had or is not that of the weights.
     """
-    from scmf.data.vocabulary import load_vocabulary
+    from scmf.data.genes.vocabulary import load_vocabulary
     from scmf.tokenizers.continuous import ContinuousTokenizer
 
     tables = load_vocabulary("scfoundation")

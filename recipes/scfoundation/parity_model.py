@@ -30,10 +30,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scmf.files import data_dir as tables_dir
+from scmf.core.files import data_dir as tables_dir
 from scmf.models.configuration_masked_autoencoder import MaskedAutoencoderConfig
 from scmf.models.masked_autoencoder import MaskedAutoencoderModel
-from scmf.results import ParityCase
+from scmf.results.result import ParityCase
 
 TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -412,7 +412,7 @@ class _Run:
         return None
 
     def _tokenised(self) -> list[_Cell]:
-        from scmf.data.vocabulary import read_tokens
+        from scmf.data.genes.vocabulary import read_tokens
         from scmf.tokenizers.continuous import ContinuousTokenizer
 
         arguments, _ = self.facts

@@ -27,10 +27,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from scmf.data.cards import file_of, load_card
-from scmf.data.sources import fetch_file
-from scmf.data.vocabulary import read_tokens
-from scmf.results import ParityCase
+from scmf.data.cards.card import file_of, load_card
+from scmf.data.cards.sources import fetch_file
+from scmf.data.genes.vocabulary import read_tokens
+from scmf.results.result import ParityCase
 from scmf.tokenizers.continuous import ContinuousTokenizer
 from scmf.tokenizers.encoded import EncodedCells
 

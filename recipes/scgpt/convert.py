@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scmf.errors import ChecksumError, DataError, ModelError, ScmfError
-from scmf.files import sha256_file
+from scmf.core.errors import ChecksumError, DataError, ModelError, ScmfError
+from scmf.core.files import sha256_file
 from scmf.models.configuration_generative_transformer import GenerativeTransformerConfig
 from scmf.models.generative_transformer import GenerativeTransformerModel
 

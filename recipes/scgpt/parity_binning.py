@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from scmf.data.cards import file_of, load_card
-from scmf.data.sources import fetch_file
-from scmf.data.vocabulary import read_tokens
-from scmf.results import ParityCase
+from scmf.data.cards.card import file_of, load_card
+from scmf.data.cards.sources import fetch_file
+from scmf.data.genes.vocabulary import read_tokens
+from scmf.results.result import ParityCase
 from scmf.tokenizers.binned import BinnedTokenizer
 from scmf.tokenizers.binned_draws import OfficialDraws, digit_bounds
 from scmf.tokenizers.gene_columns import as_floats

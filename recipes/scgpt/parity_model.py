@@ -33,11 +33,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scmf.errors import ScmfError
+from scmf.core.errors import ScmfError
 from scmf.models import generative_transformer as ours
 from scmf.models.configuration_generative_transformer import GenerativeTransformerConfig
 from scmf.models.generative_transformer import GenerativeTransformerModel, GenerativeTransformerOutput
-from scmf.results import ParityCase
+from scmf.results.result import ParityCase
 from scmf.training.value_objectives import GenerativeValuePrediction
 
 TOLERANCE = 1e-5

@@ -8,7 +8,7 @@ Usage::
 
 Lives here: the official folder (``config.json``, ``model_weights.pt``, ``vocabs/*.h5``, the vocabulary of assays), what
 its words mean, other species. Lives elsewhere: the network (``scmf/models``), tokens
-(``scmf.tokenizers.continuous``), tables of gene vectors (``scmf.data.gene_vectors``).
+(``scmf.tokenizers.continuous``), tables of gene vectors (``scmf.data.genes.vectors``).
 
 No sum of these files was ever published, so each needs ``--unverified``, and the folder records its sha256. This is
 the one place that reads an upstream pickle (``model_weights.pt``), once, with ``weights_only=True``.
@@ -31,9 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scmf.data.gene_vectors import read_gene_vectors
-from scmf.errors import ChecksumError, ModelError, ScmfError
-from scmf.files import sha256_file
+from scmf.core.errors import ChecksumError, ModelError, ScmfError
+from scmf.core.files import sha256_file
+from scmf.data.genes.vectors import read_gene_vectors
 from scmf.models.autoregressive_transformer import AutoregressiveTransformerModel
 from scmf.models.configuration_autoregressive_transformer import AutoregressiveTransformerConfig
 from scmf.tokenizers.continuous import ContinuousTokenizer

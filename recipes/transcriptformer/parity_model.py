@@ -35,10 +35,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import AutoModel
 
-from scmf.errors import ScmfError
+from scmf.core.config.recipe import load_recipe
+from scmf.core.errors import ScmfError
 from scmf.models.autoregressive_transformer import END, IGNORED, next_genes, sample_counts
-from scmf.recipe import load_recipe
-from scmf.results import ParityCase
+from scmf.results.result import ParityCase
 from scmf.tokenizers.continuous import ContinuousTokenizer
 
 TOLERANCE = 1e-5

@@ -1,8 +1,8 @@
 """The model card: ``README.md`` with a YAML front matter that the Hub reads (licence, tags, model-index).
 
-Equal input gives equal text: no clock. The words stand in ``scmf/report/templates/model_card.md.j2``. Lives here: what
-goes into them, from the run, its recipe, the cards of its cells and its results. Lives elsewhere: gathering results
-(results), where the weights come from (origin), rows and sentences of a table (scmf.report.table).
+Equal input gives equal text: no clock. The words stand in ``scmf/results/pages/templates/model_card.md.j2``. Lives
+here: what goes into them, from the run, its recipe, the cards of its cells and its results. Lives elsewhere: gathering
+results (results), where the weights come from (origin), rows and sentences of a table (scmf.results.pages.table).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from scmf.errors import ConfigError, MissingExtraError
-from scmf.expectations import Expected
-from scmf.files import DISTRIBUTION, dump_yaml
+from scmf.core.config.recipe import Identity, Recipe, list_recipes, load_recipe
+from scmf.core.errors import ConfigError, MissingExtraError
+from scmf.core.files import DISTRIBUTION, dump_yaml
 from scmf.hub.origin import Checkpoint, Link, spdx
 from scmf.hub.results import Model
 from scmf.hub.scrub import public, public_command
-from scmf.recipe import Identity, Recipe, list_recipes, load_recipe
-from scmf.report import table
-from scmf.results import Result, Verdict
+from scmf.results.expected import Expected
+from scmf.results.pages import table
+from scmf.results.result import Result, Verdict
 
-_TEMPLATES = Path(__file__).parents[1] / "report" / "templates"
+_TEMPLATES = Path(__file__).parents[1] / "results" / "pages" / "templates"
 _SHOWN = Verdict("not_applicable", "shown, not judged")
 _TAGS = ("single-cell", "transcriptomics", "biology", "custom_code", "scmodelforge")
 

@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from scmf.errors import ModelError
-from scmf.files import sha256_file
+from scmf.core.errors import ModelError
+from scmf.core.files import sha256_file
 
 _PROBE = Path(__file__).with_name("probe.py")
 _OURS = ("models", "tokenizers")

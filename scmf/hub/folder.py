@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scmf.errors import ModelError
-from scmf.files import DISTRIBUTION, sha256_file
+from scmf.core.errors import ModelError
+from scmf.core.files import DISTRIBUTION, sha256_file
 from scmf.hub.origin import RECORD, Checkpoint
 
 KEPT = (".safetensors", ".json", ".npz", ".py", ".txt", ".tsv")

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scmf.data.cards import load_card
-from scmf.errors import ModelError, ScmfError
-from scmf.files import sha256_file
+from scmf.core.errors import ModelError, ScmfError
+from scmf.core.files import sha256_file
+from scmf.data.cards.card import load_card
 
 RECORD = "provenance.json"
 SCRATCH = "random weights"

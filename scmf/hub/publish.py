@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scmf import provenance
-from scmf.errors import ConfigError
-from scmf.files import dump_yaml, write_json, write_text
+from scmf.core import provenance
+from scmf.core.errors import ConfigError
+from scmf.core.files import dump_yaml, write_json, write_text
 from scmf.hub import folder as folders
 from scmf.hub import upload
 from scmf.hub.card import Subject, card_text, training_yaml

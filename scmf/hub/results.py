@@ -1,7 +1,7 @@
 """The scores of a model, gathered from files for its card.
 
 Takes result files, folders of them (a ledger), and what ``scmf evaluate --json`` printed. Lives here: reading, keeping
-what belongs to this model. Lives elsewhere: what a result is (scmf.results), how it is shown (card).
+what belongs to this model. Lives elsewhere: what a result is (scmf.results.result), how it is shown (card).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scmf.errors import ConfigError
-from scmf.files import sha256_file
+from scmf.core.config.recipe import list_recipes, load_recipe
+from scmf.core.errors import ConfigError
+from scmf.core.files import sha256_file
 from scmf.hub.origin import Checkpoint
-from scmf.recipe import list_recipes, load_recipe
-from scmf.report.table import OURS
-from scmf.results import Result, read_results
+from scmf.results.pages.table import OURS
+from scmf.results.result import Result, read_results
 
 _SCORE = ("benchmark", "protocol", "method", "metrics", "definitions", "n_cells", "n_train", "seconds")
 """Keys of a score as ``scmf evaluate --json`` prints it."""

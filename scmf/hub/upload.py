@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scmf.errors import ConfigError, ModelError
-from scmf.files import sha256_file
+from scmf.core.errors import ConfigError, ModelError
+from scmf.core.files import sha256_file
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HUB = "https://huggingface.co"

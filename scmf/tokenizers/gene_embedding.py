@@ -121,7 +121,7 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
                 what,
                 wanted="a mapping gene -> vector, or genes and a matrix (genes, width)",
                 where="vectors",
-                fix="use fit(...), which has the cells, or read the table first (scmf.data.gene_vectors)",
+                fix="use fit(...), which has the cells, or read the table first (scmf.data.genes.vectors)",
             )
         genes = sorted((token for token in token_ids if not _is_special(token)), key=token_ids.__getitem__)
         rows = match_vectors(genes, vectors, aliases or {}, missing=missing_vectors)

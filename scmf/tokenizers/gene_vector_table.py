@@ -2,7 +2,7 @@
 
 Lives here: what a table must be, which gene has which vector, the vectors of special tokens, vectors learnt from
 counts. Lives elsewhere: the tokenizer that carries the table (gene_embedding), reading the tables of others
-(scmf.data.gene_vectors, which does not travel with a tokenizer).
+(scmf.data.genes.vectors, which does not travel with a tokenizer).
 
 Legend: B cells, G columns, K genes of the vocabulary, V tokens, D width of a vector.
 """

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scmf.errors import TrainingError
-from scmf.files import write_json
+from scmf.core.errors import TrainingError
+from scmf.core.files import write_json
 
 _NAME = re.compile(r"step-(\d{8})")
 

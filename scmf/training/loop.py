@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from scmf.config import TrainingConfig
-from scmf.errors import TrainingError
-from scmf.files import write_text
-from scmf.training import checkpoints, ranks
-from scmf.training.batches import Batches, BatchesOf, BatchOrder, MemoryBatches, Redrawn, TokenCells, in_order
+from scmf.core import distributed as ranks
+from scmf.core.config.run import TrainingConfig
+from scmf.core.errors import TrainingError
+from scmf.core.files import write_text
+from scmf.data.tokens.tokens import Batches, BatchesOf, BatchOrder, MemoryBatches, Redrawn, TokenCells, in_order
+from scmf.training import checkpoints
 from scmf.training.objectives import Objective
 
 EvaluationCallback = Callable[[Any, int, int], dict[str, float]]

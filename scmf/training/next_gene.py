@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from scmf.config_training import TrainingConfig
+from scmf.core.config.training import TrainingConfig
 from scmf.models.autoregressive_transformer import next_genes
 from scmf.training.objectives import IGNORED
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from scmf.config_training import TrainingConfig
-from scmf.errors import TrainingError
+from scmf.core.config.training import TrainingConfig
+from scmf.core.errors import TrainingError
 
 IGNORED = -100
 """Label of positions that do not enter the loss."""

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scmf.config_training import TrainingConfig
-from scmf.errors import TrainingError
+from scmf.core.config.training import TrainingConfig
+from scmf.core.errors import TrainingError
 from scmf.training.objectives import IGNORED
 
 DEPTH_TOKENS = ("<T>", "<S>")

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scmf.config_training import TrainingConfig
-from scmf.errors import TrainingError
+from scmf.core.config.training import TrainingConfig
+from scmf.core.errors import TrainingError
 
 _MASK_VALUE = -1.0
 """Hidden value of a tokenizer that names none."""

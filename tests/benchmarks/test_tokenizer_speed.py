@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.data.tokens import write_token_dataset
+from scmf.data.tokens.arrow import write_token_dataset
 from scmf.tokenizers.rank_value import RankValueTokenizer
 
 N_GENES = 5_000

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
-from scmf.errors import ChecksumError, ModelError
-from scmf.files import data_dir, sha256_file, shipped
+from scmf.core.errors import ChecksumError, ModelError
+from scmf.core.files import data_dir, sha256_file, shipped
 
 
 def load_recipe_module(name: str) -> ModuleType:
@@ -255,7 +255,7 @@ def test_the_table_agrees_with_the_published_sums_and_sizes(name: str) -> None:
 
 
 def test_the_tokenizer_is_saved_beside_the_weights(v2: Path, tmp_path: Path) -> None:
-    pytest.importorskip("scmf.data.vocabulary")
+    pytest.importorskip("scmf.data.genes.vocabulary")
     if data_dir() is None:
         pytest.skip("SCMF_DATA_DIR names no folder with the vocabulary tables")
     from transformers import AutoTokenizer

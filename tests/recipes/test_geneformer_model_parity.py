@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
-from scmf.files import oracle_dir, shipped
-from scmf.results import ParityCase
+from scmf.core.files import oracle_dir, shipped
+from scmf.results.result import ParityCase
 
 
 def load_recipe_module(name: str) -> ModuleType:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.data import sources
-from scmf.data.downloads import UnavailableError
-from scmf.data.vocabulary import GeneTables
-from scmf.errors import SourceError
-from scmf.files import data_dir, shipped
+from scmf.core.errors import SourceError
+from scmf.core.files import data_dir, shipped
+from scmf.data.cards import sources
+from scmf.data.cards.downloads import UnavailableError
+from scmf.data.genes.vocabulary import GeneTables
 
 pq = pytest.importorskip("pyarrow.parquet")
 pa = pytest.importorskip("pyarrow")

@@ -15,8 +15,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForPreTraining
 
-from scmf.errors import ChecksumError, ModelError
-from scmf.files import data_dir, oracle_dir, sha256_file, shipped
+from scmf.core.errors import ChecksumError, ModelError
+from scmf.core.files import data_dir, oracle_dir, sha256_file, shipped
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
 
 

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scmf.files import data_dir, oracle_dir, shipped
+from scmf.core.files import data_dir, oracle_dir, shipped
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
-from scmf.results import ParityCase
+from scmf.results.result import ParityCase
 
 
 def load_recipe_module(name: str) -> ModuleType:

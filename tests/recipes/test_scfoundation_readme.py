@@ -8,10 +8,10 @@ import shlex
 import pytest
 import torch
 
-from scmf.expectations import load_expected
+from scmf.core.config.recipe import load_recipe
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
-from scmf.recipe import load_recipe
-from scmf.report.parity_table import BEGIN, END
+from scmf.results.expected import load_expected
+from scmf.results.pages.parity import BEGIN, END
 
 RECIPE = load_recipe("scfoundation")
 TEXT = (RECIPE.folder / "README.md").read_text(encoding="utf-8")

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from scmf.data import sources
-from scmf.data.downloads import UnavailableError
-from scmf.errors import SourceError
-from scmf.files import data_dir, oracle_dir, shipped
+from scmf.core.errors import SourceError
+from scmf.core.files import data_dir, oracle_dir, shipped
+from scmf.data.cards import sources
+from scmf.data.cards.downloads import UnavailableError
 
 pytest.importorskip("torch")
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from scmf.errors import ChecksumError, ModelError
-from scmf.files import sha256_file, shipped
+from scmf.core.errors import ChecksumError, ModelError
+from scmf.core.files import sha256_file, shipped
 from scmf.models.generative_transformer import GenerativeTransformerConfig, GenerativeTransformerModel
 
 

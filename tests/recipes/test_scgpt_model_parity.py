@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scmf.files import oracle_dir, shipped
+from scmf.core.files import oracle_dir, shipped
 from scmf.models import generative_transformer as ours
-from scmf.results import ParityCase
+from scmf.results.result import ParityCase
 from tests.scgpt_plain import VOCAB, WIDTH, Plain, write_case
 
 

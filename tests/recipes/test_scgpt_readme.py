@@ -6,8 +6,8 @@ import shlex
 import pytest
 import torch
 
+from scmf.core.config.recipe import load_recipe
 from scmf.models.generative_transformer import GenerativeTransformerModel
-from scmf.recipe import load_recipe
 
 RECIPE = load_recipe("scgpt")
 TEXT = (RECIPE.folder / "README.md").read_text(encoding="utf-8")

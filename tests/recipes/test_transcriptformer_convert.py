@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from scmf.errors import ChecksumError, DataError, ModelError
-from scmf.files import oracle_dir, sha256_file, shipped
+from scmf.core.errors import ChecksumError, DataError, ModelError
+from scmf.core.files import oracle_dir, sha256_file, shipped
 
 
 def load_recipe_module(name: str) -> ModuleType:

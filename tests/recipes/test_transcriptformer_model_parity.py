@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scmf.files import oracle_dir, shipped
+from scmf.core.files import oracle_dir, shipped
 from scmf.models.autoregressive_transformer import (
     AutoregressiveTransformerConfig,
     AutoregressiveTransformerModel,
     next_genes,
 )
-from scmf.results import ParityCase
+from scmf.results.result import ParityCase
 
 
 def load_recipe_module(name: str) -> ModuleType:

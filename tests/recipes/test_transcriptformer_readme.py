@@ -6,9 +6,9 @@ import shlex
 import pytest
 import torch
 
-from scmf.expectations import load_expected
+from scmf.core.config.recipe import load_recipe
 from scmf.models.autoregressive_transformer import AutoregressiveTransformerConfig, AutoregressiveTransformerModel
-from scmf.recipe import load_recipe
+from scmf.results.expected import load_expected
 
 RECIPE = load_recipe("transcriptformer")
 TEXT = (RECIPE.folder / "README.md").read_text(encoding="utf-8")

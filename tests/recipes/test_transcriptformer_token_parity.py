@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.files import oracle_dir, shipped
+from scmf.core.files import oracle_dir, shipped
 
 torch = pytest.importorskip("torch")
 

@@ -1,7 +1,7 @@
 """Which column of a store is which gene of a list.
 
 Lives here: exact matching of ids as they are written. Lives elsewhere: versions, symbols, aliases and other species
-(scmf.data.genes), one panel for many stores.
+(scmf.data.genes.ids), one panel for many stores.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from scmf.data.corpus import Corpus
-from scmf.errors import GeneError
+from scmf.core.errors import GeneError
+from scmf.data.stores.corpus import Corpus
 
 
 @lru_cache(maxsize=256)

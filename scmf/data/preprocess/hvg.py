@@ -28,12 +28,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from scmf import plugins
-from scmf.data.corpus import Corpus
+from scmf.core import registry as plugins
+from scmf.core.errors import ConfigError, DataError, MissingExtraError
 from scmf.data.preprocess import moments
 from scmf.data.preprocess.moments import Selection, mean_and_variance
 from scmf.data.preprocess.normalise import LibrarySize, Log1p, Pipeline, SelectGenes
-from scmf.errors import ConfigError, DataError, MissingExtraError
+from scmf.data.stores.corpus import Corpus
 
 Flavor = Literal["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper", "pearson_residuals"]
 

@@ -18,11 +18,11 @@ import numba
 import numpy as np
 import pandas as pd
 
-from scmf.data.corpus import Corpus
+from scmf.core.errors import DataError
 from scmf.data.preprocess.columns import common_genes, gene_columns
 from scmf.data.preprocess.normalise import Pipeline
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.store import CountBlock
-from scmf.errors import DataError
 
 
 @dataclass(frozen=True)

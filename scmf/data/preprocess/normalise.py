@@ -18,11 +18,11 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scmf import plugins
-from scmf.data.corpus import Corpus
+from scmf.core import registry as plugins
+from scmf.core.errors import ConfigError, DataError
 from scmf.data.preprocess.columns import gene_columns, places
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.store import CountBlock
-from scmf.errors import ConfigError, DataError
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,7 +1,7 @@
 """Quality of cells: counts, genes and mitochondrial share, and filters made of them.
 
 Lives here: `cell_quality` (one pass), which genes are mitochondrial, `filter_cells` and what each filter removed.
-Lives elsewhere: whether counts are counts (scmf.data.counts). Doublets are not looked for.
+Lives elsewhere: whether counts are counts (scmf.data.stores.counts). Doublets are not looked for.
 
 The numbers are those of ``scanpy.pp.calculate_qc_metrics``; 12 bytes a cell stay in memory.
 
@@ -18,10 +18,10 @@ import numba
 import numpy as np
 import pandas as pd
 
-from scmf.data.corpus import Corpus
-from scmf.data.genes import SYMBOL_COLUMNS, canonical
+from scmf.core.errors import ConfigError, CountsError, GeneError
+from scmf.data.genes.ids import SYMBOL_COLUMNS, canonical
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.store import Store
-from scmf.errors import ConfigError, CountsError, GeneError
 
 _HUMAN = (
     198695, 198712, 198727, 198763, 198786, 198804, 198840, 198886, 198888, 198899, 198938, 212907, 228253,  # proteins

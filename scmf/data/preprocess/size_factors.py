@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import scipy.sparse as sp
 
-from scmf.data.corpus import Corpus
+from scmf.core.errors import ConfigError, DataError, MissingExtraError
+from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.store import CountBlock
-from scmf.errors import ConfigError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from scmf.data.preprocess.normalise import Blocks

@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scmf import plugins
-from scmf.data import counts as counts_
-from scmf.data import genes as genes_
+from scmf.core import registry as plugins
+from scmf.core.errors import CountsError, DataError
+from scmf.core.files import sha256_json
+from scmf.data.genes import ids as genes_
+from scmf.data.stores import counts as counts_
 from scmf.data.stores.anndata_tables import frame_names, read_column, read_frame, text_of
-from scmf.data.stores.byte_ranges import ByteSource
+from scmf.data.stores.files.byte_ranges import ByteSource
 from scmf.data.stores.store import CountBlock, CsrStore, FlatArray, RowIndex
-from scmf.errors import CountsError, DataError
-from scmf.files import sha256_json
 
 _SAMPLE_CELLS = 2000
 _SAMPLE_FIRST = 512
@@ -53,7 +53,7 @@ class AnnDataStore(CsrStore):
         ``X``, ``raw.X``, ``layers/<name>``; or ``auto``: the first of ``layers/counts``, ``raw.X`` and ``X`` that
         holds non-negative integers in a sample of about 2,000 cells.
     gene_ids
-        ``var_names``, a column of ``var``, or ``auto``, see `scmf.data.genes.pick_ids`.
+        ``var_names``, a column of ``var``, or ``auto``, see `scmf.data.genes.ids.pick_ids`.
 
     Raises
     ------
@@ -232,7 +232,7 @@ class AnnDataStore(CsrStore):
     # --- tables ------------------------------------------------------------------------------------
 
     def _read_var(self, tree: Any, place: str) -> pd.DataFrame:
-        """The gene table of a matrix, as `scmf.data.counts.matrix_of` makes it."""
+        """The gene table of a matrix, as `scmf.data.stores.counts.matrix_of` makes it."""
         var = read_frame(tree, "var")
         if place != "raw.X":
             return var

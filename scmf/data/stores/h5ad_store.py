@@ -11,11 +11,11 @@ from typing import Any
 
 import h5py
 
+from scmf.core.errors import DataError
 from scmf.data.stores.anndata_store import AnnDataStore
-from scmf.data.stores.byte_ranges import ByteSource, LocalFiles
-from scmf.data.stores.h5ad_layout import RemoteFile, open_flat
+from scmf.data.stores.chunks.h5ad_layout import RemoteFile, open_flat
+from scmf.data.stores.files.byte_ranges import ByteSource, LocalFiles
 from scmf.data.stores.store import FlatArray
-from scmf.errors import DataError
 
 
 class H5adStore(AnnDataStore):

@@ -9,12 +9,12 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scmf import plugins
-from scmf.data import counts as counts_
-from scmf.data import genes as genes_
+from scmf.core import registry as plugins
+from scmf.core.errors import DataError
+from scmf.core.files import sha256_json
+from scmf.data.genes import ids as genes_
+from scmf.data.stores import counts as counts_
 from scmf.data.stores.store import CountBlock, Store
-from scmf.errors import DataError
-from scmf.files import sha256_json
 
 
 class MemoryStore(Store):

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scmf.data.stores.byte_ranges import ByteSource, LocalFiles
+from scmf.core.errors import DataError
+from scmf.data.stores.files.byte_ranges import ByteSource, LocalFiles
 from scmf.data.stores.h5ad_store import H5adStore
 from scmf.data.stores.store import Store
 from scmf.data.stores.zarr_store import ZarrStore, open_group
-from scmf.errors import DataError
 
 _WANTED = "an .h5ad file, a zarr group of AnnData, a collection of them, or a folder of these"
 
@@ -40,7 +40,7 @@ def open_stores(
     counts, gene_ids
         See `scmf.data.stores.anndata_store.AnnDataStore`.
     storage_options
-        For addresses, see `scmf.data.stores.remote.open_remote`.
+        For addresses, see `scmf.data.stores.files.remote.open_remote`.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def open_stores(
 
 def _sources(uri: str, storage_options: Mapping[str, Any] | None) -> list[ByteSource]:
     """The bytes of each store that ``uri`` names."""
-    from scmf.data.stores.remote import is_remote, open_remote
+    from scmf.data.stores.files.remote import is_remote, open_remote
 
     if is_remote(uri):
         return _below(uri, lambda name: open_remote(name, storage_options))

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scmf.core.errors import DataError
 from scmf.data.stores.recycled import BLOCKS
-from scmf.errors import DataError
 
 _ANCHOR = 64
 """Rows between two stored offsets of a `RowIndex`."""

@@ -1,6 +1,7 @@
 """A folder of ready tokens as a store: the Arrow layout of Hugging Face datasets, read without Arrow on the hot path.
 
-Folders that `scmf.data.tokens` writes and those of the official Geneformer (``input_ids``, ``length``) are alike here.
+Folders that `scmf.data.tokens.arrow` writes and those of the official Geneformer (``input_ids``, ``length``) are
+alike here.
 Arrow says once where the values of each record batch lie in the files; after that rows are plain byte ranges.
 
 Lives here: `TokenStore`, `ReadyTokens`. Lives elsewhere: writing such folders (data.tokens), batches (stream).
@@ -16,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scmf import plugins
-from scmf.data.stores.byte_ranges import LocalFiles, as_bytes
+from scmf.core import registry as plugins
+from scmf.core.errors import DataError, MissingExtraError
+from scmf.core.files import sha256_json
+from scmf.data.stores.files.byte_ranges import LocalFiles, as_bytes
+from scmf.data.stores.ragged import Encoded
 from scmf.data.stores.store import CountBlock, CsrStore, FlatArray, RowIndex, merge_ranges
-from scmf.data.stream.ragged import Encoded
-from scmf.errors import DataError, MissingExtraError
-from scmf.files import sha256_json
 
 
 class ReadyTokens:
@@ -37,7 +38,7 @@ class ReadyTokens:
         self.fill: Mapping[str, float] = {"input_ids": pad_token_id}
 
     def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
-        """See `scmf.data.stream.ragged.Encoder`."""
+        """See `scmf.data.stores.ragged.Encoder`."""
         return Encoded(counts.indptr, {"input_ids": counts.indices}, {})
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import zarr
 from zarr.errors import GroupNotFoundError
 
+from scmf.core.errors import DataError
+from scmf.core.files import sha256_json
 from scmf.data.stores.anndata_store import AnnDataStore
-from scmf.data.stores.byte_ranges import ByteSource, LocalFiles
-from scmf.data.stores.chunked_array import ChunkedArray
+from scmf.data.stores.chunks.chunked_array import ChunkedArray
+from scmf.data.stores.chunks.zarr_layout import open_flat
+from scmf.data.stores.files.byte_ranges import ByteSource, LocalFiles
+from scmf.data.stores.files.zarr_files import ZarrFiles
 from scmf.data.stores.store import FlatArray
-from scmf.data.stores.zarr_files import ZarrFiles
-from scmf.data.stores.zarr_layout import open_flat
-from scmf.errors import DataError
-from scmf.files import sha256_json
 
 
 def open_group(source: ByteSource) -> zarr.Group:

@@ -1,6 +1,7 @@
 """Counts of stores with different genes as rows over one panel, preprocessed on the way.
 
-Lives here: the encoder. Lives elsewhere: the panel (data.panel), the steps (data.preprocess), tokens (scmf.streaming).
+Lives here: the encoder. Lives elsewhere: the panel (data.panel), the steps (data.preprocess), tokens
+(scmf.training.streaming).
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scmf.data.panel import Panel
 from scmf.data.preprocess.normalise import Pipeline
+from scmf.data.preprocess.panel import Panel
+from scmf.data.stores.ragged import Encoded, row_sums
 from scmf.data.stores.store import CountBlock
-from scmf.data.stream.ragged import Encoded, row_sums
 
 
 class AlignedCounts:
@@ -33,7 +34,7 @@ class AlignedCounts:
         self.panel, self.pipeline = panel, pipeline
 
     def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
-        """See `scmf.data.stream.ragged.Encoder`."""
+        """See `scmf.data.stores.ragged.Encoder`."""
         if self.panel is None:
             totals = row_sums(counts.indptr, counts.data)
         else:

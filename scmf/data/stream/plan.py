@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scmf.errors import ConfigError, DataError
+from scmf.core.errors import ConfigError, DataError
 
 Copies = Callable[[int], np.ndarray]
 """Epoch -> how often each cell of the corpus comes in it, unsigned integers (n_cells,)."""

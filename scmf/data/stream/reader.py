@@ -25,13 +25,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scmf.data.corpus import Corpus
+from scmf.core.errors import ConfigError, DataError
+from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.ragged import BadRows, Encoded, Encoder, RawCounts, copy_rows
 from scmf.data.stores.store import CountBlock
 from scmf.data.stream.arrange import Arrangement, arrange
 from scmf.data.stream.plan import Copies, EpochPlan, Fetch, Piece, Shape, StreamPlan
-from scmf.data.stream.ragged import BadRows, Encoded, Encoder, RawCounts, copy_rows
 from scmf.data.stream.sampling import Once
-from scmf.errors import ConfigError, DataError
 
 _BATCHES_CUT = 16
 """Batches that are cut in one go: handing them over one by one would cost more than making them."""

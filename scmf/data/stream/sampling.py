@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from scmf.errors import ConfigError, DataError
+from scmf.core.errors import ConfigError, DataError
 
 _MOST = np.iinfo(np.uint16).max
 

@@ -1,0 +1,295 @@
+"""``scmf data``: cards, conversion, statistics, splits, gene vocabularies.
+
+Lives here: parse, call one function, print. Lives elsewhere: the verbs (cli), printing (cli_print).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scmf.cli.output import print_answer, print_json, print_report, print_table, progress_bar, teller
+
+data_app = typer.Typer(help="Cards, conversion, statistics, splits, gene vocabularies.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Files = Annotated[list[str], typer.Argument(help=".h5ad, .zarr, folders, patterns, s3:// and other addresses.")]
+Counts = Annotated[str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")]
+GeneIds = Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")]
+
+
+@data_app.command("ls")
+def data_ls(json_: Json = False) -> None:
+    """List the dataset and vocabulary cards, and whether their files are here, can be fetched or need a download."""
+    from scmf.data.cards.card import list_cards
+    from scmf.data.cards.sources import status
+
+    cards = [
+        {
+            "name": c.name, "kind": c.kind, "cells": c.n_cells, "status": status(c), "licence": c.licence,
+            "splits": ", ".join(c.splits), "title": c.title,
+        }
+        for c in list_cards()
+    ]  # fmt: skip
+    if json_:
+        print_json(cards)
+    else:
+        columns = ("name", "kind", "cells", "status", "licence", "splits", "title")
+        print_table(columns, [tuple("" if c[k] is None else str(c[k]) for k in columns) for c in cards])
+
+
+@data_app.command("info")
+def data_info(card: Annotated[str, typer.Argument(help="Card by name or path.")], json_: Json = False) -> None:
+    """Show a card: source, checksums, licence, citation, labels, splits, leak marks."""
+    from scmf.data.cards.card import load_card
+
+    print_answer(load_card(card).model_dump(mode="json", exclude_none=True), as_json=json_)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    card: Annotated[str, typer.Argument(help="Card by name or path.")], json_: Json = False, quiet: Quiet = False
+) -> None:
+    """Fetch the files of a card and check their sums."""
+    from scmf.data.cards.card import load_card
+    from scmf.data.cards.sources import fetch
+
+    files = fetch(load_card(card), progress=not quiet)
+    print_answer({name: str(path) for name, path in files.items()}, as_json=json_)
+
+
+@data_app.command("check")
+def data_check(card: Annotated[str, typer.Argument(help="Card by name or path.")], json_: Json = False) -> None:
+    """Check that files, labels and splits of a card are what it says."""
+    from scmf.data.cards.card import load_card
+    from scmf.data.checks.file import check_card
+
+    print_report(check_card(load_card(card)), as_json=json_)
+
+
+@data_app.command("genes")
+def data_genes(
+    files: Files,
+    vocabulary: Annotated[
+        str, typer.Option("--vocabulary", help="Gene set, vocabulary card, or a .txt, .tsv, .csv, .json file.")
+    ],
+    orthologs: Annotated[
+        str | None, typer.Option("--orthologs", help="Take mouse genes to human ones: one2one or sum.")
+    ] = None,
+    cells: Annotated[int, typer.Option("--cells", min=0, help="Cells looked at in each store; 0 for all.")] = 2048,
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """How many genes, and how much of the counts, of each file a vocabulary holds."""
+    from scmf.data.preprocess.coverage import coverage_of_files
+
+    report = coverage_of_files(
+        files,
+        vocabulary=vocabulary,
+        orthologs=orthologs,  # type: ignore[arg-type]  # checked there, with a hint
+        cells=cells or None,
+        counts=counts,
+        gene_ids=gene_ids,
+        progress=not quiet,
+    )
+    if json_:
+        print_json(report.to_json())
+    else:
+        print_table(report.HEADER, report.rows())
+
+
+@data_app.command("stats")
+def data_stats(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="JSON to write; its table goes beside it.")],
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
+    n_counts: Annotated[
+        str | None, typer.Option("--n-counts", help="Column of obs with total counts; their sum if not given.")
+    ] = None,
+    target: Annotated[float, typer.Option("--target", help="Counts to which a cell is scaled.")] = 10_000,
+    exact: Annotated[bool, typer.Option("--exact", help="Exact medians (small corpora only).")] = False,
+    compression: Annotated[float, typer.Option("--compression", help="Of the t-digests; 100 as in crick.")] = 100,
+    table: Annotated[str, typer.Option("--table", help="tsv.gz or parquet.")] = "tsv.gz",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads.")] = 2,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cells that detect each gene, its counts and its non-zero median, in one pass. A killed pass goes on."""
+    from scmf.data.preprocess.statistics_pass import corpus_statistics
+    from scmf.data.stores.corpus import Corpus
+    from scmf.data.stores.open import open_stores
+
+    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
+    with progress_bar("statistics", corpus.n_cells, unit="cells", show=not quiet) as bar:
+        found = corpus_statistics(
+            corpus,
+            n_counts=n_counts,
+            target=target,
+            exact=exact,
+            compression=compression,
+            threads=threads,
+            state=None if exact else out.with_suffix(".state.npz"),
+            progress=lambda done, _: bar(done),
+        )
+    path = found.save(out, table=table)
+    answer = {
+        "statistics": str(path),
+        "cells": found.n_cells,
+        "genes": int((found.n_cells_G > 0).sum()),
+        "counts": found.counts,
+        "nnz": found.nnz,
+    }
+    print_answer(answer, as_json=json_)
+
+
+@data_app.command("convert")
+def data_convert(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the collection: new, or of the same command before.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffled order.")] = 0,
+    no_shuffle: Annotated[bool, typer.Option("--no-shuffle", help="Keep the order of the inputs.")] = False,
+    genes: Annotated[str, typer.Option("--genes", help="Of inputs that differ: union or intersection.")] = "union",
+    memory_gb: Annotated[float, typer.Option("--memory-gb", min=0.05, help="For buffers, in GB.")] = 1.0,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads.")] = 2,
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rewrite cells as shuffled, sharded zarr (AnnData's own). A killed run goes on when the command is repeated."""
+    from scmf.core import registry as plugins
+    from scmf.core.errors import ConfigError
+    from scmf.data.convert.convert import convert
+
+    if genes not in ("union", "intersection"):
+        hint = plugins.did_you_mean(genes, ["union", "intersection"])
+        raise ConfigError(f"--genes {genes}", wanted="union or intersection", where="--genes", fix=hint)
+    report = convert(
+        files,
+        out,
+        seed=seed,
+        shuffle=not no_shuffle,
+        genes=genes,  # type: ignore[arg-type]  # checked above
+        memory=int(memory_gb * 1e9),
+        threads=threads,
+        counts=counts,
+        gene_ids=gene_ids,
+        progress=not quiet,
+    )
+    print_answer(report.to_json(), as_json=json_)
+
+
+@data_app.command("tokenise")
+def data_tokenise(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="Folder to make, for datasets.load_from_disk.")],
+    vocabulary: Annotated[
+        str, typer.Option("--vocabulary", help="Vocabulary card, such as geneformer-v2, or the folder of a tokenizer.")
+    ],
+    max_genes: Annotated[int, typer.Option("--max-genes", min=3, help="Longest sequence.")] = 2048,
+    special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Put <cls> and <eos> around.")] = False,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="Column of obs to keep. May be repeated.")
+    ] = None,
+    min_genes: Annotated[int, typer.Option("--min-genes", min=0, help="Leave out cells with fewer genes.")] = 0,
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank-value tokens of all cells as a Hugging Face dataset that the official Geneformer reads."""
+    from scmf.core.config.run import DataConfig
+    from scmf.training.streaming import tokenise_files
+
+    data = {"files": files, "counts": counts, "gene_ids": gene_ids, "filter": {"min_genes": min_genes}}
+    written = tokenise_files(
+        DataConfig.model_validate(data), out, vocabulary=vocabulary, max_genes=max_genes, special_tokens=special_tokens,
+        columns=columns or (), progress=not quiet, note=teller(quiet),
+    )  # fmt: skip
+    print_answer({"tokens": str(out), "cells": written}, as_json=json_)
+
+
+@data_app.command("hvg")
+def data_hvg(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="Text file with one gene a line, for data.gene_vocab.")],
+    split: Annotated[
+        Path | None, typer.Option("--split", help="TSV with cell_id and part; only its training cells are looked at.")
+    ] = None,
+    flavor: Annotated[
+        str, typer.Option("--flavor", help="seurat, cell_ranger, seurat_v3, seurat_v3_paper, pearson_residuals.")
+    ] = "seurat_v3",
+    n_top_genes: Annotated[int, typer.Option("--n-top-genes", min=1, help="Genes to choose.")] = 2000,
+    batch_key: Annotated[str | None, typer.Option("--batch-key", help="Column of obs; choose within batches.")] = None,
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
+    json_: Json = False,
+) -> None:
+    """Highly variable genes by a flavour of scanpy, over cells on disk, of the training cells alone."""
+    from scmf.core.files import write_text
+    from scmf.data.preprocess.hvg import highly_variable_genes
+    from scmf.data.splits.read import read_parts
+    from scmf.data.stores.corpus import Corpus
+    from scmf.data.stores.open import open_stores
+
+    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
+    keep = None if split is None else read_parts(split, corpus) == 0
+    found = highly_variable_genes(corpus, keep=keep, flavor=flavor, n_top_genes=n_top_genes, batch_key=batch_key)  # type: ignore[arg-type]
+    write_text(out, "".join(f"{gene}\n" for gene in found.selected))
+    cells = corpus.n_cells if keep is None else int(keep.sum())
+    print_answer({"genes": str(out), "chosen": len(found.selected), "cells": cells, "flavor": flavor}, as_json=json_)
+
+
+@data_app.command("split")
+def data_split(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="File to write, such as split.tsv.gz; a .yaml goes beside it.")],
+    by: Annotated[
+        list[str] | None,
+        typer.Option("--by", help="Column kept whole: donor, batch, study, perturbation, cell_type, ...; repeatable."),
+    ] = None,
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="group; random (cells); unseen, combinations, simulation (perturbations).")
+    ] = "group",
+    fractions: Annotated[str, typer.Option("--fractions", help="Shares of train, valid, test.")] = "0.8,0.1,0.1",
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option("--hold-out", metavar="PART=A,B", help="Put these whole into a part: test=d4,d5."),
+    ] = None,
+    stratify: Annotated[
+        str | None, typer.Option("--stratify", help="Column to be evenly spread, such as cell_type.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed.")] = 0,
+    separator: Annotated[str, typer.Option("--separator", help="Between the names of a combination.")] = "+",
+    control: Annotated[list[str] | None, typer.Option("--control", help="Name of the control; repeatable.")] = None,
+    json_: Json = False,
+) -> None:
+    """Split cells by donor, batch, study, perturbation or cell type; cells one by one only with --strategy random."""
+    from scmf.core.errors import ConfigError
+    from scmf.data.checks.split import split_files
+
+    held: dict[str, list[str]] = {}
+    for text in hold_out or ():
+        part, equals, names = text.partition("=")
+        if not equals:
+            example = "for example test=d4,d5"
+            raise ConfigError(f"--hold-out {text}", wanted="PART=NAME,NAME", where="--hold-out", fix=example)
+        held.setdefault(part, []).extend(names.split(","))
+    try:
+        shares = tuple(float(share) for share in fractions.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--fractions {fractions}", wanted="three numbers", where="--fractions", fix="0.8,0.1,0.1"
+        ) from None
+    more: dict[str, Any] = {"control": control} if control else {}
+    answer = split_files(
+        files, out, by=by[0] if by and len(by) == 1 else by, strategy=strategy, fractions=shares,
+        hold_out=held or None, stratify_by=stratify, seed=seed, separator=separator, **more,
+    )  # fmt: skip
+    print_answer(answer, as_json=json_)

@@ -1,0 +1,127 @@
+"""What the commands print: the answer on stdout, all else on stderr.
+
+Lives here: tables, YAML, JSON, notes, and how seeds are written. Lives elsewhere: the commands (cli, cli_data).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from scmf.experiments.reproduce import Outcome
+
+
+def teller(quiet: bool) -> Any:
+    """What tells on stderr what is going on, or says nothing."""
+
+    def note(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    return note
+
+
+@contextmanager
+def progress_bar(title: str, total: int, *, unit: str, show: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; what it yields takes how much is done in all."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def print_json(value: object) -> None:
+    """One JSON value on stdout."""
+    import json
+
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def print_answer(answer: dict[str, Any], *, as_json: bool) -> None:
+    """Names and values on stdout, as YAML or JSON."""
+    if as_json:
+        print_json(answer)
+        return
+    from scmf.core.files import dump_yaml
+
+    print(dump_yaml(answer), end="")
+
+
+def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table on stdout."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    # A pipe has no width; do not fold what a program reads.
+    Console(width=None if console.is_terminal else 200).print(table)
+
+
+def print_report(report: Any, *, as_json: bool) -> None:
+    """A check's findings; exit code 1 when one of them is an error."""
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_table(("level", "what", "found", "do"), [tuple(str(part) for part in row) for row in report.rows()])
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Parity, verdicts and pages of a reproduction."""
+    from rich.console import Console
+
+    from scmf.results.expected import load_expected
+    from scmf.results.pages.table import parity_rows, table_rows
+    from scmf.results.pages.terminal import render_terminal
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    for tier, reason in outcome.absent.items():
+        console.print(f"{tier}: — ({reason})", markup=False)
+    if outcome.parity is not None:
+        columns = ("parity", "passed", "largest difference", "tolerance")
+        print_table(columns, [_parity_line(row) for row in parity_rows(outcome.parity)])
+        for case in outcome.parity:
+            if not case.passed:
+                console.print(f"FAIL {case.name}: {case.compared}; {case.detail}", markup=False)
+    if outcome.verdicts:
+        expected = load_expected(outcome.recipe.folder / "expected.yaml")
+        rows = table_rows(results=outcome.results, expected=expected, verdicts=outcome.verdicts)
+        console.print(render_terminal(rows, title=f"{outcome.recipe.name}, variant {outcome.recipe.variant}"))
+    for page in outcome.pages:
+        console.print(f"wrote {page}", markup=False)
+    console.print("reproduced" if outcome.ok else "NOT reproduced: see the rows above", markup=False)
+
+
+def _parity_line(row: dict[str, Any]) -> tuple[str, ...]:
+    passed = f"{row['passed']} of {row['cases']} cases"
+    return row["part"], passed, f"{row['difference']:.2g}", f"{row['tolerance']:.2g}"
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """The seeds that ``0``, ``1-5`` or ``1,3`` names, without repeats."""
+    from scmf.core.errors import ConfigError
+
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        whole = first.isdecimal() and (last.isdecimal() if dash else True)
+        if not whole or (dash and int(last) < int(first)):
+            raise ConfigError(
+                f"--seeds {text}", wanted="numbers from 0, rising in a range", where="--seeds", fix="0, or 1-5, or 1,3"
+            )
+        seeds += range(int(first), int(last if dash else first) + 1)
+    return tuple(dict.fromkeys(seeds))

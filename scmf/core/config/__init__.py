@@ -1,0 +1,1 @@
+"""The sections of a YAML file as typed models, their JSON schema, recipes and overrides."""

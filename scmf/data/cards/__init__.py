@@ -1,0 +1,1 @@
+"""Dataset cards: sources, checksums, downloads, tables that are joined to the cells."""

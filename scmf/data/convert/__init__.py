@@ -1,0 +1,1 @@
+"""Conversion of any cells into shuffled, sharded AnnData zarr in bounded memory."""

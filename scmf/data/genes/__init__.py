@@ -1,0 +1,1 @@
+"""Gene ids, symbols, aliases, orthologs, gene sets, vocabularies and gene vectors."""

@@ -1,0 +1,265 @@
+"""One gene panel for stores with different genes.
+
+Lives here: `Panel` (union, intersection, or a given vocabulary) and where the columns of a store go in it. Lives
+elsewhere: what a name means (gene_names), named vocabularies (gene_vocab), counts on a panel (panel_columns), how much
+of a store a panel holds (coverage).
+
+Rule: when several columns of a store are one gene of the panel (two versions of an id, an old and a new symbol, mouse
+genes of one human gene), their counts are added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from scmf.core.errors import DataError, GeneError
+from scmf.core.files import sha256_json
+from scmf.data.genes.gene_sets import GeneSet
+from scmf.data.genes.ids import GeneMap
+from scmf.data.genes.names import (
+    EXACT,
+    MATCHED,
+    NORMALISED,
+    ORTHOLOG,
+    OUTSIDE,
+    Resolved,
+    refuse_other_species,
+    resolve,
+    species_of,
+)
+from scmf.data.genes.orthologs import OrthologMap
+from scmf.data.preprocess.panel_columns import AlignedBlock, Columns, align
+from scmf.data.stores.store import CountBlock, Store
+
+_REMEMBERED = 4096
+"""Lists of genes that are recognised as the same object."""
+
+
+class Panel:
+    """An ordered list of genes, and how the genes of any store are found in it.
+
+    Made by `Panel.of`, `Panel.union` or `Panel.intersection`. Safe to use from several threads.
+
+    Parameters
+    ----------
+    genes
+        Genes as the panel writes them; none stands twice.
+    mapping
+        Other names of genes (symbols, HGNC aliases and previous symbols, retired ids); None compares ids only, without
+        version suffix and in upper case.
+    orthologs
+        Takes mouse genes into a human panel.
+    species
+        Species of the panel; None asks the ids.
+
+    Attributes
+    ----------
+    collisions : dict
+        Gene of the panel -> other genes of the panel that ``mapping`` holds for the same. A store that writes one of
+        these names finds it as it is written; any other name of the gene leads to the first.
+    """
+
+    def __init__(
+        self,
+        genes: Iterable[str],
+        *,
+        mapping: GeneMap | None = None,
+        orthologs: OrthologMap | None = None,
+        species: str | None = None,
+    ) -> None:
+        self.genes: tuple[str, ...] = tuple(genes)
+        self.mapping, self.orthologs = mapping, orthologs
+        self.species = species_of(self.genes) if species is None else species
+        if not self.genes:
+            raise GeneError("no genes", wanted="at least one", where="gene panel", fix="check species and ids")
+        if len(set(self.genes)) < len(self.genes):
+            raise GeneError("a gene stands twice", wanted="each once", where="gene panel", fix="remove the copies")
+        own = resolve(self.genes, mapping=mapping, species=self.species)
+        self._written: dict[str, int] = {}
+        self._by_id: dict[str, int] = {}
+        same: dict[int, list[str]] = {}
+        for at, (name, gene) in enumerate(zip(own.names, own.ids, strict=True)):
+            self._written.setdefault(name, at)
+            if gene and (first := self._by_id.setdefault(gene, at)) != at:
+                same.setdefault(first, []).append(self.genes[at])
+        self.collisions = {self.genes[first]: tuple(others) for first, others in same.items()}
+        self._seen: dict[tuple[tuple[str, ...], str | None], Columns] = {}
+        self._same: dict[tuple[int, str | None], tuple[tuple[str, ...], Columns]] = {}  # keeps the tuples, so ids stay
+
+    @classmethod
+    def of(
+        cls,
+        genes: GeneSet | Iterable[str],
+        *,
+        mapping: GeneMap | None = None,
+        orthologs: OrthologMap | None = None,
+        species: str | None = None,
+    ) -> Panel:
+        """A given vocabulary, in its order.
+
+        Parameters
+        ----------
+        genes
+            A gene set (`load_gene_set`), which brings its species and, where ``mapping`` is None, its own table of
+            other names; or any ids.
+        mapping, orthologs, species
+            See `Panel`.
+        """
+        if isinstance(genes, GeneSet):
+            mapping = genes.gene_map() if mapping is None else mapping
+            species = genes.species if species is None else species
+            genes = genes.genes
+        return cls(genes, mapping=mapping, orthologs=orthologs, species=species)
+
+    @classmethod
+    def union(
+        cls,
+        stores: Sequence[Store | Sequence[str]],
+        *,
+        mapping: GeneMap | None = None,
+        orthologs: OrthologMap | None = None,
+        species: str | None = None,
+    ) -> Panel:
+        """Every gene of any store, sorted, so that the order of the stores does not matter.
+
+        Stores that all have the same genes in the same order keep it. This is ``anndata.concat(join="outer")``.
+
+        Parameters
+        ----------
+        stores
+            Stores, or their gene names.
+        mapping
+            See `Panel`. Ambiguous names are left out; a name that is not known stays, in canonical form.
+        orthologs
+            See `Panel`. Mouse genes without a human gene are left out.
+        species
+            Species of all stores; None asks the ids of each.
+        """
+        found = _resolved(stores, mapping=mapping, orthologs=orthologs, species=species)
+        lists = {store.ids for store in found}
+        genes = list(dict.fromkeys(gene for ids in lists for gene in ids if gene))
+        genes = genes if len(lists) == 1 else sorted(genes)
+        return cls(genes, mapping=mapping, orthologs=orthologs, species=_common(found, orthologs))
+
+    @classmethod
+    def intersection(
+        cls,
+        stores: Sequence[Store | Sequence[str]],
+        *,
+        mapping: GeneMap | None = None,
+        orthologs: OrthologMap | None = None,
+        species: str | None = None,
+    ) -> Panel:
+        """The genes that every store has, in the order of the first (as ``anndata.concat(join="inner")``).
+
+        Parameters
+        ----------
+        stores, mapping, orthologs, species
+            As in `union`.
+        """
+        found = _resolved(stores, mapping=mapping, orthologs=orthologs, species=species)
+        shared = set.intersection(*(set(store.ids) for store in found)) if found else set()
+        genes = dict.fromkeys(gene for gene in (found[0].ids if found else ()) if gene in shared and gene)
+        return cls(genes, mapping=mapping, orthologs=orthologs, species=_common(found, orthologs))
+
+    def __len__(self) -> int:
+        return len(self.genes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the genes in their order."""
+        return sha256_json(list(self.genes))
+
+    def columns(self, genes: Sequence[str], *, species: str | None = None, where: object = "a store") -> Columns:
+        """Where the genes of a store go; remembered, since many stores have the same genes.
+
+        A name that the panel writes the same way (but for version and case) is taken first; then what it stands for.
+
+        Parameters
+        ----------
+        genes
+            Gene names of the store as written (``store.genes``).
+        species
+            Species of the store; None asks the names.
+        where
+            How to call the store in an error.
+
+        Raises
+        ------
+        GeneError
+            The genes are of another species than the panel and no orthologs lead to it.
+        """
+        last = self._same.get((id(genes), species))
+        if last is not None and last[0] is genes:  # asked for each block: not even hashed again
+            return last[1]
+        key = (tuple(genes), species)
+        if (known := self._seen.get(key)) is None:
+            known = self._seen[key] = self._match(key[0], species, where)
+        if isinstance(genes, tuple):
+            if len(self._same) >= _REMEMBERED:
+                self._same.clear()
+            self._same[id(genes), species] = (genes, known)
+        return known
+
+    def _match(self, genes: tuple[str, ...], species: str | None, where: object) -> Columns:
+        found = resolve(genes, mapping=self.mapping, orthologs=self.orthologs, species=species)
+        if self.orthologs is None or (found.species, self.species) != ("Mus musculus", "Homo sapiens"):
+            refuse_other_species(found.species, self.species, where=where)
+        target = np.full(len(genes), -1, np.int32)
+        kinds = found.kinds.copy()
+        crossed = bool(found.species and self.species) and found.species != self.species
+        groups: dict[int, list[str]] = {}
+        for i, (name, gene) in enumerate(zip(found.names, found.ids, strict=True)):
+            at = None if crossed else self._written.get(name)
+            if at is not None:
+                kinds[i] = EXACT if genes[i] == self.genes[at] else NORMALISED
+            elif gene:
+                at = self._by_id.get(gene)
+            if at is not None:
+                target[i] = at
+                groups.setdefault(at, []).append(genes[i])
+            elif kinds[i] <= ORTHOLOG:
+                kinds[i] = OUTSIDE
+        several = {self.genes[at]: tuple(names) for at, names in groups.items() if len(names) > 1}
+        matched = kinds < MATCHED
+        assert bool((matched == (target >= 0)).all())
+        return Columns(target, len(self.genes), kinds, several)
+
+    def align(self, block: CountBlock, columns: Columns, *, in_place: bool = False) -> AlignedBlock:
+        """Bring counts onto the panel, see `scmf.data.preprocess.panel_columns.align`."""
+        if columns.n_panel != len(self.genes):
+            raise DataError(
+                f"columns in a panel of {columns.n_panel:,} genes",
+                wanted=f"columns in this one, of {len(self.genes):,}",
+                where="Panel.align",
+                fix="ask columns() of this panel",
+            )
+        return align(block, columns, in_place=in_place)
+
+
+def _genes_of(store: Store | Sequence[str]) -> tuple[str, ...]:
+    return store.genes if isinstance(store, Store) else tuple(store)
+
+
+def _resolved(
+    stores: Sequence[Store | Sequence[str]],
+    *,
+    mapping: GeneMap | None,
+    orthologs: OrthologMap | None,
+    species: str | None,
+) -> list[Resolved]:
+    """Each different list of genes once."""
+    lists = dict.fromkeys(_genes_of(store) for store in stores)
+    return [resolve(genes, mapping=mapping, orthologs=orthologs, species=species) for genes in lists]
+
+
+def _common(found: list[Resolved], orthologs: OrthologMap | None) -> str:
+    """The species of a panel made of ``found``; `GeneError` when they are of several and nothing unites them."""
+    kinds = list(dict.fromkeys(store.species for store in found if store.species))
+    if orthologs is not None and set(kinds) <= {"Homo sapiens", "Mus musculus"}:
+        return "Homo sapiens" if kinds else ""
+    for other in kinds[1:]:
+        refuse_other_species(*sorted((kinds[0], other), reverse=True), where="gene panel of several stores")
+    return kinds[0] if kinds else ""

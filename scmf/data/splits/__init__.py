@@ -1,0 +1,1 @@
+"""Split schemes: reading, making, and what leaks through them."""

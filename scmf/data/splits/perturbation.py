@@ -1,0 +1,193 @@
+"""Parts of perturbation conditions: unseen genes, unseen combinations, the simulation of GEARS.
+
+A condition is a text such as ``KLF1``, ``KLF1+ctrl`` or ``CEBPA+KLF1``: the names of what was perturbed, with a
+separator between them. Controls (``control``, ``ctrl``; ``ctrl+ctrl``) are always in train.
+
+Terms, as GEARS (Roohani et al. 2023) has them. A combination in test is *seen k* when k of its genes occur in a
+condition of train or valid (for valid: of train); a single is *unseen* when its gene does not:
+
+    unseen_single   combo_seen0   combo_seen1   combo_seen2
+
+Lives here: which condition goes where and what it is then. Lives elsewhere: cells (make_split), the search for whole
+groups (group_parts). The draws are ours and not those of GEARS' random numbers: a published split is held fast by its
+lists of conditions (``hold_out``), never by a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from scmf.core.errors import DataError
+from scmf.data.splits.assign import assign_groups
+
+CONTROLS = ("control", "ctrl")
+"""Names of a control that are known without being told."""
+
+STRATEGIES = ("unseen", "combinations", "simulation")
+"""``unseen``: genes are dealt out, a condition lies in the last part of its genes, so that no gene of test occurs in
+train or valid. ``combinations``: singles train, combinations are dealt out whole. ``simulation``: that of GEARS."""
+
+
+def genes_of(condition: str, *, separator: str, controls: Sequence[str]) -> tuple[str, ...]:
+    """What was perturbed, sorted, without control; empty for a control."""
+    names = {part.strip() for part in condition.split(separator)} if separator else {condition.strip()}
+    return tuple(sorted(names - set(controls) - {""}))
+
+
+def assign_conditions(
+    sizes: Mapping[str, int],
+    *,
+    strategy: str,
+    shares: Sequence[float],
+    hold_out: Mapping[str, int],
+    separator: str,
+    controls: Sequence[str],
+    train_genes: float,
+    rng: np.random.Generator,
+) -> dict[str, int]:
+    """Condition -> part (0 train, 1 valid, 2 test).
+
+    Parameters
+    ----------
+    sizes
+        Condition -> cells.
+    strategy
+        One of `STRATEGIES`.
+    shares
+        Wanted shares of the parts: of the cells with a perturbation (``unseen``), of the cells of combinations
+        (``combinations``); ``simulation`` does not use them.
+    hold_out
+        Gene (``unseen``, ``simulation``) or condition (``combinations``) -> part, settled.
+    separator, controls
+        How a condition is read.
+    train_genes
+        ``simulation``: share of the genes that are train genes; combinations of two of them are in train with the
+        same share. Valid is made from train in the same way with 0.9.
+    rng
+        Draws.
+    """
+    genes = {name: genes_of(name, separator=separator, controls=controls) for name in sizes}
+    every = sorted({gene for some in genes.values() for gene in some})
+    if not every:
+        raise DataError(
+            "no condition with a perturbation",
+            wanted=f"names other than {', '.join(controls)}, with {separator!r} between those of a combination",
+            fix="name the column in by=, the separator and the control",
+        )
+    allowed = set(sizes) if strategy == "combinations" else set(every)
+    if strange := sorted(set(hold_out) - allowed):
+        kind = "condition" if strategy == "combinations" else "perturbed gene"
+        raise DataError(
+            f"no {kind} {strange[0]!r}", wanted=f"one of {len(allowed)}", where="hold_out", fix="correct the name"
+        )
+    if strategy == "unseen":
+        return _unseen(sizes, genes, every, shares, hold_out, rng)
+    if strategy == "combinations":
+        return _combinations(sizes, genes, shares, hold_out, rng)
+    return _simulation(genes, every, hold_out, train_genes, rng)
+
+
+def _unseen(
+    sizes: Mapping[str, int],
+    genes: Mapping[str, tuple[str, ...]],
+    every: Sequence[str],
+    shares: Sequence[float],
+    hold_out: Mapping[str, int],
+    rng: np.random.Generator,
+) -> dict[str, int]:
+    weight = dict.fromkeys(every, 0.0)
+    for name, some in genes.items():
+        for gene in some:
+            weight[gene] += sizes[name] / len(some)
+    part = _dealt([weight[gene] for gene in every], every, shares, hold_out, rng)
+    return {name: max((part[gene] for gene in some), default=0) for name, some in genes.items()}
+
+
+def _combinations(
+    sizes: Mapping[str, int],
+    genes: Mapping[str, tuple[str, ...]],
+    shares: Sequence[float],
+    hold_out: Mapping[str, int],
+    rng: np.random.Generator,
+) -> dict[str, int]:
+    combos = sorted(name for name, some in genes.items() if len(some) > 1)
+    if not combos:
+        raise DataError("no combination", wanted="conditions of two genes or more", fix="check the separator")
+    part = _dealt([float(sizes[name]) for name in combos], combos, shares, hold_out, rng)
+    return {name: part.get(name, hold_out.get(name, 0)) for name in genes}
+
+
+def _dealt(
+    weights: Sequence[float],
+    names: Sequence[str],
+    shares: Sequence[float],
+    hold_out: Mapping[str, int],
+    rng: np.random.Generator,
+) -> dict[str, int]:
+    fixed = np.array([hold_out.get(name, -1) for name in names])
+    settled = set(hold_out.values())
+    open_shares = np.array([0.0 if part in settled else share for part, share in enumerate(shares)])
+    if not open_shares.any():
+        open_shares[0] = 1.0
+    try:
+        parts = assign_groups(np.array(weights)[:, None], open_shares, rng=rng, fixed_G=fixed)
+    except ValueError as error:
+        raise DataError(str(error), wanted="at least one for each part", fix="ask for fewer parts") from error
+    return dict(zip(names, parts.tolist(), strict=True))
+
+
+def _simulation(
+    genes: Mapping[str, tuple[str, ...]],
+    every: Sequence[str],
+    hold_out: Mapping[str, int],
+    train_genes: float,
+    rng: np.random.Generator,
+) -> dict[str, int]:
+    """Two steps of GEARS: test is split off, then valid from what is left."""
+    part = dict.fromkeys(genes, 0)
+    left = {name: some for name, some in genes.items() if some}
+    for number, share in ((2, train_genes), (1, 0.9)):
+        here = sorted({gene for some in left.values() for gene in some})
+        forced = {gene for gene in here if hold_out.get(gene) == number}
+        candidates = [gene for gene in here if gene not in forced and hold_out.get(gene) is None]
+        n_unseen = max(len(here) - int(len(here) * share) - len(forced), 0)
+        drawn = rng.permutation(len(candidates))[:n_unseen].tolist()
+        unseen = forced | {candidates[i] for i in drawn}
+        both = sorted(name for name, some in left.items() if len(some) > 1 and not unseen & set(some))
+        kept = set(rng.permutation(len(both))[: int(len(both) * share)].tolist())
+        out = {name for name, some in left.items() if unseen & set(some)}
+        out |= {name for i, name in enumerate(both) if i not in kept}
+        part |= dict.fromkeys(out, number)
+        left = {name: some for name, some in left.items() if name not in out}
+    return part
+
+
+def subgroups(
+    part: Mapping[str, int], *, separator: str = "+", controls: Sequence[str] = CONTROLS
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Part (valid, test) -> subgroup -> conditions, in the terms of this module.
+
+    Parameters
+    ----------
+    part
+        Condition -> part.
+    separator, controls
+        How a condition is read.
+    """
+    genes = {name: genes_of(name, separator=separator, controls=controls) for name in part}
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for number, name_of_part in ((1, "valid"), (2, "test")):
+        known = {gene for name, some in genes.items() if part[name] < number for gene in some}
+        groups: dict[str, list[str]] = {}
+        for name in sorted(name for name in part if part[name] == number):
+            some = genes[name]
+            seen = len(known & set(some))
+            if len(some) == 1:
+                kind = "seen_single" if seen else "unseen_single"
+            else:
+                kind = f"combo_seen{seen}" if some else "control"
+            groups.setdefault(kind, []).append(name)
+        found[name_of_part] = {kind: tuple(groups[kind]) for kind in sorted(groups)}
+    return found

@@ -1,0 +1,345 @@
+"""Frozen splits: a file of cell ids that says which part each cell belongs to.
+
+Lives here: reading such a file against its checksum and against the cells, writing one so that equal
+content is an equal file; both for a hundred million cells too. Lives elsewhere: making a split
+(make_split), how the shipped ones were made (datasets/make_splits.py), the checksum (cards), ids of
+a corpus (cell_ids).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import heapq
+import io
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scmf.core.errors import ChecksumError, ConfigError, DataError
+from scmf.core.files import atomic_path, sha256_file
+from scmf.data.cards.card import Card, load_card
+from scmf.data.stores.cell_ids import hash_ids, unique_ids
+from scmf.data.stores.corpus import Corpus
+
+PARTS = ("train", "valid", "test")
+"""The parts of a split, in this order."""
+
+_ROWS = 1 << 20
+"""Rows of a split file held at once."""
+
+_BUFFER = 1 << 20
+"""Bytes handed to gzip at once."""
+
+_UNREADABLE = (OSError, EOFError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError)
+
+
+def is_path(name: str) -> bool:
+    """Whether the value of ``data.split`` is a path to a TSV and not the name of a split."""
+    return name.endswith((".tsv", ".tsv.gz")) or "/" in name or "\\" in name
+
+
+def split_file(card: Card | str | Path | None, name: str) -> Path:
+    """Path of a split, after its checksum was compared with the card.
+
+    Parameters
+    ----------
+    card
+        The card that names the split; None when ``name`` is a path.
+    name
+        Name of a split of the card, or a path to a TSV, which has no checksum.
+    """
+    if is_path(name):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise DataError("no such file", wanted="a TSV with cell_id and part", where=path, fix="check data.split")
+        return path
+    if card is None:
+        raise ConfigError(
+            f"split {name!r}",
+            wanted="a path to a TSV with columns cell_id and part, since your own files have no card",
+            where="data.split",
+            fix="write such a file, or a card that names it",
+        )
+    if not isinstance(card, Card):
+        card = load_card(card)
+    split = card.split(name)
+    path = card.folder / split.file
+    if not path.is_file():
+        raise DataError("no such file", wanted=f"split {name!r}", where=path, fix="restore the file from git")
+    if (found := sha256_file(path)) != split.sha256:
+        raise ChecksumError(
+            f"sha256 {found}",
+            wanted=f"sha256 {split.sha256}",
+            where=path,
+            fix=f"restore the file; a new split needs a new name in the card {card.name!r}",
+        )
+    return path
+
+
+def read_table(path: Path) -> pd.Series:
+    """The split file as a Series: index cell_id (unique), values ``train``, ``valid`` or ``test``."""
+    try:
+        # no quoting and no missing values: a cell may be called NA
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_filter=False, quoting=3)
+    except _UNREADABLE as error:
+        raise DataError(f"not a readable TSV: {error}", where=path, fix="write it again, tab-separated") from error
+    _refuse_columns(table, path)
+    _known_parts(table, path)
+    if len(twice := table.loc[table["cell_id"].duplicated(), "cell_id"]):
+        raise DataError(
+            f"cell {twice.iloc[0]!r} stands twice ({len(twice)} such rows)",
+            wanted="each cell once",
+            where=path,
+            fix="remove the second row: a cell in two parts is a leak",
+        )
+    return table.set_index("cell_id")["part"]
+
+
+def _refuse_columns(table: pd.DataFrame, path: Path) -> None:
+    if not {"cell_id", "part"} <= set(table.columns):
+        raise DataError(
+            f"columns {list(table.columns)}", wanted="columns cell_id and part", where=path, fix="add the header line"
+        )
+
+
+def _known_parts(table: pd.DataFrame, path: Path) -> pd.Series:
+    """The column ``part``, after every value was found among `PARTS`."""
+    if len(unknown := table.loc[~table["part"].isin(PARTS), "part"]):
+        raise DataError(
+            f"part {unknown.iloc[0]!r} in row {unknown.index[0] + 2}",
+            wanted=f"one of {', '.join(PARTS)}",
+            where=path,
+            fix="correct the row",
+        )
+    return table["part"]
+
+
+def read_split(card: Card | str | Path | None, name: str, *, cell_ids: Iterable[str]) -> pd.Series:
+    """Part of each cell, in the order of ``cell_ids``.
+
+    Parameters
+    ----------
+    card
+        The card that names the split, its name or path; None when ``name`` is a path.
+    name
+        Name of a split of the card, or a path to a TSV with columns cell_id and part.
+    cell_ids
+        Ids of the cells.
+
+    Returns
+    -------
+    pandas.Series
+        Ordered categorical with categories train, valid, test; index = ``cell_ids``.
+
+    Raises
+    ------
+    DataError
+        A cell is missing from the file, stands in it twice, or is given twice.
+    ChecksumError
+        The file is not the one the card names.
+    """
+    path = split_file(card, name)
+    table = read_table(path)
+    index = pd.Index(list(cell_ids), name="cell_id")
+    if len(twice := index[index.duplicated()]):
+        raise DataError(
+            f"cell id {twice[0]!r} belongs to two cells",
+            wanted="unique cell ids",
+            where="obs_names",
+            fix="adata.obs_names_make_unique()",
+        )
+    missing = index.difference(table.index, sort=False)
+    if len(missing):
+        raise DataError(
+            f"{len(missing)} of {len(index)} cells are not in the split, the first is {missing[0]!r}",
+            wanted="a part for every cell",
+            where=path,
+            fix="use the cells that the split was made for, or make a split of your own",
+        )
+    return pd.Series(
+        pd.Categorical(table.loc[index].to_numpy(), categories=list(PARTS), ordered=True), index=index, name="part"
+    )
+
+
+def read_parts(path: Path | str, corpus: Corpus) -> np.ndarray:
+    """Part of each cell of a corpus: 10 bytes a cell while it runs, 1 byte a cell afterwards.
+
+    Ids are compared by their 62-bit hash. Two ids of the file with one hash are an error; that a cell which is not
+    in the file passes for one that is has a chance of the number of cells in 5e18.
+
+    Parameters
+    ----------
+    path
+        TSV with columns cell_id and part; cells that the corpus does not have are allowed.
+    corpus
+        The cells; where ids of two stores clash they bear the name of the store, see `scmf.data.stores.cell_ids`.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 (n_cells,), index into `PARTS`.
+
+    Raises
+    ------
+    DataError
+        A cell is missing from the file or stands in it twice, or a row is wrong.
+    """
+    path = Path(path)
+    keys = np.concatenate([np.empty(0, np.uint64), *(_keys(ids, codes) for ids, codes in _rows(path))])
+    keys.sort()
+    known = keys >> _CODE_BITS
+    if len(same := np.flatnonzero(known[1:] == known[:-1])):
+        _refuse_twice(path, set(known[same].tolist()))
+    del known
+    parts, used = np.empty(corpus.n_cells, np.uint8), np.zeros(len(keys), bool)
+    start, missing, first = 0, 0, ""
+    for ids in unique_ids(corpus):
+        wanted = hash_ids(ids) & ~_CODE_MASK
+        at = np.searchsorted(keys, wanted)
+        found = np.take(keys, at, mode="clip") if len(keys) else wanted + np.uint64(4)
+        there = (found & ~_CODE_MASK) == wanted
+        if not there.all():
+            first = first or str(ids[int(np.argmin(there))])
+            missing += int((~there).sum())
+        elif used[at].any() or len(np.unique(at)) < len(at):
+            raise DataError(
+                "two cells have ids with one hash", where=corpus.name, fix="rename one of them, or make ids unique"
+            )
+        else:
+            used[at] = True
+        parts[start : start + len(ids)] = found & _CODE_MASK
+        start += len(ids)
+    if missing:
+        raise DataError(
+            f"{missing} of {corpus.n_cells} cells are not in the split, the first is {first!r}",
+            wanted="a part for every cell",
+            where=path,
+            fix="use the cells that the split was made for, or make a split of your own",
+        )
+    return parts
+
+
+_CODE_BITS, _CODE_MASK = np.uint64(2), np.uint64(3)
+
+
+def _keys(ids: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Hash of the id above, part in the two lowest bits: sorted, they are a table of 8 bytes a cell."""
+    keys: np.ndarray = (hash_ids(ids) & ~_CODE_MASK) | codes.astype(np.uint64)
+    return keys
+
+
+def _rows(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Ids, object, and parts, uint8, of a split file, `_ROWS` at a time."""
+    try:
+        with pd.read_csv(
+            path, sep="\t", dtype=str, keep_default_na=False, na_filter=False, quoting=3, chunksize=_ROWS
+        ) as chunks:
+            for table in chunks:
+                _refuse_columns(table, path)
+                codes = pd.Categorical(_known_parts(table, path), categories=list(PARTS)).codes
+                yield table["cell_id"].to_numpy(dtype=object), codes.astype(np.uint8)
+    except _UNREADABLE as error:
+        raise DataError(f"not a readable TSV: {error}", where=path, fix="write it again, tab-separated") from error
+
+
+def _refuse_twice(path: Path, hashes: set[int]) -> None:
+    """Say which id stands twice, or that two ids have one hash."""
+    seen: dict[int, str] = {}
+    for ids, codes in _rows(path):
+        short = (_keys(ids, codes) >> _CODE_BITS).tolist()
+        for key, name in ((key, str(ids[i])) for i, key in enumerate(short) if key in hashes):
+            if seen.setdefault(key, name) != name:
+                raise DataError(
+                    f"cells {seen[key]!r} and {name!r} have one hash", where=path, fix="rename one of the two cells"
+                )
+    raise DataError(
+        f"cell {next(iter(seen.values()))!r} stands twice ({len(hashes)} such cells)",
+        wanted="each cell once",
+        where=path,
+        fix="remove the second row: a cell in two parts is a leak",
+    )
+
+
+def write_split(path: Path | str, parts: Mapping[str, str] | Iterable[tuple[np.ndarray, np.ndarray]]) -> str:
+    """Write cell id and part as TSV with gzip, rows sorted by cell id, and return the sha256.
+
+    No time stamp and no file name go into the gzip header, so that equal content is an equal file (of the
+    same zlib). Many rows are sorted in files beside ``path``, a million at a time.
+
+    Parameters
+    ----------
+    path
+        File to write, ``….tsv.gz``.
+    parts
+        Cell id -> part; or blocks of ids, object (n,), and indices into `PARTS`, integer (n,).
+
+    Raises
+    ------
+    DataError
+        A part is not one of `PARTS`, an id stands twice or holds a tab or an end of line.
+    """
+    if isinstance(parts, Mapping):
+        if unknown := sorted(set(parts.values()) - set(PARTS)):
+            raise DataError(f"part {unknown[0]!r}", wanted=f"one of {', '.join(PARTS)}", fix="rename it")
+        parts = [(np.array(list(parts), dtype=object), np.array([PARTS.index(part) for part in parts.values()], int))]
+    with atomic_path(path) as temporary, tempfile.TemporaryDirectory(dir=temporary.parent) as folder:
+        runs = list(_sorted_runs(parts, Path(folder)))
+        with (
+            temporary.open("wb") as raw,
+            gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=9) as packed,
+            io.BufferedWriter(packed, _BUFFER) as out,
+            contextlib.ExitStack() as opened,
+        ):
+            out.write(b"cell_id\tpart\n")
+            before = None
+            for line in heapq.merge(*(opened.enter_context(run.open("rb")) for run in runs), key=_id_of):
+                if (cell := _id_of(line)) == before:
+                    raise DataError(
+                        f"cell {cell.decode()!r} stands twice",
+                        wanted="each cell once",
+                        where=path,
+                        fix="make the ids unique: a cell in two parts is a leak",
+                    )
+                before = cell
+                out.write(line)
+    return sha256_file(path)
+
+
+def _id_of(line: bytes) -> bytes:
+    return line[: line.index(b"\t")]
+
+
+def _sorted_runs(blocks: Iterable[tuple[np.ndarray, np.ndarray]], folder: Path) -> Iterator[Path]:
+    """Files of sorted lines, at most `_ROWS` in each."""
+    number = 0
+    for ids, codes in blocks:
+        for start in range(0, len(ids), _ROWS):
+            some, of = ids[start : start + _ROWS], codes[start : start + _ROWS]
+            order = np.argsort(some)
+            text = "".join([f"{some[i]}\t{PARTS[of[i]]}\n" for i in order.tolist()])
+            if text.count("\t") != len(some) or text.count("\n") != len(some) or "\r" in text:
+                bad = next(cell for cell in some if any(mark in cell for mark in "\t\n\r"))
+                raise DataError(f"cell id {bad!r}", wanted="no tab and no end of line in it", fix="rename the cell")
+            run = folder / f"{number}.tsv"
+            run.write_bytes(text.encode())
+            number += 1
+            yield run
+
+
+def shared_groups(parts: pd.Series, groups: pd.Series | np.ndarray) -> dict[str, list[str]]:
+    """Groups (donors, studies) whose cells lie in more than one part: group -> parts.
+
+    Parameters
+    ----------
+    parts
+        Part of each cell.
+    groups
+        Group of each cell, in the same order.
+    """
+    table = pd.DataFrame({"group": np.asarray(groups).astype(str), "part": np.asarray(parts).astype(str)})
+    found = table.groupby("group")["part"].unique()
+    return {str(group): sorted(values) for group, values in found.items() if len(values) > 1}

@@ -1,0 +1,250 @@
+"""Which matrix of an AnnData holds raw counts.
+
+Lives here: looking at one matrix, choosing among ``layers["counts"]``, ``raw.X`` and ``X``, recovering
+counts from log-normalised values where that is exact, the canonical sparse form.
+Lives elsewhere: which genes the columns are (genes), putting it together (load).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scmf.core import registry as plugins
+from scmf.core.errors import CountsError, DataError
+
+_BLOCK = 1 << 22
+"""Values looked at in one go."""
+_INTEGERS_OF_FLOAT32 = 2**24
+"""Above this, float32 does not hold every integer."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one matrix holds.
+
+    Parameters
+    ----------
+    where
+        ``X``, ``raw.X`` or ``layers/<name>``.
+    kind
+        ``counts``; or why not: ``nan``, ``infinite``, ``negative``, ``not integers``, ``empty``, ``too large``.
+    found
+        The same as one clause with numbers and, for a single bad value, its cell and gene.
+    shape
+        Cells, genes.
+    max
+        Largest value (NaN where there is none).
+    """
+
+    where: str
+    kind: Literal["counts", "nan", "infinite", "negative", "not integers", "empty", "too large"]
+    found: str
+    shape: tuple[int, int]
+    max: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the matrix holds raw counts."""
+        return self.kind == "counts"
+
+
+def candidates(adata: Any) -> list[str]:
+    """Matrices that may hold counts, in the order in which ``auto`` takes the first that does."""
+    found = ["layers/counts"] if "counts" in adata.layers else []
+    found += ["raw.X"] if adata.raw is not None else []
+    return found + (["X"] if adata.X is not None else [])
+
+
+def matrix_of(adata: Any, where: str, *, path: object = None) -> tuple[Any, pd.DataFrame]:
+    """The matrix called ``where`` and the gene table of its columns.
+
+    For ``raw.X`` the table is ``raw.var``, with the columns that only ``var`` has joined to it.
+    """
+    if where == "X" and adata.X is not None:
+        return adata.X, adata.var
+    if where == "raw.X" and adata.raw is not None:
+        var = adata.raw.var.copy()
+        more = [column for column in adata.var.columns if column not in var.columns]
+        if more and adata.var.index.is_unique and var.index.is_unique:
+            var = var.join(adata.var[more])
+        return adata.raw.X, var
+    layer = where.removeprefix("layers/")
+    if where.startswith("layers/") and layer in adata.layers:
+        return adata.layers[layer], adata.var
+    known = [*candidates(adata), *(f"layers/{name}" for name in adata.layers if name != "counts")]
+    raise DataError(
+        f"no matrix {where!r}",
+        wanted="the place of the raw counts (data.counts)",
+        where=path,
+        fix=plugins.did_you_mean(where, known) if known else "the file has no matrix at all",
+    )
+
+
+def examine(matrix: Any, *, where: str, cells: pd.Index, genes: pd.Index) -> Verdict:
+    """Say what ``matrix`` (cells x genes, dense or sparse) holds.
+
+    Every stored value is looked at, so one bad value among a billion is found and named.
+    """
+    shape = (int(matrix.shape[0]), int(matrix.shape[1]))
+    if sparse.issparse(matrix):
+        matrix = matrix if matrix.format in ("csr", "csc") else matrix.tocsr()
+        values = matrix.data
+    else:
+        matrix = np.asarray(matrix)
+        values = matrix.reshape(-1)
+    if values.dtype.kind not in "fiub":
+        return Verdict(where, "not integers", f"values of type {values.dtype}, not numbers", shape, float("nan"))
+
+    top, n_nonzero, n_broken = 0.0, 0, 0
+    for start in range(0, values.size, _BLOCK):
+        block = values[start : start + _BLOCK]
+        if block.dtype.kind == "f":
+            for kind, bad in (
+                ("nan", np.isnan(block)),
+                ("infinite", np.isinf(block)),
+            ):
+                if bad.any():
+                    at = start + int(np.argmax(bad))
+                    word = "NaN" if kind == "nan" else "an infinite value"
+                    return Verdict(where, kind, f"{word} at {_place(matrix, at, cells, genes)}", shape, float("nan"))  # type: ignore[arg-type]
+        if (bad := block < 0).any():
+            at = start + int(np.argmax(bad))
+            found = f"the negative value {values[at]:g} at {_place(matrix, at, cells, genes)}"
+            return Verdict(where, "negative", found, shape, float(values.max()))
+        nonzero = block[block != 0]
+        n_nonzero += nonzero.size
+        if nonzero.size:
+            top = max(top, float(nonzero.max()))
+            if block.dtype.kind == "f":
+                n_broken += int(np.count_nonzero(nonzero != np.rint(nonzero)))
+    if n_nonzero == 0:
+        return Verdict(where, "empty", "no value but zero", shape, 0.0)
+    if n_broken:
+        share = n_broken / n_nonzero
+        look = ", as log-normalised values look" if top < 20 and share > 0.5 else ""
+        found = f"{share:.1%} of the {n_nonzero:,} non-zero values are no integers (max {top:.4g}){look}"
+        return Verdict(where, "not integers", found, shape, top)
+    if top >= _INTEGERS_OF_FLOAT32:
+        return Verdict(where, "too large", f"the count {top:.0f}, beyond what float32 holds exactly", shape, top)
+    return Verdict(where, "counts", f"non-negative integers (max {top:.0f})", shape, top)
+
+
+def _place(matrix: Any, at: int, cells: pd.Index, genes: pd.Index) -> str:
+    """Cell and gene of the stored value number ``at``."""
+    if sparse.issparse(matrix):
+        major = int(np.searchsorted(matrix.indptr, at, side="right")) - 1
+        minor = int(matrix.indices[at])
+        row, column = (major, minor) if matrix.format == "csr" else (minor, major)
+    else:
+        row, column = divmod(at, matrix.shape[1])
+    return f"cell {cells[row]!r}, gene {genes[column]!r}"
+
+
+def choose(adata: Any, where: str, *, path: object) -> str:
+    """Name of the matrix with raw counts.
+
+    Parameters
+    ----------
+    adata
+        The file, read.
+    where
+        ``auto``, or the place that must hold counts: ``X``, ``raw.X``, ``layers/<name>``.
+    path
+        How to call the file in an error.
+
+    Raises
+    ------
+    CountsError
+        The matrix, or with ``auto`` every candidate, is something else; each is named with the reason.
+    """
+    names = candidates(adata) if where == "auto" else [where]
+    verdicts = []
+    for name in names:
+        matrix, var = matrix_of(adata, name, path=path)
+        verdict = examine(matrix, where=name, cells=adata.obs_names, genes=var.index)
+        if verdict.ok:
+            return name
+        verdicts.append(verdict)
+    if not verdicts:
+        raise CountsError("no matrix at all", wanted="raw counts", where=path, fix="write counts to X")
+    raise CountsError(
+        "; ".join(f"{verdict.where} holds {verdict.found}" for verdict in verdicts),
+        wanted="raw counts: non-negative integers",
+        where=path,
+        fix=_advice(adata, verdicts),
+    )
+
+
+def _advice(adata: Any, verdicts: list[Verdict]) -> str:
+    tried = {verdict.where for verdict in verdicts}
+    others = [*candidates(adata), *(f"layers/{name}" for name in adata.layers if name != "counts")]
+    for name in others:
+        if name in tried:
+            continue
+        matrix, var = matrix_of(adata, name)
+        if examine(matrix, where=name, cells=adata.obs_names, genes=var.index).ok:
+            return f"{name} holds integers: if these are the raw counts, set data.counts: {name}"
+    if all(verdict.kind in ("nan", "infinite", "negative") for verdict in verdicts):
+        return "correct or remove the cell, or go back to the file with raw counts"
+    return "go back to the file with raw counts; normalised values cannot be used in their place"
+
+
+def canonical(matrix: Any) -> sparse.csr_matrix:
+    """Copy as CSR float32 with sorted indices, without duplicates and without stored zeros."""
+    result = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
+    result.sum_duplicates()
+    result.eliminate_zeros()
+    result.sort_indices()
+    return result
+
+
+def from_log1p_cp10k(
+    matrix: Any, depth: np.ndarray, *, decimals: int, where: object, cells: pd.Index, genes: pd.Index
+) -> sparse.csr_matrix:
+    """Counts from ``log(1 + count / depth * 10,000)`` rounded to ``decimals``.
+
+    Each value is put back as ``expm1(value) * depth / 10,000`` and must be an integer within what the
+    rounding allows, ``(count + depth / 10,000) * expm1(half a unit of the last decimal)``.
+
+    Parameters
+    ----------
+    matrix
+        Log-normalised values, cells x genes.
+    depth
+        Total count of each cell over all genes, also those not in ``matrix``.
+    decimals
+        Decimals to which the values were rounded.
+    where
+        How to call the file in an error.
+    cells, genes
+        Names for the error.
+
+    Raises
+    ------
+    CountsError
+        A value is not an integer, or the rounding is so coarse that anything would pass.
+    """
+    values = sparse.csr_matrix(matrix, dtype=np.float64, copy=True)
+    scale = np.repeat(np.asarray(depth, dtype=np.float64) / 1e4, np.diff(values.indptr))
+    counts = np.expm1(values.data) * scale
+    half_unit = 0.5 * 10.0**-decimals + np.abs(values.data) * np.finfo(np.float32).eps
+    allowed = (counts + scale) * np.expm1(half_unit)
+    wrong = ~(np.abs(counts - np.rint(counts)) <= allowed)
+    coarse = ~(allowed < 0.25)
+    for bad, what in ((wrong, "no integer"), (coarse, "no better known than to +-0.25")):
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise CountsError(
+                f"the count {counts[at]:.3f}, {what}, at {_place(values, at, cells, genes)} "
+                f"({int(bad.sum())} of {counts.size} values)",
+                wanted=f"integers, recovered from log1p of counts per 10,000 rounded to {decimals} decimals",
+                where=where,
+                fix="the card's `derive` does not describe this file; use a file with raw counts",
+            )
+    values.data = np.rint(counts)
+    return canonical(values)

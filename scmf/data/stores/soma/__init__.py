@@ -1,0 +1,1 @@
+"""SOMA experiments and the CELLxGENE Census as stores of cells."""

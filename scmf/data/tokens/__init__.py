@@ -1,0 +1,1 @@
+"""Ragged tokens of cells, padding, token datasets and the cache of tokens."""

@@ -1,0 +1,216 @@
+"""Cells as ragged tokens, and the order in which a run visits them.
+
+The order is a pure function of (seed, epoch): a run that was killed asks for the same epoch again,
+skips what it has done and sees the same batches. No iterator holds state.
+
+Lives here: what the loop asks of batches, ragged storage in memory, length grouping, padding, the share of each
+rank. Lives elsewhere: batches of a stream (streamed), tokenising (scmf.tokenizers), masking (objectives), the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scmf.core.errors import TrainingError
+
+
+class Batches(Protocol):
+    """Batches of one rank, for any epoch and from any batch on."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of this rank in an epoch, the same on every rank and in every epoch."""
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """The batches of an epoch from batch ``start`` on: ``input_ids``, ``attention_mask`` (B, L) and others."""
+
+    def wait_share(self) -> float | None:
+        """Share of the time that was spent waiting for batches; None when they lie in memory."""
+
+
+BatchesOf = Callable[[int, int], Batches]
+"""``batches(rank, world_size)``: the share of one process."""
+
+
+@dataclass(frozen=True)
+class TokenCells:
+    """Tokens of N cells, ragged; cell ``i`` is ``column[offsets[i]:offsets[i + 1]]`` of every column.
+
+    Parameters
+    ----------
+    offsets
+        int64 (N + 1,), starts at 0.
+    columns
+        Name -> entries of all cells, one after the other: ``input_ids``, and ``values`` where the tokenizer has them.
+    cells
+        Name -> one entry a cell, (N,) or (N, k): ``labels``, and what the tokenizer gives besides, such as ``depth``.
+    fill
+        Column -> what fills short rows; 0 for a column that is not named.
+    """
+
+    offsets: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    cells: Mapping[str, np.ndarray] = field(default_factory=dict)
+    fill: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each cell, int64 (N,)."""
+        return np.diff(self.offsets)
+
+    def select(self, rows: np.ndarray) -> TokenCells:
+        """The cells ``rows`` (indices or a boolean mask), in that order."""
+        rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        entries = np.repeat(self.offsets[rows], lengths) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        columns = {name: column[entries] for name, column in self.columns.items()}
+        return TokenCells(offsets, columns, {name: values[rows] for name, values in self.cells.items()}, self.fill)
+
+    def with_cells(self, **cells: np.ndarray) -> TokenCells:
+        """The same cells with more arrays of one entry a cell, such as ``labels`` int64 (N,)."""
+        return TokenCells(self.offsets, self.columns, {**self.cells, **cells}, self.fill)
+
+    def pad(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """A batch of the cells ``rows``, padded on the right to the longest of them.
+
+        Returns
+        -------
+        dict
+            Every column (B, L), integers as int64 and numbers as float32; ``attention_mask`` int64 (B, L); and what
+            stands once a cell, such as ``labels`` int64 (B,).
+        """
+        chosen = self.select(rows)
+        lengths_B = chosen.lengths
+        mask_BL = np.arange(int(lengths_B.max())) < lengths_B[:, None]
+        batch = {}
+        for name, column in chosen.columns.items():
+            kind = np.int64 if column.dtype.kind in "iu" else np.float32
+            padded_BL = np.full(mask_BL.shape, self.fill.get(name, 0), dtype=kind)
+            padded_BL[mask_BL] = column
+            batch[name] = torch.from_numpy(padded_BL)
+        batch["attention_mask"] = torch.from_numpy(mask_BL.astype(np.int64))
+        for name, values in chosen.cells.items():
+            batch[name] = torch.from_numpy(values)
+        return batch
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """Cells in memory whose tokens are drawn anew each epoch (tied values, genes kept of a long cell, random order).
+
+    Parameters
+    ----------
+    draw
+        ``draw(epoch)``: the tokens of that epoch, the same for the same epoch and of the same lengths in all.
+    """
+
+    draw: Callable[[int], TokenCells]
+
+
+def length_grouped_indices(lengths: np.ndarray, batch_size: int, *, seed: int) -> list[int]:
+    """Shuffle, then sort by length inside mega-batches; the longest cell comes first.
+
+    This is ``transformers.trainer_pt_utils.get_length_grouped_indices``, the sampler that Geneformer
+    was pretrained with.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each cell (N,).
+    batch_size
+        Cells in a batch; a mega-batch holds up to 50 batches, at least four mega-batches an epoch.
+    seed
+        Seed of the shuffle (torch.Generator).
+    """
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    generator = torch.Generator().manual_seed(seed)
+    return get_length_grouped_indices(lengths.tolist(), batch_size, generator=generator)
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """Which cells stand in which batch, for any epoch.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each cell (N,).
+    batch_size
+        Cells in a batch on one rank.
+    group_by_length
+        Group cells of similar length, else shuffle plainly.
+    seed
+        Seed of the run.
+    world_size, rank
+        Number of processes and which one this is. Every rank makes the same number of steps; cells
+        left over after the last full round are dealt from the start of the epoch.
+    """
+
+    lengths: np.ndarray
+    batch_size: int
+    group_by_length: bool
+    seed: int
+    world_size: int = 1
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.lengths) == 0:
+            raise TrainingError("no training cells", wanted="at least one cell", fix="check data.split")
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of each rank in one epoch."""
+        total = -(-len(self.lengths) // self.batch_size)
+        return -(-total // self.world_size)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[np.ndarray]:
+        """Yield the cell indices of each batch of this rank, from batch ``start`` on."""
+        seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint32)[0])
+        if self.group_by_length:
+            order = np.array(length_grouped_indices(self.lengths, self.batch_size, seed=seed))
+        else:
+            order = torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(seed)).numpy()
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        for step in range(start, self.batches_per_epoch):
+            yield batches[(step * self.world_size + self.rank) % len(batches)]
+
+
+@dataclass(frozen=True)
+class MemoryBatches:
+    """Padded batches of cells in memory, in the order of a `BatchOrder`."""
+
+    cells: TokenCells | Redrawn
+    order: BatchOrder
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """See `Batches`."""
+        return self.order.batches_per_epoch
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """See `Batches`."""
+        cells = self.cells.draw(epoch) if isinstance(self.cells, Redrawn) else self.cells
+        for rows in self.order.epoch(epoch, start=start):
+            yield cells.pad(rows)
+
+    def wait_share(self) -> float | None:
+        """None: the cells lie in memory."""
+        return None
+
+
+def in_order(cells: TokenCells, *, batch_size: int) -> Iterator[np.ndarray]:
+    """Batches for inference, longest cells first; every cell exactly once."""
+    order = np.argsort(-cells.lengths, kind="stable")
+    for i in range(0, len(order), batch_size):
+        yield order[i : i + batch_size]

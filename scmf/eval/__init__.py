@@ -1,1 +1,0 @@
-"""Benchmarks and baselines: pure functions of predictions and cells. Knows no model class."""

@@ -1,0 +1,1 @@
+"""Benchmarks and the engine that scores submissions on tasks."""

@@ -1,0 +1,1 @@
+"""Cell-type annotation: probes, transfer, fine-tuned heads and their scores."""

@@ -1,0 +1,216 @@
+"""Cell-type annotation: how well labels are read off a representation of cells.
+
+Probes on any representation (N, D), fitted on training cells and scored on test cells: logistic regression
+(linear_probe) and nearest neighbours (knn_probe), both on columns standardised with the mean and standard deviation
+of the training cells; and, when asked for, nearest neighbours as they are (knn_transfer) and five folds of all cells
+(cross_validated). Predictions made elsewhere (a fine-tuned head) are scored by the same functions. Lives elsewhere: the
+representations (baselines, scmf.models.embed), scores of predicted labels (label_scores), the folds (cross_validation).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.annotation import transfer
+from scmf.evaluation.annotation.cross_validation import CROSS_VALIDATED, cross_validated
+from scmf.evaluation.annotation.label_scores import confusion, definitions, from_confusion, per_class, score
+from scmf.evaluation.score import Score, Truth, check_vectors, package
+from scmf.evaluation.uncertainty import bootstrap_labels
+
+__all__ = [
+    "CONSTANT", "CROSS_VALIDATED", "HEAD", "LINEAR", "NEAREST", "SHUFFLED", "TRANSFER", "Annotation", "Unseen",
+    "confusion", "definitions", "from_confusion", "per_class", "score",
+]  # fmt: skip
+
+LINEAR, NEAREST, HEAD, CONSTANT = "linear_probe", "knn_probe", "finetuned_head", "constant"
+TRANSFER = "knn_transfer"
+SHUFFLED = "shuffled_labels"
+"""Method: a probe that was fitted on shuffled training labels."""
+
+Unseen = Literal["error", "report"]
+"""What to do with test cells whose label no training cell has."""
+
+
+class Annotation:
+    """Benchmark ``annotation``.
+
+    Parameters
+    ----------
+    knn_neighbors
+        Neighbours that vote in knn_probe, each with one vote (Euclidean distance).
+    transfer_neighbors
+        Neighbours that vote in knn_transfer.
+    """
+
+    name = "annotation"
+
+    def __init__(self, *, knn_neighbors: int = 15, transfer_neighbors: int = 10) -> None:
+        package("scikit-learn")  # if it is missing say so now, and not after training
+        self.knn_neighbors = knn_neighbors
+        self.transfer_neighbors = transfer_neighbors
+
+    def run(
+        self,
+        representations: Mapping[str, np.ndarray],
+        truth: Truth,
+        *,
+        protocols: Sequence[str] | None = None,
+        unseen: Unseen = "error",
+    ) -> Iterator[Score]:
+        """Score every representation under every protocol.
+
+        Parameters
+        ----------
+        representations
+            Method to matrix (N, D).
+        truth
+            Labels and parts of the N cells; valid cells are neither fitted nor scored.
+        protocols
+            Among linear_probe, knn_probe, knn_transfer and cross_validated, which knows no parts; the first two when
+            None.
+        unseen
+            ``report`` scores test cells with a label of the training cells, and says how many others there are and
+            how well they are told apart by the certainty of the probe.
+
+        Raises
+        ------
+        EvaluationError
+            If a label of the test cells has no training cell and ``unseen`` is ``error``; if a protocol is unknown, or
+            the vectors of a method are not finite or all the same.
+        """
+        protocols = (LINEAR, NEAREST) if protocols is None else protocols
+        known = (LINEAR, NEAREST, TRANSFER, CROSS_VALIDATED)
+        if wrong := [name for name in protocols if name not in known]:
+            raise EvaluationError(
+                f"protocol {wrong[0]!r}", wanted=f"among {', '.join(known)}", where=self.name, fix="choose another"
+            )
+        if set(protocols) != {CROSS_VALIDATED}:
+            _check(truth, unseen)
+        for method, x_ND in representations.items():
+            check_vectors(x_ND, method, where=self.name)
+            for protocol in protocols:
+                if protocol == CROSS_VALIDATED:
+                    yield cross_validated(x_ND, truth.labels, method=method)
+                else:
+                    yield self._probe(x_ND, truth, truth.labels, protocol=protocol, method=method, unseen=unseen)
+
+    def shuffled_labels(
+        self,
+        x_ND: np.ndarray,
+        truth: Truth,
+        *,
+        protocols: Sequence[str] = (LINEAR, NEAREST),
+        unseen: Unseen = "error",
+        seed: int = 0,
+        method: str = SHUFFLED,
+    ) -> Iterator[Score]:
+        """The floor: probes of a representation (N, D) whose training labels were shuffled among the training cells."""
+        _check(truth, unseen)
+        check_vectors(x_ND, method, where=self.name)
+        labels, train = truth.labels.copy(), truth.rows("train")
+        labels[train] = np.random.default_rng(seed).permutation(labels[train])
+        for protocol in protocols:
+            yield self._probe(x_ND, truth, labels, protocol=protocol, method=method, unseen=unseen)
+
+    def _probe(
+        self, x_ND: np.ndarray, truth: Truth, labels: np.ndarray, *, protocol: str, method: str, unseen: Unseen
+    ) -> Score:
+        """Score of a probe that learns ``labels`` of the training cells."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.neighbors import KNeighborsClassifier
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        started = time.perf_counter()
+        train, test = truth.rows("train"), truth.rows("test")
+        if protocol == TRANSFER:
+            probe = make_pipeline(KNeighborsClassifier(min(self.transfer_neighbors, len(train)), algorithm="brute"))
+        elif protocol == LINEAR:
+            probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
+        else:
+            probe = make_pipeline(StandardScaler(), KNeighborsClassifier(min(self.knn_neighbors, len(train))))
+        probe.fit(x_ND[train], labels[train])
+        return self.scored(
+            probe.predict(x_ND[test]),
+            truth,
+            protocol=protocol,
+            method=method,
+            started=started,
+            unseen=unseen,
+            certainty=probe.predict_proba(x_ND[test]).max(axis=1) if unseen == "report" else None,
+        )
+
+    def scored(
+        self,
+        predicted: np.ndarray,
+        truth: Truth,
+        *,
+        protocol: str,
+        method: str,
+        started: float,
+        unseen: Unseen = "error",
+        certainty: np.ndarray | None = None,
+    ) -> Score:
+        """Score of labels predicted for the test cells, str (n_test,), in the order of the cells.
+
+        Parameters
+        ----------
+        certainty
+            Largest probability of a label, or share of the votes (n_test,), to tell unseen labels by; None where a
+            method has none.
+        """
+        test = truth.rows("test")
+        true, train_labels = truth.labels[test], truth.labels[truth.rows("train")]
+        donors = None if truth.donors is None else truth.donors[test]
+        details: dict[str, Any] = {
+            "confusion": confusion(predicted, true),
+            "per_class": per_class(predicted, true, train_labels),
+        }
+        if unseen == "report":
+            found = transfer.report(predicted, true, train_labels, certainty=certainty, donors=donors)
+            details["unseen"] = truth.unseen()
+        else:
+            units = transfer.units(donors)
+            drawn = {} if len(true) < 2 else bootstrap_labels(predicted, true, groups=units, unit=transfer.unit(units))
+            found = transfer.Found(score(predicted, true), definitions(), drawn)
+        lines = found.definitions
+        if protocol == TRANSFER:
+            how = (
+                f"; label: vote of the {self.transfer_neighbors} nearest training cells, Euclidean, not standardised"
+                " (scGPT, Tutorial_ZeroShot_Reference_Mapping)"
+            )
+            lines = {name: line + how for name, line in lines.items()}
+        return Score(
+            benchmark=self.name,
+            protocol=protocol,
+            method=method,
+            metrics=found.metrics,
+            definitions=lines,
+            n_cells=len(true),
+            n_train=len(train_labels),
+            seconds=time.perf_counter() - started,
+            details=details,
+            intervals=found.intervals,
+            falling=("unseen_share",) if "unseen_share" in found.metrics else (),
+        )
+
+    def majority(self, truth: Truth, *, unseen: Unseen = "error") -> Score:
+        """The most frequent label of the training cells, for every test cell."""
+        started = time.perf_counter()
+        labels, counts = np.unique(truth.labels[truth.rows("train")], return_counts=True)
+        predicted = np.repeat(labels[counts.argmax()], len(truth.rows("test")))
+        return self.scored(predicted, truth, protocol=CONSTANT, method="majority", started=started, unseen=unseen)
+
+
+def _check(truth: Truth, unseen: Unseen) -> None:
+    """Raise `EvaluationError` unless the split can be scored."""
+    if unseen == "error":
+        truth.check_trained_labels()
+        return
+    truth.check_parts()
+    transfer.check_some_seen(truth)

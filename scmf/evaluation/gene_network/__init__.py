@@ -1,0 +1,1 @@
+"""Gene networks: edges from models, truth networks, ranking metrics, baselines."""

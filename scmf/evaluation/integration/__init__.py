@@ -1,0 +1,1 @@
+"""Batch integration: scIB metrics and scGPT's composite scores."""

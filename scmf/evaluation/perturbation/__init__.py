@@ -1,0 +1,1 @@
+"""Perturbation prediction: truth, baselines, metrics, splits, ranks."""

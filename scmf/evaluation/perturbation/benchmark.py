@@ -1,0 +1,301 @@
+"""Perturbation response: what a perturbation changes, in mean profiles and in cells, predicted and true.
+
+Lives here: the benchmark, means over perturbations, subgroups, intervals. Lives elsewhere: what a prediction and the
+truth are (perturbation_truth), formulas (perturbation_metrics, perturbation_ranks, energy_distance), baselines
+(perturbation_baselines).
+
+Array legend: N cells, G genes, P perturbations, D dimensions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from scmf.core.errors import EvaluationError
+from scmf.evaluation.perturbation import metrics as perturbation_metrics
+from scmf.evaluation.perturbation import ranks as perturbation_ranks
+from scmf.evaluation.perturbation.baselines import additive, linear, nearest, no_change, replicates, train_mean
+from scmf.evaluation.perturbation.energy_distance import energy_distance_pertpy, energy_distance_scperturb
+from scmf.evaluation.perturbation.metrics import log_fold_change, most_expressed, profile_metrics, top_de
+from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Prediction, check_prediction, mean_profile
+from scmf.evaluation.score import Score, package
+from scmf.evaluation.uncertainty import bootstrap_means
+
+CEILING = "ceiling"
+COMPONENTS, SET_CELLS = 50, 500
+"""Principal components, and most cells of a set, for energy distances."""
+
+Note = Callable[[str], None]
+
+
+class Perturbation:
+    """Benchmark ``perturbation``.
+
+    Parameters
+    ----------
+    cells
+        Score what needs predicted cells, too: DES, energy distances.
+    draws
+        Draws of the bootstrap over perturbations.
+    distances
+        Further distances of sets of cells by their names in pertpy (``mmd``, ``wasserstein``, ``euclidean`` …), in the
+        space of the energy distances; filed as ``distance_<name>``, smaller is nearer.
+    """
+
+    name = "perturbation"
+
+    def __init__(self, *, cells: bool = True, draws: int = 1000, distances: Sequence[str] = ()) -> None:
+        self.cells, self.draws = cells, draws
+        self.distances = {name: pertpy_distance(name) for name in distances}
+
+    def baselines(self, truth: PerturbationTruth) -> dict[str, Prediction]:
+        """Method to prediction: no change, train mean, linear, nearest, and additive where there are combinations."""
+        found = {
+            "no_change": no_change(truth),
+            "train_mean": train_mean(truth),
+            "linear": linear(truth),
+            "nearest": nearest(truth),
+        }
+        if any(len(truth.genes_of(condition)) > 1 for _, condition in truth.pairs):
+            found["additive"] = additive(truth)
+        return found
+
+    def ceiling(self, truth: PerturbationTruth, *, seed: int = 0, note: Note = lambda _: None) -> Score:
+        """Half of the test cells as the prediction of the other half; see `replicates`."""
+        prediction, other_half = replicates(truth, seed=seed)
+        return next(self.run(other_half, {CEILING: prediction}, note=note))
+
+    def run(
+        self, truth: PerturbationTruth, predictions: Mapping[str, Prediction], *, note: Note = lambda _: None
+    ) -> Iterator[Score]:
+        """Score every prediction.
+
+        Parameters
+        ----------
+        truth
+            The screen; its control cells are those of every prediction.
+        predictions
+            Method to predicted cells or profiles of each test pair.
+        note
+            Told which method is being scored.
+
+        Raises
+        ------
+        EvaluationError
+            A test pair is not predicted, has another width, or holds values that are not finite.
+        """
+        base: dict[str, float] | None = None
+        space = _Space(truth)
+        # the train mean is what the score of the Virtual Cell Challenge starts from
+        for method in sorted(predictions, key=lambda name: (name != "train_mean", name)):
+            started = time.perf_counter()
+            note(f"perturbation: {method}")
+            check_prediction(predictions[method], truth, where=method)
+            each = self._each(truth, predictions[method], space)
+            metrics = {name: float(np.mean(values)) for name, values in each.items()}
+            if {"mae", "pds", "des"} <= set(metrics):
+                base = metrics if method == "train_mean" else base
+                if base is not None:
+                    metrics["vcc_score"] = perturbation_ranks.challenge_score(metrics, base)
+            groups = [truth.subgroup(condition) for _, condition in truth.pairs]
+            if len(set(groups)) > 1:
+                for group in sorted(set(groups)):
+                    mine = np.array([name == group for name in groups])
+                    metrics |= {f"{name}.{group}": float(np.mean(values[mine])) for name, values in each.items()}
+            yield self._score(truth, method, metrics, each, groups, started)
+
+    def _each(self, truth: PerturbationTruth, prediction: Prediction, space: _Space) -> dict[str, np.ndarray]:
+        """Metric to one value a pair (P,)."""
+        pairs = truth.pairs
+        profiles = np.stack([mean_profile(prediction[pair]) for pair in pairs])
+        true = np.stack([truth.mean(*pair) for pair in pairs])
+        control = np.stack([truth.control_mean(covariate) for covariate, _ in pairs])
+        rows = [
+            profile_metrics(
+                profiles[i], true[i], control[i], de=space.de(pair), expressed=most_expressed(control[i], truth.genes)
+            )
+            for i, pair in enumerate(pairs)
+        ]
+        found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        found |= self._ranks(truth, profiles, true, control)
+        if self.cells and all(np.ndim(prediction[pair]) == 2 and len(prediction[pair]) > 1 for pair in pairs):
+            found |= self._sets(truth, prediction, space)
+        return found
+
+    def _ranks(
+        self, truth: PerturbationTruth, profiles: np.ndarray, true: np.ndarray, control: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Ranks among the perturbations of the same covariate; nothing where a covariate has one perturbation alone."""
+        pairs = truth.pairs
+        kinds = np.array([covariate for covariate, _ in pairs])
+        if min((kinds == kind).sum() for kind in set(kinds)) < 2:
+            return {}
+        found = {name: np.zeros(len(pairs)) for name in ("rank_cosine_logfc", "rank_rmse", "pds")}
+        for kind in sorted(set(kinds)):
+            mine = np.flatnonzero(kinds == kind)
+            x, y, c = profiles[mine], true[mine], control[mine]
+            fold, true_fold = log_fold_change(x, c), log_fold_change(y, c)
+            targets = [truth.genes_of(pairs[i][1]) for i in mine]
+            found["rank_cosine_logfc"][mine] = perturbation_ranks.perturbench_rank(fold, true_fold, similarity="cosine")
+            found["rank_rmse"][mine] = perturbation_ranks.perturbench_rank(x, y, similarity="rmse")
+            found["pds"][mine] = perturbation_ranks.discrimination(x - c, y - c, truth.genes, targets)
+        return found
+
+    def _sets(self, truth: PerturbationTruth, prediction: Prediction, space: _Space) -> dict[str, np.ndarray]:
+        """Metrics of sets of cells: DES, energy distances."""
+        names = ("des", "energy_distance_pertpy", "energy_distance_scperturb")
+        found: dict[str, list[float]] = {name: [] for name in names}
+        for pair in truth.pairs:
+            cells = np.asarray(prediction[pair], np.float64)
+            control = truth.cells((pair[0], truth.control), None)
+            predicted = perturbation_ranks.differential_expression(cells, control)
+            found["des"].append(perturbation_ranks.expression_overlap(predicted, space.expressed(pair)))
+            x, y = space.project(cells), space.project(truth.cells(pair))
+            found["energy_distance_pertpy"].append(energy_distance_pertpy(x, y))
+            found["energy_distance_scperturb"].append(energy_distance_scperturb(x, y))
+            for name, distance in self.distances.items():
+                found.setdefault(f"distance_{name}", []).append(float(distance(x, y)))
+        return {name: np.array(values) for name, values in found.items()}
+
+    def _score(
+        self,
+        truth: PerturbationTruth,
+        method: str,
+        metrics: dict[str, float],
+        each: dict[str, np.ndarray],
+        groups: list[str],
+        started: float,
+    ) -> Score:
+        named = [
+            condition if len(set(truth.covariates)) == 1 else f"{condition} in {kind}"
+            for kind, condition in truth.pairs
+        ]
+        told = definitions()
+        for name in self.distances:
+            told[f"distance_{name}"] = (
+                f"pertpy.tools.Distance({name!r}), {package('pertpy', 'perturbation')}, of predicted and true cells in "
+                "the space of the energy distances; mean over test perturbations"
+            )
+        return Score(
+            benchmark=self.name,
+            protocol=truth.kind,
+            method=method,
+            metrics=metrics,
+            definitions={name: _told(told, name) for name in metrics},
+            n_cells=int(sum(len(truth.rows(*pair, "test")) for pair in truth.pairs)),
+            n_train=int((truth.parts == "train").sum()),
+            seconds=time.perf_counter() - started,
+            details={
+                "per_perturbation": {
+                    name: dict(zip(named, [round(float(value), 6) for value in each[name]], strict=True))
+                    for name in ("pearson_delta", "mse_top20", "pds")
+                    if name in each
+                },
+                "subgroups": dict(zip(named, groups, strict=True)),
+            },
+            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(named) > 1 else {},
+            falling=tuple(
+                name for name in metrics if name.partition(".")[0] in FALLING or name.startswith("distance_")
+            ),
+        )
+
+
+def pertpy_distance(name: str) -> Any:
+    """A distance of sets of cells by its name in pertpy.
+
+    Raises
+    ------
+    MissingExtraError, EvaluationError
+        pertpy is not installed, or knows no such distance.
+    """
+    package("pertpy", "perturbation")
+    import jax
+
+    wide = jax.config.jax_enable_x64
+    import pertpy
+
+    # importing pertpy turns 64-bit numbers on for all of JAX; scib-metrics then fails in the same process
+    jax.config.update("jax_enable_x64", wide)
+    try:
+        return pertpy.tools.Distance(name, obsm_key="X_pca")
+    except ValueError as error:
+        raise EvaluationError(
+            str(error), wanted="a distance of pertpy", where="distances", fix="see its docs"
+        ) from error
+
+
+FALLING = (
+    *perturbation_metrics.FALLING, "rank_cosine_logfc", "rank_rmse", "energy_distance_pertpy",
+    "energy_distance_scperturb",
+)  # fmt: skip
+"""Metrics that are better when lower."""
+
+
+def _told(told: Mapping[str, str], name: str) -> str:
+    metric, _, group = name.partition(".")
+    return told[metric] + (f"; test perturbations of the group {group} alone" if group else "")
+
+
+class _Space:
+    """What is computed once of the truth: DE genes, significant genes, principal components."""
+
+    def __init__(self, truth: PerturbationTruth) -> None:
+        self.truth = truth
+        self._pca: Any = None
+        self._de: dict[Pair, np.ndarray] = {}
+        self._expressed: dict[Pair, perturbation_ranks.Expressed] = {}
+
+    def de(self, pair: Pair) -> np.ndarray:
+        """Columns of the top DE genes of a pair."""
+        if pair not in self._de:
+            truth = self.truth
+            perturbed, control = truth.rows(*pair, "test"), truth.rows(pair[0], truth.control)
+            self._de[pair] = top_de(truth.x_NG[perturbed], truth.x_NG[control], truth.genes)
+        return self._de[pair]
+
+    def expressed(self, pair: Pair) -> perturbation_ranks.Expressed:
+        """Differential expression of the true cells of a pair."""
+        if pair not in self._expressed:
+            control = self.truth.cells((pair[0], self.truth.control), None)
+            self._expressed[pair] = perturbation_ranks.differential_expression(self.truth.cells(pair), control)
+        return self._expressed[pair]
+
+    def project(self, cells_NG: np.ndarray) -> np.ndarray:
+        """At most `SET_CELLS` cells, drawn with a fixed seed, in the space of the truth (n, D)."""
+        if self._pca is None:
+            from sklearn.decomposition import PCA
+
+            truth = self.truth
+            kinds = {covariate for covariate, _ in truth.pairs}
+            seen = (truth.parts == "test") | (truth.conditions == truth.control)
+            rows = np.flatnonzero(seen & np.isin(truth.covariates, list(kinds)))
+            count = min(COMPONENTS, len(rows) - 1, len(truth.genes) - 1)
+            # exact: an iterative solver gives other components each time where few cells leave them nearly equal
+            fitted = PCA(count, svd_solver="covariance_eigh").fit(truth.x_NG[rows].astype(np.float64))
+            # directions in which no true cell varies are arbitrary
+            kept = int((fitted.explained_variance_ratio_ > 1e-9).sum())
+            self._pca = PCA(max(kept, 1), svd_solver="covariance_eigh").fit(truth.x_NG[rows].astype(np.float64))
+        if len(cells_NG) > SET_CELLS:
+            cells_NG = cells_NG[np.sort(np.random.default_rng(0).permutation(len(cells_NG))[:SET_CELLS])]
+        projected: np.ndarray = self._pca.transform(cells_NG)
+        return projected
+
+
+def definitions() -> dict[str, str]:
+    """One line a metric."""
+    by = package("scikit-learn")
+    space = (
+        f"cells in {COMPONENTS} principal components of true test and control cells ({by}), at most {SET_CELLS} a set"
+    )
+    return {
+        **perturbation_metrics.definitions(),
+        **perturbation_ranks.definitions(),
+        "energy_distance_pertpy": "energy distance of predicted and true cells as pertpy and cell-eval define it "
+        f"(Euclidean, V-statistic); {space}; mean over test perturbations",
+        "energy_distance_scperturb": "energy distance of predicted and true cells as scPerturb defines it (squared "
+        f"Euclidean, U-statistic); {space}; mean over test perturbations",
+    }

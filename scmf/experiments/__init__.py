@@ -1,0 +1,1 @@
+"""What is composed of runs and scores: reproductions, regression checks, grids, the leaderboard."""

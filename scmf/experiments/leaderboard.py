@@ -1,0 +1,144 @@
+"""The verb ``compare`` for what was measured: recipes or runs -> results -> the leaderboard. No torch.
+
+Lives here: which results belong to what was named, their verdicts, where the pages go. Lives elsewhere: tables and
+pages (report.leaderboard), the grid that trains (compare).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scmf.core.config.recipe import Recipe, find_recipe, list_recipes, load_recipe
+from scmf.core.errors import ConfigError
+from scmf.data.cards.card import list_cards
+from scmf.results.expected import Expected, judge_results, load_expected
+from scmf.results.pages.leaderboard import MARKS, Leaderboard, build_leaderboard, write_leaderboard
+from scmf.results.pages.table import number
+from scmf.results.result import CellKey, Result, Verdict, read_results
+
+Note = Callable[[str], None]
+
+RUNS_OUT = Path("runs/comparison")
+
+
+@dataclass(frozen=True)
+class Board:
+    """A leaderboard and the files it was written to."""
+
+    leaderboard: Leaderboard
+    pages: list[Path]
+    whole: bool
+    """Whether every shipped recipe takes part."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, and the files."""
+        return {**self.leaderboard.to_json(), "pages": [str(page) for page in self.pages]}
+
+    def terminal_tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+        """Title, heads and lines of each table, for a terminal."""
+        for table in self.leaderboard.tables:
+            heads = ["method", *(f"{name} {'↑' if table.higher[name] else '↓'}" for name in table.metrics), "seconds"]
+            lines = []
+            for row in table.rows:
+                line = [row.name]
+                for name in table.metrics:
+                    entry = row.entries.get(name)
+                    line.append("—" if entry is None else f"{number(entry.estimate.value)}{MARKS.get(entry.mark, ' ')}")
+                seconds = row.cost("seconds")
+                lines.append([*line, "" if seconds is None else f"{seconds:.1f}"])
+            yield f"{table.title}. {table.sentence}".rstrip(), heads, lines
+
+
+def compare_measured(
+    what: Sequence[str], *, ledger: Path, out: Path | None = None, note: Note = lambda _: None
+) -> Board:
+    """The leaderboard of recipes or runs.
+
+    Parameters
+    ----------
+    what
+        Names or folders of recipes, folders of runs that `scmf evaluate RUN --tasks …` has scored. With every shipped
+        recipe the whole ledger takes part: baselines and whatever else is filed there.
+    ledger
+        Folder of result files of the recipes.
+    out
+        Folder for the pages: beside the ledger for recipes, ``runs/comparison`` when a run is among them.
+    note
+        Told what is read.
+
+    Raises
+    ------
+    ConfigError
+        A name means nothing, a run has no results, or there is no result at all.
+    """
+    recipes: dict[str, Recipe] = {}
+    results: list[Result] = []
+    runs = 0
+    for word in what:
+        folder = Path(word)
+        if folder.is_file() and folder.suffix != ".yaml":
+            continue  # a README beside the recipes: recipes/* names it, too
+        if (folder / "run.json").is_file():
+            runs += 1
+            results += _of_run(folder)
+            continue
+        find_recipe(word)
+        recipe = load_recipe(word)
+        recipes[recipe.name] = recipe
+    whole = set(list_recipes()) <= set(recipes)
+    if whole:
+        results += read_results(ledger)
+    else:
+        for name in (*recipes, *(("baselines",) if recipes or runs else ())):
+            results += read_results(ledger, name)
+    results = list({(result.path, result.recipe_digest): result for result in reversed(results)}.values())
+    if not any(result.recipe != "baselines" for result in results):
+        raise ConfigError(
+            f"no result of {', '.join(what)} in {ledger}", wanted="result files", where="scmf compare",
+            fix="`scmf reproduce RECIPE` measures a recipe, `scmf evaluate RUN --tasks all` a run",
+        )  # fmt: skip
+    note(f"{len(results)} results of {len({result.recipe for result in results})} recipes")
+    expected, verdicts = _verdicts(recipes, results)
+    board = build_leaderboard(results, leaks=known_leaks(), expected=expected, verdicts=verdicts)
+    return Board(board, write_leaderboard(out or (RUNS_OUT if runs else ledger.parent), board), whole)
+
+
+def known_leaks() -> dict[str, dict[str, tuple[str, str]]]:
+    """What the shipped cards say of the presence of their cells in training corpora."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for card in list_cards(kind="cells"):
+        marks = () if card.part_of == "unknown" else card.part_of
+        found[card.name] = {mark.corpus: (mark.contains, mark.reason) for mark in marks}
+    return found
+
+
+def _of_run(folder: Path) -> list[Result]:
+    found = read_results(folder / "results")
+    if not found:
+        raise ConfigError(
+            "a run without results", wanted="result files", where=folder / "results",
+            fix=f"scmf evaluate {folder} --tasks all",
+        )  # fmt: skip
+    return found
+
+
+def _verdicts(
+    recipes: dict[str, Recipe], results: Sequence[Result]
+) -> tuple[dict[str, Expected], dict[tuple[str, CellKey], Verdict]]:
+    """Expected values of each recipe, and the verdict on every number that one is expected of."""
+    expected: dict[str, Expected] = {}
+    verdicts: dict[tuple[str, CellKey], Verdict] = {}
+    for name, recipe in recipes.items():
+        path = recipe.folder / "expected.yaml"
+        if not path.is_file():
+            continue
+        expected[name] = load_expected(path)
+        cells = expected[name].cells(recipe.variant)
+        mine = [r for r in results if r.recipe == name and any(r.key(metric) in cells for metric in r.metrics)]
+        if mine:
+            judged = judge_results(expected[name], mine, variant=recipe.variant, recipe_digest=recipe.digest)
+            verdicts |= {(name, key): verdict for key, verdict in judged.items() if key in cells}
+    return expected, verdicts

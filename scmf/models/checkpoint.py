@@ -1,0 +1,187 @@
+"""Models built, loaded and saved, with the tokenizer they belong to.
+
+Lives here: random weights from a configuration, ``from_pretrained`` that refuses what does not fit,
+the folder that holds model and tokenizer. Lives elsewhere: the networks (models), official
+checkpoints (recipes/<name>/convert.py), resumable checkpoints (training.checkpoints).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scmf.core import registry as plugins
+from scmf.core.config.run import RunConfig
+from scmf.core.errors import ModelError, from_value_error
+from scmf.tokenizers.build import tokenizer_facts
+
+
+def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Sequence[str] = ()) -> Any:
+    """A model for the tokenizer: random weights from ``seed``, or those of ``model.checkpoint``.
+
+    Parameters
+    ----------
+    config, tokenizer, seed
+        The configuration, the tokenizer whose batches the model will read, the seed of its weights.
+    batch_names
+        Batches that ``batch_ids`` counts; kept in the configuration of the model.
+
+    Raises
+    ------
+    ModelError
+        If the model needs tensors that the tokenizer does not give, cannot be trained under the objective, or the
+        checkpoint does not fit.
+    """
+    family = plugins.resolve("models", config.model.architecture)
+    torch.manual_seed(seed)
+    if config.model.checkpoint is not None:
+        model = load_weights(family, config.model.checkpoint)
+        _check_objective(config, getattr(model.config, "objectives", family.objectives))
+        if model.config.vocab_size != len(tokenizer):
+            raise ModelError(
+                f"weights for {model.config.vocab_size} tokens",
+                wanted=f"{len(tokenizer)} tokens, as the tokenizer has",
+                where=config.model.checkpoint,
+                fix="set tokenizer.vocabulary to the one the weights were trained with",
+            )
+        return model
+    settings = config.model.model_dump(exclude={"architecture", "checkpoint", "options"}) | config.model.all_options
+    try:
+        shape = family.config_class.from_settings(tokenizer_facts(tokenizer, n_batches=len(batch_names)), settings)
+    except ValueError as error:
+        raise from_value_error(ModelError, error, where="model") from error
+    _check_objective(config, getattr(shape, "objectives", family.objectives))
+    needed = getattr(shape, "tensors_needed", family.tensors_needed)
+    if lacking := sorted(set(needed) - set(tokenizer.model_input_names)):
+        raise ModelError(
+            f"tokenizer {config.tokenizer.strategy!r} gives {', '.join(tokenizer.model_input_names)}",
+            wanted=f"also {', '.join(lacking)} for model {config.model.architecture!r}",
+            where="tokenizer.strategy, model.architecture",
+            fix="choose another pair",
+        )
+    if batch_names:
+        shape.batch_names = list(batch_names)
+    model = family(shape)
+    if getattr(tokenizer, "gene_vector_dim", None) is not None and hasattr(model, "set_gene_vectors"):
+        model.set_gene_vectors(tokenizer.vectors)
+    return model
+
+
+def _check_objective(config: RunConfig, known: Sequence[str]) -> None:
+    if config.training.pretraining_task not in known:
+        raise ModelError(
+            f"objective {config.training.pretraining_task!r} with model {config.model.architecture!r}",
+            wanted=f"one of {', '.join(known)}",
+            where="training.pretraining_task, model.architecture, model.options",
+            fix="choose an objective that this model can be trained under",
+        )
+
+
+def copy_frozen(source: Any, target: Any) -> None:
+    """Give ``target`` the tensors of ``source`` that are given and not trained, such as pretrained gene vectors."""
+    names = [name for name in source.state_dict() if name.endswith(tuple(source.frozen_tensors) or ("\0",))]
+    tensors = source.state_dict()
+    with torch.no_grad():
+        for name, tensor in target.state_dict(keep_vars=True).items():
+            if name in names:
+                tensor.data.copy_(tensors[name])
+
+
+def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
+    """``from_pretrained`` in float32 that refuses weights which do not fit instead of inventing them."""
+    if not (Path(folder) / "config.json").is_file():
+        raise ModelError(
+            "no config.json", wanted="a folder written by save_pretrained", where=folder, fix="check the path"
+        )
+    quiet_transformers()  # what it would print (bars, a coloured table) is judged below instead
+    try:
+        model, report = family.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **kwargs
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(str(error), wanted="weights that fit the configuration", where=folder) from error
+    wrong = {name: sorted(map(str, keys)) for name, keys in report.items() if keys and name.endswith("keys")}
+    if kwargs:  # a new head has no weights yet and the pretraining head no place
+        wrong = {name: keys for name, keys in wrong.items() if name == "mismatched_keys"}
+    if wrong:
+        name, keys = next(iter(wrong.items()))
+        raise ModelError(
+            f"{len(keys)} {name.replace('_', ' ')}, the first {keys[0]}",
+            wanted="every weight of the model and no other",
+            where=folder,
+            fix="convert the checkpoint with the recipe's convert.py",
+        )
+    return model
+
+
+def quiet_transformers() -> None:
+    """No progress bars of transformers for files of a few megabytes, no tables."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def load_run_model(folder: Path | str) -> tuple[Any, Any]:
+    """Model and tokenizer of a checkpoint folder, or of the folder of a run that holds ``model/``.
+
+    Only built-in classes are used; code inside the folder is never run.
+    """
+    from transformers import AutoModelForPreTraining
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
+        folder = folder / "model"
+    _register_family(folder)
+    model = load_weights(AutoModelForPreTraining, folder)
+    return model.eval(), _load_tokenizer(folder)
+
+
+def _register_family(folder: Path) -> None:
+    """Import the family that ``config.json`` names: importing it registers it with the Auto classes."""
+    note = folder / "config.json"
+    kind = json.loads(note.read_text(encoding="utf-8")).get("model_type", "") if note.is_file() else None
+    if kind is None:
+        return  # load_weights says what is missing
+    name = kind.removeprefix("scmf_")
+    if name not in plugins.names("models"):
+        raise ModelError(
+            f"model_type {kind!r}",
+            wanted=f"one of {', '.join(f'scmf_{known}' for known in plugins.names('models'))}",
+            where=note,
+            fix="convert the checkpoint with the recipe's convert.py",
+        )
+    plugins.resolve("models", name)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    named = {plugins.class_name("tokenizers", name): name for name in plugins.names("tokenizers")}
+    note = folder / "tokenizer_config.json"
+    name = json.loads(note.read_text(encoding="utf-8")).get("tokenizer_class") if note.is_file() else None
+    if name not in named:
+        raise ModelError(
+            f"tokenizer class {name!r}" if name else "no tokenizer_config.json",
+            wanted=f"one of {', '.join(sorted(named))} beside the weights",
+            where=folder,
+            fix="convert the checkpoint with the recipe's convert.py, which saves the tokenizer along",
+        )
+    try:
+        return plugins.resolve("tokenizers", named[name]).from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(str(error), wanted="a whole tokenizer", where=folder) from error
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights, configuration, code and tokenizer as one folder, whole or not at all."""
+    quiet_transformers()
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)

@@ -1,0 +1,76 @@
+"""Cells to vectors: a model's embeddings of tokenised cells, in the order of the cells.
+
+Lives here: inference over ragged tokens. Lives elsewhere: the pooling rules (the model), what the
+vectors are good for (scmf.eval), the AnnData around them (scmf.training.run).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from scmf.core.config.run import EvalConfig
+from scmf.core.errors import ModelError, from_value_error
+from scmf.data.tokens.tokens import TokenCells, in_order
+
+
+def embed_tokens(model: Any, cells: TokenCells, *, settings: EvalConfig) -> np.ndarray:
+    """Embed every cell.
+
+    Parameters
+    ----------
+    model
+        A model with ``embed(**batch, layer=, pooling=) -> (B, D)``.
+    cells
+        Tokens of N cells.
+    settings
+        The ``eval`` section: layer, pooling, cells in a forward pass.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (N, D), row ``i`` for cell ``i``.
+
+    Raises
+    ------
+    ModelError
+        If the layer or the pooling does not exist, a cell has no gene, or a vector is not finite.
+    """
+    device = next(model.parameters()).device
+    out_ND: np.ndarray | None = None
+    for rows in in_order(cells, batch_size=settings.batch_size):
+        batch = {name: tensor.to(device) for name, tensor in cells.pad(rows).items()}
+        batch.pop("labels", None)
+        try:
+            x_BD = model.embed(**batch, layer=settings.embedding_layer, pooling=settings.pooling)
+        except ValueError as error:
+            raise from_value_error(ModelError, error) from error
+        if out_ND is None:
+            out_ND = np.zeros((len(cells), x_BD.shape[1]), dtype=np.float32)
+        out_ND[rows] = x_BD.float().cpu().numpy()
+    if out_ND is None:
+        raise ModelError("no cells to embed", wanted="at least one cell")
+    if not np.isfinite(out_ND).all():
+        bad = int(np.flatnonzero(~np.isfinite(out_ND).all(axis=1))[0])
+        raise ModelError(
+            f"embedding of cell {bad} is not finite", wanted="finite numbers", fix="check the weights of the model"
+        )
+    return out_ND
+
+
+def classify_tokens(model: Any, cells: TokenCells, *, batch_size: int) -> np.ndarray:
+    """Logits of a classification model for every cell, float32 (N, C), without dropout."""
+    device = next(model.parameters()).device
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    model.eval()
+    with torch.no_grad():
+        for rows in in_order(cells, batch_size=batch_size):
+            batch = {name: tensor.to(device) for name, tensor in cells.pad(rows).items()}
+            batch.pop("labels", None)
+            parts.append((rows, model(**batch).logits.float().cpu().numpy()))
+    logits_NC = np.zeros((len(cells), parts[0][1].shape[1]), dtype=np.float32)
+    for rows, logits_BC in parts:
+        logits_NC[rows] = logits_BC
+    return logits_NC

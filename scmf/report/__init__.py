@@ -1,1 +1,0 @@
-"""Results and expectations become one table, pages and plots. No torch."""

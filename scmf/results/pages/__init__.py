@@ -1,0 +1,1 @@
+"""Results as tables, pages and figures. A page never feeds a run."""

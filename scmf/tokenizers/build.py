@@ -1,0 +1,218 @@
+"""A tokenizer for a configuration, and the tokens of cells in memory.
+
+Lives here: fitted on cells, of a vocabulary card or saved; cells to ragged tokens with what travels beside them; what
+a model is told about its tokenizer. Lives elsewhere: the strategies (tokenizers), cells on disk (streaming).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scmf.core import registry as plugins
+from scmf.core.config.run import RunConfig, TokenizerConfig
+from scmf.core.errors import ConfigError, DataError, from_value_error
+from scmf.data.loading.restrict import DEPTH
+from scmf.data.tokens.tokens import Redrawn, TokenCells
+
+BATCH_IDS = "batch_ids"
+"""Tensor with the batch (study, donor, assay) of a cell, for models that use it."""
+
+
+def tokenizer_shape(settings: TokenizerConfig) -> dict[str, Any]:
+    """What every tokenizer of a configuration is made with, beside its tables."""
+    return {
+        "max_genes": settings.max_genes,
+        "special_tokens": settings.special_tokens,
+        "faithful": settings.faithful,
+        **settings.all_options,
+    }
+
+
+def given_tokenizer(settings: TokenizerConfig, *, progress: bool = True) -> Any:
+    """The tokenizer of a vocabulary card, or the one saved in a folder (which must have the shape that is asked for).
+
+    Raises
+    ------
+    ConfigError
+        The saved one has another shape, or the strategy needs tables that the vocabulary does not have.
+    """
+    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
+    if (Path(settings.vocabulary) / "tokenizer_config.json").is_file():
+        saved = strategy.from_pretrained(settings.vocabulary)
+        held = getattr(saved, "options", {})
+        found = {name: held[name] if name in held else getattr(saved, name) for name in shape if name != "vectors"}
+        wanted = {name: value for name, value in shape.items() if name != "vectors"}
+        if found != wanted:
+            raise ConfigError(
+                ", ".join(f"{name} {value}" for name, value in found.items() if value != wanted[name]),
+                wanted=", ".join(f"{name} {value}" for name, value in wanted.items() if found[name] != value),
+                where=settings.vocabulary,
+                fix="set the keys of `tokenizer` to those of the saved tokenizer",
+            )
+        return saved
+    from scmf.data.genes.vocabulary import load_vocabulary
+
+    tables = load_vocabulary(settings.vocabulary, progress=progress)
+    return strategy.from_tables(
+        tables.token_ids, tables.medians, tables.aliases, **with_vectors(shape, tables.genes, progress=progress)
+    )
+
+
+def fitted_tokenizer(config: RunConfig, cells: Any, *, progress: bool = True) -> Any:
+    """A tokenizer whose vocabulary comes from the training cells of an AnnData."""
+    settings = config.tokenizer
+    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
+    training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
+    chosen, depth = training, _depth(training)
+    if settings.top_genes is not None:
+        chosen = training[:, _most_variable(training, settings.top_genes)]
+        depth = np.asarray(training.X.sum(axis=1)).ravel() if depth is None else depth
+    try:
+        made = strategy.fit(
+            chosen.X,
+            chosen.var_names,
+            min_cells=settings.min_cells,
+            n_counts=depth,
+            **with_vectors(shape, chosen.var_names.tolist(), progress=progress),
+        )
+        learn_columns(made, obs_columns(made, training.obs))
+        return made
+    except ValueError as error:
+        raise from_value_error(DataError, error, where=cells.uns["scmf"]["dataset"]) from error
+
+
+def _most_variable(training: Any, n_genes: int) -> list[str]:
+    """Names of the most variable genes, in the order of the columns, as `scmf data hvg` chooses them (``seurat``)."""
+    from scmf.data.preprocess.hvg import highly_variable_genes
+    from scmf.data.stores.corpus import Corpus
+    from scmf.data.stores.memory import MemoryStore
+
+    corpus = Corpus([MemoryStore(training, counts="X", gene_ids="var_names")])
+    return list(highly_variable_genes(corpus, keep=None, n_top_genes=n_genes).selected)
+
+
+def with_vectors(shape: dict[str, Any], genes: Sequence[str], *, progress: bool) -> dict[str, Any]:
+    """The shape with the gene vectors that ``vectors`` names, of these genes; ``fit`` is left to the tokenizer."""
+    source = shape.get("vectors")
+    if source is None or source == "fit":
+        return shape
+    from scmf.data.genes.align_vectors import vectors_for
+
+    found, _ = vectors_for(source, genes, progress=progress)
+    return {**shape, "vectors": (found.genes, found.vectors)}
+
+
+def tokenise(tokenizer: Any, cells: Any, *, draw: int = 0, batch_names: Sequence[str] | None = None) -> TokenCells:
+    """Tokens of all cells of an AnnData with raw counts.
+
+    Parameters
+    ----------
+    tokenizer
+        Any tokenizer with ``encode_cells``.
+    cells
+        As `scmf.data.loading.load.load_cells` returns them.
+    draw
+        Number of the draw (the epoch), for tokenizers that draw.
+    batch_names
+        Names that ``batch_ids`` counts; default: those of the cells, sorted. Cells without a batch column have none.
+
+    Raises
+    ------
+    DataError
+        For anything wrong with the cells; an empty cell is named.
+    """
+    where = cells.uns["scmf"]["dataset"]
+    try:
+        encoded = tokenizer.encode_cells(cells.X, cells.var_names, n_counts=_depth(cells), draw=draw)
+        beside = tokenizer.cell_tensors(obs_columns(tokenizer, cells.obs))
+    except ValueError as error:
+        raise from_value_error(DataError, error, where=where) from error
+    beside = {**encoded.cells, **beside}
+    if (key := cells.uns["scmf"].get("batch_key")) and key in cells.obs:
+        beside[BATCH_IDS] = batch_codes(cells.obs[key].astype(str).to_numpy(), batch_names)
+    return TokenCells(encoded.offsets, encoded.columns, beside, tokenizer.fill)
+
+
+def training_tokens(tokenizer: Any, cells: Any, tokens: TokenCells, rows: np.ndarray) -> TokenCells | Redrawn:
+    """The cells ``rows`` for training: drawn anew each epoch where the tokenizer draws, else as they are."""
+    first = tokens.select(rows)
+    if not tokenizer.redraws:
+        return first
+    chosen = cells[rows]
+
+    def draw(epoch: int) -> TokenCells:
+        if epoch == 0:
+            return first
+        encoded = tokenizer.encode_cells(chosen.X, chosen.var_names, n_counts=_depth(chosen), draw=epoch)
+        return TokenCells(encoded.offsets, encoded.columns, {**first.cells, **encoded.cells}, first.fill)
+
+    return Redrawn(draw)
+
+
+def obs_columns(tokenizer: Any, obs: Any) -> Mapping[str, Any]:
+    """The columns of ``obs`` (a data frame) that a tokenizer reads; those that are not there are left out."""
+    return {name: obs[name].astype(str).to_numpy() for name in tokenizer.obs_columns if name in obs}
+
+
+def learn_columns(tokenizer: Any, obs: Mapping[str, Any]) -> None:
+    """Let a tokenizer that reads columns of ``obs`` (assays) take over their values, unless it knows some already."""
+    if tokenizer.obs_columns and tokenizer.n_assays <= 1:
+        tokenizer.learn_cells(obs)
+
+
+def batch_codes(names: np.ndarray, known: Sequence[str] | None = None) -> np.ndarray:
+    """Batches as numbers, int64 (N,).
+
+    Raises
+    ------
+    DataError
+        A batch that a trained model does not know.
+    """
+    order = sorted(set(names)) if known is None else list(known)
+    number = {name: i for i, name in enumerate(order)}
+    if strangers := sorted(set(names) - set(number)):
+        raise DataError(
+            f"batch {strangers[0]!r}" + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""),
+            wanted=f"one of {', '.join(order)}",
+            where="data.batch_key",
+            fix="give cells of the batches that the model was trained on",
+        )
+    return np.array([number[name] for name in names], np.int64)
+
+
+def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
+    """What a model is told about the tokens it will see; None where the tokenizer has no such thing.
+
+    Returns
+    -------
+    dict
+        ``vocab_size, max_positions, pad_token_id, cls_token_id, eos_token_id, mask_token_id, pad_value, mask_value,
+        n_bins, n_assays, n_batches, gene_vector_dim, gene_token_start, depth_token_ids, faithful``.
+    """
+    special = set(tokenizer.all_special_ids)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "eos", "mask")}
+    if not tokenizer.special_tokens:  # in the vocabulary, but in no cell
+        ids |= {"cls_token_id": None, "eos_token_id": None}
+    names = ("pad_value", "mask_value", "gene_vector_dim")
+    depth_ids = list(getattr(tokenizer, "depth_ids", ()))
+    return {
+        "vocab_size": len(tokenizer),
+        "max_positions": tokenizer.max_genes,
+        **ids,
+        **{name: getattr(tokenizer, name, None) for name in names},
+        "n_bins": getattr(tokenizer, "n_bins", None) or None,  # 0: values as they are
+        "n_assays": getattr(tokenizer, "n_assays", 0),
+        "n_batches": n_batches,
+        "gene_token_start": next(i for i in range(len(tokenizer) + 1) if i not in special),
+        "depth_token_ids": depth_ids if min(depth_ids, default=-1) >= 0 else None,
+        "faithful": tokenizer.faithful,
+    }
+
+
+def _depth(cells: Any) -> np.ndarray | None:
+    """Counts of each cell over all genes, where the cells hold a part of the genes."""
+    return cells.obs[DEPTH].to_numpy() if cells.uns["scmf"].get("gene_vocab") else None

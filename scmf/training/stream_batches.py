@@ -1,0 +1,120 @@
+"""Batches of a stream for the loop, or for a loop of your own through torch's DataLoader.
+
+Lives here: numpy to torch, the attention mask, worker processes. Lives elsewhere: the stream (data.stream), the loop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from scmf.core.errors import TrainingError
+from scmf.data.stream.reader import Batch, CellStream
+
+
+def to_tensors(batch: Batch) -> dict[str, Tensor]:
+    """A padded batch as a model takes it.
+
+    Returns
+    -------
+    dict
+        ``input_ids`` int64 (B, L) and the encoder's other columns, ``attention_mask`` int64 (B, L), and what travels
+        with the cells, such as ``labels`` (B,).
+    """
+    tensors = {
+        name: torch.from_numpy(values).long() if values.dtype.kind in "iu" else torch.from_numpy(values)
+        for name, values in batch.columns.items()
+    }
+    longest = next(iter(batch.columns.values())).shape[1]
+    mask_BL = np.arange(longest) < batch.lengths[:, None]
+    tensors["attention_mask"] = torch.from_numpy(mask_BL.astype(np.int64))
+    for name, values in batch.per_cell.items():
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(values))
+    return tensors
+
+
+class StreamBatches:
+    """`scmf.data.tokens.tokens.Batches` of a stream.
+
+    Parameters
+    ----------
+    stream
+        The share of this process, padded.
+    """
+
+    def __init__(self, stream: CellStream) -> None:
+        self.stream = stream
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of this rank in an epoch."""
+        return self.stream.batches_per_epoch
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """See `scmf.data.tokens.tokens.Batches`."""
+        for batch in self.stream.epoch(epoch, start=start):
+            yield to_tensors(batch)
+
+    def wait_share(self) -> float | None:
+        """Share of the time since the stream was made that was spent waiting for it."""
+        return self.stream.waiting.share
+
+
+class StreamDataset(IterableDataset[dict[str, Any]]):
+    """A stream for ``torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=n)``.
+
+    Every worker takes a share of its own, so each cell comes once an epoch whatever the number of workers. It shards
+    itself by rank: do not give the loader to ``accelerator.prepare``. Threads (the default of a stream) are faster
+    than workers where memory is short; workers must be spawned when a store holds native threads (SOMA).
+
+    Exact resume: `state_dict` counts the batches that the consumer took, not those made ahead.
+
+    Parameters
+    ----------
+    stream_of
+        ``stream_of(rank, world_size)`` makes the stream of one share; it must be picklable for spawned workers.
+    rank, world_size
+        Process and number of processes.
+    """
+
+    def __init__(self, stream_of: Callable[[int, int], CellStream], *, rank: int = 0, world_size: int = 1) -> None:
+        self._stream_of, self._rank, self._world_size = stream_of, rank, world_size
+        self._epoch = self._taken = 0
+
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        """The epoch that the next loop gives, from batch ``start`` (over all workers) on."""
+        self._epoch, self._taken = epoch, start
+
+    def state_dict(self, taken: int) -> dict[str, int]:
+        """Where the consumer stands, after it ``taken`` batches of this epoch in all."""
+        return {"epoch": self._epoch, "taken": taken, "rank": self._rank, "world_size": self._world_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from `state_dict`; `TrainingError` if it is of another share."""
+        here = {"rank": self._rank, "world_size": self._world_size}
+        there = {name: state[name] for name in here}
+        if here != there:
+            raise TrainingError(
+                f"a state of {json.dumps(there)}",
+                wanted=json.dumps(here),
+                where="StreamDataset.load_state_dict",
+                fix="go on with as many processes as before, or begin the epoch anew",
+            )
+        self.set_epoch(state["epoch"], start=state["taken"])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Batches of this worker; torch takes one from each worker in turn."""
+        info = get_worker_info()
+        worker, n_workers = (info.id, info.num_workers) if info else (0, 1)
+        # torch begins with worker 0: let it be the one whose turn it is. Each share gave every n-th batch so far.
+        share = (worker + self._taken) % n_workers
+        start = (self._taken - share + n_workers - 1) // n_workers
+        stream = self._stream_of(self._rank * n_workers + share, self._world_size * n_workers)
+        for batch in stream.epoch(self._epoch, start=start):
+            yield {**to_tensors(batch), "cells": torch.from_numpy(batch.cells)}

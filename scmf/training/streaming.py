@@ -1,0 +1,353 @@
+"""A run over cells that stay on disk: vocabulary in one pass, tokens made inside the stream, batches for the loop.
+
+Lives here: the tokenizer as an encoder of the stream, fitting it on the training cells, the cache of tokens, the
+validation cells. Lives elsewhere: opening (data.open_corpus), the stream (data.stream), cells in memory (run).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scmf.core import registry as plugins
+from scmf.core.config.data import DataConfig, StreamConfig
+from scmf.core.config.run import RunConfig, TokenizerConfig, TrainingConfig
+from scmf.core.distributed import main_first
+from scmf.core.errors import ConfigError, DataError, from_value_error
+from scmf.core.files import cache_dir, sha256_json
+from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
+from scmf.data.preprocess.panel import Panel
+from scmf.data.preprocess.statistics_pass import corpus_statistics
+from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.ragged import BadRows, Encoded, Encoder
+from scmf.data.stores.store import CountBlock
+from scmf.data.stores.token_store import ReadyTokens
+from scmf.data.stream.arrange import Arrangement
+from scmf.data.stream.plan import Shape
+from scmf.data.stream.reader import CellStream, in_order
+from scmf.data.tokens.cache import cached_tokens, tokenise_to
+from scmf.data.tokens.tokens import BatchesOf, TokenCells
+from scmf.tokenizers.build import (
+    BATCH_IDS,
+    batch_codes,
+    given_tokenizer,
+    learn_columns,
+    tokenizer_shape,
+    with_vectors,
+)
+from scmf.training.stream_batches import StreamBatches
+
+Note = Callable[[str], None]
+
+
+class TokenEncoder:
+    """A tokenizer as an encoder of the stream; threads share it.
+
+    Parameters
+    ----------
+    tokenizer
+        Any tokenizer with ``encode_cells(counts, genes, ...)``.
+    panel
+        Bring the cells onto these genes first; depth is still that of all genes of the cell.
+    draw
+        Number of the draw, for tokenizers that draw.
+    """
+
+    def __init__(self, tokenizer: Any, *, panel: Panel | None = None, draw: int = 0) -> None:
+        self.tokenizer, self.panel, self.draw = tokenizer, panel, draw
+        self.fill: Mapping[str, float] = tokenizer.fill
+        self._without_genes = tokenizer.n_special_per_cell
+        self._dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max else np.int32
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that decides the tokens of a cell."""
+        return sha256_json([self.tokenizer.fingerprint, None if self.panel is None else self.panel.fingerprint])
+
+    def at_epoch(self, epoch: int) -> TokenEncoder:
+        """The encoder of an epoch: another draw, where the tokenizer draws."""
+        if not self.tokenizer.redraws:
+            return self
+        return TokenEncoder(self.tokenizer, panel=self.panel, draw=epoch)
+
+    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
+        """See `scmf.data.stores.ragged.Encoder`."""
+        totals = None
+        if self.panel is not None:
+            aligned = self.panel.align(counts, self.panel.columns(genes), in_place=True)
+            # float32, as the tokenizer's own sums of float32 counts are
+            counts, genes, totals = aligned.counts, self.panel.genes, aligned.n_counts_B.astype(np.float32)
+        try:
+            cells = self.tokenizer.encode_cells(
+                counts.csr(), genes, n_counts=totals, dtype=self._dtype, empty="keep", draw=self.draw
+            )
+        except ValueError as error:
+            raise from_value_error(DataError, error, where="a block of the stream") from error
+        empty = np.flatnonzero(cells.lengths <= self._without_genes)
+        if len(empty):
+            raise BadRows(
+                f"{len(empty)} cell(s) without counts in any known gene",
+                wanted="counts of at least one gene of the vocabulary in every cell",
+                fix="leave such cells out: data.filter.min_genes or min_counts, or a split without them",
+                rows=empty,
+            )
+        return Encoded(cells.offsets, cells.columns, cells.cells)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Cells on disk and what turns them into batches.
+
+    Parameters
+    ----------
+    opened
+        Corpus, parts, filters.
+    tokenizer
+        Fitted on the training cells, or built from a published vocabulary.
+    encoder
+        What the stream calls.
+    settings
+        The section ``data.stream``.
+    batch_key
+        Column of ``obs`` with the batch, or None.
+    """
+
+    opened: OpenedCorpus
+    tokenizer: Any
+    encoder: Encoder
+    settings: StreamConfig
+    batch_key: str | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the cells are, for provenance."""
+        return self.opened.facts
+
+    @property
+    def n_training(self) -> int:
+        """Training cells."""
+        return int(self.opened.mask("train").sum())
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of what the model is trained on, and in which order."""
+        facts = self.opened.facts
+        order = self.settings.model_dump(mode="json", exclude={"threads", "cache_tokens", "valid_cells", "max_open_gb"})
+        return sha256_json(
+            [facts["sha256"], facts["split_sha256"], facts["removed"], self.tokenizer.fingerprint, order]
+        )
+
+    def batches(self, training: TrainingConfig) -> BatchesOf:
+        """What gives each process its share of the training cells."""
+        corpus, settings = self.opened.corpus, self.settings
+        how: Arrangement = "length" if training.group_by_length and settings.batches == "shuffle" else settings.batches
+        groups = self.opened.codes(settings.batches_by) if settings.batches_by is not None else None
+        copies = self.opened.copies(settings, seed=training.seed)
+        beside = self.beside
+        shape = Shape(training.batch_size, settings.block_cells, settings.buffer_blocks)
+        _refuse_large_buffer(corpus, shape, settings)
+
+        def share(rank: int, world_size: int) -> StreamBatches:
+            stream = CellStream(
+                corpus,
+                self.encoder,
+                shape=shape,
+                seed=training.seed,
+                rank=rank,
+                world_size=world_size,
+                copies=copies,
+                how=how,
+                groups=groups,
+                per_cell=beside,
+                dtypes={"input_ids": np.int64},
+                threads=settings.threads,
+            )
+            return StreamBatches(stream)
+
+        return share
+
+    def valid_tokens(self) -> TokenCells:
+        """At most ``valid_cells`` validation cells, spread evenly, in memory."""
+        cells = np.flatnonzero(self.opened.mask("valid"))
+        if len(cells) > self.settings.valid_cells:
+            cells = cells[np.linspace(0, len(cells) - 1, self.settings.valid_cells).astype(np.int64)]
+        keep = np.zeros(self.opened.corpus.n_cells, bool)
+        keep[cells] = True
+        fill = self.encoder.fill
+        parts = list(in_order(self.opened.corpus, self.encoder, keep)) if len(cells) else []
+        if not parts:
+            return TokenCells(np.zeros(1, np.int64), {name: np.empty(0, np.int32) for name in fill}, {}, fill)
+        lengths = np.concatenate([np.zeros(1, np.int64), *(batch.lengths for batch in parts)])
+        columns = {name: np.concatenate([batch.columns[name] for batch in parts]) for name in fill}
+        beside = {name: np.concatenate([batch.per_cell[name] for batch in parts]) for name in parts[0].per_cell}
+        beside |= {name: values[np.flatnonzero(keep)] for name, values in self.beside.items()}
+        return TokenCells(np.cumsum(lengths), columns, beside, fill)
+
+    @cached_property
+    def beside(self) -> dict[str, np.ndarray]:
+        """What columns of ``obs`` add to each cell of the corpus: the tensors of the tokenizer, and the batch."""
+        names = self.tokenizer.obs_columns
+        tensors = self.tokenizer.cell_tensors({name: self.opened.column(name).astype(str).to_numpy() for name in names})
+        if self.batch_key is not None:
+            tensors[BATCH_IDS] = batch_codes(self.opened.column(self.batch_key).astype(str).to_numpy())
+        return tensors
+
+    @property
+    def batch_names(self) -> list[str]:
+        """Batches of the corpus, sorted; empty without ``data.batch_key``."""
+        return [] if self.batch_key is None else sorted(set(self.opened.column(self.batch_key).astype(str)))
+
+
+def prepare_stream(config: RunConfig, *, progress: bool = True, note: Note = lambda _: None) -> Streamed:
+    """Open the corpus of ``config.data``, and make the tokenizer (one pass over the training cells where it is fitted).
+
+    Raises
+    ------
+    ConfigError
+        Keys that do not go together.
+    DataError
+        For anything wrong with the cells.
+    """
+    settings = config.data.stream or StreamConfig()
+    note("opening the corpus")
+    opened = open_corpus(config.data, progress=progress, note=note)
+    with main_first():
+        tokenizer = _tokenizer(config, opened, progress=progress, note=note)
+    learn_columns(tokenizer, {name: opened.column(name).astype(str).to_numpy() for name in tokenizer.obs_columns})
+    batch_key = config.data.batch_key
+    if config.data.tokens is not None or settings.cache_tokens is not None:
+        _refuse_values(tokenizer, config)
+    if config.data.tokens is not None:
+        return Streamed(opened, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
+    encoder = TokenEncoder(tokenizer, panel=opened.panel)
+    if settings.cache_tokens is None:
+        return Streamed(opened, tokenizer, encoder, settings, batch_key)
+    with main_first():
+        cached = cached_tokens(
+            opened, encoder, settings.cache_tokens, made_by=encoder.fingerprint, progress=progress, note=note
+        )
+    return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings, batch_key)
+
+
+def _refuse_values(tokenizer: Any, config: RunConfig) -> None:
+    """Token datasets hold ids alone: a tokenizer that gives more cannot be read back from one."""
+    if more := sorted(set(tokenizer.model_input_names) - {"input_ids", "attention_mask"}):
+        raise ConfigError(
+            f"tokenizer {config.tokenizer.strategy!r} gives {', '.join(more)} besides token ids",
+            wanted="token ids alone, which is what token datasets hold",
+            where="data.tokens" if config.data.tokens is not None else "data.stream.cache_tokens",
+            fix="stream the counts: leave the key out",
+        )
+
+
+def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note: Note) -> Any:
+    settings = config.tokenizer
+    if settings.vocabulary != "fit":
+        return given_tokenizer(settings, progress=progress)
+    if config.data.tokens is not None:
+        raise ConfigError(
+            "ready tokens with vocabulary: fit",
+            wanted="the vocabulary the tokens were made with",
+            where="tokenizer.vocabulary",
+            fix="name its card, such as geneformer-v2, or the folder of the tokenizer",
+        )
+    keep = opened.mask("train")
+    note(f"medians of {int(keep.sum()):,} training cells")
+    panel = opened.panel
+    key = sha256_json([opened.facts, None if panel is None else panel.fingerprint])
+    state = cache_dir() / "statistics" / f"{key[:16]}.npz"
+    state.parent.mkdir(parents=True, exist_ok=True)
+    statistics = corpus_statistics(
+        opened.corpus,
+        keep=None if keep.all() else keep,
+        genes=None if panel is None else panel_genes(opened.corpus, panel),
+        state=state,
+    )
+    token_ids, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
+    aliases = None if panel is None or panel.mapping is None else panel.mapping.aliases
+    if settings.top_genes is not None:
+        raise ConfigError(
+            f"top_genes {settings.top_genes} with cells that are streamed",
+            wanted="a list of genes",
+            where="tokenizer.top_genes",
+            fix="choose them with `scmf data hvg` and name the file as data.gene_vocab",
+        )
+    if settings.all_options.get("vectors") == "fit":
+        raise ConfigError(
+            "gene vectors fitted on cells that are streamed",
+            wanted="a table of gene vectors, or cells in memory",
+            where="tokenizer.options.vectors: fit",
+            fix="fit them once in memory on a part of the cells and name the saved tokenizer as tokenizer.vocabulary",
+        )
+    strategy = plugins.resolve("tokenizers", settings.strategy)
+    shape = with_vectors(tokenizer_shape(settings), list(token_ids), progress=progress)
+    if hasattr(strategy, "vocabulary_of"):
+        token_ids = strategy.vocabulary_of(sorted(medians), **shape)
+    return strategy.from_tables(token_ids, medians, aliases, **shape)
+
+
+def panel_genes(corpus: Corpus, panel: Panel) -> dict[str, str]:
+    """Gene as a store writes it -> gene of the panel, for all stores."""
+    genes: dict[str, str] = {}
+    for store in {id(store.genes): store for store in corpus.stores}.values():
+        target = panel.columns(store.genes, where=store.uri).target
+        genes.update({name: panel.genes[at] for name, at in zip(store.genes, target.tolist(), strict=True) if at >= 0})
+    return genes
+
+
+def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig) -> None:
+    stored = np.mean([store.lengths[:10_000].mean() for store in corpus.stores if store.n_cells])
+    needed = round(shape.block_cells * shape.buffer_blocks * float(stored) * 8 / 1e9, 6)
+    if needed > settings.max_open_gb:
+        raise ConfigError(
+            f"{shape.block_cells * shape.buffer_blocks:,} cells in a buffer, {stored:,.0f} values each: {needed:g} GB",
+            wanted=f"at most {settings.max_open_gb:g} GB",
+            where="data.stream",
+            fix="lower buffer_blocks or block_cells, or raise max_open_gb",
+        )
+
+
+def tokenise_files(
+    data: DataConfig,
+    out: Path,
+    *,
+    vocabulary: str,
+    max_genes: int,
+    special_tokens: bool,
+    columns: Sequence[str] = (),
+    progress: bool = True,
+    note: Note = lambda _: None,
+) -> int:
+    """Tokens of the cells of ``data`` as one Hugging Face dataset, for other programs.
+
+    Parameters
+    ----------
+    data
+        The section ``data``.
+    out
+        The folder to make.
+    vocabulary
+        A vocabulary card, or a folder with a saved tokenizer.
+    max_genes, special_tokens
+        As in the section ``tokenizer``.
+    columns
+        Columns of ``obs`` to keep.
+    progress
+        Show progress bars on stderr.
+    note
+        Told in a few words what is going on.
+
+    Returns
+    -------
+    int
+        Cells written.
+    """
+    settings = TokenizerConfig(vocabulary=vocabulary, max_genes=max_genes, special_tokens=special_tokens)
+    tokenizer = given_tokenizer(settings, progress=progress)
+    opened = open_corpus(data, progress=progress, note=note)
+    return tokenise_to(opened, TokenEncoder(tokenizer, panel=opened.panel), out, columns=columns, progress=progress)
