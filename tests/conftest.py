@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, settings
 
 from scmf.core.files import sha256_file
-from tests.servers import http_files, memory, s3, s3_server  # noqa: F401  (fixtures)
+from tests.fixtures.servers import http_files, memory, s3, s3_server  # noqa: F401  (fixtures)
 
 # How fast examples are drawn says something about the machine and nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

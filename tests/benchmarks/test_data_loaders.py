@@ -5,14 +5,15 @@ import json
 import math
 import os
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "data_loaders"
+from tests import ROOT
+
+FOLDER = ROOT / "benchmarks" / "data_loaders"
 NAMES = ["cases", "corpus", "endurance", "environments", "limits", "measure", "ours", "peer_bionemo_scdl", "plot",
          "processes", "run", "summary", "tokenise"]  # fmt: skip
 

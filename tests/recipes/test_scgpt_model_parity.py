@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from scmf.core.files import oracle_dir, shipped
 from scmf.models import generative_transformer as ours
 from scmf.results.result import ParityCase
-from tests.scgpt_plain import VOCAB, WIDTH, Plain, write_case
+from tests.reference.scgpt_plain import VOCAB, WIDTH, Plain, write_case
 
 
 def load_recipe_module(name: str) -> ModuleType:

@@ -1,0 +1,183 @@
+"""A conversion that is killed or finds the disk full goes on to the same content; other arguments do not."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from scmf.core.errors import DataError
+from scmf.data.convert.convert import convert
+from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.memory import MemoryStore
+from tests import ROOT
+from tests.conftest import synthetic_cells
+from tests.data.convert.test_convert import SMALL, assert_same_cells, content, corpus, two_inputs
+
+# --- killed and gone on ---------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_killed_at_random_points_it_goes_on_to_the_same_content(tmp_path, shuffle):
+    arguments = {"shuffle": shuffle, "cells_per_dataset": 100, "memory": SMALL, "seed": 5}
+    convert(corpus(), tmp_path / "whole", **arguments)
+    rng = np.random.default_rng(0)
+    for turn in range(2):
+        out, deaths, calls = tmp_path / f"{turn}", 0, []
+        while not (out / "zarr.json").exists():
+            after = int(rng.integers(2, 36))
+
+            def die(what, done, total, after=after, calls=calls):
+                calls.append(what)
+                if len(calls) == after:
+                    raise Killed
+
+            calls.clear()
+            try:
+                convert(corpus(), out, progress=die, **arguments)
+            except Killed:
+                deaths += 1
+                for path in out.glob("dataset_*"):
+                    ad.read_zarr(path)  # what has the final name is whole
+        assert deaths or turn
+        assert content(out) == content(tmp_path / "whole")
+
+
+def test_going_on_does_not_read_again_what_was_read(tmp_path):
+    class Counting(MemoryStore):
+        cells_read = 0
+
+        def read(self, spans):
+            Counting.cells_read += int((spans[:, 1] - spans[:, 0]).sum())
+            return super().read(spans)
+
+    def die(what, done, total):
+        if what == "writing" and done > 150:
+            raise Killed
+
+    def stores():
+        return Corpus([Counting(synthetic_cells(400), name="a.h5ad")])
+
+    with pytest.raises(Killed):
+        convert(stores(), tmp_path / "o", progress=die, cells_per_dataset=100)
+    assert (tmp_path / "o" / "dataset_0").is_dir() and not (tmp_path / "o" / "dataset_1").exists()
+    Counting.cells_read = 0
+    convert(stores(), tmp_path / "o", cells_per_dataset=100)
+    assert Counting.cells_read == 256  # the sample from which the space is estimated
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from tests.data.convert.test_convert import corpus, SMALL
+from scmf.data.convert.convert import convert
+from pathlib import Path
+convert(corpus(), Path({out!r}), cells_per_dataset=50, memory=SMALL,
+        progress=lambda what, done, total: (print(what, done, flush=True), time.sleep(0.02)))
+"""
+
+
+@pytest.mark.parametrize("where", ["reading", "writing"])
+def test_after_sigkill_it_goes_on_to_the_same_content(tmp_path, where):
+    convert(corpus(), tmp_path / "whole", cells_per_dataset=50, memory=SMALL)
+    script = SCRIPT.format(tests=str(ROOT), out=str(tmp_path / "o"))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            what, done = line.split()
+            if what == where and int(done) > 120:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "o" / "zarr.json").exists()
+    convert(corpus(), tmp_path / "o", cells_per_dataset=50, memory=SMALL)
+    assert content(tmp_path / "o") == content(tmp_path / "whole")
+
+
+def test_other_inputs_or_arguments_do_not_go_on(tmp_path):
+    def die(what, done, total):
+        raise Killed
+
+    with pytest.raises(Killed):
+        convert(corpus(), tmp_path / "o", progress=die)
+    with pytest.raises(DataError, match="another seed, order"):
+        convert(corpus(), tmp_path / "o", seed=1)
+    with pytest.raises(DataError, match="another inputs"):
+        convert(corpus(two_inputs()[0], synthetic_cells(300, seed=2)), tmp_path / "o")
+    convert(corpus(), tmp_path / "o", memory=1 << 28, threads=1)  # these change no content
+
+
+def test_a_finished_conversion_is_not_repeated_and_not_overwritten(tmp_path):
+    first = convert(corpus(), tmp_path / "o")
+    assert convert(corpus(), tmp_path / "o") == first  # also the seconds it took
+    with pytest.raises(DataError, match="other inputs or with other arguments"):
+        convert(corpus(), tmp_path / "o", seed=1)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(DataError, match="thesis"):
+        convert(corpus(), tmp_path / "p")
+
+
+# --- the disk -------------------------------------------------------------------------------------
+
+
+def test_too_little_space_is_said_before_anything_is_read(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+    with pytest.raises(DataError, match="for the shuffle") as error:
+        convert(corpus(), tmp_path / "o")
+    assert "without shuffling" in error.value.fix
+    assert not list((tmp_path / "o").glob("dataset_*"))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_full_disk_leaves_nothing_half_written_and_the_same_command_goes_on(tmp_path, shuffle):
+    """A limit on the size of a file stands for the full disk: the write itself fails."""
+    script = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+from tests.data.convert.test_convert import corpus
+from scmf.data.convert.convert import convert
+from scmf.core.errors import DataError
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    convert(corpus(), {out!r}, shuffle={shuffle}, cells_per_dataset=100)
+except DataError as error:
+    print(error)
+    sys.exit(3)
+"""
+    tests = str(ROOT)
+    for limit in (20_000, 40_000) if shuffle else (4_000, 6_000):
+        text = script.format(tests=tests, out=str(tmp_path / "o"), shuffle=shuffle, limit=limit)
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+        assert done.returncode == 3, done.stderr
+        assert "same command again" in done.stdout and "GB more" in done.stdout
+        assert not list((tmp_path / "o").glob(".dataset*"))
+        for path in (tmp_path / "o").glob("dataset_*"):
+            ad.read_zarr(path)
+    inputs = two_inputs()
+    convert(corpus(), tmp_path / "o", shuffle=shuffle, cells_per_dataset=100)
+    assert_same_cells(tmp_path / "o", *inputs)
+
+
+def test_a_cell_lost_on_the_way_is_found(tmp_path, monkeypatch):
+    from scmf.data.convert import zarr_writer
+
+    append = zarr_writer.DatasetWriter.append
+
+    def careless(self, lengths, indices, data):
+        data = data.copy()
+        data[len(data) // 2] += 1
+        append(self, lengths, indices, data)
+
+    monkeypatch.setattr(zarr_writer.DatasetWriter, "append", careless)
+    with pytest.raises(DataError, match="what was read"):
+        convert(corpus(), tmp_path / "o")
+    assert not (tmp_path / "o" / "zarr.json").exists()
