@@ -8,7 +8,7 @@ of its own (``PLUG_INS``), which also says what of ours is timed beside it and o
 A plug-in is a module beside this one with ``pipelines(copies) -> list[Pipeline]``: the cells of the oracle ``copies``
 times over, or synthetic ones where they are not at hand. Before anything is timed ``verify`` compares the tokens of
 both programs and stops the run if they differ. Then both run in turns, three rounds or more; figures are medians, by
-wall clock and by CPU time (a busy neighbour on the same core moves both by a tenth; the file names the load). Reading
+wall clock and by CPU time (a busy neighbor on the same core moves both by a tenth; the file names the load). Reading
 files, matching gene names for the first time and compiling are not timed.
 """
 

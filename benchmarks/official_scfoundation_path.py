@@ -2,7 +2,7 @@
 
 Lives here: the algorithm of ``get_embedding.py`` up to the network, written from a description of what it computes,
 with the libraries it uses (pandas, numpy, torch), one Python pass a cell as there: missing genes are added as columns
-of zeros and the columns brought into the order of the list; a row is normalised as a pandas series and becomes a list
+of zeros and the columns brought into the order of the list; a row is normalized as a pandas series and becomes a list
 and then a tensor; values and gene ids above 0 are gathered by ``topk`` of a score for each place. No code of the
 official repository and none of scmf is in it, so it also serves the tests as a second opinion. Lives elsewhere: the
 measurement (input_pipelines.py).
@@ -63,7 +63,7 @@ def gathered(data_1L: Any, there_1L: Any) -> Any:
     return torch.gather(data_1L, 1, score.topk(n).indices)
 
 
-def bulk_normalised(table: Any) -> Any:
+def bulk_normalized(table: Any) -> Any:
     """Totals brought to their median, then ln(1 + x), as scanpy does it."""
     totals = table.sum(axis=1).to_numpy()
     target = np.median(totals[totals > 0])
@@ -72,26 +72,26 @@ def bulk_normalised(table: Any) -> Any:
 
 
 def sequences(
-    table: Any, genes: Sequence[str], *, input_type: str = "singlecell", normalised: str = "F", depth: str = "t4"
+    table: Any, genes: Sequence[str], *, input_type: str = "singlecell", normalized: str = "F", depth: str = "t4"
 ) -> Sequences:
     """Ids and values of every row of a pandas table."""
     import torch
 
     table = aligned(table, genes)
-    if input_type == "bulk" and normalised == "F":
-        table = bulk_normalised(table)
+    if input_type == "bulk" and normalized == "F":
+        table = bulk_normalized(table)
     ids, values, pairs = [], [], []
     for row in range(len(table)):
         series = table.iloc[row, :]
         with np.errstate(all="ignore"):
             if input_type == "bulk":
                 numbers = series.tolist()
-                s = np.log10(series.sum()) if normalised == "F" else series.sum()
+                s = np.log10(series.sum()) if normalized == "F" else series.sum()
                 t = s
             else:
-                if normalised == "A":
+                if normalized == "A":
                     numbers, total = series.iloc[:-1].tolist(), series.iloc[-1]
-                elif normalised == "T":
+                elif normalized == "T":
                     numbers, total = series.tolist(), series.sum()
                 else:
                     numbers, total = np.log1p(series / series.sum() * 1e4).tolist(), series.sum()
@@ -129,7 +129,7 @@ def _single_cell(
     from scmf.tokenizers.continuous import ContinuousTokenizer
 
     token_ids = {name: i for i, name in enumerate([*genes, "<T>", "<S>", "<pad>"])}
-    options: dict[str, Any] = {"max_genes": len(genes) + 2, "depth_tokens": True, "order": "vocabulary"}
+    options: dict[str, Any] = {"max_length": len(genes) + 2, "depth_tokens": True, "order": "vocabulary"}
     tokenizer = ContinuousTokenizer.from_tables(token_ids, **options)
     blocks = [counts[start : start + BLOCK] for start in range(0, counts.shape[0], BLOCK)]
 

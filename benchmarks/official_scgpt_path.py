@@ -123,7 +123,7 @@ def binned_layer(layer_BG: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
     return np.stack(rows)
 
 
-def tokenised(
+def tokenized(
     digits_BG: np.ndarray, gene_ids: np.ndarray, *, cls_id: int, pad_id: int, longest: int, zeros: bool
 ) -> dict[str, Any]:
     """Genes and values of each cell with ``<cls>`` (value 0) in front, sampled or padded to one length."""
@@ -182,7 +182,7 @@ def _tokenizer(gene_ids: np.ndarray, **options: Any) -> Any:
 
 def _embedding(counts: sp.csr_matrix, gene_ids: np.ndarray, *, n_distinct: int) -> tuple[Callable[[], Any], ...]:
     names = tuple(f"gene {i}" for i in gene_ids.tolist())
-    ours, faithful = (_tokenizer(gene_ids, max_genes=LONGEST, seed=3, faithful=f) for f in (False, True))
+    ours, match_official = (_tokenizer(gene_ids, max_length=LONGEST, seed=3, match_official=f) for f in (False, True))
     given = {"cls_id": ours.cls_token_id, "pad_id": ours.pad_token_id}
     blocks = _blocks(counts)
 
@@ -203,7 +203,7 @@ def _embedding(counts: sp.csr_matrix, gene_ids: np.ndarray, *, n_distinct: int) 
         theirs = embedding_path(part.toarray(), gene_ids, **given)
         torch.manual_seed(3)
         for number, batch in enumerate(theirs):
-            mine = faithful(part[number * BATCH : (number + 1) * BATCH], names, draws=draws)
+            mine = match_official(part[number * BATCH : (number + 1) * BATCH], names, draws=draws)
             _same(mine["input_ids"], batch["gene"].numpy(), "ids")
             _same(mine["values"], batch["expr"].numpy(), "digits")
         return {"cells": n_distinct, "tokens": _within_bounds(ours, part, names, gene_ids)}
@@ -213,13 +213,13 @@ def _embedding(counts: sp.csr_matrix, gene_ids: np.ndarray, *, n_distinct: int) 
 
 def _fine_tuning(counts: sp.csr_matrix, gene_ids: np.ndarray, *, n_distinct: int) -> tuple[Callable[[], Any], ...]:
     names = tuple(f"gene {i}" for i in gene_ids.tolist())
-    options = {"max_genes": PANEL_LONGEST, "include_zero_genes": True, "cls_value": "zero", "seed": 3}
-    ours, faithful = (_tokenizer(gene_ids, faithful=f, **options) for f in (False, True))
+    options = {"max_length": PANEL_LONGEST, "include_zero_genes": True, "cls_value": "zero", "seed": 3}
+    ours, match_official = (_tokenizer(gene_ids, match_official=f, **options) for f in (False, True))
     blocks = _blocks(counts)
 
     def theirs(block: sp.csr_matrix) -> dict[str, Any]:
         given = {"cls_id": ours.cls_token_id, "pad_id": ours.pad_token_id}
-        return tokenised(binned_layer(scaled(block).toarray()), gene_ids, **given, longest=PANEL_LONGEST, zeros=True)
+        return tokenized(binned_layer(scaled(block).toarray()), gene_ids, **given, longest=PANEL_LONGEST, zeros=True)
 
     def run() -> None:
         for block in blocks:
@@ -232,7 +232,7 @@ def _fine_tuning(counts: sp.csr_matrix, gene_ids: np.ndarray, *, n_distinct: int
     def verify() -> dict[str, int]:
         part = counts[:n_distinct]
         np.random.seed(3)
-        recorded, mine = theirs(part), faithful(part, names, empty="keep")
+        recorded, mine = theirs(part), match_official(part, names, empty="keep")
         _same(mine["input_ids"], recorded["genes"].numpy(), "ids")
         _same(mine["values"], recorded["values"].numpy(), "digits")
         return {"cells": n_distinct, "tokens": _within_bounds(ours, part, names, gene_ids)}
@@ -268,7 +268,7 @@ def _within_bounds(tokenizer: Any, counts: sp.csr_matrix, names: tuple[str, ...]
         digits, values = cells.columns["values"][part], dense[columns]
         above = dense[dense > 0]
         n_genes = dense.size if tokenizer.include_zero_genes else above.size
-        right = min(tokenizer.max_genes - 1, n_genes) == columns.size == np.unique(columns).size
+        right = min(tokenizer.max_length - 1, n_genes) == columns.size == np.unique(columns).size
         right &= np.array_equal(digits > 0, values > 0)
         if above.size:
             edges = np.quantile(above, np.linspace(0, 1, N_BINS - 1))

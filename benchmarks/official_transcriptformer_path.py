@@ -106,7 +106,7 @@ def _default(
 
     assay_ids = {"unknown": 0, "a": 1, "b": 2}
     tokenizer = ContinuousTokenizer.from_tables(
-        token_ids, assays=assay_ids, assay_key="assay", max_genes=LONGEST, transform="clipped_counts"
+        token_ids, assays=assay_ids, assay_key="assay", max_length=LONGEST, transform="clipped_counts"
     )
     names = np.array(["a", "b", "c"])[np.arange(counts.shape[0]) % 3].tolist()
     starts = range(0, counts.shape[0], BLOCK)
@@ -140,7 +140,7 @@ def _cells(copies: int) -> tuple[sp.csr_matrix, tuple[str, ...], dict[str, int],
     from scmf.core.files import oracle_dir
 
     root = oracle_dir() / "transcriptformer" if oracle_dir() else Path("absent")
-    path, table = root / "input" / "real400.h5ad", root / "gene_vocab.json"
+    path, table = root / "input" / "real400.h5ad", root / "gene_set.json"
     rng = np.random.default_rng(0)
     if path.is_file() and table.is_file():
         import anndata

@@ -48,7 +48,7 @@ BLOCK = 1024
 
 @dataclass
 class Work:
-    """Cells and dictionaries to tokenise."""
+    """Cells and dictionaries to tokenize."""
 
     name: str
     counts: sp.csr_matrix
@@ -60,7 +60,7 @@ class Work:
         """Ours, for V2."""
         tables = self.tables
         return RankValueTokenizer.from_tables(
-            tables.token_ids, tables.medians, tables.mapping, max_genes=LONGEST, special_tokens=True
+            tables.token_ids, tables.medians, tables.mapping, max_length=LONGEST, special_tokens=True
         )
 
 

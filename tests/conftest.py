@@ -50,7 +50,7 @@ name: toy
 title: Synthetic cells
 kind: cells
 organism: Homo sapiens
-licence: CC0-1.0
+license: CC0-1.0
 citation: made by the tests
 files:
   - name: toy.h5ad
@@ -81,10 +81,10 @@ identity:
   paper: none
   doi: none
   code: none
-  licence: CC0-1.0
+  license: CC0-1.0
   default_variant: tiny
 data: {{dataset: {card}, split: donor}}
-tokenizer: {{vocabulary: fit, min_cells: 5, max_genes: 24}}
+tokenizer: {{vocabulary: fit, min_cells: 5, max_length: 24}}
 model: {{hidden_dim: 16, num_layers: 2, num_heads: 2, ffn_dim: 32}}
 training: {{batch_size: 16, max_epochs: 4, lr: 3e-3, warmup_steps: 5}}
 eval:
@@ -93,7 +93,7 @@ eval:
   batch_size: 32
   knn_neighbors: 5
 variants:
-  tiny: {{description: tiny, tier: embedded}}
+  tiny: {{description: tiny, tier: mini}}
 """
 
 
@@ -118,7 +118,7 @@ def toy(tmp_path_factory):
         )
     )
     (root / "recipe.yaml").write_text(RECIPE.format(card=card))
-    (root / "expected.yaml").write_text("embedded: []\npublished: []\n")
+    (root / "expected.yaml").write_text("mini: []\npublished: []\n")
     return root
 
 
@@ -133,7 +133,7 @@ def toy_env(toy, monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def oracle():
     """Folder with outputs of the official Geneformer code."""
-    found = os.environ.get("SCMF_ORACLE_DIR")
+    found = os.environ.get("SCMF_REFERENCE_DIR")
     if not found or not (Path(found) / "geneformer").is_dir():
-        pytest.skip("SCMF_ORACLE_DIR is not set or has no geneformer/")
+        pytest.skip("SCMF_REFERENCE_DIR is not set or has no geneformer/")
     return Path(found) / "geneformer"

@@ -21,7 +21,7 @@ class Case(NamedTuple):
     output
         ``native`` or ``tokens``.
     token_threads
-        Threads that tokenise behind the loader; 0: in the loop of the consumer, as a user would write it.
+        Threads that tokenize behind the loader; 0: in the loop of the consumer, as a user would write it.
     workers
         Worker processes of a torch DataLoader.
     """
@@ -83,8 +83,8 @@ CASES = [
     Case("HF datasets, lists", "hf_datasets", "tokens_int32", "lists", "tokens"),
     Case("limit: memcpy of CSR", "limits", "raw", "memcpy", "native"),
     Case("limit: decompress zarr, 2 threads", "limits", "annbatch.zarr", "decompress", "native"),
-    Case("limit: tokenise, 1 thread", "limits", "raw", "tokenise", "tokens"),
-    Case("limit: tokenise, 2 threads", "limits", "raw", "tokenise", "tokens", token_threads=2),
+    Case("limit: tokenize, 1 thread", "limits", "raw", "tokenize", "tokens"),
+    Case("limit: tokenize, 2 threads", "limits", "raw", "tokenize", "tokens", token_threads=2),
     Case("limit: mapped raw CSR to tokens", "limits", "raw", "raw", "tokens", token_threads=2),
 ]
 

@@ -23,11 +23,11 @@ import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tokenize import LONGEST, digest_rows
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from tokenise import LONGEST, digest_rows
 
 from scmf.core.files import atomic_path, write_json
 
@@ -263,16 +263,16 @@ def write_tokens(corpus: Corpus, indptr: np.ndarray, indices: np.ndarray, data: 
 
     names = genes()
     fitted = RankValueTokenizer.fit(
-        rows(0, min(corpus.n_cells, 5_000)), names, min_cells=1, max_genes=LONGEST, special_tokens=False
+        rows(0, min(corpus.n_cells, 5_000)), names, min_cells=1, max_length=LONGEST, special_tokens=False
     )
     # One law of depth gives all rare genes nearly the same median. Those of a real corpus are all different and wider
     # (published: 25,413 values for 25,424 genes, standard deviation of the logarithm 0.68), which a sort feels.
     rng = np.random.default_rng([corpus.seed, 1])
     medians = {gene: median * float(np.exp(rng.normal(0, MEDIAN_SIGMA))) for gene, median in fitted.medians.items()}
-    tokenizer = RankValueTokenizer.from_tables(fitted.get_vocab(), medians, max_genes=LONGEST, special_tokens=False)
+    tokenizer = RankValueTokenizer.from_tables(fitted.get_vocab(), medians, max_length=LONGEST, special_tokens=False)
     tokenizer.save_pretrained(str(corpus.folder / "tokenizer"))
     ids = {gene: i for gene, i in tokenizer.get_vocab().items() if gene in tokenizer.medians}
-    columns = match_columns(names, ids, tokenizer.medians, {}, faithful=False)
+    columns = match_columns(names, ids, tokenizer.medians, {}, match_official=False)
     with atomic_path(corpus.folder / "tables.npz") as temporary:
         np.savez(temporary, code_G=columns.code_G, reciprocal_G=columns.reciprocal_G)
     digest = 0

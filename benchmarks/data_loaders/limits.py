@@ -1,8 +1,8 @@
 """What the machine allows: each half of the work alone, without any loader.
 
 Settings. ``memcpy``: copies of as many bytes as a cell has in CSR (float32 and int32). ``decompress``: every chunk of
-the zarr shards decoded by blosc in two threads, nothing else. ``tokenise``: batches that lie in memory.
-``raw``: a memory-mapped CSR of uint16, rows gathered in the mixed order and tokenised in two threads; no format of
+the zarr shards decoded by blosc in two threads, nothing else. ``tokenize``: batches that lie in memory.
+``raw``: a memory-mapped CSR of uint16, rows gathered in the mixed order and tokenized in two threads; no format of
 AnnData, and the ceiling of all loaders of counts.
 """
 
@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from tokenize import Csr
 from typing import Any
 
 import numba
 import numpy as np
 from measure import Loader, main
 from peer_bionemo_scdl import block_shuffled
-from tokenise import Csr
 
 IN_MEMORY = 16_384
 LARGEST_CHUNK = 1 << 20
@@ -136,7 +136,7 @@ def make(options: argparse.Namespace) -> Loader:
                 yield rows, None
 
         return Loader((), copies, facts={"bytes_a_cell": bytes_a_cell})
-    if options.setting == "tokenise":
+    if options.setting == "tokenize":
         held = [(rows, raw.rows(rows)) for rows in batches(np.arange(min(IN_MEMORY, len(raw))))]
         return Loader((), lambda seed: iter(held), csr=lambda batch: batch, facts={"threads": options.token_threads})
 

@@ -1,7 +1,7 @@
 """One run of one loader: clocks, memory of the order, exact tokens, JSON. Every peer imports it in its own interpreter.
 
 Lives here: what is the same for all, so that only the loader differs: the clocks, the entropy of source blocks in a
-batch, the command line. Lives elsewhere: the tokens (tokenise), the loaders (peer_*.py, ours.py), memory of a process
+batch, the command line. Lives elsewhere: the tokens (tokenize), the loaders (peer_*.py, ours.py), memory of a process
 from outside (processes), the driver (run).
 
 Two outputs. ``native``: what the loader gives of itself. ``tokens``: exact rank-value tokens, at most 2,048,
@@ -23,11 +23,11 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import Csr, Tokenize, digest_rows, with_tokens
 from typing import Any
 
 import numpy as np
 import psutil
-from tokenise import Csr, Tokenise, digest_rows, with_tokens
 
 BATCH = 64
 BLOCK = 64
@@ -46,7 +46,7 @@ class Loader:
     epoch
         Makes one epoch, shuffled by the seed: pairs of the rows (numbers in the store, int64 (B,)) and the batch.
     csr
-        Brings a batch to `Csr`, to be tokenised here; None for loaders that give tokens.
+        Brings a batch to `Csr`, to be tokenized here; None for loaders that give tokens.
     ids
         Brings a batch to padded int32 (B, L), for loaders that give tokens.
     facts
@@ -110,12 +110,12 @@ def batch_entropy(batches: list[np.ndarray], *, block: int = BLOCK) -> float | N
 def timed(loader: Loader, options: argparse.Namespace) -> dict[str, Any]:
     """Warm up, then run until enough cells or seconds have passed; the raw numbers."""
     tokens = options.output == "tokens"
-    tokenise = _tokens_of(loader, options) if tokens else None
+    tokenize = _tokens_of(loader, options) if tokens else None
 
     def epochs(seed: int) -> Generator[tuple[np.ndarray, Any], None, None]:
         for number in itertools.count(seed):
             batches = loader.epoch(number)
-            yield from with_tokens(batches, tokenise, options.token_threads) if tokenise else batches
+            yield from with_tokens(batches, tokenize, options.token_threads) if tokenize else batches
 
     warm = epochs(options.seed + 10_000)
     for _, _ in zip(range(3), warm, strict=False):
@@ -151,9 +151,9 @@ def timed(loader: Loader, options: argparse.Namespace) -> dict[str, Any]:
 
 def verified(loader: Loader, options: argparse.Namespace) -> dict[str, Any]:
     """One whole epoch: every row once, and the digest of all tokens."""
-    tokenise = _tokens_of(loader, options)
+    tokenize = _tokens_of(loader, options)
     seen, digest = [], 0
-    for rows, ids_BL in with_tokens(loader.epoch(options.seed), tokenise, options.token_threads):
+    for rows, ids_BL in with_tokens(loader.epoch(options.seed), tokenize, options.token_threads):
         if ids_BL.dtype != np.int32 or len(ids_BL) != len(rows):
             raise SystemExit(f"{ids_BL.dtype} tokens of {len(ids_BL)} cells with {len(rows)} rows")
         seen.append(np.asarray(rows))
@@ -170,7 +170,7 @@ def _tokens_of(loader: Loader, options: argparse.Namespace) -> Callable[[Any], n
     csr = loader.csr
     if csr is None:
         raise SystemExit("this loader gives neither counts nor tokens")
-    kernel = Tokenise(Path(options.corpus) / "tables.npz")
+    kernel = Tokenize(Path(options.corpus) / "tables.npz")
     return lambda batch: kernel(csr(batch))
 
 

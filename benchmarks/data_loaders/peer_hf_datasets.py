@@ -1,4 +1,4 @@
-"""Tokens made before, in a Hugging Face dataset (Arrow), read in random order: no counts, no tokenising.
+"""Tokens made before, in a Hugging Face dataset (Arrow), read in random order: no counts, no tokenizing.
 
 Settings. ``torch``: tensors of each batch through ``with_format("torch")`` and torch's padding. ``arrow``: through
 Arrow buffers, padded by numba, its fastest way. ``lists``: the python lists of its default format, padded one by one,
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from tokenize import pad_rows
 from typing import Any
 
 import numpy as np
 from measure import Loader, main
-from tokenise import pad_rows
 
 
 def make(options: argparse.Namespace) -> Loader:

@@ -18,7 +18,7 @@ def bars(report: Mapping[str, Any], path: Path) -> None:
     Parameters
     ----------
     report
-        As `summary.summarise` makes it.
+        As `summary.summarize` makes it.
     path
         PNG to write.
     """
@@ -45,8 +45,8 @@ def bars(report: Mapping[str, Any], path: Path) -> None:
         fontsize=9,
     )
     handles = [
-        Patch(color=colour, label=label)
-        for colour, label in ((_COLOURS["ours"], "this project"), (_PEER, "peers"), (_COLOURS["limits"], "limits"))
+        Patch(color=color, label=label)
+        for color, label in ((_COLOURS["ours"], "this project"), (_PEER, "peers"), (_COLOURS["limits"], "limits"))
     ]
     axes.legend(handles=handles, loc="lower right", fontsize=8)
     with atomic_path(path) as temporary:

@@ -155,7 +155,7 @@ def verify(cases: Sequence[Case], work: Path, options: argparse.Namespace) -> di
     digest = json.loads((small.folder / "corpus.json").read_text())["digest_of_tokens"]
     found: dict[str, Any] = {}
     for case in cases:
-        if case.output != "tokens" or case.setting == "tokenise":
+        if case.output != "tokens" or case.setting == "tokenize":
             continue
         say(f"tokens of {case.key}")
         result = {"failed": failed[case.peer]} if case.peer in failed else one(case, "verify", small, work, options, 0)
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs[case.key].append(result | {"round": number})
             rate = result.get("cells_per_s")
             say(f"round {number + 1} {case.key}: {result['failed'] if rate is None else f'{rate:,.0f} cells/s'}")
-    report = summary.summarise(corpus, cases, runs, checked, options)
+    report = summary.summarize(corpus, cases, runs, checked, options)
     write_json(options.out, report)
     plot.bars(report, options.out.with_suffix(".png"))
     print(summary.table(report))

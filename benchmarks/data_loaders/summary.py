@@ -23,7 +23,7 @@ _MEDIANS = (
 )  # fmt: skip
 
 
-def summarise(
+def summarize(
     corpus: Corpus,
     cases: Sequence[Case],
     runs: Mapping[str, list[dict[str, Any]]],

@@ -313,7 +313,7 @@ def convert(
             "source_file": weights.name,
             "source_sha256": sha256,
             "source_verified": verified,
-            "source_licence": LICENCE,
+            "source_license": LICENCE,
         }
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -342,7 +342,7 @@ def save_tokenizer(folder: Path, variant: Variant) -> None:
         tables.token_ids,
         tables.medians,
         tables.aliases,
-        max_genes=variant.max_positions,
+        max_length=variant.max_positions,
         special_tokens=variant.special_tokens,
     ).save_pretrained(folder)
 

@@ -1,7 +1,7 @@
 """Parity of tokens: ours against those the official Geneformer tokenizer wrote.
 
-Lives here: `cases`, which walks a folder of oracle files, tokenises the recorded inputs as the official code did
-(``faithful=True``) and compares cell for cell. Lives elsewhere: parity of the network (``parity_model.py``), the
+Lives here: `cases`, which walks a folder of oracle files, tokenizes the recorded inputs as the official code did
+(``match_official=True``) and compares cell for cell. Lives elsewhere: parity of the network (``parity_model.py``), the
 verdict over all cases (``scmf reproduce --tier parity``).
 
 Layout of the folder: ``inputs/<input>.h5ad`` and ``tok*/<input>[.<mode>].<V1|V2>[.<cpu>].parquet``, beside them
@@ -80,7 +80,7 @@ def cases(
         official = tables[version] if tables else _official(vocabulary, data_dir)
         return RankValueTokenizer.from_tables(
             official.token_ids, official.medians, official.aliases,
-            max_genes=longest, special_tokens=special, faithful=True,
+            max_length=longest, special_tokens=special, match_official=True,
         )  # fmt: skip
 
     for path in sorted(path for path in root.glob("tok*/*") if not path.name.startswith("summary")):
@@ -232,7 +232,7 @@ def _same_counts(official: np.ndarray, rates: np.ndarray, run: np.ndarray, lengt
 
 def _official(vocabulary: str, data_dir: Path | None) -> GeneTables:
     with _mirror(data_dir):
-        return load_vocabulary(vocabulary, progress=False)
+        return load_vocabulary(vocabulary)
 
 
 @contextmanager

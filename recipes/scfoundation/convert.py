@@ -5,7 +5,7 @@ Usage::
     python recipes/scfoundation/convert.py --variant cell --source models.ckpt --out weights/cell --unverified
 
 The file ``models.ckpt`` holds three checkpoints of one shape: ``cell``, ``rde`` and ``gene``. Its authors hand it out
-under a licence of its own (printed, and written into the folder): **non-commercial research, no redistribution**. So
+under a license of its own (printed, and written into the folder): **non-commercial research, no redistribution**. So
 there is nothing to fetch here, and what this makes must stay with whoever made it. No checksum was ever published;
 ``--unverified`` says that this is known, and the folder records the sum of the file.
 
@@ -211,13 +211,13 @@ def convert(weights: Path, out: Path, *, name: str, unverified: bool = False, to
         "source_sha256": sha256,
         "source_verified": verified,
     }
-    model.config.update({**source, "source_licence": LICENCE, "source_may_publish": False})
+    model.config.update({**source, "source_license": LICENCE, "source_may_publish": False})
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name
         model.save_pretrained(folder)
         sums = {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
-        terms = {"weights_licence": LICENCE, "may_publish": False, "allowed": ALLOWED, "weights_sha256": sums}
+        terms = {"weights_license": LICENCE, "may_publish": False, "allowed": ALLOWED, "weights_sha256": sums}
         write_json(folder / "provenance.json", {**terms, **source})
         if tokenizer:
             save_tokenizer(folder, variant, n_tokens=model.config.vocab_size)
@@ -247,7 +247,7 @@ def save_tokenizer(folder: Path, variant: Variant, *, n_tokens: int) -> None:
     ContinuousTokenizer.from_tables(
         tables.token_ids,
         aliases=tables.aliases,
-        max_genes=n_tokens - 1,
+        max_length=n_tokens - 1,
         depth_tokens=True,
         target_depth=variant.target_depth,
         order="vocabulary",
@@ -263,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--unverified", action="store_true", help="no checksum was published: accept the file")
     parser.add_argument("--no-tokenizer", action="store_true", help="do not save the tokenizer")
     options = parser.parse_args(arguments)
-    print(f"licence of these weights: {LICENCE}.", file=sys.stderr)
+    print(f"license of these weights: {LICENCE}.", file=sys.stderr)
     try:
         out = convert(
             options.source,

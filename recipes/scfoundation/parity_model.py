@@ -10,7 +10,8 @@ Layout of the folder: in ``model/`` a folder a small model (``config.json``, ``w
 ``out/`` one ``.npz`` a run of ``get_embedding.py``, whose arguments stand in ``meta_*.json``. No name of a case is
 known here; a file or tensor that is not understood is a failed case.
 
-Everything runs under ``faithful``. Differences are relative: the largest absolute difference over the largest magnitude
+Everything runs under ``match_official``. Differences are relative: the largest absolute difference over the largest
+magnitude
 of the reference. Outputs of the encoder at padding hold no meaning and are left out. Biases of attention keys have no
 gradient but rounding error, so a gradient is measured against its own magnitude plus a thousandth of the largest one.
 """
@@ -131,7 +132,7 @@ class _Small:
     @cached_property
     def model(self) -> MaskedAutoencoderModel:
         settings = json.loads((self.folder / "config.json").read_text())
-        model = MaskedAutoencoderModel(MaskedAutoencoderConfig.from_official(settings, faithful=True)).eval()
+        model = MaskedAutoencoderModel(MaskedAutoencoderConfig.from_official(settings, match_official=True)).eval()
         model.load_state_dict(load_file(self.folder / "weights.safetensors"))
         return model
 
@@ -290,7 +291,7 @@ def _infos(path: Path) -> Iterator[ParityCase]:
 
 
 def _official_config(path: Path) -> MaskedAutoencoderConfig:
-    return MaskedAutoencoderConfig.from_official(json.loads(path.read_text()), faithful=True)
+    return MaskedAutoencoderConfig.from_official(json.loads(path.read_text()), match_official=True)
 
 
 @cache
@@ -389,7 +390,7 @@ class _Run:
         """Tokens of each cell: recorded here, or in a run on the same cells, or by our tokenizer."""
         arrays = self.arrays if "enc_values" in self.arrays else self._sibling
         if arrays is None:
-            return self._tokenised()
+            return self._tokenized()
         values, ids = torch.from_numpy(arrays["enc_values"]).float(), torch.from_numpy(arrays["enc_positions"]).long()
         if "offsets" not in arrays:
             return [_Cell(*row) for row in zip(ids, values, strict=True)]
@@ -411,7 +412,7 @@ class _Run:
                 return other.arrays
         return None
 
-    def _tokenised(self) -> list[_Cell]:
+    def _tokenized(self) -> list[_Cell]:
         from scmf.data.genes.vocabulary import read_tokens
         from scmf.tokenizers.continuous import ContinuousTokenizer
 
@@ -430,7 +431,8 @@ class _Run:
         elif kind == "T":
             options["depth_of"] = "values"
         tokenizer = ContinuousTokenizer.from_tables(
-            tokens, max_genes=len(tokens), faithful=True, depth_tokens=True, target_depth=arguments["tgthighres"],
+            tokens, max_length=len(tokens), match_official=True, depth_tokens=True,
+            target_depth=arguments["tgthighres"],
             order="vocabulary", **options,
         )  # fmt: skip
         encoded = tokenizer.encode_cells(counts, genes, n_counts=totals)
@@ -472,7 +474,7 @@ def _one(model: MaskedAutoencoderModel, cell: _Cell, output: str, pooling: str) 
 
 
 def _genes_together(model: MaskedAutoencoderModel, cells: list[_Cell]) -> Tensor:
-    """All cells in one batch: under ``faithful`` they share the key maximum."""
+    """All cells in one batch: under ``match_official`` they share the key maximum."""
     shape = (len(cells), max(len(cell.ids) for cell in cells))
     ids, values = torch.full(shape, model.config.pad_token_id or 0), torch.full(shape, float(model.config.pad_value))
     for row, cell in enumerate(cells):

@@ -1,7 +1,8 @@
 """Parity of tokens: ours against the sequences that scFoundation's ``get_embedding.py`` fed to its encoder.
 
-Lives here: `cases`, which walks a folder of oracle files, tokenises the recorded inputs as the official script did
-(``faithful=True``) and compares ids, values and depth. Lives elsewhere: parity of the network (``parity_model.py``),
+Lives here: `cases`, which walks a folder of oracle files, tokenizes the recorded inputs as the official script did
+(``match_official=True``) and compares ids, values and depth. Lives elsewhere: parity of the network
+(``parity_model.py``),
 the verdict over all cases (``scmf reproduce --tier parity``).
 
 Layout of the folder: ``meta_*.json``, where a run has its arguments (under ``runs``) or where its key is
@@ -226,40 +227,45 @@ def _cells_of(run: Run) -> Cells:
 
 
 def _encode(run: Run, known: Mapping[str, int], changed: Mapping[str, Any], *, empty: Empty = "keep") -> EncodedCells:
-    """The cells of a run as the faithful tokenizer gives them."""
+    """The cells of a run as the match_official tokenizer gives them."""
     args = dict(run.args)
-    input_type, normalised = args.pop("input_type", "singlecell"), args.pop("pre_normalized", "F")
+    input_type, normalized = args.pop("input_type", "singlecell"), args.pop("pre_normalized", "F")
     depth = args.pop("tgthighres", "t4")
     args.pop("data_path", None)
     args.pop("demo", None)
     for key, value in args.items():
         if key not in _IGNORED or value not in (_IGNORED[key] or (value,)):
             raise ValueError(f"argument {key}={value!r} is not understood")
-    if input_type not in ("singlecell", "bulk") or normalised not in ("F", "T", "A") or not _DEPTH.fullmatch(depth):
-        raise ValueError(f"arguments {input_type}, {normalised}, {depth} are not understood")
+    if input_type not in ("singlecell", "bulk") or normalized not in ("F", "T", "A") or not _DEPTH.fullmatch(depth):
+        raise ValueError(f"arguments {input_type}, {normalized}, {depth} are not understood")
     cells, totals = _cells_of(run), None
     matrix, genes = cells.matrix, cells.genes
-    options: dict[str, Any] = {"transform": "log1p_10k" if normalised == "F" else "as_given", "target_depth": depth}
-    if normalised == "A":
+    options: dict[str, Any] = {"transform": "log1p_10k" if normalized == "F" else "as_given", "target_depth": depth}
+    if normalized == "A":
         matrix = matrix.tocsc() if hasattr(matrix, "tocsc") else matrix
         last = matrix[:, [matrix.shape[1] - 1]]
         totals = np.asarray(last.toarray() if hasattr(last, "toarray") else last).ravel()
         matrix, genes = matrix[:, :-1], genes[:-1]
     if input_type == "bulk":
-        if normalised == "A":
+        if normalized == "A":
             raise ValueError("bulk samples with totals behind are not understood")
         options |= {
             "target_depth": "f1",
             "depth_of": "values",
-            "depth_scale": "log10" if normalised == "F" else "linear",
+            "depth_scale": "log10" if normalized == "F" else "linear",
         }
-        if normalised == "F":
+        if normalized == "F":
             options["target_sum"] = _median_total(known, matrix, genes)
     return _tokenizer(known, options | dict(changed)).encode_cells(matrix, genes, n_counts=totals, empty=empty)
 
 
 def _tokenizer(known: Mapping[str, int], options: Mapping[str, Any]) -> ContinuousTokenizer:
-    given: dict[str, Any] = {"max_genes": 1_000_000, "depth_tokens": True, "order": "vocabulary", "faithful": True}
+    given: dict[str, Any] = {
+        "max_length": 1_000_000,
+        "depth_tokens": True,
+        "order": "vocabulary",
+        "match_official": True,
+    }
     return ContinuousTokenizer.from_tables(known, **(given | dict(options)))
 
 
@@ -366,7 +372,7 @@ def _differences(pairs: list[Pair], wrong: list[str]) -> tuple[float, list[str]]
 def _published(data_dir: Path | None) -> dict[str, int]:
     card = load_card("scfoundation")
     with _mirror(data_dir):
-        return read_tokens(fetch_file(card, file_of(card, "tokens"), progress=False))
+        return read_tokens(fetch_file(card, file_of(card, "tokens")))
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from scmf.models.generative_transformer import GenerativeTransformerModel
 REPOSITORY = "bowang-lab/scGPT"
 REVISION = "cebd6fae655b9c585a4807daa3ac31bb764f06b4"
 LICENCE = "none stated for the weights (code: MIT)"
-"""The weights are shared on a drive without a licence of their own, so they are not passed on by `scmf publish`."""
+"""The weights are shared on a drive without a license of their own, so they are not passed on by `scmf publish`."""
 SPECIAL = ("<pad>", "<cls>", "<eoc>")
 """Tokens the official code appends to a vocabulary that lacks them, in this order."""
 
@@ -329,7 +329,7 @@ def convert(
             "source_file": weights.name,
             "source_sha256": sha256,
             "source_verified": verified,
-            "source_licence": LICENCE,
+            "source_license": LICENCE,
         }
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -349,7 +349,7 @@ def save_tokenizer(folder: Path, args: Mapping[str, Any], token_ids: Mapping[str
     try:
         BinnedTokenizer.from_tables(
             token_ids,
-            max_genes=int(args.get("max_seq_len") or 1200),
+            max_length=int(args.get("max_seq_len") or 1200),
             special_tokens=True,
             n_bins=int(args.get("n_bins", 51)) if args.get("input_style", "binned") == "binned" else 0,
             pad_value=float(args.get("pad_value", -2)),

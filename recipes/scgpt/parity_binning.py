@@ -8,7 +8,8 @@ Layout of the folder: ``tok/summary.json`` (seeds, errors, special tokens); ``to
 layer with their bounds and edges; ``tok/adversarial_binning.npz``, rows and what several functions made of them. No
 name of a case is known here; an array that is not understood is a failed case.
 
-Two kinds of draws are compared. With the official seed and ``faithful=True`` digits are identical. The default draws
+Two kinds of draws are compared. With the official seed and ``match_official=True`` digits are identical. The default
+draws
 are another generator, so each of their digits must lie within the bounds that `np.digitize` leaves.
 """
 
@@ -97,7 +98,7 @@ def notes(folder: Path) -> list[str]:
     return [
         "tok/summary.json, vocab_from_list*: order of a vocabulary made from a list; ours is sorted by name",
         "tok/summary.json, binning.* and Preprocessor.nan, .inf: the official code bins negative, NaN and infinite "
-        "counts silently or dies at zeros; ours refuses such counts and keeps zeros (also when faithful)",
+        "counts silently or dies at zeros; ours refuses such counts and keeps zeros (also when match_official)",
     ]
 
 
@@ -128,8 +129,10 @@ class _Walk:
         indptr, indices, digits = arrays["binned_indptr"], arrays["binned_indices"], arrays["binned_data"]
         counts, source = self.counts(name.removeprefix("tok/").split(".")[0], arrays)
         compared = f"{counts.shape[0]} cells, {digits.size:,} tokens, {source}"
-        given: dict[str, Any] = {"max_genes": len(genes), "seed": seed}
-        mine = self.kind.from_tables(self.tokens, **given, faithful=True).encode_cells(counts, genes, empty="keep")
+        given: dict[str, Any] = {"max_length": len(genes), "seed": seed}
+        mine = self.kind.from_tables(self.tokens, **given, match_official=True).encode_cells(
+            counts, genes, empty="keep"
+        )
         yield _case(name, compared, [
             ("cells", indptr, mine.offsets),
             ("ids", ids[indices], mine.columns["input_ids"]),
@@ -178,7 +181,7 @@ class _Walk:
 
         def digits(part: np.ndarray, seed: int, n_bins: int = N_BINS) -> np.ndarray:
             tokenizer = self.kind.from_tables(
-                table, max_genes=len(genes), faithful=True, include_zero_genes=True, n_bins=n_bins
+                table, max_length=len(genes), match_official=True, include_zero_genes=True, n_bins=n_bins
             )
             return tokenizer(part, genes, empty="keep", draws=OfficialDraws(seed))["values"]
 
@@ -212,7 +215,7 @@ class _Walk:
         """Size of the vocabulary and ids of the special tokens."""
         if "vocab" not in self.summary:
             return
-        tokenizer = self.kind.from_tables(self.tokens, max_genes=10)
+        tokenizer = self.kind.from_tables(self.tokens, max_length=10)
         mine = {
             "size": tokenizer.vocab_size, "pad": tokenizer.pad_token_id, "cls": tokenizer.cls_token_id,
             "eoc": tokenizer.eos_token_id, "oov_maps_to": tokenizer.pad_token_id,
@@ -224,7 +227,7 @@ class _Walk:
 
     def errors(self) -> Iterator[ParityCase]:
         """Counts at which the official preprocessing raises must be refused by ours."""
-        tokenizer = self.kind.from_tables({"a": 0, "b": 1}, max_genes=2, faithful=True)
+        tokenizer = self.kind.from_tables({"a": 0, "b": 1}, max_length=2, match_official=True)
         for key, outcome in self.summary.items():
             program, _, what = key.partition(".")
             if program == "Preprocessor" and str(outcome).startswith("raises"):
@@ -292,7 +295,7 @@ def _case(name: str, compared: str, pairs: list[tuple[str, np.ndarray, np.ndarra
 def _official_tokens(data_dir: Path | None) -> dict[str, int]:
     card = load_card("scgpt-human")
     with _mirror(data_dir):
-        return read_tokens(fetch_file(card, file_of(card, "tokens"), progress=False))
+        return read_tokens(fetch_file(card, file_of(card, "tokens")))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ gradients; ``summary.json`` with the settings and losses of each name. A name wi
 generative pretraining. No name of a case is known here; a file or tensor that is not understood is a failed case.
 
 Differences are relative: the largest absolute difference over the largest magnitude of the reference tensor.
-Some parameters (biases in front of a normalisation) have no gradient but rounding error, so a gradient is measured
+Some parameters (biases in front of a normalization) have no gradient but rounding error, so a gradient is measured
 against its own magnitude plus a thousandth of the largest gradient.
 """
 
@@ -225,7 +225,7 @@ class _Case:
             "n_classes": len(state.get("cls_decoder.out_layer.bias", ())),
             "classifier_layers": sum(bool(re.match(r"cls_decoder\._decoder\.\d+\.weight", n)) for n in state) // 2 + 1,
             "generative": "flag_encoder.weight" in state,
-            "faithful": True,
+            "match_official": True,
             **more,
         }
 

@@ -131,7 +131,7 @@ class _RecordedSamples(OfficialDraws):
 
 
 class _TokenizerDraws(OfficialDraws):
-    """Digits of one seed and samples of another, as where preprocessing and tokenisation are two programs."""
+    """Digits of one seed and samples of another, as where preprocessing and tokenization are two programs."""
 
     def __init__(self, digits_seed: int, sample_seed: int) -> None:
         super().__init__(digits_seed)
@@ -155,13 +155,13 @@ class _Walk:
             return
         arrays = _read_npz(path)
         if {"values", "genes"} <= set(arrays):
-            yield from self.tokenised(name, path.name.split(".")[0], arrays)
+            yield from self.tokenized(name, path.name.split(".")[0], arrays)
         elif {"gene", "expr"} <= set(arrays):
             yield from self.collated(name, path.stem, arrays)
         elif "binned_data" not in arrays and not {"X", "names"} <= set(arrays):
             raise ValueError(f"arrays {sorted(arrays)} are not understood")
 
-    def tokenised(self, name: str, data: str, arrays: Mapping[str, np.ndarray]) -> Iterator[ParityCase]:
+    def tokenized(self, name: str, data: str, arrays: Mapping[str, np.ndarray]) -> Iterator[ParityCase]:
         """Sequences of ``tokenize_and_pad_batch`` and masks of ``random_mask_value``."""
         run, ids_BL, values_BL = self.summary[name.removeprefix("tok/")], arrays["genes"], arrays["values"]
         pad, cls = (int(self.summary["vocab"][key]) for key in ("pad", "cls"))
@@ -181,8 +181,8 @@ class _Walk:
         table = dict(zip(genes["genes"].tolist(), genes["gene_ids"].tolist(), strict=True))
         tokenizer = self.kind.from_tables(
             {**table, "<pad>": pad, "<cls>": cls}, special_tokens=has_cls,
-            max_genes=int(longest[1]) if longest else ids_BL.shape[1],
-            faithful=True, include_zero_genes=zeros, cls_value="zero", pad_value=pad_value,
+            max_length=int(longest[1]) if longest else ids_BL.shape[1],
+            match_official=True, include_zero_genes=zeros, cls_value="zero", pad_value=pad_value,
         )  # fmt: skip
         parts = (genes["log1p_data"], genes["log1p_indices"], genes["log1p_indptr"])
         counts = sp.csr_matrix(parts, shape=tuple(genes["shape"]))
@@ -219,7 +219,7 @@ class _Walk:
         cls_id, cls_value = int(cells[0][0][0]), float(cells[0][1][0])
         tokenizer = self.kind.from_tables(
             {**names, "<pad>": int(args["pad_token_id"]), "<cls>": cls_id},
-            max_genes=int(args["max_length"]), special_tokens=True, faithful=True,
+            max_length=int(args["max_length"]), special_tokens=True, match_official=True,
             n_bins=N_BINS if args["do_binning"] else 0, include_zero_genes=True,
             cls_value="pad" if cls_value == args["pad_value"] else "zero", pad_value=float(args["pad_value"]),
             mask_value=float(args["mask_value"]), long_cells="sample" if args["sampling"] else "first",
@@ -259,13 +259,13 @@ class _Walk:
         longest = max(recorded[f"{b}.gene"].shape[1] for b in batches)
         asked = re.search(r"maxlen(\d+)", path.stem)
         tokenizer = self.kind.from_tables(
-            known, max_genes=int(asked[1]) if asked else longest, special_tokens=True, faithful=True,
+            known, max_length=int(asked[1]) if asked else longest, special_tokens=True, match_official=True,
             n_bins=int(settings["n_bins"]), pad_value=float(settings["pad_value"]),
         )  # fmt: skip
         ids_C, start, pairs = np.array([known[gene] for gene in names]), 0, []
         kept = (row[1:] for batch in batches for row in recorded[f"{batch}.gene"])
         every = (ids_C[counts[i].nonzero()[1]] for i in range(counts.shape[0]))
-        long = ((mine, cell) for mine, cell in zip(kept, every, strict=False) if cell.size >= tokenizer.max_genes)
+        long = ((mine, cell) for mine, cell in zip(kept, every, strict=False) if cell.size >= tokenizer.max_length)
         draws = _RecordedSamples(int(run["np_seed"]), long)
         for batch in batches:
             ids_BL = recorded[f"{batch}.gene"]

@@ -39,7 +39,7 @@ from scmf.models.configuration_autoregressive_transformer import AutoregressiveT
 from scmf.tokenizers.continuous import ContinuousTokenizer
 
 REPOSITORY = "czi-ai/transcriptformer"
-LICENCE = "unknown (code: MIT; the package names no licence of the weights)"
+LICENCE = "unknown (code: MIT; the package names no license of the weights)"
 WEIGHTS = "model_weights.pt"
 TABLE = "gene_embeddings.embedding.weight"
 PER_TOKEN = ("mu.gene_embedding.weight", "gene_id_head.layers.4.weight", "gene_id_head.layers.4.bias")
@@ -117,7 +117,7 @@ def config_of(
     *,
     special: Sequence[str] = SPECIAL,
     clip: float | None = 30.0,
-    faithful: bool = False,
+    match_official: bool = False,
     where: object = "config.json",
 ) -> AutoregressiveTransformerConfig:
     """Our configuration of an official one.
@@ -132,7 +132,7 @@ def config_of(
         Special tokens in the order of their ids.
     clip
         Largest count.
-    faithful
+    match_official
         Whether the folder is to give the official numbers, faults included.
     where
         Named in errors.
@@ -154,7 +154,7 @@ def config_of(
             n_assays=0 if assays is None else len(assays),
             count_likelihood="softplus_approx" if loss.get("softplus_approx", True) else "poisson",
             max_count=clip,
-            faithful=faithful,
+            match_official=match_official,
         )
     except ValueError as error:
         raise ModelError(str(error), wanted="a network of this family", where=where) from error
@@ -304,7 +304,7 @@ def convert(
     *,
     variant: str | None = None,
     unverified: bool = False,
-    faithful: bool = False,
+    match_official: bool = False,
     genes: Sequence[Path] = (),
     tokenizer: bool = True,
 ) -> Path:
@@ -318,7 +318,7 @@ def convert(
         The released checkpoint it is; its sizes are then checked.
     unverified
         Accept a file whose sha256 is not a published one; else it is a `ChecksumError`.
-    faithful
+    match_official
         Make a folder that gives the official numbers, faults included.
     genes
         Tables of gene vectors that replace the genes of the checkpoint.
@@ -350,12 +350,12 @@ def convert(
     clip = float(data.get("clip_counts") or 30.0)
     config = config_of(
         settings.get("model_config", {}), settings.get("loss_config", {}), state,
-        special=special, clip=clip, faithful=faithful, where=source / "config.json",
+        special=special, clip=clip, match_official=match_official, where=source / "config.json",
     )  # fmt: skip
     model = build_model(state, config, where=source / WEIGHTS)
     model.config.update({
         "source_variant": variant, "source_repository": REPOSITORY, "source_revision": None, "source_file": WEIGHTS,
-        "source_sha256": checkpoint.sha256, "source_verified": verified, "source_licence": LICENCE,
+        "source_sha256": checkpoint.sha256, "source_verified": verified, "source_license": LICENCE,
         "source_genes": [path.name for path in genes],
     })  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -364,7 +364,7 @@ def convert(
         model.save_pretrained(folder)
         if tokenizer:
             ContinuousTokenizer.from_tables(
-                token_ids, assays=checkpoint.assays, max_genes=config.max_positions, faithful=faithful,
+                token_ids, assays=checkpoint.assays, max_length=config.max_positions, match_official=match_official,
                 transform="clipped_counts", clip=clip, assay_key="assay" if config.n_assays else None,
             ).save_pretrained(folder)  # fmt: skip
         folder.rename(out)
@@ -378,14 +378,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, help="folder to make")
     parser.add_argument("--variant", choices=sorted(VARIANTS), help="which released checkpoint it is")
     parser.add_argument("--unverified", action="store_true", help="accept a file without a published sha256")
-    parser.add_argument("--faithful", action="store_true", help="give the official numbers, faults included")
+    parser.add_argument("--match_official", action="store_true", help="give the official numbers, faults included")
     parser.add_argument("--genes", action="append", default=[], type=Path, help="vectors of other genes (repeatable)")
     parser.add_argument("--no-tokenizer", action="store_true", help="do not save the tokenizer")
     options = parser.parse_args(arguments)
     try:
         out = convert(
             options.source, options.out,
-            variant=options.variant, unverified=options.unverified, faithful=options.faithful,
+            variant=options.variant, unverified=options.unverified, match_official=options.match_official,
             genes=options.genes, tokenizer=not options.no_tokenizer,
         )  # fmt: skip
     except ScmfError as error:

@@ -1,6 +1,7 @@
 """Parity of the network: our tensors against those the official TranscriptFormer code wrote.
 
-Lives here: `cases`, which walks a folder of oracle files, runs our model (``faithful``) on the recorded inputs and
+Lives here: `cases`, which walks a folder of oracle files, runs our model (``match_official``) on the recorded inputs
+and
 weights and compares every recorded output, and `notes`, which lists what is left out and why. Lives elsewhere: parity
 of tokens (``parity_tokens.py``), the verdict over all cases (``scmf reproduce --tier parity``).
 
@@ -148,7 +149,7 @@ class _Variant:
         convert, state, official = _converter(), load_file(self.weights), self.official
         config = convert.config_of(
             official["model_config"], official["loss_config"], state, special=official["special_tokens"],
-            clip=official["data_config"]["clip_counts"], faithful=True, where=self.folder,
+            clip=official["data_config"]["clip_counts"], match_official=True, where=self.folder,
         )  # fmt: skip
         return convert.build_model(state, config, where=self.weights)
 
@@ -163,7 +164,7 @@ class _Variant:
 
     def labels(self, batch: Mapping[str, Tensor]) -> Tensor:
         longest = self.model.config.max_positions
-        return next_genes(batch["input_ids"], batch["attention_mask"].bool(), longest=longest, faithful=True)
+        return next_genes(batch["input_ids"], batch["attention_mask"].bool(), longest=longest, match_official=True)
 
     # --- whole files ---
 
@@ -312,7 +313,7 @@ def _embeddings(
 def _converted(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer of an official checkpoint, converted and loaded."""
     with tempfile.TemporaryDirectory() as temporary:
-        out = _converter().convert(folder, Path(temporary) / "converted", unverified=True, faithful=True)
+        out = _converter().convert(folder, Path(temporary) / "converted", unverified=True, match_official=True)
         return AutoModel.from_pretrained(out), ContinuousTokenizer.from_pretrained(out)
 
 

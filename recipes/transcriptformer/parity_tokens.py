@@ -1,7 +1,8 @@
 """Parity of tokens: ours against those of TranscriptFormer's ``AnnDataset`` and ``AnnDatasetOOM``.
 
-Lives here: `cases`, which walks a folder of oracle files, tokenises the recorded inputs as the official loader did
-(``faithful=True``) and compares ids, counts and assays. Lives elsewhere: parity of the network (``parity_model.py``),
+Lives here: `cases`, which walks a folder of oracle files, tokenizes the recorded inputs as the official loader did
+(``match_official=True``) and compares ids, counts and assays. Lives elsewhere: parity of the network
+(``parity_model.py``),
 the verdict over all cases (``scmf reproduce --tier parity``).
 
 Layout of the folder: ``meta_data.json`` with facts or the error of each run, ``out/data_<run>.npz``, ``input/*.h5ad``,
@@ -47,7 +48,7 @@ _SETTINGS: dict[str, Callable[[re.Match[str]], dict[str, Any]]] = {
     r"random_seed(\d+)": lambda m: {"torch_seed": int(m[1])},
     r"scale([\d.e]+)": lambda m: {"target_sum": float(m[1])},
     r"clip([\d.e]+)": lambda m: {"clip": float(m[1])},
-    r"len(\d+)": lambda m: {"max_genes": int(m[1])},
+    r"len(\d+)": lambda m: {"max_length": int(m[1])},
     r"nofilter": lambda m: {"unknown_genes": "token"},
     r"nopadzeros": lambda m: {"keep_zeros": True},
     r"noaux": lambda m: {"assay_key": None},
@@ -233,7 +234,7 @@ class _Run:
         self, root: Path, source: Path, settings: Mapping[str, Any], changed: Mapping[str, Any],
         read: Callable[[Path, str], Cells],
     ) -> None:  # fmt: skip
-        given = {"max_genes": LONGEST, "assay_key": _ASSAY, "faithful": True, "transform": "clipped_counts"}
+        given = {"max_length": LONGEST, "assay_key": _ASSAY, "match_official": True, "transform": "clipped_counts"}
         options: dict[str, Any] = given | dict(settings) | dict(changed)
         seed, raw = options.pop("torch_seed", None), options.pop("use_raw", "None")
         min_genes, outlier_sd = options.pop("min_genes", 0), options.pop("outlier_sd", None)
@@ -252,7 +253,7 @@ class _Run:
         self.ids_BL, self.values_BL = batch["input_ids"], batch["values"]
         self.assays_B, self.assays = tensors.get("assay_ids"), tokenizer.assays
         self.assay_names = cells.obs.get(_ASSAY, [])
-        whole = ContinuousTokenizer.from_tables(known, **(options | {"max_genes": 1_000_000, "clip": 3e38}))
+        whole = ContinuousTokenizer.from_tables(known, **(options | {"max_length": 1_000_000, "clip": 3e38}))
         self.full: EncodedCells = whole.encode_cells(cells.matrix, cells.genes, empty="keep")
 
     def facts(self, facts: Mapping[str, Any]) -> list[str]:

@@ -10,12 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from scmf.cli.output import print_answer, print_json, print_report, print_table, progress_bar, teller
+from scmf.cli.output import Json, Quiet, print_answer, print_json, print_report, print_table
 
 data_app = typer.Typer(help="Cards, conversion, statistics, splits, gene vocabularies.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 Files = Annotated[list[str], typer.Argument(help=".h5ad, .zarr, folders, patterns, s3:// and other addresses.")]
 Counts = Annotated[str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")]
 GeneIds = Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")]
@@ -29,7 +27,7 @@ def data_ls(json_: Json = False) -> None:
 
     cards = [
         {
-            "name": c.name, "kind": c.kind, "cells": c.n_cells, "status": status(c), "licence": c.licence,
+            "name": c.name, "kind": c.kind, "cells": c.n_cells, "status": status(c), "license": c.license,
             "splits": ", ".join(c.splits), "title": c.title,
         }
         for c in list_cards()
@@ -37,13 +35,13 @@ def data_ls(json_: Json = False) -> None:
     if json_:
         print_json(cards)
     else:
-        columns = ("name", "kind", "cells", "status", "licence", "splits", "title")
+        columns = ("name", "kind", "cells", "status", "license", "splits", "title")
         print_table(columns, [tuple("" if c[k] is None else str(c[k]) for k in columns) for c in cards])
 
 
 @data_app.command("info")
 def data_info(card: Annotated[str, typer.Argument(help="Card by name or path.")], json_: Json = False) -> None:
-    """Show a card: source, checksums, licence, citation, labels, splits, leak marks."""
+    """Show a card: source, checksums, license, citation, labels, splits, leak marks."""
     from scmf.data.cards.card import load_card
 
     print_answer(load_card(card).model_dump(mode="json", exclude_none=True), as_json=json_)
@@ -57,7 +55,7 @@ def data_fetch(
     from scmf.data.cards.card import load_card
     from scmf.data.cards.sources import fetch
 
-    files = fetch(load_card(card), progress=not quiet)
+    files = fetch(load_card(card))
     print_answer({name: str(path) for name, path in files.items()}, as_json=json_)
 
 
@@ -95,7 +93,6 @@ def data_genes(
         cells=cells or None,
         counts=counts,
         gene_ids=gene_ids,
-        progress=not quiet,
     )
     if json_:
         print_json(report.to_json())
@@ -126,17 +123,15 @@ def data_stats(
     from scmf.data.stores.open import open_stores
 
     corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
-    with progress_bar("statistics", corpus.n_cells, unit="cells", show=not quiet) as bar:
-        found = corpus_statistics(
-            corpus,
-            n_counts=n_counts,
-            target=target,
-            exact=exact,
-            compression=compression,
-            threads=threads,
-            state=None if exact else out.with_suffix(".state.npz"),
-            progress=lambda done, _: bar(done),
-        )
+    found = corpus_statistics(
+        corpus,
+        n_counts=n_counts,
+        target=target,
+        exact=exact,
+        compression=compression,
+        threads=threads,
+        state=None if exact else out.with_suffix(".state.npz"),
+    )
     path = found.save(out, table=table)
     answer = {
         "statistics": str(path),
@@ -180,19 +175,18 @@ def data_convert(
         threads=threads,
         counts=counts,
         gene_ids=gene_ids,
-        progress=not quiet,
     )
     print_answer(report.to_json(), as_json=json_)
 
 
-@data_app.command("tokenise")
-def data_tokenise(
+@data_app.command("tokenize")
+def data_tokenize(
     files: Files,
     out: Annotated[Path, typer.Option("--out", help="Folder to make, for datasets.load_from_disk.")],
     vocabulary: Annotated[
         str, typer.Option("--vocabulary", help="Vocabulary card, such as geneformer-v2, or the folder of a tokenizer.")
     ],
-    max_genes: Annotated[int, typer.Option("--max-genes", min=3, help="Longest sequence.")] = 2048,
+    max_length: Annotated[int, typer.Option("--max-genes", min=3, help="Longest sequence.")] = 2048,
     special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Put <cls> and <eos> around.")] = False,
     columns: Annotated[
         list[str] | None, typer.Option("--column", help="Column of obs to keep. May be repeated.")
@@ -209,16 +203,16 @@ def data_tokenise(
 
     data = {"files": files, "counts": counts, "gene_ids": gene_ids, "filter": {"min_genes": min_genes}}
     written = tokenise_files(
-        DataConfig.model_validate(data), out, vocabulary=vocabulary, max_genes=max_genes, special_tokens=special_tokens,
-        columns=columns or (), progress=not quiet, note=teller(quiet),
-    )  # fmt: skip
+        DataConfig.model_validate(data), out, vocabulary=vocabulary, max_length=max_length,
+        special_tokens=special_tokens,
+        columns=columns or (), )  # fmt: skip
     print_answer({"tokens": str(out), "cells": written}, as_json=json_)
 
 
 @data_app.command("hvg")
 def data_hvg(
     files: Files,
-    out: Annotated[Path, typer.Option("--out", help="Text file with one gene a line, for data.gene_vocab.")],
+    out: Annotated[Path, typer.Option("--out", help="Text file with one gene a line, for data.gene_set.")],
     split: Annotated[
         Path | None, typer.Option("--split", help="TSV with cell_id and part; only its training cells are looked at.")
     ] = None,

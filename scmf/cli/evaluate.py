@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scmf.cli.output import print_json, print_table, seeds_of, teller
+from scmf.cli.output import Json, Quiet, print_json, print_table, seeds_of
 
 if TYPE_CHECKING:
     from scmf.results.result import Result
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key, for example training.lr=1e-4.")
 ]
 Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the recipe; its default if not given.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 
 def add_bench(app: typer.Typer) -> None:
@@ -71,8 +69,7 @@ def evaluate(
 
         results = evaluate_tasks(
             model, tasks=[task.strip() for task in tasks.split(",") if task.strip()], suite=suite, obsm=obsm,
-            name=name, corpora=tuple(trained_on or ()), ledger=ledger, progress=not quiet, note=teller(quiet),
-        )  # fmt: skip
+            name=name, corpora=tuple(trained_on or ()), ledger=ledger, )  # fmt: skip
         _print_results(results, as_json=json_)
         return
     from scmf.evaluation.evaluate_run import evaluate_folder
@@ -82,8 +79,6 @@ def evaluate(
         config=config,
         variant=variant,
         overrides=tuple(overrides or ()),
-        progress=not quiet,
-        note=teller(quiet),
     )
     if json_:
         print_json([score.to_json() for score in scores])
@@ -165,7 +160,7 @@ def compare(
     if what:
         from scmf.experiments.leaderboard import compare_measured
 
-        board = compare_measured(what, ledger=ledger, out=out, note=teller(quiet))
+        board = compare_measured(what, ledger=ledger, out=out)
         if json_:
             print_json(board.to_json())
             return
@@ -192,8 +187,6 @@ def compare(
         overrides=tuple(overrides or ()),
         seeds=seeds_of(seeds),
         out=out,
-        progress=not quiet,
-        note=teller(quiet),
     )
     if json_:
         print_json(found.to_json())

@@ -10,6 +10,7 @@ are errors, see scmf/errors.py; 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -19,8 +20,10 @@ import typer
 
 from scmf.cli.data import data_app
 from scmf.cli.evaluate import add_bench
-from scmf.cli.output import print_answer, print_json, print_outcome, print_report, print_table, seeds_of, teller
+from scmf.cli.output import Json, Quiet, print_answer, print_json, print_outcome, print_report, print_table, seeds_of
 from scmf.cli.publish import add_publish
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="scmf",
@@ -39,12 +42,10 @@ EVERY = "all"
 _STOPPED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key, for example training.lr=1e-4.")
 ]
 Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the recipe; its default if not given.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML file.")]
 
 
@@ -86,7 +87,7 @@ def main() -> None:
 def reproduce(
     recipe: Annotated[str, typer.Argument(help="Recipe by name or path.")],
     tier: Annotated[
-        list[str] | None, typer.Option("--tier", help="parity or embedded; both if not given. May be repeated.")
+        list[str] | None, typer.Option("--tier", help="parity or mini; both if not given. May be repeated.")
     ] = None,
     variant: Variant = None,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds to run: 0, or 1-5, or 1,3.")] = "0",
@@ -123,7 +124,6 @@ def reproduce(
         if name not in TIERS:
             hint = plugins.did_you_mean(name, list(TIERS))
             raise ConfigError(f"tier {name!r}", wanted=f"one of {', '.join(TIERS)}", where="--tier", fix=hint)
-    note = teller(quiet)
     outcome = run_reproduction(
         recipe,
         tiers=tuple(tier or TIERS),
@@ -134,9 +134,7 @@ def reproduce(
         runs=runs,
         ledger=ledger,
         reports=reports,
-        progress=not quiet,
-        note=note,
-        on_case=lambda case: note(f"{'ok  ' if case.passed else 'FAIL'} {case.name}: {case.compared}"),
+        on_case=lambda case: log.info(f"{'ok  ' if case.passed else 'FAIL'} {case.name}: {case.compared}"),
     )
     if json_:
         print_json(outcome.to_json())
@@ -168,9 +166,7 @@ def _check_recipes(
             fix="name one recipe, or leave the other options out",
         )
     found = check_all(
-        None if recipe == EVERY else [recipe], tiers=tuple(tiers or TIERS), measured=measured, progress=not quiet,
-        note=teller(quiet),
-    )  # fmt: skip
+        None if recipe == EVERY else [recipe], tiers=tuple(tiers or TIERS), measured=measured, )  # fmt: skip
     if json_:
         print_json(found.to_json())
     else:
@@ -198,15 +194,14 @@ def train(
 
     texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
     recipe = load_recipe(config, variant=variant, overrides=texts)
-    note = teller(quiet)
     prepared: Any
     if recipe.config.data.streamed:
         from scmf.training.streaming import prepare_stream
 
-        prepared = prepare_stream(recipe.config, progress=not quiet, note=note)
+        prepared = prepare_stream(recipe.config)
     else:
-        prepared = run.prepare(recipe.config, progress=not quiet, note=note)
-    _, report = run.pretrain(recipe, prepared, out, progress=not quiet, note=note)
+        prepared = run.prepare(recipe.config)
+    _, report = run.pretrain(recipe, prepared, out)
     answer = {
         "model": str(out / "model"),
         "log": str(report.log),
@@ -245,8 +240,7 @@ def embed(
 
     answer = embed_to_file(
         file, model, output=output, key=key, counts=counts, gene_ids=gene_ids, layer=layer, pooling=pooling,
-        note=teller(quiet),
-    )  # fmt: skip
+        )  # fmt: skip
     print_answer(answer, as_json=json_)
 
 

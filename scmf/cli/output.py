@@ -5,37 +5,45 @@ Lives here: tables, YAML, JSON, notes, and how seeds are written. Lives elsewher
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from scmf.core import progress
 
 if TYPE_CHECKING:
     from scmf.experiments.reproduce import Outcome
 
 
-def teller(quiet: bool) -> Any:
-    """What tells on stderr what is going on, or says nothing."""
+class _Stderr(logging.Handler):
+    """Messages of scmf as lines on stderr, above the progress bars where there are any."""
 
-    def note(text: str) -> None:
-        if not quiet:
-            print(text, file=sys.stderr, flush=True)
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            text = f"{record.levelname.lower()}: {text}"
+        progress.console().print(text, markup=False, highlight=False, soft_wrap=True)
 
-    return note
+
+def listen(quiet: bool = False) -> bool:
+    """Print the messages of scmf and show its bars, or (``quiet``) warnings alone and no bar; returns ``quiet``."""
+    logger = logging.getLogger("scmf")
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        logger.addHandler(_Stderr())
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    progress.show(False if quiet else None)
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    return quiet
 
 
-@contextmanager
-def progress_bar(title: str, total: int, *, unit: str, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr; what it yields takes how much is done in all."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)
+Quiet = Annotated[
+    bool, typer.Option("--quiet", callback=listen, help="Neither messages nor progress on stderr, warnings alone.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 
 
 def print_json(value: object) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from scmf.cli.output import print_answer, teller
+from scmf.cli.output import Quiet, print_answer
 
 
 def add_publish(app: typer.Typer) -> None:
@@ -26,9 +26,9 @@ def publish(
         typer.Option("--results", help="What `scmf evaluate --json` printed, or a folder of results. May be repeated."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to make; <folder>.published if not given.")] = None,
-    licence: Annotated[
+    license: Annotated[
         str | None,
-        typer.Option("--licence", help="Licence of weights you trained from scratch; Apache-2.0 if not given."),
+        typer.Option("--license", help="License of weights you trained from scratch; Apache-2.0 if not given."),
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
     update: Annotated[
@@ -37,29 +37,24 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Make the folder and push nothing.")] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Run code in the folder that is not ours.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Make a checkpoint stand alone, with licence and model card, and push it to a Hugging Face Hub.
+    """Make a checkpoint stand alone, with license and model card, and push it to a Hugging Face Hub.
 
     HF_TOKEN (or `hf auth login`) gives the right to write, HF_ENDPOINT another Hub than huggingface.co. Weights whose
-    licence forbids it, or whose origin cannot be read, are refused.
+    license forbids it, or whose origin cannot be read, are refused.
     """
     from scmf.hub.publish import publish as make_and_push
 
-    if quiet:
-        from huggingface_hub.utils.tqdm import disable_progress_bars
-
-        disable_progress_bars()
     answer = make_and_push(
         folder,
         repo,
         out=out,
         results=tuple(results or ()),
-        licence=licence,
+        license=license,
         private=private,
         update=update,
         dry_run=dry_run,
         trust=trust,
-        note=teller(quiet),
     )
     print_answer(answer, as_json=json_)

@@ -7,7 +7,7 @@
     ├── DataError                  cells cannot be used                                  (exit 3)
     │   ├── ChecksumError          the file is not the file the card names
     │   ├── SourceError            no source of a card could deliver
-    │   ├── CountsError            not raw counts: normalised, negative, NaN, empty
+    │   ├── CountsError            not raw counts: normalized, negative, NaN, empty
     │   └── GeneError              gene ids unknown or ambiguous
     ├── ModelError                 weights or tensors do not fit the model               (exit 4)
     ├── TrainingError              a run cannot start, go on or resume                   (exit 5)

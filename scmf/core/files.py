@@ -216,7 +216,7 @@ def data_dir() -> Path | None:
     return Path(found) if found else None
 
 
-def oracle_dir() -> Path | None:
-    """Folder with outputs of the official codes (``SCMF_ORACLE_DIR``), or None."""
-    found = os.environ.get("SCMF_ORACLE_DIR")
+def reference_dir() -> Path | None:
+    """Folder with outputs of the official codes (``SCMF_REFERENCE_DIR``), or None."""
+    found = os.environ.get("SCMF_REFERENCE_DIR")
     return Path(found) if found else None

@@ -24,7 +24,7 @@ def _scanpy() -> Any:
     return scanpy
 
 
-def log_normalised(cells: Any) -> Any:
+def log_normalized(cells: Any) -> Any:
     """A copy of ``cells`` whose X is log1p(count / total count of the cell * 10,000), CSR float32 (N, G)."""
     import anndata as ad
 
@@ -39,8 +39,8 @@ def log_normalised(cells: Any) -> Any:
 def baseline_representations(cells: Any, train: np.ndarray) -> dict[str, np.ndarray]:
     """``hvg`` (N, 2000) and ``pca`` (N, 50), fitted on the rows ``train``.
 
-    Highly variable genes: scanpy.pp.highly_variable_genes, flavor "seurat", on log-normalised
-    training cells. PCA: sklearn, full SVD, on columns standardised and clipped at 10.
+    Highly variable genes: scanpy.pp.highly_variable_genes, flavor "seurat", on log-normalized
+    training cells. PCA: sklearn, full SVD, on columns standardized and clipped at 10.
 
     Parameters
     ----------
@@ -53,11 +53,11 @@ def baseline_representations(cells: Any, train: np.ndarray) -> dict[str, np.ndar
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
-    normalised = log_normalised(cells)
-    reference = normalised[train].copy()
+    normalized = log_normalized(cells)
+    reference = normalized[train].copy()
     sc.pp.highly_variable_genes(reference, n_top_genes=min(HVG_GENES, reference.n_vars), flavor="seurat")
     chosen = reference.var["highly_variable"].to_numpy()
-    hvg_NG = normalised.X[:, chosen].toarray()
+    hvg_NG = normalized.X[:, chosen].toarray()
 
     scaled_NG = np.clip(StandardScaler().fit(hvg_NG[train]).transform(hvg_NG), -10, 10)
     components = min(PCA_COMPONENTS, len(train) - 1, scaled_NG.shape[1])

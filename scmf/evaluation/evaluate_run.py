@@ -7,6 +7,7 @@ benchmarks (eval).
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from scmf.data.loading.load import load_cells, read_file
 from scmf.evaluation.score import Score
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import embed_tokens
-from scmf.tokenizers.build import tokenise
+from scmf.tokenizers.build import tokenize
 from scmf.training import run
+
+log = logging.getLogger(__name__)
 
 
 def _recipe_of(folder: Path, config: str | None, variant: str | None, overrides: tuple[str, ...]) -> Recipe:
@@ -51,8 +54,6 @@ def evaluate_folder(
     config: str | None = None,
     variant: str | None = None,
     overrides: tuple[str, ...] = (),
-    progress: bool = True,
-    note: run.Note = lambda _: None,
 ) -> list[Score]:
     """Run the benchmarks of a recipe on a saved model, its untrained self and the baselines.
 
@@ -66,16 +67,16 @@ def evaluate_folder(
     folder = Path(folder)
     recipe = _recipe_of(folder, config, variant, overrides)
     model, tokenizer = load_run_model(folder)
-    cells = load_cells(recipe.config.data, progress=progress)
-    tokens = tokenise(tokenizer, cells, batch_names=getattr(model.config, "batch_names", None))
+    cells = load_cells(recipe.config.data)
+    tokens = tokenize(tokenizer, cells, batch_names=getattr(model.config, "batch_names", None))
     prepared = run.Prepared(cells, tokenizer, tokens)
-    vectors = run.representations(recipe, prepared, model, note=note)
+    vectors = run.representations(recipe, prepared, model)
     if recipe.config.eval.finetune is not None and not (folder / "model").is_dir():
         evaluation = recipe.config.eval.model_copy(update={"finetune": None})
         recipe = replace(recipe, config=recipe.config.model_copy(update={"eval": evaluation}))
-        note("the fine-tuned head is left out: it needs the folder of a run to work in")
-    others = run.baselines(prepared, note=note)
-    return list(run.evaluate(recipe, prepared, vectors, baselines=others, out=folder, progress=progress, note=note))
+        log.info("the fine-tuned head is left out: it needs the folder of a run to work in")
+    others = run.baselines(prepared)
+    return list(run.evaluate(recipe, prepared, vectors, baselines=others, out=folder))
 
 
 def embed_to_file(
@@ -88,7 +89,6 @@ def embed_to_file(
     gene_ids: str = "auto",
     layer: int | None = None,
     pooling: str | None = None,
-    note: run.Note = lambda _: None,
 ) -> dict[str, Any]:
     """Write a copy of an AnnData file with the embedding in ``obsm``.
 
@@ -122,12 +122,12 @@ def embed_to_file(
     output = output or file.with_name(f"{file.stem}.{recipe}.h5ad")
     if output.resolve() == file.resolve():
         raise DataError("output is the input", wanted="another file", where=output, fix="choose another --output")
-    note("loading model and cells")
+    log.info("loading model and cells")
     network, tokenizer = load_run_model(model)
     settings = _embedding_settings(model, network, layer=layer, pooling=pooling)
     section = validate(DataConfig, {"files": [file], "counts": counts, "gene_ids": gene_ids}, where="embed")
-    tokens = tokenise(tokenizer, load_cells(section, progress=False))
-    note(f"embedding {len(tokens):,} cells")
+    tokens = tokenize(tokenizer, load_cells(section))
+    log.info(f"embedding {len(tokens):,} cells")
     x_ND = embed_tokens(network, tokens, settings=settings)
     adata = read_file(file)
     key = key or f"X_{recipe}"

@@ -6,6 +6,7 @@ Lives here: from a task and a subject to scores, and from scores to results with
 
 from __future__ import annotations
 
+import logging
 import resource
 import shlex
 import sys
@@ -25,13 +26,14 @@ from scmf.data.loading.load import load_cells
 from scmf.evaluation.annotation.benchmark import HEAD, Annotation
 from scmf.evaluation.baselines import baseline_representations
 from scmf.evaluation.integration.benchmark import Integration
-from scmf.evaluation.score import Score, Truth
+from scmf.evaluation.score import CellLabels, Score
 from scmf.evaluation.submissions import BASELINES, Baselines, Model, Origin, Subject, find_subject
 from scmf.evaluation.tasks import Task, data_of, load_suite
 from scmf.results.result import Absence, Result, ResultInterval, write_result
 from scmf.training.loop import EvaluationCallback
 
-Note = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 
 GIVES = {
     "annotation": "vectors of cells",
@@ -51,8 +53,6 @@ def evaluate_tasks(
     name: str | None = None,
     corpora: tuple[str, ...] = (),
     ledger: Path | None = None,
-    progress: bool = True,
-    note: Note = lambda _: None,
 ) -> list[Result]:
     """Score a subject on tasks and file the results.
 
@@ -80,21 +80,23 @@ def evaluate_tasks(
     root = ledger or (folder / "results" if folder.is_dir() else Path("leaderboard/results"))
     results = []
     for title, task in chosen.items():
-        note(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")
-        for result in run_task(title, task, who, progress=progress, note=note):
+        log.info(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")
+        for result in run_task(title, task, who):
             write_result(root, result)
             results.append(result)
     return results
 
 
 def run_task(
-    name: str, task: Task, subject: Subject, *, progress: bool = True, note: Note = lambda _: None
+    name: str,
+    task: Task,
+    subject: Subject,
 ) -> Iterator[Result]:
     """Results of one subject on one task; one that says why when the subject gives nothing of what is asked for."""
     started = time.perf_counter()
-    cells = cells_of(task, progress=progress)
+    cells = cells_of(task)
     count = 0
-    for score in scores(task, subject, cells, note=note):
+    for score in scores(task, subject, cells):
         count += 1
         yield _result(name, task, subject, score, cells)
     if not count:
@@ -102,18 +104,26 @@ def run_task(
         yield _absent(name, task, subject, cells, reason, time.perf_counter() - started)
 
 
-def cells_of(task: Task, *, progress: bool) -> Any:
-    """The cells of a task; a perturbation task also takes log-normalised expression without counts."""
-    return load_cells(data_of(task), progress=progress, log_expression=task.benchmark == "perturbation")
+def cells_of(task: Task) -> Any:
+    """The cells of a task; a perturbation task also takes log-normalized expression without counts."""
+    return load_cells(data_of(task), log_expression=task.benchmark == "perturbation")
 
 
-def scores(task: Task, subject: Subject, cells: Any, *, note: Note = lambda _: None) -> Iterator[Score]:
+def scores(
+    task: Task,
+    subject: Subject,
+    cells: Any,
+) -> Iterator[Score]:
     """Scores of one subject on the loaded cells of a task."""
-    yield from _SCORERS[task.benchmark](task, subject, cells, note)
+    yield from _SCORERS[task.benchmark](task, subject, cells)
 
 
-def _annotation(task: Task, subject: Subject, cells: Any, note: Note) -> Iterator[Score]:
-    benchmark, truth = Annotation(), Truth.of(cells)
+def _annotation(
+    task: Task,
+    subject: Subject,
+    cells: Any,
+) -> Iterator[Score]:
+    benchmark, truth = Annotation(), CellLabels.of(cells)
     vectors = subject.vectors(task, cells)
     yield from benchmark.run(vectors, truth, unseen=task.unseen, protocols=task.protocols or None)
     if isinstance(subject, Baselines):
@@ -122,27 +132,35 @@ def _annotation(task: Task, subject: Subject, cells: Any, note: Note) -> Iterato
     if task.finetune:
         started = time.perf_counter()
         for method, predicted in subject.labels(task, cells).items():
-            note(f"fine-tuned head, {method}")
+            log.info(f"fine-tuned head, {method}")
             yield benchmark.scored(predicted, truth, protocol=HEAD, method=method, started=started, unseen=task.unseen)
             started = time.perf_counter()
 
 
-def _integration(task: Task, subject: Subject, cells: Any, note: Note) -> Iterator[Score]:
+def _integration(
+    task: Task,
+    subject: Subject,
+    cells: Any,
+) -> Iterator[Score]:
     from scmf.evaluation.integration.composites import Composites
 
-    truth = Truth.of(cells)
+    truth = CellLabels.of(cells)
     vectors = {method: x_ND for method, x_ND in subject.vectors(task, cells).items() if method != "hvg"}
     if not vectors:
         return
     train = np.flatnonzero(cells.obs["part"].to_numpy() == "train")
     pca = vectors["pca"] if "pca" in vectors else baseline_representations(cells, train)["pca"]
     if not task.protocols or "scib" in task.protocols:
-        yield from Integration().run(vectors, truth, unintegrated=pca, max_cells=task.max_cells, note=note)
+        yield from Integration().run(vectors, truth, unintegrated=pca, max_cells=task.max_cells)
     if not task.protocols or "scgpt" in task.protocols:
-        yield from Composites().run(vectors, truth, max_cells=task.max_cells, note=note)
+        yield from Composites().run(vectors, truth, max_cells=task.max_cells)
 
 
-def _perturbation(task: Task, subject: Subject, cells: Any, note: Note) -> Iterator[Score]:
+def _perturbation(
+    task: Task,
+    subject: Subject,
+    cells: Any,
+) -> Iterator[Score]:
     from scmf.evaluation.perturbation.baselines import train_mean
     from scmf.evaluation.perturbation.benchmark import Perturbation
     from scmf.evaluation.perturbation.truth import PerturbationTruth
@@ -153,26 +171,34 @@ def _perturbation(task: Task, subject: Subject, cells: Any, note: Note) -> Itera
     if predictions := subject.predictions(task, truth):
         # the score of the challenge starts from the train mean, whoever is scored
         base = {} if "train_mean" in predictions else {"train_mean": train_mean(truth)}
-        for score in Perturbation().run(truth, {**base, **predictions}, note=note):
+        for score in Perturbation().run(truth, {**base, **predictions}):
             if score.method in predictions:
                 yield score
         if isinstance(subject, Baselines):
-            yield Perturbation().ceiling(truth, note=note)
+            yield Perturbation().ceiling(truth)
 
 
-def _gene_network(task: Task, subject: Subject, cells: Any, note: Note) -> Iterator[Score]:
+def _gene_network(
+    task: Task,
+    subject: Subject,
+    cells: Any,
+) -> Iterator[Score]:
     from scmf.evaluation.gene_network.benchmark import GeneNetwork, network_genes
     from scmf.evaluation.gene_network.truth import read_truth
 
     truths = [read_truth(name) for name in task.truths]
     chosen, regulators, targets = network_genes(cells, truths, top_genes=task.top_genes)
     if len(edges := subject.edges(task, chosen, regulators, targets)):
-        note(f"gene networks: {', '.join(edges)}")
+        log.info(f"gene networks: {', '.join(edges)}")
         for truth in truths:
             yield from GeneNetwork().run(edges, truth, targets, regulators=regulators)
 
 
-def inline(names: Sequence[str], tokenizer: Any, settings: EvalConfig, *, progress: bool) -> EvaluationCallback:
+def inline(
+    names: Sequence[str],
+    tokenizer: Any,
+    settings: EvalConfig,
+) -> EvaluationCallback:
     """A training callback that scores the weights as they are on tasks of the leaderboard.
 
     Values are called ``<task>/<protocol>[/<way>]/<metric>``, so that a tracker shows them beside the loss. A task for
@@ -185,8 +211,8 @@ def inline(names: Sequence[str], tokenizer: Any, settings: EvalConfig, *, progre
     tokenizer, settings
         Those of the run.
     """
-    held = {name: (task, cells_of(task, progress=progress)) for name, task in load_suite().chosen(names).items()}
-    origin = Origin("inline", "run", "embedded", sha256_json(list(names)), ())
+    held = {name: (task, cells_of(task)) for name, task in load_suite().chosen(names).items()}
+    origin = Origin("inline", "run", "mini", sha256_json(list(names)), ())
 
     def callback(model: Any, epoch: int, step: int) -> dict[str, float]:
         subject = Model(origin, model, tokenizer, settings, methods=("pretrained",))
@@ -201,7 +227,7 @@ def inline(names: Sequence[str], tokenizer: Any, settings: EvalConfig, *, progre
     return callback
 
 
-_SCORERS: dict[str, Callable[[Task, Subject, Any, Note], Iterator[Score]]] = {
+_SCORERS: dict[str, Callable[[Task, Subject, Any], Iterator[Score]]] = {
     "annotation": _annotation,
     "integration": _integration,
     "perturbation": _perturbation,

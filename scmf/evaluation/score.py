@@ -62,7 +62,7 @@ class Score:
         What plots need beside the numbers, as plain JSON values, for example a confusion matrix. Not judged.
     intervals
         Metric to its interval, where one was drawn.
-    falling
+    lower_is_better
         Metrics that are better when lower, beside those whose name ends in ``loss``.
     """
 
@@ -76,12 +76,12 @@ class Score:
     seconds: float
     details: dict[str, Any] = field(default_factory=dict)
     intervals: dict[str, Interval] = field(default_factory=dict)
-    falling: tuple[str, ...] = ()
+    lower_is_better: tuple[str, ...] = ()
 
     @property
     def higher_is_better(self) -> dict[str, bool]:
-        """Direction of each metric: losses and those in ``falling`` fall, all else rises."""
-        return {name: not name.endswith("loss") and name not in self.falling for name in self.metrics}
+        """Direction of each metric: losses and those in ``lower_is_better`` fall, all else rises."""
+        return {name: not name.endswith("loss") and name not in self.lower_is_better for name in self.metrics}
 
     def to_json(self) -> dict[str, Any]:
         """All but the details, as a JSON object."""
@@ -115,7 +115,7 @@ def check_vectors(x_ND: np.ndarray, method: str, *, where: str) -> None:
 
 
 @dataclass(frozen=True)
-class Truth:
+class CellLabels:
     """What is known of N cells: their labels, batches, parts and donors.
 
     Parameters
@@ -136,7 +136,7 @@ class Truth:
     donors: np.ndarray | None = None
 
     @classmethod
-    def of(cls, cells: Any) -> Truth:
+    def of(cls, cells: Any) -> CellLabels:
         """Read the truth from an AnnData as `scmf.data.loading.load.load_cells` returns it.
 
         Raises
@@ -164,9 +164,9 @@ class Truth:
             donors=column(facts.get("donor_key")),
         )
 
-    def take(self, rows: np.ndarray) -> Truth:
+    def take(self, rows: np.ndarray) -> CellLabels:
         """What is known of the cells ``rows``."""
-        return Truth(
+        return CellLabels(
             labels=self.labels[rows],
             batches=None if self.batches is None else self.batches[rows],
             parts=self.parts[rows],

@@ -111,7 +111,7 @@ class Baselines(Nothing):
     @classmethod
     def new(cls) -> Baselines:
         """The one there is."""
-        return cls(Origin(BASELINES, "reference", "embedded", sha256_json(BASELINES), (BASELINES,)))
+        return cls(Origin(BASELINES, "reference", "mini", sha256_json(BASELINES), (BASELINES,)))
 
     def vectors(self, task: Task, cells: Any) -> Mapping[str, np.ndarray]:
         """``hvg`` and ``pca``, fitted on the training cells."""
@@ -166,7 +166,7 @@ class Model(Nothing):
         config = RunConfig.model_validate(facts["config"])
         corpus = config.data.dataset or ", ".join(Path(file).name for file in config.data.files) or "streamed"
         origin = Origin(
-            facts["recipe"], facts["variant"], "embedded", facts["recipe_digest"], (str(folder),),
+            facts["recipe"], facts["variant"], "mini", facts["recipe_digest"], (str(folder),),
             seed=facts["seed"], parameters=parameters, corpora=(f"{corpus}.{config.data.split or 'all'}",),
         )  # fmt: skip
         return cls(origin, model, tokenizer, config.eval, note.parent)
@@ -197,17 +197,17 @@ class Model(Nothing):
 
         kind = cells.uns["scmf"]["gene_ids"]
         ensembl = any(str(token).startswith("ENSG") for token in self.tokenizer.get_vocab())
-        if kind == "symbol" and ensembl and task.gene_vocab is not None:
-            cells = load_cells(data_of(task, gene_vocab=task.gene_vocab), progress=False)
+        if kind == "symbol" and ensembl and task.gene_set is not None:
+            cells = load_cells(data_of(task, gene_set=task.gene_set))
         return cells
 
     def tokens(self, task: Task, cells: Any) -> Any:
         """Tokens of the cells. A batch column is left out: a model knows the batches of its training alone."""
-        from scmf.tokenizers.build import tokenise
+        from scmf.tokenizers.build import tokenize
 
         mine = self.on(task, cells).copy()
         mine.uns["scmf"] = {**mine.uns["scmf"], "batch_key": None}
-        return tokenise(self.tokenizer, mine)
+        return tokenize(self.tokenizer, mine)
 
     def vectors(self, task: Task, cells: Any) -> Mapping[str, np.ndarray]:
         """Embeddings by the layer and pooling of the run."""
@@ -230,8 +230,7 @@ class Model(Nothing):
         prepared = Prepared(mine, self.tokenizer, self.tokens(task, cells))
         out = self.folder / "tasks" / f"{task.dataset}.{task.split}"
         return {
-            method: finetune(recipe, prepared, self.folder / "model", out, method=method, progress=False)
-            for method in self.methods
+            method: finetune(recipe, prepared, self.folder / "model", out, method=method) for method in self.methods
         }
 
     def predictions(self, task: Task, truth: Any) -> Mapping[str, Any]:
@@ -294,12 +293,12 @@ class Vectors(Nothing):
             raise DataError(
                 "vectors that are not finite", wanted="finite numbers", where=where, fix="mend the embedding"
             )
-        return {"official" if self.file is None else "embedded": x_ND}
+        return {"official" if self.file is None else "mini": x_ND}
 
 
 @dataclass(frozen=True)
 class PredictedCells(Nothing):
-    """Predicted cells of a perturbation screen in an .h5ad file, log-normalised as the truth is."""
+    """Predicted cells of a perturbation screen in an .h5ad file, log-normalized as the truth is."""
 
     file: Path
 

@@ -2,7 +2,7 @@
 
 Every subsample has the same number of cells of each batch and label, in proportion to all cells, and at least one of
 each. A score is then the mean over the subsamples, and its interval goes from the smallest to the largest. Scores that
-look at a fixed number of neighbours depend on how many cells there are: numbers of subsamples are compared with numbers
+look at a fixed number of neighbors depend on how many cells there are: numbers of subsamples are compared with numbers
 of subsamples of the same size. Lives elsewhere: the scores (integration, composites).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.score import Interval, Score, Truth
+from scmf.evaluation.score import CellLabels, Interval, Score
 
 DRAWS = 5
 
@@ -46,7 +46,7 @@ def strata_sizes(sizes: np.ndarray, total: int) -> np.ndarray:
     return taken
 
 
-def subsamples(truth: Truth, max_cells: int, *, draws: int = DRAWS, seed: int = 0) -> list[np.ndarray]:
+def subsamples(truth: CellLabels, max_cells: int, *, draws: int = DRAWS, seed: int = 0) -> list[np.ndarray]:
     """Rows of each subsample, sorted, int (max_cells,).
 
     Parameters
@@ -85,7 +85,7 @@ def subsamples(truth: Truth, max_cells: int, *, draws: int = DRAWS, seed: int = 
 
 def bounded(
     measure: Callable[[np.ndarray | None], Score],
-    truth: Truth,
+    truth: CellLabels,
     *,
     max_cells: int | None,
     draws: int,

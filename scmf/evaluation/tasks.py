@@ -52,7 +52,7 @@ class Task(Section):
     top_genes: int | None = Field(None, ge=10)
     """``gene_network``: most variable genes that take part, beside the regulators; ``perturbation``: the most variable
     genes of training cells, where a screen has too many to test each of them."""
-    gene_vocab: str | None = None
+    gene_set: str | None = None
     """Gene vocabulary that gene symbols are taken to before a model with Ensembl ids reads the cells."""
 
     @field_validator("dataset", "split")
@@ -123,9 +123,9 @@ def load_suite(path: Path | str | None = None) -> Suite:
     return suite
 
 
-def data_of(task: Task, *, gene_vocab: str | None = None) -> DataConfig:
+def data_of(task: Task, *, gene_set: str | None = None) -> DataConfig:
     """The section ``data`` of a task."""
-    keys = {"dataset": task.dataset, "split": task.split, "gene_vocab": gene_vocab}
+    keys = {"dataset": task.dataset, "split": task.split, "gene_set": gene_set}
     keys |= {"batch_key": task.batch_key, "label_key": task.label_key}
     section: DataConfig = validate(DataConfig, keys, where="leaderboard/suite.yaml")
     return section

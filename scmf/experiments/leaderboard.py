@@ -6,7 +6,8 @@ pages (report.leaderboard), the grid that trains (compare).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from scmf.results.pages.leaderboard import MARKS, Leaderboard, build_leaderboard
 from scmf.results.pages.table import number
 from scmf.results.result import CellKey, Result, Verdict, read_results
 
-Note = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 
 RUNS_OUT = Path("runs/comparison")
 
@@ -53,7 +55,10 @@ class Board:
 
 
 def compare_measured(
-    what: Sequence[str], *, ledger: Path, out: Path | None = None, note: Note = lambda _: None
+    what: Sequence[str],
+    *,
+    ledger: Path,
+    out: Path | None = None,
 ) -> Board:
     """The leaderboard of recipes or runs.
 
@@ -66,8 +71,6 @@ def compare_measured(
         Folder of result files of the recipes.
     out
         Folder for the pages: beside the ledger for recipes, ``runs/comparison`` when a run is among them.
-    note
-        Told what is read.
 
     Raises
     ------
@@ -100,7 +103,7 @@ def compare_measured(
             f"no result of {', '.join(what)} in {ledger}", wanted="result files", where="scmf compare",
             fix="`scmf reproduce RECIPE` measures a recipe, `scmf evaluate RUN --tasks all` a run",
         )  # fmt: skip
-    note(f"{len(results)} results of {len({result.recipe for result in results})} recipes")
+    log.info(f"{len(results)} results of {len({result.recipe for result in results})} recipes")
     expected, verdicts = _verdicts(recipes, results)
     board = build_leaderboard(results, leaks=known_leaks(), expected=expected, verdicts=verdicts)
     return Board(board, write_leaderboard(out or (RUNS_OUT if runs else ledger.parent), board), whole)

@@ -7,6 +7,7 @@ commit moved which number (changes). Nothing here writes into the committed fold
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,6 +19,8 @@ from scmf.core.errors import ConfigError, ScmfError
 from scmf.results.expected import load_expected
 from scmf.results.pages.regression import Check, Checked, Line
 from scmf.results.result import CellKey, Result, Verdict, read_results
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from scmf.experiments.reproduce import Outcome
@@ -32,14 +35,12 @@ SCRATCH = Path(".cache/check")
 def check_all(
     recipes: Sequence[str] | None = None,
     *,
-    tiers: Sequence[str] = ("parity", "embedded"),
+    tiers: Sequence[str] = ("parity", "mini"),
     measured: Path | None = None,
     committed: Path = COMMITTED,
     runs: Path = SCRATCH / "runs",
     ledger: Path = SCRATCH / "results",
     reports: Path = SCRATCH / "reports",
-    progress: bool = True,
-    note: Callable[[str], None] = lambda _: None,
 ) -> Check:
     """Measure every recipe again and judge it; one that cannot run is a line of the table, and the others go on.
 
@@ -75,16 +76,16 @@ def check_all(
     checked = []
     for name in list_recipes() if recipes is None else recipes:
         recipe = load_recipe(name)
-        note(f"check of {recipe.name}")
+        log.info(f"check of {recipe.name}")
         try:
             if measured is not None:
                 checked.append(_judge(recipe, measured, committed))
             else:
                 again = partial(reproduce, name, tiers=tiers, runs=runs, ledger=ledger, reports=reports)
-                checked.append(_run(recipe, partial(again, progress=progress, note=note), committed))
+                checked.append(_run(recipe, partial(again), committed))
         except ScmfError as error:
             # One recipe that cannot be measured must not hide what the others have to say.
-            note(f"{recipe.name}: {error}")
+            log.info(f"{recipe.name}: {error}")
             checked.append(Checked(recipe.name, recipe.variant, error=error.found))
     return Check(tuple(checked))
 

@@ -1,9 +1,9 @@
-"""Reproduce a recipe: parity with the official code, the embedded tier from scratch, the verdict.
+"""Reproduce a recipe: parity with the official code, the mini tier from scratch, the verdict.
 
 Two tiers::
 
-    parity      our tokens and tensors against those of the official code       (needs SCMF_ORACLE_DIR)
-    embedded    a small variant trained and evaluated on real cells, judged against our own seeds
+    parity      our tokens and tensors against those of the official code       (needs SCMF_REFERENCE_DIR)
+    mini        a small variant trained and evaluated on real cells, judged against our own seeds
 
 Lives here: which seeds run, which numbers are judged, the outcome. Lives elsewhere: one run (run),
 the rule of judging (results), pages (report).
@@ -11,6 +11,7 @@ the rule of judging (results), pages (report).
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,24 +20,25 @@ from typing import Any
 
 from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.errors import ConfigError, EvaluationError
-from scmf.core.files import data_dir, oracle_dir
+from scmf.core.files import data_dir, reference_dir
 from scmf.evaluation.integration.benchmark import BATCH, BIO
-from scmf.experiments.seeds import Ground, SeedRun, run_seed
+from scmf.experiments.seeds import SeedRun, SharedInputs, run_seed
 from scmf.models.checkpoint import quiet_transformers
 from scmf.results.expected import Expected, expected_cells, judge_results, load_expected, write_expected
 from scmf.results.pages.parity import write_parity_table
 from scmf.results.pages.reproduction import write_report
 from scmf.results.pages.reproduction_plots import FigureInputs
 from scmf.results.result import CellKey, ParityCase, Result, Verdict, write_result
-from scmf.training import run
 
-TIERS = ("parity", "embedded")
+log = logging.getLogger(__name__)
+
+TIERS = ("parity", "mini")
 
 FIRST_SEED = 0
 MORE_SEEDS = (100, 101, 102)
 """Seeds that decide, two of them, when the first lies outside its band. None may be an expected sample."""
 
-FLOORS = {
+MIN_BANDS = {
     "accuracy": 0.005,
     "macro_f1": 0.005,
     "valid_loss": 0.005,
@@ -124,7 +126,7 @@ def parity_cases(recipe: Recipe, folder: Path) -> Iterator[ParityCase]:
     """
     if not folder.is_dir():
         raise EvaluationError(
-            "no such folder", wanted="outputs of the official code", where=folder, fix="check SCMF_ORACLE_DIR"
+            "no such folder", wanted="outputs of the official code", where=folder, fix="check SCMF_REFERENCE_DIR"
         )
     stems = sorted(path.stem for path in recipe.folder.glob("parity_*.py"))
     if not stems:
@@ -132,7 +134,7 @@ def parity_cases(recipe: Recipe, folder: Path) -> Iterator[ParityCase]:
             f"recipe {recipe.name!r} has no parity checks",
             wanted="a file parity_*.py",
             where=recipe.folder,
-            fix="run another tier with --tier embedded",
+            fix="run another tier with --tier mini",
         )
     quiet_transformers()
     found = 0
@@ -142,11 +144,14 @@ def parity_cases(recipe: Recipe, folder: Path) -> Iterator[ParityCase]:
             yield case
     if not found:
         raise EvaluationError(
-            "no case", wanted=f"files of the official code of {recipe.name}", where=folder, fix="check SCMF_ORACLE_DIR"
+            "no case",
+            wanted=f"files of the official code of {recipe.name}",
+            where=folder,
+            fix="check SCMF_REFERENCE_DIR",
         )
 
 
-# --- the embedded tier ----------------------------------------------------------------------------
+# --- the mini tier ----------------------------------------------------------------------------
 
 
 def judged(
@@ -177,8 +182,6 @@ def reproduce(
     runs: Path = Path("runs"),
     ledger: Path = Path("leaderboard/results"),
     reports: Path = Path("reports"),
-    progress: bool = True,
-    note: run.Note = lambda _: None,
     on_case: Callable[[ParityCase], None] = lambda _: None,
 ) -> Outcome:
     """Reproduce a recipe and judge it.
@@ -191,7 +194,7 @@ def reproduce(
         Which of `TIERS` to run. Parity without oracle files is absent with a reason when other tiers
         run, and an error when it was asked for alone.
     variant
-        A variant of the embedded tier; the recipe's default when None.
+        A variant of the mini tier; the recipe's default when None.
     overrides
         ``section.key=value`` texts. They change the digest, so expected values become stale.
     seeds
@@ -206,53 +209,51 @@ def reproduce(
     recipe = load_recipe(name, variant=variant, overrides=overrides)
     outcome = Outcome(recipe)
     if "parity" in tiers:
-        folder = oracle_dir()
+        folder = reference_dir()
         if folder is None and tuple(tiers) == ("parity",):
             raise EvaluationError(
-                "SCMF_ORACLE_DIR is not set", wanted="a folder with outputs of the official code", fix="set it"
+                "SCMF_REFERENCE_DIR is not set", wanted="a folder with outputs of the official code", fix="set it"
             )
         if folder is None:
-            outcome.absent["parity"] = "SCMF_ORACLE_DIR is not set: no outputs of the official code at hand"
+            outcome.absent["parity"] = "SCMF_REFERENCE_DIR is not set: no outputs of the official code at hand"
         else:
-            note("parity with the official code")
+            log.info("parity with the official code")
             outcome.parity = []
             for case in parity_cases(recipe, folder):
                 outcome.parity.append(case)
                 on_case(case)
             if record:
                 write_parity_table(recipe.folder / "README.md", outcome.parity)
-                note(f"wrote the parity table into {recipe.folder / 'README.md'}")
-    if "embedded" in tiers:
+                log.info(f"wrote the parity table into {recipe.folder / 'README.md'}")
+    if "mini" in tiers:
         folders = Folders(runs, ledger, reports)
-        _embedded(outcome, seeds, record=record, folders=folders, progress=progress, note=note)
+        _mini(outcome, seeds, record=record, folders=folders)
     return outcome
 
 
-def _embedded(
+def _mini(
     outcome: Outcome,
     seeds: Sequence[int],
     *,
     record: bool,
     folders: Folders,
-    progress: bool,
-    note: run.Note,
 ) -> None:
     recipe = outcome.recipe
-    if recipe.tier != "embedded":
+    if recipe.tier != "mini":
         raise ConfigError(
-            f"variant {recipe.variant!r} is not of the embedded tier",
-            wanted="a variant with tier: embedded",
+            f"variant {recipe.variant!r} is not of the mini tier",
+            wanted="a variant with tier: mini",
             where=recipe.folder / "recipe.yaml",
             fix="choose one, or train it with `scmf train`",
         )
     path = recipe.folder / "expected.yaml"
     _check_before_training(recipe, path, seeds, record=record)
-    ground = Ground.of(recipe, progress=progress, note=note)
+    shared = SharedInputs.of(recipe)
     done: list[SeedRun] = []
 
     def one(seed: int) -> None:
         first = not done
-        done.append(run_seed(recipe, seed, ground, runs=folders.runs, first=first, progress=progress, note=note))
+        done.append(run_seed(recipe, seed, shared, runs=folders.runs, first=first))
         for result in done[-1].results:
             write_result(folders.ledger, result)
         outcome.results = [result for seed_run in done for result in seed_run.results]
@@ -261,17 +262,17 @@ def _embedded(
         one(seed)
     if record:
         judgeable = [_judgeable(result) for result in outcome.results]
-        write_expected(path, expected_cells([r for r in judgeable if r is not None], floors=FLOORS))
-        note(f"wrote {path}")
+        write_expected(path, expected_cells([r for r in judgeable if r is not None], min_bands=MIN_BANDS))
+        log.info(f"wrote {path}")
     expected = load_expected(path)
     outcome.verdicts = judged(expected, outcome.results, recipe)
     if len(done) == 1 and any(verdict.needs_more_seeds for verdict in outcome.verdicts.values()):
         undecided = [str(key) for key, verdict in outcome.verdicts.items() if verdict.needs_more_seeds]
-        note(f"outside the band: {'; '.join(undecided)}. Two more seeds decide")
+        log.info(f"outside the band: {'; '.join(undecided)}. Two more seeds decide")
         for seed in [seed for seed in MORE_SEEDS if seed not in seeds][:2]:
             one(seed)
         outcome.verdicts = judged(expected, outcome.results, recipe, first_seed=seeds[0])
-    note("pages")
+    log.info("pages")
     outcome.pages = write_report(
         folders.reports,
         recipe=recipe.name,
@@ -316,5 +317,5 @@ def _check_before_training(recipe: Recipe, path: Path, seeds: Sequence[int], *, 
 
 
 def _judgeable(result: Result) -> Result | None:
-    metrics = {name: value for name, value in result.metrics.items() if name in FLOORS}
+    metrics = {name: value for name, value in result.metrics.items() if name in MIN_BANDS}
     return result.model_copy(update={"metrics": metrics}) if metrics else None

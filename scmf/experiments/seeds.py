@@ -1,4 +1,4 @@
-"""One seed of the embedded tier: trained, evaluated, filed as results.
+"""One seed of the mini tier: trained, evaluated, filed as results.
 
 Lives here: from the scores of a run to results with provenance, and what the pictures need. Lives
 elsewhere: the run itself (run), which seeds run and how they are judged (reproduce).
@@ -7,6 +7,7 @@ elsewhere: the run itself (run), which seeds run and how they are judged (reprod
 from __future__ import annotations
 
 import json
+import logging
 import re
 import resource
 import shlex
@@ -24,11 +25,13 @@ from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import EvaluationError
 from scmf.core.files import shipped
-from scmf.evaluation.score import Score, Truth
+from scmf.evaluation.score import CellLabels, Score
 from scmf.results.pages.reproduction_plots import ConfusionInput, EmbeddingInput
 from scmf.results.result import Result
 from scmf.training import run
 from scmf.training.loop import TrainingReport
+
+log = logging.getLogger(__name__)
 
 DETERMINISTIC = ("majority", "hvg", "pca")
 """Methods without a seed."""
@@ -36,7 +39,7 @@ DETERMINISTIC = ("majority", "hvg", "pca")
 
 @dataclass(frozen=True)
 class SeedRun:
-    """One seed of the embedded tier: its results, and what the pictures need."""
+    """One seed of the mini tier: its results, and what the pictures need."""
 
     seed: int
     folder: Path
@@ -46,21 +49,29 @@ class SeedRun:
 
 
 @dataclass(frozen=True)
-class Ground:
+class SharedInputs:
     """What all seeds share: cells, tokens and the vectors of the baselines."""
 
     prepared: run.Prepared
     baselines: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, recipe: Recipe, *, progress: bool, note: run.Note) -> Ground:
-        """Load and tokenise the cells of ``recipe``; neither depends on the seed."""
-        prepared = run.prepare(recipe.config, progress=progress, note=note)
-        return cls(prepared, run.baselines(prepared, note=note))
+    def of(
+        cls,
+        recipe: Recipe,
+    ) -> SharedInputs:
+        """Load and tokenize the cells of ``recipe``; neither depends on the seed."""
+        prepared = run.prepare(recipe.config)
+        return cls(prepared, run.baselines(prepared))
 
 
 def run_seed(
-    recipe: Recipe, seed: int, ground: Ground, *, runs: Path, first: bool, progress: bool, note: run.Note
+    recipe: Recipe,
+    seed: int,
+    shared: SharedInputs,
+    *,
+    runs: Path,
+    first: bool,
 ) -> SeedRun:
     """Pretrain and evaluate one seed; a killed run of the same code and configuration goes on.
 
@@ -72,21 +83,20 @@ def run_seed(
     first
         Score the methods without a seed too.
     """
-    seeded, prepared = _with_seed(recipe, seed), ground.prepared
+    seeded, prepared = _with_seed(recipe, seed), shared.prepared
     name = f"{recipe.digest[:8]}-{provenance.code_digest()[:8]}-seed{seed}"
     out = runs / f"{recipe.name}-{recipe.variant}" / name
     started = time.perf_counter()
-    model, report = run.pretrain(seeded, prepared, out, progress=progress, note=note)
-    vectors = run.representations(seeded, prepared, model, note=note)
+    model, report = run.pretrain(seeded, prepared, out)
+    vectors = run.representations(seeded, prepared, model)
     scores = [
         _pretraining_score(seeded, prepared, report),
         *run.evaluate(
-            seeded, prepared, vectors, baselines=ground.baselines, out=out, score_baselines=first,
-            progress=progress, note=note,
-        ),
+            seeded, prepared, vectors, baselines=shared.baselines, out=out, score_baselines=first,
+            ),
     ]  # fmt: skip
-    note(f"seed {seed} done in {time.perf_counter() - started:.0f} s")
-    facts, truth = prepared.cells.uns["scmf"], Truth.of(prepared.cells)
+    log.info(f"seed {seed} done in {time.perf_counter() - started:.0f} s")
+    facts, truth = prepared.cells.uns["scmf"], CellLabels.of(prepared.cells)
     batches = truth.parts if truth.batches is None else truth.batches
     return SeedRun(
         seed,
@@ -115,7 +125,9 @@ def _pretraining_score(recipe: Recipe, prepared: run.Prepared, report: TrainingR
         )
     training = recipe.config.training
     family = plugins.resolve("objectives", training.pretraining_task)
-    objective = family.from_settings(training, prepared.tokenizer, faithful=recipe.config.tokenizer.faithful)
+    objective = family.from_settings(
+        training, prepared.tokenizer, match_official=recipe.config.tokenizer.match_official
+    )
     return Score(
         benchmark="pretraining",
         protocol=training.pretraining_task,
@@ -131,7 +143,7 @@ def _pretraining_score(recipe: Recipe, prepared: run.Prepared, report: TrainingR
 def _command(recipe: Recipe) -> str:
     """What to type to measure one seed again."""
     where = recipe.name if recipe.folder == shipped("recipes") / recipe.name else str(recipe.folder)
-    words = ["scmf", "reproduce", where, "--variant", recipe.variant, "--tier", "embedded"]
+    words = ["scmf", "reproduce", where, "--variant", recipe.variant, "--tier", "mini"]
     words += ["--seeds", str(recipe.config.training.seed)]
     return shlex.join([*words, *(word for text in recipe.overrides for word in ("--set", text))])
 
@@ -148,7 +160,7 @@ def _result(recipe: Recipe, score: Score, facts: dict[str, Any]) -> Result:
     return Result(
         recipe=recipe.name,
         variant=recipe.variant,
-        tier="embedded",
+        tier="mini",
         benchmark=score.benchmark,
         dataset=_name(facts["dataset"]),
         split=_name(str(facts["split"])),

@@ -7,6 +7,7 @@ seeds), the metrics (eval), printing (cli).
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -20,9 +21,10 @@ from scmf.core.config.run import RunConfig, deep_merge
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.files import write_json, write_text
-from scmf.experiments.seeds import Ground, run_seed
+from scmf.experiments.seeds import SharedInputs, run_seed
 from scmf.results.result import Result, write_result
-from scmf.training import run
+
+log = logging.getLogger(__name__)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "rank_value": {"encoder": {"value_encoding": "none", "positions": True}, "tokenizer": {}},
@@ -191,8 +193,6 @@ def compare_tokenizers(
     overrides: tuple[str, ...] = (),
     seeds: Sequence[int] = (0,),
     out: Path,
-    progress: bool = True,
-    note: run.Note = lambda _: None,
 ) -> Comparison:
     """Train one architecture under each tokenizer, on the same cells with the same budget, and score all of them.
 
@@ -233,12 +233,10 @@ def compare_tokenizers(
         task = OWN_OBJECTIVE.get(strategy, "masked_value_prediction") if objective == OWN else objective
         try:
             one = under(recipe, strategy, architecture=architecture, objective=task)
-            found = _strategy_rows(
-                one, strategy, seeds, words=words, out=out, first=not others, progress=progress, note=note
-            )
+            found = _strategy_rows(one, strategy, seeds, words=words, out=out, first=not others)
         except (ConfigError, ModelError) as error:
             absent[strategy] = str(error.found)
-            note(f"{strategy} does not run with {architecture}: {error.found}")
+            log.info(f"{strategy} does not run with {architecture}: {error.found}")
             continue
         rows += found[:2]
         others = others or found[2:]
@@ -288,24 +286,20 @@ def _strategy_rows(
     words: list[str],
     out: Path,
     first: bool,
-    progress: bool,
-    note: run.Note,
 ) -> list[Row]:
     """Rows of a strategy (pretrained, untrained), and of the baselines when it is the first one."""
-    ground = Ground.of(recipe, progress=progress, note=note)
+    shared = SharedInputs.of(recipe)
     samples: dict[str, dict[Key, list[float]]] = {}
     facts: dict[str, Any] = {"objective": recipe.config.training.pretraining_task}
     for number, seed in enumerate(seeds):
-        note(f"{strategy}, seed {seed}")
-        done = run_seed(
-            recipe, seed, ground, runs=out / "runs", first=first and not number, progress=progress, note=note
-        )
+        log.info(f"{strategy}, seed {seed}")
+        done = run_seed(recipe, seed, shared, runs=out / "runs", first=first and not number)
         command = shlex.join([*words, "--tokenizers", strategy, "--seeds", str(seed)])
         for result in done.results:
             write_result(out / "results", result.model_copy(update={"command": command}))
             _add(samples.setdefault(result.method, {}), result)
         facts |= _facts(done.folder, done.results)
-    facts["tokens_per_cell"] = round(float(ground.prepared.tokens.lengths.mean()), 1)
+    facts["tokens_per_cell"] = round(float(shared.prepared.tokens.lengths.mean()), 1)
     ours = ("pretrained", "untrained")
     rows = [Row(strategy, method, samples.get(method, {}), facts if method == ours[0] else {}) for method in ours]
     return rows + [Row(None, method, found, {}) for method, found in samples.items() if method not in ours]

@@ -1,1 +1,1 @@
-"""Publishing: a checkpoint that stands alone, with its licence, its card and its results, on a Hugging Face Hub."""
+"""Publishing: a checkpoint that stands alone, with its license, its card and its results, on a Hugging Face Hub."""

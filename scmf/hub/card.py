@@ -1,4 +1,4 @@
-"""The model card: ``README.md`` with a YAML front matter that the Hub reads (licence, tags, model-index).
+"""The model card: ``README.md`` with a YAML front matter that the Hub reads (license, tags, model-index).
 
 Equal input gives equal text: no clock. The words stand in ``scmf/results/pages/templates/model_card.md.j2``. Lives
 here: what goes into them, from the run, its recipe, the cards of its cells and its results. Lives elsewhere: gathering
@@ -39,8 +39,8 @@ class Subject:
         ``owner/name`` on the Hub.
     checkpoint, model
         The folder and what it is.
-    licence
-        Licence of the weights.
+    license
+        License of the weights.
     links
         Where they come from.
     seen
@@ -54,7 +54,7 @@ class Subject:
     repo: str
     checkpoint: Checkpoint
     model: Model
-    licence: str
+    license: str
     links: Sequence[Link]
     seen: dict[str, Any]
     cells: Any
@@ -137,9 +137,9 @@ def front_matter(subject: Subject) -> str:
     """The YAML that the Hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    known = spdx(subject.licence)
-    licence: dict[str, Any] = {"license": known.lower()} if known else {
-        "license": "other", "license_name": _slug(subject.licence), "license_link": "LICENSE",
+    known = spdx(subject.license)
+    license: dict[str, Any] = {"license": known.lower()} if known else {
+        "license": "other", "license_name": _slug(subject.license), "license_link": "LICENSE",
     }  # fmt: skip
     tags = [*_TAGS, *([] if subject.model.recipe == "unknown" else [subject.model.recipe])]
     scores = [
@@ -160,7 +160,7 @@ def front_matter(subject: Subject) -> str:
     ]
     repository = str(subject.source.get("source_repository") or "")
     data = ModelCardData(
-        **licence,
+        **license,
         library_name="transformers",
         pipeline_tag="feature-extraction",
         tags=tags,
@@ -193,8 +193,8 @@ def _cell(text: Any) -> str:
     return line
 
 
-def _slug(licence: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in licence.lower()).split())[:60].strip("-") or "other"
+def _slug(license: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in license.lower()).split())[:60].strip("-") or "other"
 
 
 def _tables(rows: Sequence[table.Row]) -> list[dict[str, Any]]:
@@ -281,7 +281,7 @@ def _limits(subject: Subject, rows: Sequence[table.Row]) -> list[str]:
         lines.append(
             "No baseline without a model stands beside these scores, so they do not say that a model is needed."
         )
-    if subject.recipe is not None and subject.recipe.tier == "embedded" and subject.checkpoint.run:
+    if subject.recipe is not None and subject.recipe.tier == "mini" and subject.checkpoint.run:
         lines.append("A small variant, trained in minutes to test the recipe. It is no foundation model.")
     if subject.source.get("source_verified") is False:
         lines.append("The weights it began with are not the file that its authors published.")
@@ -292,7 +292,7 @@ def _limits(subject: Subject, rows: Sequence[table.Row]) -> list[str]:
         if leak.contains != "no"
     ]
     lines.append(
-        f"It knows {subject.seen['genes']:,} genes and reads at most {subject.seen['max_genes']:,} tokens of a cell; "
+        f"It knows {subject.seen['genes']:,} genes and reads at most {subject.seen['max_length']:,} tokens of a cell; "
         "other genes are ignored, and raw counts are needed unless the tokenizer says otherwise."
     )
     lines.append("For research. Not validated for diagnosis or any other clinical use.")

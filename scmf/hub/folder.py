@@ -1,6 +1,6 @@
 """The folder that is published: put together beside its final place, which it takes whole or not at all.
 
-Lives here: which files of a checkpoint go along, the licence text, checksums, the atomic change of names. Lives
+Lives here: which files of a checkpoint go along, the license text, checksums, the atomic change of names. Lives
 elsewhere: the card (card), whether the folder loads (check), sending it (upload).
 """
 
@@ -116,9 +116,9 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def licence_note(licence: str, *, title: str, source: dict[str, Any], cells: str) -> str:
+def licence_note(license: str, *, title: str, source: dict[str, Any], cells: str) -> str:
     """Content of ``LICENSE``: under what the weights, the code and the cells stand, and the text for the code."""
-    lines = [f"{title}", "", f"Weights: {licence}."]
+    lines = [f"{title}", "", f"Weights: {license}."]
     if repository := source.get("source_repository"):
         revision = f" at {source['source_revision']}" if source.get("source_revision") else ""
         lines += [f"They are, or were trained from, weights of {repository}{revision}, converted to another format."]
@@ -133,7 +133,7 @@ def licence_note(licence: str, *, title: str, source: dict[str, Any], cells: str
 
 
 def _apache_text() -> str:
-    """The licence text that came with this installation."""
+    """The license text that came with this installation."""
     beside = Path(__file__).parents[2] / "LICENSE"
     if beside.is_file():
         return beside.read_text(encoding="utf-8")

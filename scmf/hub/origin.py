@@ -2,14 +2,14 @@
 
 What is known of a folder stands in three places, and the strictest of them counts:
 
-* ``provenance.json`` beside the weights, written by convert.py, by training and by `scmf publish`: ``weights_licence``
-  (text) and ``may_publish`` (bool), or ``trained_from: random weights``. ``allowed`` says what a licence allows
+* ``provenance.json`` beside the weights, written by convert.py, by training and by `scmf publish`: ``weights_license``
+  (text) and ``may_publish`` (bool), or ``trained_from: random weights``. ``allowed`` says what a license allows
   instead; ``weights_sha256`` (file -> sum) binds the record to its weights; ``checked`` (a sentence) is the word of a
   person where nothing else is known, and never lifts a no.
-* ``source_licence`` and ``source_may_publish`` in ``config.json``, which converted weights carry through fine-tuning.
+* ``source_license`` and ``source_may_publish`` in ``config.json``, which converted weights carry through fine-tuning.
 * ``run.json``: the run started from the folder ``model.checkpoint``, whose origin is followed; or from random weights.
 
-Weights whose origin cannot be read are not published. Lives elsewhere: which licence the publisher's own weights get
+Weights whose origin cannot be read are not published. Lives elsewhere: which license the publisher's own weights get
 and what is written about it (publish, card).
 """
 
@@ -34,13 +34,13 @@ PERMISSIVE = {
         "Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "ISC", "Unlicense",
     )
 }  # fmt: skip
-"""Licences that let everybody pass a work on, by their SPDX identifier."""
+"""Licenses that let everybody pass a work on, by their SPDX identifier."""
 
 _NO = (
     "keep these weights to yourself; publish your YAML file and the recipe's convert.py, by which others convert a copy"
 )
 _STATE = (
-    f'if you know that they may be published, write {RECORD} beside the weights with "weights_licence": "<licence>", '
+    f'if you know that they may be published, write {RECORD} beside the weights with "weights_license": "<license>", '
     '"may_publish": true and "checked": "<who checked it, and how>"'
 )
 
@@ -55,8 +55,8 @@ class Link:
         The folder it is known of.
     how
         What happened there, or which part this is about.
-    licence
-        Licence, as text; None for weights that were trained from random ones.
+    license
+        License, as text; None for weights that were trained from random ones.
     may_publish
         Whether it allows publishing; None when that cannot be told.
     reason
@@ -69,7 +69,7 @@ class Link:
 
     folder: Path
     how: str
-    licence: str | None = None
+    license: str | None = None
     may_publish: bool | None = True
     reason: str = ""
     allowed: str = ""
@@ -181,20 +181,20 @@ def _recorded(checkpoint: Checkpoint) -> Iterator[Link]:
     record, model = checkpoint.record, checkpoint.model
     if not record:
         return
-    licence, may = record.get("weights_licence"), record.get("may_publish")
+    license, may = record.get("weights_license"), record.get("may_publish")
     facts = {key: value for key, value in record.items() if key.startswith("source_")}
     how = f"weights of {facts['source_repository']}" if facts.get("source_repository") else "recorded"
     sums = record.get("weights_sha256") or {}
     if may is False:
-        yield Link(model, how, licence, False, allowed=str(record.get("allowed") or ""), facts=facts)
+        yield Link(model, how, license, False, allowed=str(record.get("allowed") or ""), facts=facts)
     elif sums and checkpoint.weight_files and sums != {p.name: sha256_file(p) for p in checkpoint.weight_files}:
         yield Link(model, how, may_publish=None, reason=f"{RECORD} was written for other weights")
-    elif "weights_licence" in record or "may_publish" in record:
-        if not isinstance(licence, str) or not licence.strip() or may is not True:
-            reason = f"{RECORD} needs weights_licence (text) and may_publish (true or false)"
+    elif "weights_license" in record or "may_publish" in record:
+        if not isinstance(license, str) or not license.strip() or may is not True:
+            reason = f"{RECORD} needs weights_license (text) and may_publish (true or false)"
             yield Link(model, how, may_publish=None, reason=reason)
             return
-        yield Link(model, how, licence, True, facts=facts)
+        yield Link(model, how, license, True, facts=facts)
         if facts.get("source_verified") is False:
             yield Link(model, how, may_publish=None, reason=_not_the_published(facts))
     elif record.get("trained_from") == SCRATCH:
@@ -204,22 +204,22 @@ def _recorded(checkpoint: Checkpoint) -> Iterator[Link]:
 def _marked(checkpoint: Checkpoint) -> Iterator[Link]:
     """What ``config.json`` carries of converted weights, also after they were trained further."""
     facts = {key: value for key, value in checkpoint.config.items() if key.startswith("source_")}
-    licence = facts.get("source_licence")
-    if not licence:
+    license = facts.get("source_license")
+    if not license:
         return
     how, may = f"weights of {facts.get('source_repository', 'others')}", facts.get("source_may_publish")
     reason = ""
-    if may is None and spdx(licence):
+    if may is None and spdx(license):
         may = True
     elif may is None:
-        reason = f"nothing says whether the licence {licence!r} allows publishing"
+        reason = f"nothing says whether the license {license!r} allows publishing"
         if checkpoint.record.get("may_publish") is True:
             return
     elif may is False:
         reason = "the configuration of the weights says no"
     if may and facts.get("source_verified") is False:
         may, reason = None, _not_the_published(facts)
-    yield Link(checkpoint.model, how, str(licence), may, reason, facts=facts)
+    yield Link(checkpoint.model, how, str(license), may, reason, facts=facts)
 
 
 def _not_the_published(facts: dict[str, Any]) -> str:
@@ -237,39 +237,39 @@ def _parts(checkpoint: Checkpoint) -> Iterator[Link]:
         if (Path(name) / RECORD).is_file():
             beside = Checkpoint(Path(name), {}, _json(Path(name) / RECORD), {}, Path(name))
             no = [link for link in _recorded(beside) if link.may_publish is False]
-            yield from (Link(link.folder, part, link.licence, False, allowed=link.allowed) for link in no)
+            yield from (Link(link.folder, part, link.license, False, allowed=link.allowed) for link in no)
             continue
         try:
             card = load_card(name)
         except (ScmfError, OSError):
             continue  # a file of the publisher's own
-        if not spdx(card.licence):
-            reason = f"{part} {card.name!r} stands under {card.licence!r}, which is not known to allow publishing"
-            yield Link(checkpoint.model, f"{part} {card.name}", card.licence, None, reason)
+        if not spdx(card.license):
+            reason = f"{part} {card.name!r} stands under {card.license!r}, which is not known to allow publishing"
+            yield Link(checkpoint.model, f"{part} {card.name}", card.license, None, reason)
 
 
 # --- what follows ---------------------------------------------------------------------------------
 
 
-def spdx(licence: str) -> str | None:
-    """The identifier of a licence that lets everybody pass a work on; None for every other text."""
-    return PERMISSIVE.get(str(licence).strip().lower())
+def spdx(license: str) -> str | None:
+    """The identifier of a license that lets everybody pass a work on; None for every other text."""
+    return PERMISSIVE.get(str(license).strip().lower())
 
 
 def judge(checkpoint: Checkpoint, links: Sequence[Link]) -> str | None:
-    """The licence under which the weights must be published; None when that is for the publisher to say.
+    """The license under which the weights must be published; None when that is for the publisher to say.
 
     Raises
     ------
     ModelError
-        If a licence forbids it, or it cannot be shown that they may be published.
+        If a license forbids it, or it cannot be shown that they may be published.
     """
     chain = " <- ".join(dict.fromkeys(str(link.folder) for link in links))
     for link in links:
         if link.may_publish is False:
             raise ModelError(
-                f"weights that must not be published, under {link.licence or 'a licence that is not named'!r}",
-                wanted="weights whose licence lets you pass them on",
+                f"weights that must not be published, under {link.license or 'a license that is not named'!r}",
+                wanted="weights whose license lets you pass them on",
                 where=chain,
                 fix=f"allowed: {link.allowed}" if link.allowed else _NO,
             )
@@ -277,17 +277,17 @@ def judge(checkpoint: Checkpoint, links: Sequence[Link]) -> str | None:
         if link.may_publish is None and not _checked(checkpoint.record):
             raise ModelError(
                 f"weights that cannot be shown to be yours to publish: {link.reason}",
-                wanted="weights trained from random ones, or whose licence is recorded and allows it",
+                wanted="weights trained from random ones, or whose license is recorded and allows it",
                 where=chain,
                 fix=_STATE,
             )
-    licences = dict.fromkeys(spdx(link.licence) or link.licence for link in links if link.licence)
-    return " AND ".join(licences) or None
+    licenses = dict.fromkeys(spdx(link.license) or link.license for link in links if link.license)
+    return " AND ".join(licenses) or None
 
 
 def _checked(record: dict[str, Any]) -> bool:
-    """Whether a person says, with a licence, that the weights may be published."""
-    texts = [record.get(key) for key in ("checked", "weights_licence")]
+    """Whether a person says, with a license, that the weights may be published."""
+    texts = [record.get(key) for key in ("checked", "weights_license")]
     return record.get("may_publish") is True and all(isinstance(text, str) and text.strip() for text in texts)
 
 
@@ -305,12 +305,12 @@ def training_record(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.start is None:
         return record | {"trained_from": ", with ".join([SCRATCH, *doubts])}
     record["trained_from"] = "other weights"
-    known = [link for link in links if link.licence]
+    known = [link for link in links if link.license]
     record["trained_from"] = "other weights"
     if known and not doubts:
         forbidding = [link for link in known if link.may_publish is False]
         record |= {
-            "weights_licence": " AND ".join(dict.fromkeys(str(link.licence) for link in forbidding or known)),
+            "weights_license": " AND ".join(dict.fromkeys(str(link.license) for link in forbidding or known)),
             "may_publish": not forbidding,
             **({"allowed": forbidding[0].allowed} if forbidding and forbidding[0].allowed else {}),
             **known[0].facts,

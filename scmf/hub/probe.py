@@ -84,7 +84,7 @@ def probe(folder: str) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "embedding_dim": x_ND.shape[1],
         "genes": len(tokenizer.get_vocab()) - len(special),
-        "max_genes": int(tokenizer.max_genes),
+        "max_length": int(tokenizer.max_length),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokenizer": type(tokenizer).__name__,
         "torch": torch.__version__,

@@ -6,7 +6,7 @@ The folder holds weights, configuration, code and tokenizer as they were saved, 
     LICENSE           under what weights, code and cells stand
     training.yaml     the configuration of the run, for `scmf train`
     results.json      scores with definitions and provenance
-    provenance.json   licence, origin, checksums of all files
+    provenance.json   license, origin, checksums of all files
 
 Lives here: the order of the steps; what costs nothing is refused first. Lives elsewhere: each step (origin, results,
 folder, check, card, upload).
@@ -14,7 +14,8 @@ folder, check, card, upload).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from scmf.hub.origin import RECORD, Checkpoint, Link, cells_card, judge, spdx, t
 from scmf.hub.results import Model, gather
 from scmf.hub.scrub import public
 
+log = logging.getLogger(__name__)
+
 OWN_LICENCE = "Apache-2.0"
 """Of weights that were trained from random ones, unless the publisher names another."""
 
@@ -39,12 +42,11 @@ def publish(
     *,
     out: Path | None = None,
     results: Sequence[Path] = (),
-    licence: str | None = None,
+    license: str | None = None,
     private: bool = False,
     update: bool = False,
     dry_run: bool = False,
     trust: bool = False,
-    note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Make the folder and push it as one commit.
 
@@ -58,8 +60,8 @@ def publish(
         The folder to make; ``<folder>.published`` when None. One that was made here is replaced.
     results
         Files or ledgers with scores of this model.
-    licence
-        Licence of weights that you trained from random ones. Weights that come from others keep theirs.
+    license
+        License of weights that you trained from random ones. Weights that come from others keep theirs.
     private
         Make the repository private.
     update
@@ -72,12 +74,12 @@ def publish(
     Returns
     -------
     dict
-        ``url``, ``commit`` (None in a dry run), ``folder``, ``licence``, ``files``, ``bytes``, ``left_behind``.
+        ``url``, ``commit`` (None in a dry run), ``folder``, ``license``, ``files``, ``bytes``, ``left_behind``.
 
     Raises
     ------
     ConfigError
-        Name, licence, results, token or repository are not as they must be.
+        Name, license, results, token or repository are not as they must be.
     ModelError
         The weights must not be published, the folder does not stand alone, or the Hub says no.
     """
@@ -86,16 +88,16 @@ def publish(
     links = trace(checkpoint)
     inherited = judge(checkpoint, links)
     cells = cells_card(checkpoint)
-    terms = _terms(inherited, licence, cells)
+    terms = _terms(inherited, license, cells)
     model = Model.of(checkpoint)
     scores = gather(results, model)
     repository = None if dry_run else upload.look(repo, private=private, update=update)
     base = Path(folder).resolve()
     out = Path(out) if out is not None else base.with_name(f"{base.name}.published")
     with folders.whole_or_nothing(out) as building:
-        note("putting the folder together")
+        log.info("putting the folder together")
         behind = folders.copy_checkpoint(checkpoint, building)
-        note("loading it in a process with transformers alone")
+        log.info("loading it in a process with transformers alone")
         seen = check_alone(building, trust=trust, where=checkpoint.model)
         subject = Subject(repo, checkpoint, model, terms, links, seen, cells, scores)
         _write(building, subject)
@@ -104,49 +106,49 @@ def publish(
         "url": f"{upload.endpoint()}/{repo}",
         "commit": None,
         "folder": str(out),
-        "licence": terms,
+        "license": terms,
         "files": files,
         "bytes": size,
         "left_behind": behind,
     }
     if repository is None:
         return answer
-    note(f"sending {files} files, {size / 1e6:,.1f} MB, to {answer['url']}")
+    log.info(f"sending {files} files, {size / 1e6:,.1f} MB, to {answer['url']}")
     message = f"{subject.title}, published with scmf {provenance.version()}"
     return {**answer, "commit": upload.push(out, repository, private=private, message=message)}
 
 
 def _terms(inherited: str | None, asked: str | None, cells: Any) -> str:
-    """The licence of the weights."""
+    """The license of the weights."""
     if inherited is not None:
         if asked is not None and asked.strip().lower() != inherited.lower():
             raise ConfigError(
-                f"--licence {asked}",
+                f"--license {asked}",
                 wanted=f"{inherited}, under which the weights it began with stand",
-                where="--licence",
-                fix="leave --licence out",
+                where="--license",
+                fix="leave --license out",
             )
         return inherited
     if asked is not None:
         return spdx(asked) or asked.strip()
-    if cells is not None and spdx(cells.licence) is None:
+    if cells is not None and spdx(cells.license) is None:
         raise ConfigError(
-            f"weights trained on cells under {cells.licence!r}",
-            wanted="a licence that you may give them",
+            f"weights trained on cells under {cells.license!r}",
+            wanted="a license that you may give them",
             where=f"card {cells.name!r}",
-            fix="read that licence, and name yours with --licence",
+            fix="read that license, and name yours with --license",
         )
     return OWN_LICENCE
 
 
 def _write(folder: Path, subject: Subject) -> None:
-    """Card, licence, configuration, results and record."""
+    """Card, license, configuration, results and record."""
     run = subject.checkpoint.run
     if run:
         text = "# As it was trained. Own files are named without their folders; credentials are left out.\n"
         write_text(folder / "training.yaml", text + dump_yaml(training_yaml(run)))
-    cells = "see README.md" if subject.cells is None else f"{subject.cells.title}, {subject.cells.licence}"
-    note = folders.licence_note(subject.licence, title=subject.title, source=subject.source, cells=cells)
+    cells = "see README.md" if subject.cells is None else f"{subject.cells.title}, {subject.cells.license}"
+    note = folders.licence_note(subject.license, title=subject.title, source=subject.source, cells=cells)
     write_text(folder / "LICENSE", note)
     write_json(folder / "results.json", [public(result.to_json()) for result in subject.results])
     write_text(folder / "README.md", card_text(subject))
@@ -156,9 +158,9 @@ def _write(folder: Path, subject: Subject) -> None:
     source = {key: value for key, value in subject.source.items() if key.startswith("source_")}
     record: dict[str, Any] = {
         "made_by": f"{folders.MADE_BY} {provenance.version()}",
-        "weights_licence": subject.licence,
+        "weights_license": subject.license,
         "may_publish": True,
-        "trained_from": "other weights" if any(link.licence for link in subject.links) else "random weights",
+        "trained_from": "other weights" if any(link.license for link in subject.links) else "random weights",
         "origin": [_public_link(link) for link in subject.links],
         "recipe": subject.model.recipe,
         "variant": subject.model.variant,
@@ -176,5 +178,5 @@ def _write(folder: Path, subject: Subject) -> None:
 
 
 def _public_link(link: Link) -> dict[str, Any]:
-    known = {"how": link.how, "licence": link.licence, "folder": link.folder.name, "doubt": link.reason}
+    known = {"how": link.how, "license": link.license, "folder": link.folder.name, "doubt": link.reason}
     return {key: value for key, value in known.items() if value}

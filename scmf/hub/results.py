@@ -147,7 +147,7 @@ def _of_score(score: dict[str, Any], model: Model, *, where: Path) -> Result:
         **{key: _as_name(text) for key, text in place.items()},
         "recipe": _as_name(model.recipe),
         "variant": _as_name(model.variant),
-        "tier": "embedded" if model.digest else "published",
+        "tier": "mini" if model.digest else "published",
         "seed": score.get("seed", model.seed),
         "higher_is_better": {name: not name.endswith("loss") for name in score.get("metrics") or {}},
         "recipe_digest": model.digest or "none",

@@ -105,7 +105,7 @@ def sample_counts(mu: Tensor, *, eps: float = 1e-6, generator: torch.Generator |
     return 1 + torch.poisson((mu - first).clamp(min=0), generator=generator)
 
 
-def next_genes(input_ids: Tensor, genes_BL: Tensor, *, longest: int, faithful: bool = False) -> Tensor:
+def next_genes(input_ids: Tensor, genes_BL: Tensor, *, longest: int, match_official: bool = False) -> Tensor:
     """What every row predicts: the gene after START, the gene after the first gene, and so on.
 
     Parameters
@@ -114,7 +114,7 @@ def next_genes(input_ids: Tensor, genes_BL: Tensor, *, longest: int, faithful: b
         Tokens (B, L) and where they are genes (bool).
     longest
         Most genes of a cell. A cell that fills it may have been cut, so that nothing is known of its end.
-    faithful
+    match_official
         The official rule: END takes the place of gene ``longest``, and no other cell has an end.
 
     Returns
@@ -124,7 +124,7 @@ def next_genes(input_ids: Tensor, genes_BL: Tensor, *, longest: int, faithful: b
     """
     labels_BR = torch.nn.functional.pad(input_ids.masked_fill(~genes_BL, IGNORED), (0, 1), value=IGNORED)
     n_genes_B, length = genes_BL.sum(1), input_ids.shape[1]
-    if faithful:
+    if match_official:
         if length == longest:
             labels_BR[:, -2] = labels_BR[:, -2].masked_fill(genes_BL[:, -1], END)
         return labels_BR
@@ -224,7 +224,7 @@ class SelfAttention(nn.Module):
 
 
 class Layer(GradientCheckpointingLayer):
-    """One layer. The residual stream carries the *normalised* input of each half, as in the official code."""
+    """One layer. The residual stream carries the *normalized* input of each half, as in the official code."""
 
     def __init__(self, config: AutoregressiveTransformerConfig) -> None:
         super().__init__()
@@ -314,7 +314,7 @@ class CountHead(nn.Module):
 
 
 class AutoregressiveTransformerPreTrainedModel(PreTrainedModel):
-    """Loading, saving, initialisation, freezing: common to the model and its classifier."""
+    """Loading, saving, initialization, freezing: common to the model and its classifier."""
 
     config: AutoregressiveTransformerConfig
     config_class = AutoregressiveTransformerConfig
@@ -325,7 +325,7 @@ class AutoregressiveTransformerPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["Layer"]
     _supports_sdpa = True
 
-    tensors_needed = ("input_ids", "attention_mask", "values")
+    required_inputs = ("input_ids", "attention_mask", "values")
     """Tensors of a tokenizer's batch without which it cannot run; it reads ``assay_ids`` where it knows assays."""
     objectives = ("next_gene_prediction",)
     """Names of the objectives it can be trained under."""
@@ -496,7 +496,7 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
     def genes(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Where a gene stands that is read and predicted, bool (B, L)."""
         valid_BL = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        if self.config.faithful:
+        if self.config.match_official:
             return valid_BL
         special = torch.tensor(self.config.special_token_ids, dtype=input_ids.dtype, device=input_ids.device)
         return valid_BL & (input_ids >= self.config.gene_token_start) & ~torch.isin(input_ids, special)
@@ -545,7 +545,7 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
         if length > self.config.max_positions:
             raise _problem(
                 f"cells of {length} genes", f"at most max_positions={self.config.max_positions}", "input_ids",
-                "crop the cells (max_genes of the tokenizer) or build a longer model",
+                "crop the cells (max_length of the tokenizer) or build a longer model",
             )  # fmt: skip
         start = torch.full((batch, 1), self.config.start_row, device=valid_BL.device)
         pieces, valid = [self.gene_embeddings(start), genes_BLD], [torch.ones_like(start, dtype=torch.bool), valid_BL]
@@ -606,8 +606,8 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
 
             ``count_loss``: mean negative log likelihood of the counts of predicted genes (see `count_nll`).
             ``gene_loss``: mean cross entropy of the next gene over predicted rows, scores bounded by the softcap;
-            ``faithful``: sum over predicted rows, divided by ``B * max_positions``, and `END` has the count 1.
-            Without anything to predict both are 0 with zero gradients (``faithful``: the first is NaN).
+            ``match_official``: sum over predicted rows, divided by ``B * max_positions``, and `END` has the count 1.
+            Without anything to predict both are 0 with zero gradients (``match_official``: the first is NaN).
         gene_loss_weight
             Weight of ``gene_loss`` in ``loss``.
         return_logits
@@ -632,7 +632,7 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
         if labels is not None:
             count_loss, gene_loss = self._losses(mu_BL, x_BRD, values, labels)
             loss = count_loss + gene_loss_weight * gene_loss
-        if self.config.faithful and self.config.count_link == "softmax":
+        if self.config.match_official and self.config.count_link == "softmax":
             mu_BL = mu_BL.masked_fill(~valid_BL.any(1, keepdim=True), torch.nan)
         return AutoregressiveTransformerOutput(
             loss=loss,
@@ -652,8 +652,8 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
         """Losses (N,) of the counts that are predicted, and where these stand, bool (B, L)."""
         labels_BL = labels[:, : mu_BL.shape[1]]
         counts_BL = torch.where(labels_BL == END, 1.0, values.float())
-        at_BL = labels_BL != IGNORED if self.config.faithful else labels_BL >= 0
-        if not self.config.faithful and self.config.count_likelihood != "poisson":
+        at_BL = labels_BL != IGNORED if self.config.match_official else labels_BL >= 0
+        if not self.config.match_official and self.config.count_likelihood != "poisson":
             at_BL = at_BL & (counts_BL != 0)  # a truncated distribution says nothing of zeros
         counts_N = counts_BL[at_BL]
         if bool((counts_N < 0).any()):
@@ -681,7 +681,7 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
     def _losses(self, mu_BL: Tensor, x_BRD: Tensor, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of counts and of genes, scalars."""
         counts_N, genes_N = self._count_nll(mu_BL, values, labels)[0], self._gene_nll(x_BRD, labels)[0]
-        if self.config.faithful:
+        if self.config.match_official:
             return counts_N.sum() / len(counts_N), genes_N.sum() / (len(labels) * self.config.max_positions)
         return counts_N.sum() / max(len(counts_N), 1), genes_N.sum() / max(len(genes_N), 1)
 
@@ -709,11 +709,11 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
             0 is the output of the last layer, -1 of the one before, and so on down to ``-num_hidden_layers``, the
             input of the first layer. Layers above it are not computed.
         pooling
-            ``"cell"``: mean over the genes; ``faithful``: the sum over START and the first ``max_positions - 1``
+            ``"cell"``: mean over the genes; ``match_official``: the sum over START and the first ``max_positions - 1``
             genes, divided by ``max_positions``.
-            ``"gene"``: no pooling, one vector a gene in its cell; ``faithful``: the row before it, which has not
+            ``"gene"``: no pooling, one vector a gene in its cell; ``match_official``: the row before it, which has not
             seen the gene.
-            ``"vector"``: mean of the given gene vectors, the official baseline ESM2-CE; ``faithful``: their sum,
+            ``"vector"``: mean of the given gene vectors, the official baseline ESM2-CE; ``match_official``: their sum,
             divided by ``max_positions``.
         **kwargs
             Other tensors of the batch, ignored.
@@ -727,15 +727,15 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
         Raises
         ------
         ValueError
-            If a cell has no gene (not under ``faithful``), or the layer or the pooling does not exist.
+            If a cell has no gene (not under ``match_official``), or the layer or the pooling does not exist.
         """
-        depth, faithful = self.config.num_hidden_layers, self.config.faithful
+        depth, match_official = self.config.num_hidden_layers, self.config.match_official
         if not -depth <= layer <= 0:
             raise _refused_embedding(f"layer={layer}", f"0 (last layer) to {-depth} (input of the first)")
         if pooling not in ("cell", "gene", "vector"):
             raise _refused_embedding(f"pooling={pooling!r}", "'cell', 'gene' or 'vector'; no token stands for the cell")
         valid_BL = self.genes(input_ids, attention_mask)
-        if not faithful and not bool(valid_BL.any(1).all()):
+        if not match_official and not bool(valid_BL.any(1).all()):
             raise _refused_embedding("a cell without a gene", "at least one gene")
         if pooling == "vector":
             x_BLD = self.gene_embeddings.embedding(input_ids)
@@ -745,7 +745,7 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
                 input_ids, attention_mask, values, assay_ids, own_count=True, n_layers=depth + layer
             )
         x_BRD = states[-1][:, self._n_assay_rows :]
-        if not faithful:
+        if not match_official:
             x_BLD = x_BRD[:, 1:]
             return x_BLD if pooling == "gene" else self._pooled(x_BLD, valid_BL)
         if pooling == "gene":
@@ -755,9 +755,9 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
         return self._pooled(x_BRD[:, :longest], read_BR[:, :longest])
 
     def _pooled(self, x_BLD: Tensor, at_BL: Tensor) -> Tensor:
-        """Mean over the given positions (``faithful``: their sum by ``max_positions``), (B, L, D) -> (B, D)."""
+        """Mean over the given positions (``match_official``: their sum by ``max_positions``), (B, L, D) -> (B, D)."""
         n_B1 = at_BL.sum(1, keepdim=True).to(x_BLD.dtype)
-        if self.config.faithful:
+        if self.config.match_official:
             n_B1 = torch.full_like(n_B1, self.config.max_positions)
         return x_BLD.masked_fill(~at_BL[..., None], 0.0).sum(1) / n_B1
 
@@ -786,26 +786,27 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
             ``"cell"``: mean over what is predicted, NaN for a cell without; ``"gene"``: no pooling, 0 where nothing
             is predicted.
         own_count
-            Let a query see its own count. Default: as in training; ``faithful``: as in `embed`.
+            Let a query see its own count. Default: as in training; ``match_official``: as in `embed`.
         **kwargs
             Other tensors of the batch, ignored.
 
         Returns
         -------
         Tensor
-            (B,); with ``"gene"`` (B, L) for counts and (B, R) for genes, by rows as in `next_genes`. ``faithful``: the
+            (B,); with ``"gene"`` (B, L) for counts and (B, R) for genes, by rows as in `next_genes`.
+            ``match_official``: the
             official numbers, which have the opposite sign.
         """
-        faithful = self.config.faithful
+        match_official = self.config.match_official
         if of not in ("counts", "genes") or pooling not in ("cell", "gene"):
             raise _problem(
                 f"of={of!r}, pooling={pooling!r}", "'counts' or 'genes', 'cell' or 'gene'", "log_likelihood",
                 "change the argument",
             )  # fmt: skip
         genes_BL = self.genes(input_ids, attention_mask)
-        labels = next_genes(input_ids, genes_BL, longest=self.config.max_positions, faithful=faithful)
+        labels = next_genes(input_ids, genes_BL, longest=self.config.max_positions, match_official=match_official)
         with _without_dropout(self):
-            own = faithful if own_count is None else own_count
+            own = match_official if own_count is None else own_count
             states, vectors_BLD = self.encode(input_ids, attention_mask, values, assay_ids, own_count=own)
             assert values is not None  # encode has checked it
             x_BRD = states[-1][:, self._n_assay_rows :]
@@ -815,7 +816,7 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
                 mu_BL = self.expected_counts(x_BRD, vectors_BLD, input_ids, genes_BL, values)
                 nll_N, at = self._count_nll(mu_BL, values, labels)
         out = torch.zeros(at.shape, device=at.device)
-        out[at] = nll_N if faithful else -nll_N
+        out[at] = nll_N if match_official else -nll_N
         return out if pooling == "gene" else out.sum(1) / at.sum(1)
 
     # --- generation ---
@@ -828,7 +829,7 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
         prompt: dict[str, Tensor] | None = None,
         assay_ids: Tensor | None = None,
         total_counts: Tensor | float | None = None,
-        max_genes: int | None = None,
+        max_length: int | None = None,
         temperature: float = 1.0,
         greedy: bool = False,
         seed: int = 0,
@@ -836,7 +837,7 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
         """Generate cells gene by gene: the gene from the gene head, then its count.
 
         A gene that is there already is not drawn again, nor is a special token; a cell ends where `END` is drawn (not
-        before its first gene) or with ``max_genes``. Keys and values of earlier positions are kept, so that a step
+        before its first gene) or with ``max_length``. Keys and values of earlier positions are kept, so that a step
         costs one row.
 
         Parameters
@@ -849,8 +850,8 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
             int64 (B,), for a model that knows assays.
         total_counts
             Total count of a cell, a number or (B,). The softmax link needs it: an expected count is a share of the
-            total, and the genes to come, up to ``max_genes``, are taken to weigh as much as the mean of those so far.
-        max_genes
+            total, and the genes to come, up to ``max_length``, are taken to weigh as much as the mean of those so far.
+        max_length
             Most genes of a cell, prompt included; default ``max_positions``.
         temperature
             Divides the scores of the next gene.
@@ -870,10 +871,10 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
         ValueError
             If an argument contradicts another, or ``total_counts`` is missing.
         """
-        longest = self.config.max_positions if max_genes is None else max_genes
+        longest = self.config.max_positions if max_length is None else max_length
         if not 1 <= longest <= self.config.max_positions or not temperature > 0:
             raise _problem(
-                f"max_genes={longest}, temperature={temperature}",
+                f"max_length={longest}, temperature={temperature}",
                 f"1 to {self.config.max_positions} genes, a temperature above 0", "generate", "change the argument",
             )  # fmt: skip
         if self.config.count_link == "softmax" and total_counts is None:
@@ -920,7 +921,7 @@ class _Generation:
         batch = len(self.ids_BL)
         if int(self.valid_BL.sum(1).max()) >= longest:
             raise _problem(
-                "a prompt that fills the cell", f"fewer than max_genes={longest} genes", "generate", "shorten it"
+                "a prompt that fills the cell", f"fewer than max_length={longest} genes", "generate", "shorten it"
             )
         totals = torch.as_tensor(0.0 if total_counts is None else total_counts, dtype=torch.float32, device=device)
         self.totals_B = totals.expand(batch)

@@ -56,7 +56,7 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
     except ValueError as error:
         raise from_value_error(ModelError, error, where="model") from error
     _check_objective(config, getattr(shape, "objectives", family.objectives))
-    needed = getattr(shape, "tensors_needed", family.tensors_needed)
+    needed = getattr(shape, "required_inputs", family.required_inputs)
     if lacking := sorted(set(needed) - set(tokenizer.model_input_names)):
         raise ModelError(
             f"tokenizer {config.tokenizer.strategy!r} gives {', '.join(tokenizer.model_input_names)}",
@@ -98,7 +98,7 @@ def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
         raise ModelError(
             "no config.json", wanted="a folder written by save_pretrained", where=folder, fix="check the path"
         )
-    quiet_transformers()  # what it would print (bars, a coloured table) is judged below instead
+    quiet_transformers()  # what it would print (bars, a colored table) is judged below instead
     try:
         model, report = family.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **kwargs

@@ -19,7 +19,7 @@ LIKELIHOODS = ("zero_truncated", "softplus_approx", "poisson")
 
 
 class AutoregressiveTransformerConfig(PreTrainedConfig):
-    """Shape and behaviour of an `AutoregressiveTransformerModel`.
+    """Shape and behavior of an `AutoregressiveTransformerModel`.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class AutoregressiveTransformerConfig(PreTrainedConfig):
         Dropout after the activations, on attention probabilities (official: 0), before the classifier (None: as the
         first).
     layer_norm_eps, initializer_range
-        Epsilon of layer normalisation; standard deviation of the normal initialisation.
+        Epsilon of layer normalization; standard deviation of the normal initialization.
     attention_bias, ffn_bias
         Biases of the linear layers of attention and feed-forward (official: none).
     max_positions
@@ -63,7 +63,7 @@ class AutoregressiveTransformerConfig(PreTrainedConfig):
         Ids that are no genes; they are neither read nor predicted.
     gene_token_start
         First id that is a gene.
-    faithful
+    match_official
         Reproduce the known faults of the official code (see ``recipes/transcriptformer/README.md``).
     classifier_pooling
         ``"mean"``. The first position of a causal model has seen no gene.
@@ -104,7 +104,7 @@ class AutoregressiveTransformerConfig(PreTrainedConfig):
     end_token_id: int | None = None
     special_token_ids: list[int] | tuple[int, ...] = ()
     gene_token_start: int = 0
-    faithful: bool = False
+    match_official: bool = False
     classifier_pooling: str = "mean"
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -201,7 +201,7 @@ _SETTINGS = {
     name: name
     for name in (
         "layer_norm_eps", "initializer_range", "gene_head_dim", "softcap", "count_link", "count_likelihood",
-        "count_eps", "max_count", "faithful",
+        "count_eps", "max_count", "match_official",
     )
 }  # fmt: skip
 """Key of the ``model`` section, and its name here."""

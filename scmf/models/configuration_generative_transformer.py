@@ -25,7 +25,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 
 
 class GenerativeTransformerConfig(PreTrainedConfig):
-    """Shape and behaviour of a `GenerativeTransformerModel`.
+    """Shape and behavior of a `GenerativeTransformerModel`.
 
     Defaults are those of the published whole-human model of scGPT, without what only fine-tuning adds.
 
@@ -42,9 +42,9 @@ class GenerativeTransformerConfig(PreTrainedConfig):
     max_position_embeddings
         Longest input the tokenizer gives. Only kept: there are no position embeddings.
     initializer_range
-        Gene embeddings start uniform in plus and minus this (official 0.1); all else as torch initialises it.
+        Gene embeddings start uniform in plus and minus this (official 0.1); all else as torch initializes it.
     layer_norm_eps
-        Epsilon of layer normalisation.
+        Epsilon of layer normalization.
     pad_token_id, cls_token_id
         Token id of padding and of ``<cls>``; None where the vocabulary has none.
     mask_value
@@ -80,7 +80,7 @@ class GenerativeTransformerConfig(PreTrainedConfig):
     batch_labels
         Tell the decoders the batch of the cell.
     batch_norm
-        Batch normalisation of the token embeddings: one for all cells, one a batch, or None.
+        Batch normalization of the token embeddings: one for all cells, one a batch, or None.
     dab_weight
         Weight of the adversary that names the batch from the cell embedding; 0 leaves it out.
     ecs_threshold, ecs_weight
@@ -91,7 +91,7 @@ class GenerativeTransformerConfig(PreTrainedConfig):
         Classes of the classifier beside the value decoder (0: none), linear layers of a classifier.
     classifier_pooling
         What a fine-tuned cell classifier sees: ``"first"`` position or ``"mean"`` over gene positions.
-    faithful
+    match_official
         Reproduce the known quirks of the official network instead of correcting them.
 
     Raises
@@ -140,7 +140,7 @@ class GenerativeTransformerConfig(PreTrainedConfig):
     n_classes: int = 0
     classifier_layers: int = 3
     classifier_pooling: str = "first"
-    faithful: bool = False
+    match_official: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the values, then let transformers place the rest."""
@@ -164,7 +164,7 @@ class GenerativeTransformerConfig(PreTrainedConfig):
                 raise _refused(name, value, f"a token id below vocab_size={self.vocab_size}, or null")
         self._check_combinations()
         if self.generated_out_proj is None:
-            self.generated_out_proj = not self.faithful
+            self.generated_out_proj = not self.match_official
         super().__post_init__(**kwargs)
 
     def _check_combinations(self) -> None:
@@ -218,7 +218,7 @@ class GenerativeTransformerConfig(PreTrainedConfig):
         return cls(**named)
 
     @property
-    def tensors_needed(self) -> tuple[str, ...]:
+    def required_inputs(self) -> tuple[str, ...]:
         """Tensors of a tokenizer's batch that a network of this shape reads; ``batch_ids`` come from the data."""
         return ("input_ids", "attention_mask", "values", *(("pert_flags",) if self.perturbations else ()))
 

@@ -17,7 +17,7 @@ KINDS = ("transformer", "performer")
 
 
 class MaskedAutoencoderConfig(PreTrainedConfig):
-    """Shape and behaviour of a `MaskedAutoencoderModel`. The defaults are the released 119M model.
+    """Shape and behavior of a `MaskedAutoencoderModel`. The defaults are the released 119M model.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ class MaskedAutoencoderConfig(PreTrainedConfig):
     hidden_dropout_prob, attention_probs_dropout_prob, decoder_dropout_prob
         Dropout of the encoder, of its attention probabilities, of the decoder.
     norm_first
-        Normalise before instead of after each half of a transformer layer.
+        Normalize before instead of after each half of a transformer layer.
     bin_num, bin_alpha
         Rows of the table that a value is mixed from; weight of the residual in the mixing network.
     redraw_interval
         Forward passes in training mode after which the random features of a performer are drawn anew; None: never.
     layer_norm_eps
-        Epsilon of layer normalisation.
+        Epsilon of layer normalization.
     initialization, initializer_range
         ``"torch"``: the defaults of PyTorch's layers, as in the official code; ``"normal"``: normal with standard
         deviation ``initializer_range``.
@@ -52,12 +52,12 @@ class MaskedAutoencoderConfig(PreTrainedConfig):
         Positions of the decoder in training: ``"all"`` genes (official), or ``"masked"``, only the encoder's genes and
         those to be predicted. ``"masked"`` is cheaper and another model: a prediction does not see the other genes
         without a count.
-    faithful
+    match_official
         Reproduce the official code: values equal to ``pad_value`` are padding and those equal to ``mask_value`` masked,
         performers attend to padding and share one key maximum in a batch, T and S are the last two tokens whatever they
         are, a batch without prediction has loss NaN, maximum pooling of the classifier covers padding.
     pad_value, mask_value
-        The two values, read only under ``faithful``.
+        The two values, read only under ``match_official``.
     classifier_pooling
         What a cell classifier sees: ``"max"`` over tokens (official), ``"mean"`` over genes, or the ``"first"`` token.
     classifier_size
@@ -102,7 +102,7 @@ class MaskedAutoencoderConfig(PreTrainedConfig):
     gene_token_start: int = 0
     depth_token_ids: list[int] | tuple[int, ...] | None = (19264, 19265)
     decode: str = "all"
-    faithful: bool = False
+    match_official: bool = False
     pad_value: float | int = 103.0
     mask_value: float | int = 102.0
     classifier_pooling: str = "max"
@@ -164,12 +164,13 @@ class MaskedAutoencoderConfig(PreTrainedConfig):
         ----------
         facts
             ``vocab_size`` and, where the tokenizer has them, ``pad_token_id``, ``cls_token_id``, ``eos_token_id``,
-            ``mask_token_id``, ``gene_token_start``, ``depth_token_ids`` (T, S) and ``faithful``. Other facts are not
+            ``mask_token_id``, ``gene_token_start``, ``depth_token_ids`` (T, S) and ``match_official``. Other facts
+            are not
             needed: there is no longest input, and padding is known from ``attention_mask``.
         settings
             The keys of the section and the options of this architecture, defaults included.
         """
-        faithful = settings.get("faithful")
+        match_official = settings.get("match_official")
         return cls(
             vocab_size=facts["vocab_size"],
             hidden_size=settings["hidden_dim"],
@@ -199,7 +200,7 @@ class MaskedAutoencoderConfig(PreTrainedConfig):
             mask_token_id=facts.get("mask_token_id"),
             gene_token_start=facts.get("gene_token_start") or 0,
             depth_token_ids=facts.get("depth_token_ids"),
-            faithful=bool(facts.get("faithful", False)) if faithful is None else faithful,
+            match_official=bool(facts.get("match_official", False)) if match_official is None else match_official,
             attn_implementation=settings["attention"],
         )
 
@@ -214,7 +215,7 @@ class MaskedAutoencoderConfig(PreTrainedConfig):
             ``dim_head``, ``module_type``, ``norm_first``, and ``bin_num``, ``bin_alpha``, ``pad_token_id``,
             ``mask_token_id`` (which are values, not ids). What concerns data and training is not read.
         **changes
-            Fields to set otherwise, such as ``faithful``.
+            Fields to set otherwise, such as ``match_official``.
 
         Raises
         ------

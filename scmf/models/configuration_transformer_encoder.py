@@ -15,7 +15,7 @@ from transformers.activations import ACT2FN
 
 
 class TransformerEncoderConfig(PreTrainedConfig):
-    """Shape and behaviour of a `TransformerEncoderModel`.
+    """Shape and behavior of a `TransformerEncoderModel`.
 
     The names are those of BERT, so that the ``config.json`` of an official Geneformer folder is read as it is.
     Such a folder does not name its special tokens: pass ``cls_token_id=2, eos_token_id=3`` for V2, or convert
@@ -37,7 +37,7 @@ class TransformerEncoderConfig(PreTrainedConfig):
     type_vocab_size
         Rows of the token type table. Every token has type 0; the other rows are only kept.
     initializer_range, layer_norm_eps
-        Standard deviation of the normal initialisation; epsilon of layer normalisation.
+        Standard deviation of the normal initialization; epsilon of layer normalization.
     pad_token_id
         Token id of padding.
     cls_token_id, eos_token_id
@@ -139,7 +139,7 @@ class TransformerEncoderConfig(PreTrainedConfig):
         return ("masked_gene_prediction", *(("masked_value_prediction",) if self.value_encoding != "none" else ()))
 
     @property
-    def tensors_needed(self) -> tuple[str, ...]:
+    def required_inputs(self) -> tuple[str, ...]:
         """Tensors of a tokenizer's batch that a network of this shape reads."""
         return ("input_ids", "attention_mask", *(("values",) if self.value_encoding != "none" else ()))
 

@@ -1,4 +1,4 @@
-"""Cells to vectors: a model's embeddings of tokenised cells, in the order of the cells.
+"""Cells to vectors: a model's embeddings of tokenized cells, in the order of the cells.
 
 Lives here: inference over ragged tokens. Lives elsewhere: the pooling rules (the model), what the
 vectors are good for (scmf.eval), the AnnData around them (scmf.training.run).

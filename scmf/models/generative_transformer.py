@@ -52,13 +52,13 @@ __all__ = [
 ]
 
 BATCH_NORM_EPS = 6.1e-5
-"""Epsilon of batch normalisation: the smallest normal number of float16, rounded."""
+"""Epsilon of batch normalization: the smallest normal number of float16, rounded."""
 
 # --- tokens ---------------------------------------------------------------------------------------
 
 
 class TokenTable(nn.Module):
-    """A table of vectors and layer normalisation: genes, bins of values, batches."""
+    """A table of vectors and layer normalization: genes, bins of values, batches."""
 
     def __init__(self, rows: int, config: GenerativeTransformerConfig, padding: int | None = None) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class CategoryValueEncoder(TokenTable):
 
 
 class BatchNorms(nn.Module):
-    """One batch normalisation a batch, without scale and offset (the official affine switch cannot be reached)."""
+    """One batch normalization a batch, without scale and offset (the official affine switch cannot be reached)."""
 
     def __init__(self, config: GenerativeTransformerConfig) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class SelfAttention(nn.Module):
 
 
 class Layer(GradientCheckpointingLayer):
-    """One transformer layer: attention and feed-forward, each added to its input and then normalised."""
+    """One transformer layer: attention and feed-forward, each added to its input and then normalized."""
 
     def __init__(self, config: GenerativeTransformerConfig) -> None:
         super().__init__()
@@ -247,15 +247,15 @@ class AffineDecoder(nn.Module):
         self.coeff_decoder = ExpressionDecoder(config, in_features)
         self.bias_decoder = ExpressionDecoder(config, in_features)
         self.activation = ACT2FN[config.decoder_activation] if config.decoder_activation else nn.Identity()
-        self.adaptive_bias, self.faithful = config.decoder_adaptive_bias, config.faithful
+        self.adaptive_bias, self.match_official = config.decoder_adaptive_bias, config.match_official
 
     def forward(self, x_BLD: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, L, D) and (B, L) -> (B, L) and (B, L). Without a non-zero value the mean is 0 (faithful: NaN)."""
+        """(B, L, D) and (B, L) -> (B, L) and (B, L). Without a non-zero value the mean is 0 (match_official: NaN)."""
         (factor_BL, probs_BL), (offset_BL, _) = self.coeff_decoder(x_BLD), self.bias_decoder(x_BLD)
         factor_BL, offset_BL = self.activation(factor_BL), self.activation(offset_BL)
         if self.adaptive_bias:
             count_B1 = (values != 0).sum(1, keepdim=True)
-            mean_B1 = values.sum(1, keepdim=True) / (count_B1 if self.faithful else count_B1.clamp(min=1))
+            mean_B1 = values.sum(1, keepdim=True) / (count_B1 if self.match_official else count_B1.clamp(min=1))
             offset_BL = offset_BL * mean_B1
         return factor_BL * values + offset_BL, probs_BL
 
@@ -296,7 +296,7 @@ class CellValueDecoder(nn.Module):
 
 
 class ClassDecoder(nn.Module):
-    """Linear layers with activation and normalisation between them, then one to the classes."""
+    """Linear layers with activation and normalization between them, then one to the classes."""
 
     def __init__(
         self, config: GenerativeTransformerConfig, n_classes: int, *, layers: int, leaky: bool = False
@@ -461,7 +461,7 @@ class Encoded:
 
 
 class GenerativeTransformerPreTrainedModel(PreTrainedModel):
-    """Loading, saving, initialisation, embeddings: common to the network and its classifier."""
+    """Loading, saving, initialization, embeddings: common to the network and its classifier."""
 
     config: GenerativeTransformerConfig
     config_class = GenerativeTransformerConfig
@@ -473,7 +473,7 @@ class GenerativeTransformerPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
 
-    tensors_needed: tuple[str, ...] = ("input_ids", "attention_mask", "values")
+    required_inputs: tuple[str, ...] = ("input_ids", "attention_mask", "values")
     """Tensors of a tokenizer's batch that this family reads; it ignores the others."""
     objectives: tuple[str, ...] = ("generative_value_prediction", "masked_value_prediction")
     """Names of the objectives it can be trained under."""
@@ -484,7 +484,7 @@ class GenerativeTransformerPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As torch initialises each module (and so the official network), gene vectors uniform."""
+        """As torch initializes each module (and so the official network), gene vectors uniform."""
         if isinstance(module, nn.Linear):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
@@ -626,14 +626,15 @@ def pool_cells(
 ) -> Tensor:
     """One vector a cell, (B, T, D) -> (B, D), of length 1 with ``w-pool``.
 
-    Padding does not count, nor does a hidden value, whose weight would be negative. Under ``faithful`` both do, as in
+    Padding does not count, nor does a hidden value, whose weight would be negative. Under ``match_official`` both do,
+    as in
     the official code.
     """
     if style == "cls":
         return x_BTD[:, 0]
     mask_BT1 = torch.ones_like(x_BTD[..., :1]) if mask_BT is None else mask_BT.unsqueeze(-1).to(x_BTD.dtype)
     if style == "avg-pool":
-        return x_BTD.mean(1) if config.faithful else (x_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
+        return x_BTD.mean(1) if config.match_official else (x_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
     if values is None or values.shape != x_BTD.shape[:2]:
         raise _problem(
             "positions without a value",
@@ -642,7 +643,9 @@ def pool_cells(
             "choose model.options.cell_embedding 'cls' or 'avg-pool' for generative training",
         )
     weights_BT1 = values.unsqueeze(-1).to(x_BTD.dtype)
-    return normalize((x_BTD * (weights_BT1 if config.faithful else weights_BT1.clamp(min=0) * mask_BT1)).sum(1), dim=1)
+    return normalize(
+        (x_BTD * (weights_BT1 if config.match_official else weights_BT1.clamp(min=0) * mask_BT1)).sum(1), dim=1
+    )
 
 
 @contextmanager
@@ -678,7 +681,7 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
     def __init__(self, config: GenerativeTransformerConfig, add_heads: bool = True) -> None:
         super().__init__(config)
         encoders = {"continuous": ContinuousValueEncoder, "category": CategoryValueEncoder}
-        width, labelled = config.hidden_size, 2 if config.batch_labels else 1
+        width, labeled = config.hidden_size, 2 if config.batch_labels else 1
         self.encoder = GeneEncoder(config)
         self.value_encoder = encoders.get(config.value_encoder, lambda _: nn.Identity())(config)
         if config.perturbations:
@@ -696,16 +699,16 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
             if config.batch_labels:
                 self.batch_encoder = TokenTable(config.num_batches, config)
             head = AffineDecoder if config.decoder == "affine" else ExpressionDecoder
-            self.decoder = head(config, labelled * width)
+            self.decoder = head(config, labeled * width)
             if config.n_classes:
                 self.cls_decoder = ClassDecoder(config, config.n_classes, layers=config.classifier_layers)
             if config.mvc is not None:
-                self.mvc_decoder = CellValueDecoder(config, labelled * width)
+                self.mvc_decoder = CellValueDecoder(config, labeled * width)
             if config.dab_weight:
                 self.grad_reverse_discriminator = BatchAdversary(config)
         self.gradient_checkpointing = False
         self.post_init()
-        if config.faithful:
+        if config.match_official:
             self._copy_first_layer()
 
     @torch.no_grad()
@@ -787,7 +790,7 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
     def _zeroes_padding(self) -> bool:
         """True where torch's fast path, which the official network takes, would write zeros at padding."""
         return (
-            self.config.faithful
+            self.config.match_official
             and not self.training
             and not torch.is_grad_enabled()
             and self.config.num_attention_heads % 2 == 0
@@ -797,7 +800,7 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
     def _batch_norm(self, x_BLD: Tensor, mask_BL: Tensor, cells: Cells) -> Tensor:
         """Each cell by the statistics of its batch, over tokens that are not padding.
 
-        Under ``faithful`` padding counts, and the batch of the first cell is taken for all.
+        Under ``match_official`` padding counts, and the batch of the first cell is taken for all.
         """
         if self.config.batch_norm is None:
             return x_BLD
@@ -805,9 +808,9 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
             chosen = [(self.bn, mask_BL.bool())]
         else:
             batch_B = cells.batches_B
-            found = batch_B[:1].tolist() if self.config.faithful else batch_B.unique().tolist()
+            found = batch_B[:1].tolist() if self.config.match_official else batch_B.unique().tolist()
             chosen = [(self.dsbn.bns[i], mask_BL.bool() & (batch_B == i)[:, None]) for i in found]
-        if self.config.faithful:
+        if self.config.match_official:
             return chosen[0][0](x_BLD.transpose(1, 2)).transpose(1, 2)
         out_BLD = x_BLD.clone()
         for norm, positions_BL in chosen:
@@ -845,7 +848,7 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
         generated_ids, generated_mask
             Genes to generate (B, G), and 1 where they are genes, 0 where they are padding.
         batch_ids
-            Batch of each cell (B,), for models with batch labels, batch normalisation a batch, or DAB.
+            Batch of each cell (B,), for models with batch labels, batch normalization a batch, or DAB.
         pert_flags
             0, 1 (perturbed) or 2 at each position, for models with ``perturbations``.
         target_values, target_mask
@@ -906,8 +909,8 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
         return output
 
     def _cell_embedding(self, encoded: Encoded, cells: Cells) -> Tensor:
-        """Cell embeddings (B, D), of what was perceived (faithful: of generated tokens too)."""
-        x_BTD = encoded.x_BTD if self.config.faithful else encoded.x_BTD[:, : cells.input_ids.shape[1]]
+        """Cell embeddings (B, D), of what was perceived (match_official: of generated tokens too)."""
+        x_BTD = encoded.x_BTD if self.config.match_official else encoded.x_BTD[:, : cells.input_ids.shape[1]]
         return pool_cells(self.config, x_BTD, cells.values, cells.attention_mask, style=self.config.cell_embedding)
 
     def _predict(self, x: Tensor, cells: Cells, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -959,8 +962,8 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
         return {name: self._or_zero(loss, marked) for name, loss in losses.items()}
 
     def _or_zero(self, loss: Tensor, marked: Tensor) -> Tensor:
-        """0 with zero gradients where no position is marked (official, and so under ``faithful``: NaN)."""
-        return loss if self.config.faithful or bool(marked.any()) else torch.nan_to_num(loss * 0.0)
+        """0 with zero gradients where no position is marked (official, and so under ``match_official``: NaN)."""
+        return loss if self.config.match_official or bool(marked.any()) else torch.nan_to_num(loss * 0.0)
 
     @torch.no_grad()
     def generate(

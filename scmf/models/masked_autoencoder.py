@@ -130,7 +130,7 @@ class SelfAttention(nn.Module):
 
 
 class TransformerLayer(GradientCheckpointingLayer):
-    """One layer with the names of ``nn.TransformerEncoderLayer``: normalised after each half, unless ``norm_first``."""
+    """One layer with the names of ``nn.TransformerEncoderLayer``: normalized after each half, unless ``norm_first``."""
 
     def __init__(
         self, config: MaskedAutoencoderConfig, width: int, heads: int, ffn: int, dropout: float, attn_dropout: float
@@ -203,9 +203,9 @@ class FastAttention(nn.Module):
 
     projection_matrix: Tensor
 
-    def __init__(self, head_dim: int, *, faithful: bool) -> None:
+    def __init__(self, head_dim: int, *, match_official: bool) -> None:
         super().__init__()
-        self.faithful = faithful
+        self.match_official = match_official
         n_features = int(head_dim * math.log(head_dim))
         self.register_buffer("projection_matrix", torch.empty(n_features, head_dim))
 
@@ -221,21 +221,21 @@ class FastAttention(nn.Module):
 
         What is subtracted before the exponential bounds it and cancels, but for the 1e-4. The official code takes the
         maximum over all keys of the batch, padding included; here it is that of the cell, so that no cell depends on
-        its neighbours: what the official code gives for the cell alone.
+        its neighbors: what the official code gives for the cell alone.
         """
         n_features, head_dim = self.projection_matrix.shape
         x_BHPR = linear(x_BHPK * head_dim**-0.25, self.projection_matrix.to(x_BHPK.dtype))
         half_square_BHP1 = (x_BHPK**2).sum(-1, keepdim=True) / (2 * head_dim**0.5)
         if not of_keys:
             highest = x_BHPR.amax(-1, keepdim=True)
-        elif self.faithful:
+        elif self.match_official:
             highest = x_BHPR.amax()
         else:
             kept = x_BHPR if keep_BP is None else x_BHPR.masked_fill(~keep_BP[:, None, :, None], -math.inf)
             highest = kept.amax((1, 2, 3), keepdim=True)
             highest = torch.where(highest.isinf(), 0, highest)  # a cell without a kept key
         features = n_features**-0.5 * (torch.exp(x_BHPR - half_square_BHP1 - highest) + 1e-4)
-        if of_keys and keep_BP is not None and not self.faithful:
+        if of_keys and keep_BP is not None and not self.match_official:
             features = features.masked_fill(~keep_BP[:, None, :, None], 0)
         return features
 
@@ -252,10 +252,10 @@ class FastAttention(nn.Module):
 class PerformerAttention(nn.Module):
     """Projections around `FastAttention`."""
 
-    def __init__(self, width: int, heads: int, head_dim: int, dropout: float, *, faithful: bool) -> None:
+    def __init__(self, width: int, heads: int, head_dim: int, dropout: float, *, match_official: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.fast_attention = FastAttention(head_dim, faithful=faithful)
+        self.fast_attention = FastAttention(head_dim, match_official=match_official)
         self.to_q = nn.Linear(width, heads * head_dim)
         self.to_k = nn.Linear(width, heads * head_dim)
         self.to_v = nn.Linear(width, heads * head_dim)
@@ -300,7 +300,7 @@ class Named(nn.Module):
 
 
 class Normed(Named):
-    """Normalise, then the module under ``fn``."""
+    """Normalize, then the module under ``fn``."""
 
     def __init__(self, width: int, eps: float, fn: nn.Module) -> None:
         super().__init__(fn)
@@ -312,7 +312,7 @@ class Normed(Named):
 
 
 class PerformerLayer(GradientCheckpointingLayer):
-    """Attention and feed-forward, each on normalised input with residual; children ``0`` and ``1`` as published."""
+    """Attention and feed-forward, each on normalized input with residual; children ``0`` and ``1`` as published."""
 
     def __init__(self, attention: Normed, feed_forward: Normed) -> None:
         super().__init__()
@@ -366,10 +366,10 @@ class PerformerStack(nn.Module):
         self, config: MaskedAutoencoderConfig, width: int, depth: int, heads: int, head_dim: int, ffn: int, drop: float
     ) -> None:
         super().__init__()
-        self.faithful, eps = config.faithful, config.layer_norm_eps
+        self.match_official, eps = config.match_official, config.layer_norm_eps
         layers = []
         for _ in range(depth):
-            attention = PerformerAttention(width, heads, head_dim, drop, faithful=config.faithful)
+            attention = PerformerAttention(width, heads, head_dim, drop, match_official=config.match_official)
             feed_forward = Named(FeedForward(width, ffn, drop))
             layers.append(PerformerLayer(Normed(width, eps, attention), Normed(width, eps, feed_forward)))
         self.performer = Performer(layers, config.redraw_interval)
@@ -383,11 +383,11 @@ class PerformerStack(nn.Module):
     def forward(self, x_BPD: Tensor, real_BP: Tensor | None, *, n_layers: int | None = None) -> Tensor:
         """Run the first ``n_layers`` layers (None: all, and the closing norm), (B, P, D) -> (B, P, D).
 
-        Under ``faithful`` padding takes part in attention, as in the official code.
+        Under ``match_official`` padding takes part in attention, as in the official code.
         """
         self.performer.count_call()
         for layer in self.layers[:n_layers]:
-            x_BPD = layer(x_BPD, None if self.faithful else real_BP)
+            x_BPD = layer(x_BPD, None if self.match_official else real_BP)
         return self.norm(x_BPD) if n_layers in (None, len(self.layers)) else x_BPD
 
 
@@ -411,7 +411,7 @@ def _decoder(config: MaskedAutoencoderConfig) -> TransformerStack | PerformerSta
 
 
 class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
-    """Loading, saving, initialisation, embeddings: common to the pretraining model and the cell classifier."""
+    """Loading, saving, initialization, embeddings: common to the pretraining model and the cell classifier."""
 
     config: MaskedAutoencoderConfig
     config_class = MaskedAutoencoderConfig
@@ -425,7 +425,7 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
 
-    tensors_needed = ("input_ids", "attention_mask", "values")
+    required_inputs = ("input_ids", "attention_mask", "values")
     """Tensors of a tokenizer's batch without which this family cannot run; it reads ``depth`` besides."""
     objectives = ("read_depth_aware",)
     """Objectives it can be trained under."""
@@ -546,14 +546,14 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
 def real_tokens(
     config: MaskedAutoencoderConfig, input_ids: Tensor, attention_mask: Tensor | None, values: Tensor | None
 ) -> Tensor:
-    """Positions that are no padding, (B, L) bool; under ``faithful`` a value equal to ``pad_value`` is padding, too."""
+    """Positions that are no padding, (B, L) bool; under ``match_official`` ``pad_value`` is padding too."""
     if values is None:
         raise ValueError(
             "found: no values\nwanted: values (B, L), as continuous or binned tokenizers give them\n"
             "where: inputs of the masked autoencoder\ndo: pass values=, or choose another tokenizer"
         )
     real_BL = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    return real_BL & (values != config.pad_value) if config.faithful else real_BL
+    return real_BL & (values != config.pad_value) if config.match_official else real_BL
 
 
 def gene_positions(config: MaskedAutoencoderConfig, input_ids: Tensor, real_BL: Tensor) -> Tensor:
@@ -579,7 +579,7 @@ def depth_positions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where T and S stand, (B,) each, and which positions are genes, (B, L).
 
-    Under ``faithful`` the last two tokens are T and S, whatever they are (the official code loses an S of 0).
+    Under ``match_official`` the last two tokens are T and S, whatever they are (the official code loses an S of 0).
 
     Raises
     ------
@@ -591,14 +591,14 @@ def depth_positions(
             "pooling='all' with depth_token_ids=null",
             "a tokenizer with depth tokens (tokenizer.options.depth_tokens: true), or pooling 'cell' or 'max'",
         )
-    if config.faithful:
+    if config.match_official:
         _check_rows(real_BL.sum(1) >= 3, "with fewer than three tokens", "drop cells with so few genes")
         place_BL = torch.where(real_BL, torch.arange(real_BL.shape[1], device=real_BL.device), -1)
         t_B, s_B = place_BL.topk(2).values.flip(1).unbind(1)
         genes_BL = real_BL & (place_BL < t_B.unsqueeze(1))
         return t_B, s_B, genes_BL
     t_BL, s_BL = (real_BL & (input_ids == token) for token in config.depth_token_ids)
-    _check_rows(t_BL.any(1) & s_BL.any(1), "without T or S", "tokenise with depth_tokens: true")
+    _check_rows(t_BL.any(1) & s_BL.any(1), "without T or S", "tokenize with depth_tokens: true")
     return t_BL.int().argmax(1), s_BL.int().argmax(1), gene_positions(config, input_ids, real_BL)
 
 
@@ -718,7 +718,7 @@ class MaskedAutoencoderModel(MaskedAutoencoderPreTrainedModel):
     ) -> Tensor:
         """Embeddings and the first ``n_layers`` layers of the encoder (None: all), (B, L) -> (B, L, D)."""
         assert values is not None  # `real_tokens` has asked for them
-        masked_BL = values == self.config.mask_value if self.config.faithful else torch.zeros_like(real_BL)
+        masked_BL = values == self.config.mask_value if self.config.match_official else torch.zeros_like(real_BL)
         x_BLD = self.token_emb(values, masked=masked_BL, padding=~real_BL) + self.pos_emb(input_ids)
         return self.encoder(x_BLD, real_BL, n_layers=n_layers)
 
@@ -745,7 +745,7 @@ class MaskedAutoencoderModel(MaskedAutoencoderPreTrainedModel):
         y_VD = self.decoder_embed(zero_1D + self.pos_emb(ids_V))
         # One row more takes what has no place: padding, special tokens.
         y_BPD = torch.cat([y_VD, y_VD[:1]]).expand(len(x_BLD), -1, -1)
-        if depth is not None and self.config.faithful and self.config.depth_token_ids is not None:
+        if depth is not None and self.config.match_official and self.config.depth_token_ids is not None:
             depth_ids = torch.tensor(self.config.depth_token_ids, device=ids_V.device).expand(len(x_BLD), -1)
             own = self.decoder_embed(self._values(depth.to(x_BLD.dtype)) + self.pos_emb(depth_ids))
             y_BPD = _put(y_BPD, place_of_id[depth_ids], own)
@@ -805,7 +805,7 @@ class MaskedAutoencoderModel(MaskedAutoencoderPreTrainedModel):
         input_ids, attention_mask, values
             What the encoder sees: tokens (B, L), their mask and their values.
         depth
-            T and S (B, 2). Read under ``faithful`` alone, where the decoder sees an S that the encoder lost.
+            T and S (B, 2). Read under ``match_official`` alone, where the decoder sees an S that the encoder lost.
         target_ids
             Genes to be predicted, int64 (B, M), -100 in short rows. None: predict all of `decoder_ids`.
         target_values
@@ -820,7 +820,7 @@ class MaskedAutoencoderModel(MaskedAutoencoderPreTrainedModel):
         -------
         MaskedAutoencoderOutput
             ``loss`` is the mean of squared differences over all targets of the batch; a batch without any has loss 0
-            with zero gradients (NaN under ``faithful``).
+            with zero gradients (NaN under ``match_official``).
         """
         real_BL = real_tokens(self.config, input_ids, attention_mask, values)
         x_BLD = self.encode(input_ids, real_BL, values)
@@ -842,7 +842,7 @@ class MaskedAutoencoderModel(MaskedAutoencoderPreTrainedModel):
             wanted_BM = target_ids != IGNORED
             squares_BM = (predictions_BM.float() - target_values.float()).square().masked_fill(~wanted_BM, 0)
             count = wanted_BM.sum()
-            loss = squares_BM.sum() / (count if self.config.faithful else count.clamp(min=1))
+            loss = squares_BM.sum() / (count if self.config.match_official else count.clamp(min=1))
         return MaskedAutoencoderOutput(loss=loss, predictions=predictions_BM, last_hidden_state=x_BLD)
 
     @torch.no_grad()
@@ -906,7 +906,7 @@ class MaskedAutoencoderForSequenceClassification(MaskedAutoencoderPreTrainedMode
             return x_BLD[:, 0]
         if self.config.classifier_pooling == "mean":
             return mean_over(x_BLD, gene_positions(self.config, input_ids, real_BL))
-        return x_BLD.amax(1) if self.config.faithful else max_over(x_BLD, real_BL)
+        return x_BLD.amax(1) if self.config.match_official else max_over(x_BLD, real_BL)
 
     @can_return_tuple
     def forward(

@@ -81,7 +81,7 @@ class ValueEmbedding(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Token + position + token type + value, normalised. Every token has type 0."""
+    """Token + position + token type + value, normalized. Every token has type 0."""
 
     def __init__(self, config: TransformerEncoderConfig) -> None:
         super().__init__()
@@ -100,11 +100,11 @@ class Embeddings(nn.Module):
         if length > longest:
             raise ValueError(
                 f"found: cells of {length} tokens\nwanted: at most max_position_embeddings={longest}\n"
-                "where: input_ids\ndo: crop the cells (max_genes of the tokenizer) or build a longer model"
+                "where: input_ids\ndo: crop the cells (max_length of the tokenizer) or build a longer model"
             )
         x_BLD = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
         if self.position_embeddings is not None:
-            # Position ids are made here and not kept as a buffer: there is nothing to save, load or initialise.
+            # Position ids are made here and not kept as a buffer: there is nothing to save, load or initialize.
             x_BLD = x_BLD + self.position_embeddings(torch.arange(length, device=input_ids.device))
         if self.value_embeddings is not None:
             if values is None:
@@ -159,7 +159,7 @@ class SelfAttention(nn.Module):
 
 
 class AddAndNorm(nn.Module):
-    """Project, add the residual, normalise: the end of both halves of a layer."""
+    """Project, add the residual, normalize: the end of both halves of a layer."""
 
     def __init__(self, config: TransformerEncoderConfig, in_features: int) -> None:
         super().__init__()
@@ -274,7 +274,7 @@ def mean_over_genes(x_BLD: Tensor, genes_BL: Tensor) -> Tensor:
 
 
 class TransformerEncoderPreTrainedModel(PreTrainedModel):
-    """Loading, saving, initialisation, embeddings: common to the base model and its heads."""
+    """Loading, saving, initialization, embeddings: common to the base model and its heads."""
 
     config: TransformerEncoderConfig
     config_class = TransformerEncoderConfig
@@ -290,7 +290,7 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": Layer, "attentions": SelfAttention}
     _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids"]  # a buffer of old V1 checkpoints
 
-    tensors_needed = ("input_ids", "attention_mask")
+    required_inputs = ("input_ids", "attention_mask")
     """Tensors of a tokenizer's batch that this family reads; it ignores the others."""
     objectives = ("masked_gene_prediction", "masked_value_prediction")
     """Names of the objectives it can be trained under."""
@@ -465,7 +465,7 @@ class TransformerEncoderModel(TransformerEncoderPreTrainedModel):
 
 
 class PredictionTransform(nn.Module):
-    """Dense, activation and normalisation before the decoder."""
+    """Dense, activation and normalization before the decoder."""
 
     def __init__(self, config: TransformerEncoderConfig) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ The file has two lists::
         method: pretrained
         metric: macro_f1
         higher_is_better: true
-        floor: 0.01                # smallest half-width of the band, in the unit of the metric
+        min_band: 0.01                # smallest half-width of the band, in the unit of the metric
         samples: {0: 0.91, …}      # seed -> value, never rounded; {null: value} for a deterministic method
         measured_with: {digest: …, commit: …, packages: {…}}
     published:                     # from papers and their repositories; shown beside ours, never judged
@@ -48,7 +48,7 @@ from scmf.results.result import CellKey, Result, Verdict, VerdictKind, judge
 
 _HEADER = """\
 # What this recipe should score. Format: the docstring of scmf/expectations.py.
-# `embedded` is written by `scmf reproduce <recipe> --record` from one run a seed and judged by scmf/results/judge.py.
+# `mini` is written by `scmf reproduce <recipe> --record` from one run a seed and judged by scmf/results/judge.py.
 # `published` is copied from its sources by hand and kept by --record; it is shown beside our numbers, never judged.
 """
 
@@ -73,7 +73,7 @@ class MeasuredWith(Section):
 
 
 class ExpectedCell(Section):
-    """One number of the embedded tier, as raw samples."""
+    """One number of the mini tier, as raw samples."""
 
     model_config = ConfigDict(strict=True)
 
@@ -86,18 +86,18 @@ class ExpectedCell(Section):
     metric: str
     higher_is_better: bool
     """False for losses and errors."""
-    floor: float
+    min_band: float
     """Smallest half-width of the band; covers what differs between machines."""
     samples: dict[int | None, float]
     """Seed to value; the single seed null marks a deterministic method."""
     measured_with: MeasuredWith
 
-    @field_validator("floor")
+    @field_validator("min_band")
     @classmethod
-    def _not_negative(cls, floor: float) -> float:
-        if floor < 0:
-            raise ValueError("floor must be 0 or more")
-        return floor
+    def _not_negative(cls, min_band: float) -> float:
+        if min_band < 0:
+            raise ValueError("min_band must be 0 or more")
+        return min_band
 
     @model_validator(mode="after")
     def _one_kind_of_samples(self) -> ExpectedCell:
@@ -157,7 +157,7 @@ class Expected(Section):
     @model_validator(mode="after")
     def _unique(self) -> Expected:
         for name, keys in (
-            ("embedded", [str(cell.key) for cell in self.embedded]),
+            ("mini", [str(cell.key) for cell in self.embedded]),
             ("published", [value.id for value in self.published]),
         ):
             if twice := sorted({key for key in keys if keys.count(key) > 1}):
@@ -219,7 +219,7 @@ def _plain(expected: Expected) -> dict[str, Any]:
         with_what = cell.measured_with.model_dump(exclude_none=True)
         row["measured_with"] = shared.setdefault(cell.measured_with.model_dump_json(), with_what)
         cells.append(row)
-    return {"embedded": cells, "published": [row.model_dump(exclude_none=True) for row in expected.published]}
+    return {"mini": cells, "published": [row.model_dump(exclude_none=True) for row in expected.published]}
 
 
 # --- results and expectations meet --------------------------------------------------------------------
@@ -269,7 +269,7 @@ def judge_cell(
     if own and observed == cell.samples:
         return no("not_applicable", "these are the expected samples themselves")
     samples = [value for seed, value in cell.samples.items() if seed not in own]
-    ask = partial(judge, samples, floor=cell.floor, deterministic=cell.deterministic, left_out=len(own))
+    ask = partial(judge, samples, min_band=cell.min_band, deterministic=cell.deterministic, left_out=len(own))
     missed = len(observed) > 1 and first_seed in observed and ask([observed[first_seed]]).undecided
     verdict = ask(list(observed.values()), first_look_missed=missed)
     if not own:
@@ -288,7 +288,7 @@ def judge_results(
 ) -> dict[CellKey, Verdict]:
     """A verdict for every expected cell and for every measured number, sorted by key.
 
-    Numbers without an expectation are ``missing`` in the embedded tier; in the other tiers they are
+    Numbers without an expectation are ``missing`` in the mini tier; in the other tiers they are
     ``not_applicable``, since published values belong to other data.
     """
     verdicts = {
@@ -298,7 +298,7 @@ def judge_results(
     for result in results:
         if variant not in (None, result.variant):
             continue
-        embedded = result.tier == "embedded"
+        embedded = result.tier == "mini"
         reason = "no expected samples" if embedded else "no published value on these cells"
         for metric in result.metrics:
             verdict = Verdict("missing" if embedded else "not_applicable", reason, n_obs=1)
@@ -306,20 +306,20 @@ def judge_results(
     return dict(sorted(verdicts.items()))
 
 
-def expected_cells(results: Sequence[Result], *, floors: Mapping[str, float]) -> list[ExpectedCell]:
+def expected_cells(results: Sequence[Result], *, min_bands: Mapping[str, float]) -> list[ExpectedCell]:
     """Expected cells from measured results, for ``--record``; samples are kept as measured.
 
     Parameters
     ----------
     results
         One result a seed of every cell; results with an absence are refused.
-    floors
+    min_bands
         Metric to the smallest half-width of its band.
 
     Raises
     ------
     EvaluationError
-        A seed is absent, a metric has no floor, or the seeds of a cell were measured by different
+        A seed is absent, a metric has no min_band, or the seeds of a cell were measured by different
         recipes or packages.
     """
     groups: dict[CellKey, list[Result]] = {}
@@ -330,13 +330,13 @@ def expected_cells(results: Sequence[Result], *, floors: Mapping[str, float]) ->
             )
         for metric in result.metrics:
             groups.setdefault(result.key(metric), []).append(result)
-    return [_expected_cell(key, group, floors) for key, group in sorted(groups.items())]
+    return [_expected_cell(key, group, min_bands) for key, group in sorted(groups.items())]
 
 
-def _expected_cell(key: CellKey, group: Sequence[Result], floors: Mapping[str, float]) -> ExpectedCell:
+def _expected_cell(key: CellKey, group: Sequence[Result], min_bands: Mapping[str, float]) -> ExpectedCell:
     first, with_what = group[0], [_measured_with(result) for result in group]
-    if key.metric not in floors:
-        raise EvaluationError(f"no floor for {key.metric!r}", wanted="a floor for every metric", where=key)
+    if key.metric not in min_bands:
+        raise EvaluationError(f"no min_band for {key.metric!r}", wanted="a min_band for every metric", where=key)
     if any(other != with_what[0] for other in with_what):
         raise EvaluationError(
             "seeds measured with different recipes, code or packages",
@@ -347,7 +347,7 @@ def _expected_cell(key: CellKey, group: Sequence[Result], floors: Mapping[str, f
     return ExpectedCell(
         **key._asdict(),
         higher_is_better=first.higher_is_better[key.metric],
-        floor=floors[key.metric],
+        min_band=min_bands[key.metric],
         samples={result.seed: result.metrics[key.metric] for result in group},
         measured_with=with_what[0],
     )

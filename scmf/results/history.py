@@ -171,7 +171,7 @@ def _width(cell: ExpectedCell) -> float:
     """Half-width of the band for one seed, as `scmf.results.result.judge` has it."""
     samples = list(cell.samples.values())
     enough = len(samples) > 1 and not cell.deterministic
-    return band(samples, 1, floor=cell.floor, alpha=0.05) if enough else cell.floor
+    return band(samples, 1, min_band=cell.min_band, alpha=0.05) if enough else cell.min_band
 
 
 def _expected(root: Path, recipes: set[str]) -> dict[str, dict[CellKey, ExpectedCell]]:

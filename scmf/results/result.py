@@ -6,7 +6,7 @@ samples. Lives elsewhere: ``expected.yaml`` and which result belongs to which of
 
 The rule, for a stochastic method with at least five expected samples::
 
-    band(a) = max(floor, t(1 - a/2, n_exp - 1) * sd(expected) * sqrt(1/n_exp + 1/n_obs))
+    band(a) = max(min_band, t(1 - a/2, n_exp - 1) * sd(expected) * sqrt(1/n_exp + 1/n_obs))
     |mean_obs - mean_exp| <= band(.05)        match
     else, fewer than three observed           undecided: run seeds until there are three
     else, inside band(.01)                    close
@@ -14,7 +14,7 @@ The rule, for a stochastic method with at least five expected samples::
 
 A number whose first look, at one seed, lay outside can be close at best: three seeds do not make it a match.
 
-A deterministic method is judged by the floor alone.
+A deterministic method is judged by the min_band alone.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Result(Section):
     """Version of the JSON; a file of another version is refused."""
     recipe: str
     variant: str
-    tier: Literal["parity", "embedded", "published"]
+    tier: Literal["parity", "mini", "published"]
     benchmark: str
     """Name of the benchmark, or ``pretraining`` for losses of the training run."""
     dataset: str
@@ -291,20 +291,20 @@ class Verdict:
         return MIN_OBSERVED - self.n_obs if self.undecided else 0
 
 
-def band(samples: Sequence[float], n_observed: int, *, floor: float, alpha: float) -> float:
+def band(samples: Sequence[float], n_observed: int, *, min_band: float, alpha: float) -> float:
     """Half-width of the two-sided prediction band for the mean of ``n_observed`` new samples."""
     from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
     n = len(samples)
     quantile = float(stdtrit(n - 1, 1 - alpha / 2))
-    return max(floor, quantile * statistics.stdev(samples) * math.sqrt(1 / n + 1 / n_observed))
+    return max(min_band, quantile * statistics.stdev(samples) * math.sqrt(1 / n + 1 / n_observed))
 
 
 def judge(
     expected_samples: Sequence[float],
     observed_samples: Sequence[float],
     *,
-    floor: float,
+    min_band: float,
     deterministic: bool = False,
     first_look_missed: bool = False,
     left_out: int = 0,
@@ -315,10 +315,10 @@ def judge(
     ----------
     expected_samples, observed_samples
         Raw values, one a seed.
-    floor
+    min_band
         Smallest half-width of the band, in the unit of the metric.
     deterministic
-        The method has no seed: the floor alone decides, and no further seed can help.
+        The method has no seed: the min_band alone decides, and no further seed can help.
     first_look_missed
         The first of the observed seeds, judged alone, lay outside its band: the other seeds were run to decide, so
         that ``close`` is the best there can be. Twice a look at .05 would let too much pass as a match.
@@ -329,13 +329,13 @@ def judge(
     Raises
     ------
     EvaluationError
-        A value is not finite or the floor is negative.
+        A value is not finite or the min_band is negative.
     """
     expected, observed = [float(x) for x in expected_samples], [float(x) for x in observed_samples]
-    if not all(map(math.isfinite, [*expected, *observed, floor])) or floor < 0:
+    if not all(map(math.isfinite, [*expected, *observed, min_band])) or min_band < 0:
         raise EvaluationError(
-            f"samples {expected} and {observed}, floor {floor}",
-            wanted="finite samples and a floor of 0 or more",
+            f"samples {expected} and {observed}, min_band {min_band}",
+            wanted="finite samples and a min_band of 0 or more",
             where="scmf.results.result.judge",
             fix="mend expected.yaml or measure again",
         )
@@ -352,17 +352,17 @@ def judge(
     delta = statistics.mean(observed) - statistics.mean(expected)
     outside: VerdictKind = "off_up" if delta > 0 else "off_down"
     if deterministic:
-        kind = "match" if abs(delta) <= floor else outside
-        return Verdict(kind, band=floor, delta=delta, n_exp=n_exp, n_obs=n_obs)
+        kind = "match" if abs(delta) <= min_band else outside
+        return Verdict(kind, band=min_band, delta=delta, n_exp=n_exp, n_obs=n_obs)
     wide = 0.05
-    width = band(expected, n_obs, floor=floor, alpha=wide)
+    width = band(expected, n_obs, min_band=min_band, alpha=wide)
     if abs(delta) <= width and not first_look_missed:
         return Verdict("match", band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=wide)
     if n_obs < MIN_OBSERVED:
         reason = f"outside the band; {MIN_OBSERVED - n_obs} more seeds decide"
         return Verdict(outside, reason, band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=wide, undecided=True)
     strict = 0.01
-    width = band(expected, n_obs, floor=floor, alpha=strict)
+    width = band(expected, n_obs, min_band=min_band, alpha=strict)
     return Verdict(
         "close" if abs(delta) <= width else outside, band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=strict
     )

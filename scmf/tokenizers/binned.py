@@ -45,7 +45,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
     both may be given. Edges and bounds are those of ``np.quantile`` and ``np.digitize`` to the bit.
 
     ==================================================  ==================================================
-    official behaviour, kept by ``faithful=True``       default
+    official behavior, kept by ``match_official=True``       default
     ==================================================  ==================================================
     draws of one generator in the order of the cells:   draws keyed by seed, draw and what is in the cell:
     a cell's tokens depend on all cells before it       the same alone, in any batch, order and thread
@@ -55,8 +55,8 @@ class BinnedTokenizer(PreTrainedTokenizer):
     a gene in two columns: the token twice              summed, one token
     names match as they stand                           Ensembl ids in any case and version, too
     cell without counts: a crash                        an error or, with ``empty="keep"``, a row without
-                                                        counts (also when faithful)
-    NaN and infinite counts: any digits                 an error (also when faithful)
+                                                        counts (also when match_official)
+    NaN and infinite counts: any digits                 an error (also when match_official)
     ==================================================  ==================================================
 
     The official programs filter unknown genes before they come to the tokenizer, except that of perturbation.
@@ -67,11 +67,11 @@ class BinnedTokenizer(PreTrainedTokenizer):
         JSON files: token -> id, other name -> gene.
     token_ids, aliases
         The same as mappings (use `from_tables`).
-    max_genes
+    max_length
         Longest sequence, ``<cls>`` included.
     special_tokens
         Put ``<cls>`` in front.
-    faithful
+    match_official
         Reproduce the left column of the table.
     n_bins
         Number of bins, that of zeros included; 0 gives the values as they are.
@@ -105,9 +105,9 @@ class BinnedTokenizer(PreTrainedTokenizer):
         *,
         token_ids: Mapping[str, int] | None = None,
         aliases: Mapping[str, str] | None = None,
-        max_genes: int = 1200,
+        max_length: int = 1200,
         special_tokens: bool = False,
-        faithful: bool = False,
+        match_official: bool = False,
         n_bins: int = 51,
         include_zero_genes: bool = False,
         cls_value: Literal["pad", "zero"] = "pad",
@@ -125,21 +125,25 @@ class BinnedTokenizer(PreTrainedTokenizer):
         self._last_id = max(self._tokens, default=0)
         self._genes = {token: i for token, i in self._token_ids.items() if token not in (*SPECIAL, MASK)}
         self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
-        self.max_genes, self.special_tokens, self.faithful = int(max_genes), bool(special_tokens), bool(faithful)
+        self.max_length, self.special_tokens, self.match_official = (
+            int(max_length),
+            bool(special_tokens),
+            bool(match_official),
+        )
         self.n_bins, self.include_zero_genes, self.cls_value = int(n_bins), bool(include_zero_genes), str(cls_value)
         self.pad_value, self.mask_value = float(pad_value), float(mask_value)
         self.long_cells, self.seed = str(long_cells), int(seed)
         check_vocabulary(self._token_ids, self._genes, special_tokens=self.special_tokens)
-        check_options(self.options, max_genes=self.max_genes, special_tokens=self.special_tokens)
-        self._panels = GenePanels(self._genes, self._aliases, faithful=self.faithful)
+        check_options(self.options, max_length=self.max_length, special_tokens=self.special_tokens)
+        self._panels = GenePanels(self._genes, self._aliases, match_official=self.match_official)
         for token, role in (("<pad>", "pad"), ("<cls>", "cls"), ("<eoc>", "eos"), ("<mask>", "mask")):
             if token in self._token_ids:
                 kwargs.setdefault(f"{role}_token", token)
-        kwargs["model_max_length"] = self.max_genes
+        kwargs["model_max_length"] = self.max_length
         super().__init__(
-            max_genes=self.max_genes,
+            max_length=self.max_length,
             special_tokens=self.special_tokens,
-            faithful=self.faithful,
+            match_official=self.match_official,
             **self.options,
             **kwargs,
         )
@@ -162,9 +166,9 @@ class BinnedTokenizer(PreTrainedTokenizer):
         medians: Mapping[str, float] | None = None,
         aliases: Mapping[str, str] | None = None,
         *,
-        max_genes: int,
+        max_length: int,
         special_tokens: bool = False,
-        faithful: bool = False,
+        match_official: bool = False,
         **options: Any,
     ) -> BinnedTokenizer:
         """Make a tokenizer of dictionaries, such as the published ones.
@@ -178,15 +182,15 @@ class BinnedTokenizer(PreTrainedTokenizer):
             Not used.
         aliases
             Other name (Ensembl id, retired id) -> gene; those of genes without a token are ignored.
-        max_genes, special_tokens, faithful, options
+        max_length, special_tokens, match_official, options
             See the class.
         """
         token_ids = dict(token_ids)
         for token in SPECIAL:
             token_ids.setdefault(token, max(token_ids.values(), default=-1) + 1)
         return cls(
-            token_ids=token_ids, aliases=aliases, max_genes=max_genes, special_tokens=special_tokens,
-            faithful=faithful, **options,
+            token_ids=token_ids, aliases=aliases, max_length=max_length, special_tokens=special_tokens,
+            match_official=match_official, **options,
         )  # fmt: skip
 
     @classmethod
@@ -196,9 +200,9 @@ class BinnedTokenizer(PreTrainedTokenizer):
         genes: Sequence[str],
         *,
         min_cells: int,
-        max_genes: int,
+        max_length: int,
         special_tokens: bool = False,
-        faithful: bool = False,
+        match_official: bool = False,
         n_counts: Any = None,
         **options: Any,
     ) -> BinnedTokenizer:
@@ -212,13 +216,13 @@ class BinnedTokenizer(PreTrainedTokenizer):
             Genes in fewer cells get no token.
         n_counts
             Not used: bins do not depend on the depth of a cell.
-        max_genes, special_tokens, faithful, options
+        max_length, special_tokens, match_official, options
             See the class.
         """
         found = expressed_genes(as_csr(counts, len(genes)), genes, min_cells=min_cells)
         token_ids = cls.vocabulary_of(found, special_tokens=special_tokens)
         return cls.from_tables(
-            token_ids, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful, **options
+            token_ids, max_length=max_length, special_tokens=special_tokens, match_official=match_official, **options
         )
 
     @classmethod
@@ -240,7 +244,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         draw: int = 0,
         draws: OfficialDraws | None = None,
     ) -> BatchEncoding:
-        """Tokenise a block of cells.
+        """Tokenize a block of cells.
 
         Parameters
         ----------
@@ -251,7 +255,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         n_counts
             Not used: bins do not depend on the depth of a cell.
         padding
-            True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_genes``; False: none.
+            True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_length``; False: none.
         return_tensors
             None or ``"np"`` for numpy arrays, ``"pt"`` for torch.
         empty
@@ -270,8 +274,10 @@ class BinnedTokenizer(PreTrainedTokenizer):
             Negative, NaN or infinite counts; wrong shapes; no known gene; an empty cell.
         """
         cells = self.encode_cells(counts, genes, n_counts=n_counts, empty=empty, draw=draw, draws=draws)
-        batch = padded(cells, fill=self.fill, longest=self.max_genes, padding=padding, return_tensors=return_tensors)
-        if self.faithful and padding is not False:  # unknown genes carry the id of padding, and are hidden like it
+        batch = padded(cells, fill=self.fill, longest=self.max_length, padding=padding, return_tensors=return_tensors)
+        if (
+            self.match_official and padding is not False
+        ):  # unknown genes carry the id of padding, and are hidden like it
             batch["attention_mask"] = batch["attention_mask"] * (batch["input_ids"] != self.pad_token_id)
         return batch
 
@@ -286,7 +292,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         dtype: Any = np.int32,
         draws: OfficialDraws | None = None,
     ) -> EncodedCells:
-        """Tokenise a block of cells without padding: the fast way for training and for token stores.
+        """Tokenize a block of cells without padding: the fast way for training and for token stores.
 
         Parameters
         ----------
@@ -297,7 +303,8 @@ class BinnedTokenizer(PreTrainedTokenizer):
         dtype
             Type of the ids.
         draws
-            With ``faithful``: a generator that goes on where the last call left it. Default: a new one, seeded with
+            With ``match_official``: a generator that goes on where the last call left it. Default: a new one, seeded
+            with
             ``seed``, and with ``draw`` unless that is 0.
         """
         if empty not in ("error", "keep"):
@@ -310,14 +317,16 @@ class BinnedTokenizer(PreTrainedTokenizer):
         matrix = as_csr(counts, meaning.token_G.size)
         front, value = int(self.special_tokens), self.pad_value if self.cls_value == "pad" else 0.0
         layout = Layout(
-            self.max_genes - front, self.n_bins, self.include_zero_genes, self.long_cells == "sample",
+            self.max_length - front, self.n_bins, self.include_zero_genes, self.long_cells == "sample",
             self.cls_token_id if front else -1, value,
         )  # fmt: skip
-        if self.faithful:
+        if self.match_official:
             draws = draws or OfficialDraws(self.seed if draw == 0 else (self.seed, draw))
             cells, n_found_B = encode_official(matrix, meaning, layout, draws=draws, unknown_id=self.pad_token_id)
         elif draws is not None:
-            raise problem("draws", wanted="no generator", where="encode_cells", fix="set faithful, or leave draws out")
+            raise problem(
+                "draws", wanted="no generator", where="encode_cells", fix="set match_official, or leave draws out"
+            )
         else:
             cells, n_found_B = encode_block(matrix, meaning, layout, seed=self.seed, draw=draw)
         if empty == "error":
@@ -332,7 +341,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         return {"input_ids": self.pad_token_id, "values": self.pad_value}
 
     @property
-    def redraws(self) -> bool:
+    def is_stochastic(self) -> bool:
         """Whether another draw gives other tokens: ties get other bins, a long cell keeps other genes."""
         return self.n_bins > 0 or self.long_cells == "sample"
 
@@ -349,8 +358,8 @@ class BinnedTokenizer(PreTrainedTokenizer):
     def fingerprint(self) -> str:
         """Sha256 of everything that decides the tokens of a cell."""
         parts = [
-            "binned 1", sorted(self._token_ids.items()), sorted(self._aliases.items()), self.max_genes,
-            self.special_tokens, self.faithful, sorted(self.options.items()),
+            "binned 1", sorted(self._token_ids.items()), sorted(self._aliases.items()), self.max_length,
+            self.special_tokens, self.match_official, sorted(self.options.items()),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -195,10 +195,10 @@ def check_vocabulary(token_ids: Mapping[str, int], genes: Mapping[str, int], *, 
         )
 
 
-def check_options(options: Mapping[str, Any], *, max_genes: int, special_tokens: bool) -> None:
+def check_options(options: Mapping[str, Any], *, max_length: int, special_tokens: bool) -> None:
     """Raise ``ValueError`` for the first option that makes no sense."""
     for fine, key, wanted in (
-        (max_genes > int(special_tokens), "max_genes", "room for a gene"),
+        (max_length > int(special_tokens), "max_length", "room for a gene"),
         (options["n_bins"] == 0 or 2 <= options["n_bins"] <= 32768, "n_bins", "0, or 2 to 32,768"),
         (options["cls_value"] in ("pad", "zero"), "cls_value", "'pad' or 'zero'"),
         (options["long_cells"] in ("sample", "first"), "long_cells", "'sample' or 'first'"),
@@ -207,5 +207,5 @@ def check_options(options: Mapping[str, Any], *, max_genes: int, special_tokens:
         (0 <= options["seed"] < 2**32, "seed", "0 to 2**32 - 1"),
     ):
         if not fine:
-            found = options.get(key, max_genes)
+            found = options.get(key, max_length)
             raise problem(f"{key} {found!r}", wanted=wanted, where=key, fix="change it")

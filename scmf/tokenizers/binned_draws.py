@@ -1,4 +1,4 @@
-"""The random draws of the official scGPT code, in its order, for ``faithful=True``.
+"""The random draws of the official scGPT code, in its order, for ``match_official=True``.
 
 Lives here: numpy's global generator as `Preprocessor`, `binning` and `tokenize_and_pad_batch` use it, as an object that
 goes on from call to call; digits and samples drawn from it. Lives elsewhere: bounds of the digits (binned_kernel), the

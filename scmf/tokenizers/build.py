@@ -16,7 +16,7 @@ from scmf.core import registry as plugins
 from scmf.core.config.run import RunConfig, TokenizerConfig
 from scmf.core.errors import ConfigError, DataError, from_value_error
 from scmf.data.loading.restrict import DEPTH
-from scmf.data.tokens.tokens import Redrawn, TokenCells
+from scmf.data.tokens.tokens import PerEpochTokens, TokenCells
 
 BATCH_IDS = "batch_ids"
 """Tensor with the batch (study, donor, assay) of a cell, for models that use it."""
@@ -25,14 +25,14 @@ BATCH_IDS = "batch_ids"
 def tokenizer_shape(settings: TokenizerConfig) -> dict[str, Any]:
     """What every tokenizer of a configuration is made with, beside its tables."""
     return {
-        "max_genes": settings.max_genes,
+        "max_length": settings.max_length,
         "special_tokens": settings.special_tokens,
-        "faithful": settings.faithful,
+        "match_official": settings.match_official,
         **settings.all_options,
     }
 
 
-def given_tokenizer(settings: TokenizerConfig, *, progress: bool = True) -> Any:
+def given_tokenizer(settings: TokenizerConfig) -> Any:
     """The tokenizer of a vocabulary card, or the one saved in a folder (which must have the shape that is asked for).
 
     Raises
@@ -56,13 +56,14 @@ def given_tokenizer(settings: TokenizerConfig, *, progress: bool = True) -> Any:
         return saved
     from scmf.data.genes.vocabulary import load_vocabulary
 
-    tables = load_vocabulary(settings.vocabulary, progress=progress)
-    return strategy.from_tables(
-        tables.token_ids, tables.medians, tables.aliases, **with_vectors(shape, tables.genes, progress=progress)
-    )
+    tables = load_vocabulary(settings.vocabulary)
+    return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **with_vectors(shape, tables.genes))
 
 
-def fitted_tokenizer(config: RunConfig, cells: Any, *, progress: bool = True) -> Any:
+def fitted_tokenizer(
+    config: RunConfig,
+    cells: Any,
+) -> Any:
     """A tokenizer whose vocabulary comes from the training cells of an AnnData."""
     settings = config.tokenizer
     strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
@@ -77,7 +78,7 @@ def fitted_tokenizer(config: RunConfig, cells: Any, *, progress: bool = True) ->
             chosen.var_names,
             min_cells=settings.min_cells,
             n_counts=depth,
-            **with_vectors(shape, chosen.var_names.tolist(), progress=progress),
+            **with_vectors(shape, chosen.var_names.tolist()),
         )
         learn_columns(made, obs_columns(made, training.obs))
         return made
@@ -95,18 +96,21 @@ def _most_variable(training: Any, n_genes: int) -> list[str]:
     return list(highly_variable_genes(corpus, keep=None, n_top_genes=n_genes).selected)
 
 
-def with_vectors(shape: dict[str, Any], genes: Sequence[str], *, progress: bool) -> dict[str, Any]:
+def with_vectors(
+    shape: dict[str, Any],
+    genes: Sequence[str],
+) -> dict[str, Any]:
     """The shape with the gene vectors that ``vectors`` names, of these genes; ``fit`` is left to the tokenizer."""
     source = shape.get("vectors")
     if source is None or source == "fit":
         return shape
     from scmf.data.genes.align_vectors import vectors_for
 
-    found, _ = vectors_for(source, genes, progress=progress)
+    found, _ = vectors_for(source, genes)
     return {**shape, "vectors": (found.genes, found.vectors)}
 
 
-def tokenise(tokenizer: Any, cells: Any, *, draw: int = 0, batch_names: Sequence[str] | None = None) -> TokenCells:
+def tokenize(tokenizer: Any, cells: Any, *, draw: int = 0, batch_names: Sequence[str] | None = None) -> TokenCells:
     """Tokens of all cells of an AnnData with raw counts.
 
     Parameters
@@ -137,10 +141,10 @@ def tokenise(tokenizer: Any, cells: Any, *, draw: int = 0, batch_names: Sequence
     return TokenCells(encoded.offsets, encoded.columns, beside, tokenizer.fill)
 
 
-def training_tokens(tokenizer: Any, cells: Any, tokens: TokenCells, rows: np.ndarray) -> TokenCells | Redrawn:
+def training_tokens(tokenizer: Any, cells: Any, tokens: TokenCells, rows: np.ndarray) -> TokenCells | PerEpochTokens:
     """The cells ``rows`` for training: drawn anew each epoch where the tokenizer draws, else as they are."""
     first = tokens.select(rows)
-    if not tokenizer.redraws:
+    if not tokenizer.is_stochastic:
         return first
     chosen = cells[rows]
 
@@ -150,7 +154,7 @@ def training_tokens(tokenizer: Any, cells: Any, tokens: TokenCells, rows: np.nda
         encoded = tokenizer.encode_cells(chosen.X, chosen.var_names, n_counts=_depth(chosen), draw=epoch)
         return TokenCells(encoded.offsets, encoded.columns, {**first.cells, **encoded.cells}, first.fill)
 
-    return Redrawn(draw)
+    return PerEpochTokens(draw)
 
 
 def obs_columns(tokenizer: Any, obs: Any) -> Mapping[str, Any]:
@@ -161,7 +165,7 @@ def obs_columns(tokenizer: Any, obs: Any) -> Mapping[str, Any]:
 def learn_columns(tokenizer: Any, obs: Mapping[str, Any]) -> None:
     """Let a tokenizer that reads columns of ``obs`` (assays) take over their values, unless it knows some already."""
     if tokenizer.obs_columns and tokenizer.n_assays <= 1:
-        tokenizer.learn_cells(obs)
+        tokenizer.fit_obs(obs)
 
 
 def batch_codes(names: np.ndarray, known: Sequence[str] | None = None) -> np.ndarray:
@@ -191,7 +195,7 @@ def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
     -------
     dict
         ``vocab_size, max_positions, pad_token_id, cls_token_id, eos_token_id, mask_token_id, pad_value, mask_value,
-        n_bins, n_assays, n_batches, gene_vector_dim, gene_token_start, depth_token_ids, faithful``.
+        n_bins, n_assays, n_batches, gene_vector_dim, gene_token_start, depth_token_ids, match_official``.
     """
     special = set(tokenizer.all_special_ids)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "eos", "mask")}
@@ -201,7 +205,7 @@ def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
     depth_ids = list(getattr(tokenizer, "depth_ids", ()))
     return {
         "vocab_size": len(tokenizer),
-        "max_positions": tokenizer.max_genes,
+        "max_positions": tokenizer.max_length,
         **ids,
         **{name: getattr(tokenizer, name, None) for name in names},
         "n_bins": getattr(tokenizer, "n_bins", None) or None,  # 0: values as they are
@@ -209,10 +213,10 @@ def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
         "n_batches": n_batches,
         "gene_token_start": next(i for i in range(len(tokenizer) + 1) if i not in special),
         "depth_token_ids": depth_ids if min(depth_ids, default=-1) >= 0 else None,
-        "faithful": tokenizer.faithful,
+        "match_official": tokenizer.match_official,
     }
 
 
 def _depth(cells: Any) -> np.ndarray | None:
     """Counts of each cell over all genes, where the cells hold a part of the genes."""
-    return cells.obs[DEPTH].to_numpy() if cells.uns["scmf"].get("gene_vocab") else None
+    return cells.obs[DEPTH].to_numpy() if cells.uns["scmf"].get("gene_set") else None

@@ -31,10 +31,10 @@ class ContinuousTokenizer(ValueVocabulary):
     """Give the genes that a cell expresses, and the value of each as a number.
 
     With ``transform="log1p_10k"`` or ``"as_given"`` it does what scFoundation's ``get_embedding.py`` does, with
-    ``"clipped_counts"`` what TranscriptFormer's data loader does; ``faithful=True`` with their faults:
+    ``"clipped_counts"`` what TranscriptFormer's data loader does; ``match_official=True`` with their faults:
 
     ==================================================  ================================================
-    official quirk, kept by ``faithful=True``           default
+    official quirk, kept by ``match_official=True``           default
     ==================================================  ================================================
     *scFoundation*
     a symbol in two columns: all ids behind shift       counts summed
@@ -70,11 +70,11 @@ class ContinuousTokenizer(ValueVocabulary):
         JSON files: token -> id, other name -> gene, assay -> id.
     token_ids, aliases, assays
         The same as mappings (use `from_tables`).
-    max_genes
+    max_length
         Longest sequence, depth tokens included.
     special_tokens
         The vocabulary must have tokens for start and end (``<cls>``, ``<eos>``), for a model that puts them.
-    faithful
+    match_official
         Reproduce the left column of the table.
     transform, target_sum, clip
         ``log1p_10k``: ln(1 + count / total x ``target_sum``), 10,000 by default. ``clipped_counts``: counts up to
@@ -113,9 +113,9 @@ class ContinuousTokenizer(ValueVocabulary):
         token_ids: Mapping[str, int] | None = None,
         aliases: Mapping[str, str] | None = None,
         assays: Mapping[str, int] | None = None,
-        max_genes: int = 2048,
+        max_length: int = 2048,
         special_tokens: bool = False,
-        faithful: bool = False,
+        match_official: bool = False,
         transform: Literal["log1p_10k", "clipped_counts", "as_given"] = "log1p_10k",
         target_sum: float | None = None,
         clip: float = 30.0,
@@ -132,7 +132,11 @@ class ContinuousTokenizer(ValueVocabulary):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        self.max_genes, self.special_tokens, self.faithful = int(max_genes), bool(special_tokens), bool(faithful)
+        self.max_length, self.special_tokens, self.match_official = (
+            int(max_length),
+            bool(special_tokens),
+            bool(match_official),
+        )
         self.options: dict[str, Any] = {
             "transform": transform, "target_sum": target_sum, "clip": float(clip),
             "depth_tokens": bool(depth_tokens), "target_depth": str(target_depth), "depth_of": depth_of,
@@ -143,12 +147,13 @@ class ContinuousTokenizer(ValueVocabulary):
         super().__init__(
             vocab_file, aliases_file, assays_file,
             token_ids=token_ids, aliases=aliases, assays=assays, options=self.options,
-            max_genes=self.max_genes, special_tokens=self.special_tokens, faithful=self.faithful, **kwargs,
+            max_length=self.max_length, special_tokens=self.special_tokens, match_official=self.match_official,
+            **kwargs,
         )  # fmt: skip
         official = None
-        if self.faithful:
+        if self.match_official:
             official = "transcriptformer" if transform == "clipped_counts" else "scfoundation"
-        self._rules = rules_of(self.options, max_genes=self.max_genes, official=official, pad_id=self.pad_token_id)
+        self._rules = rules_of(self.options, max_length=self.max_length, official=official, pad_id=self.pad_token_id)
         unknown_id = self.unk_token_id if unknown_genes == "token" else -1
         by_vocabulary = order == "vocabulary" or (order == "random" and official is None)
         self._panels = Panels(
@@ -164,9 +169,9 @@ class ContinuousTokenizer(ValueVocabulary):
         medians: Mapping[str, float] | None = None,
         aliases: Mapping[str, str] | None = None,
         *,
-        max_genes: int,
+        max_length: int,
         special_tokens: bool = False,
-        faithful: bool = False,
+        match_official: bool = False,
         assays: Mapping[str, int] | None = None,
         **options: Any,
     ) -> ContinuousTokenizer:
@@ -181,14 +186,14 @@ class ContinuousTokenizer(ValueVocabulary):
             Not used: this strategy has none.
         aliases
             Other name -> gene; those without a token are ignored.
-        max_genes, special_tokens, faithful, options
+        max_length, special_tokens, match_official, options
             See the class.
         assays
-            Assay -> id, 0 for ``unknown``; default: nothing but that (see `learn_cells`).
+            Assay -> id, 0 for ``unknown``; default: nothing but that (see `fit_obs`).
         """
         return cls(
             token_ids=token_ids, aliases=aliases, assays=assays,
-            max_genes=max_genes, special_tokens=special_tokens, faithful=faithful, **options,
+            max_length=max_length, special_tokens=special_tokens, match_official=match_official, **options,
         )  # fmt: skip
 
     @classmethod
@@ -198,9 +203,9 @@ class ContinuousTokenizer(ValueVocabulary):
         genes: Sequence[str],
         *,
         min_cells: int,
-        max_genes: int,
+        max_length: int,
         special_tokens: bool = False,
-        faithful: bool = False,
+        match_official: bool = False,
         n_counts: Any = None,
         **options: Any,
     ) -> ContinuousTokenizer:
@@ -212,7 +217,7 @@ class ContinuousTokenizer(ValueVocabulary):
             Counts (B, G) and the names of the columns.
         min_cells
             Genes in fewer cells get no token.
-        max_genes, special_tokens, faithful, options
+        max_length, special_tokens, match_official, options
             See the class.
         n_counts
             Not used: this strategy has no statistics.
@@ -221,7 +226,7 @@ class ContinuousTokenizer(ValueVocabulary):
         found = expressed_genes(matrix, genes, min_cells=min_cells)
         token_ids = cls.vocabulary_of(found, special_tokens=special_tokens, **options)
         return cls.from_tables(
-            token_ids, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful, **options
+            token_ids, max_length=max_length, special_tokens=special_tokens, match_official=match_official, **options
         )
 
     @classmethod
@@ -245,14 +250,14 @@ class ContinuousTokenizer(ValueVocabulary):
         empty: Literal["error", "keep"] = "error",
         draw: int = 0,
     ) -> BatchEncoding:
-        """Tokenise a block of cells.
+        """Tokenize a block of cells.
 
         Parameters
         ----------
         counts, genes, n_counts, empty, draw
             As `encode_cells` takes them.
         padding
-            True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_genes``; False: none.
+            True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_length``; False: none.
         return_tensors
             None or ``"np"`` for numpy arrays, ``"pt"`` for torch.
 
@@ -278,7 +283,7 @@ class ContinuousTokenizer(ValueVocabulary):
         dtype: Any = np.int32,
         orders: Orders | None = None,
     ) -> EncodedCells:
-        """Tokenise a block of cells without padding: the fast way for training and for token stores.
+        """Tokenize a block of cells without padding: the fast way for training and for token stores.
 
         Parameters
         ----------
@@ -316,10 +321,12 @@ class ContinuousTokenizer(ValueVocabulary):
             )
         columns = self._panels(genes)
         matrix = as_csr(counts, columns.place_G.size)
-        totals = None if n_counts is None else check_totals(n_counts, matrix.shape[0], faithful=self.faithful)
+        totals = (
+            None if n_counts is None else check_totals(n_counts, matrix.shape[0], match_official=self.match_official)
+        )
         options = self.options
         counted = options["depth_tokens"] and options["depth_of"] == "counts"
-        if counted and options["transform"] == "as_given" and totals is None and not self.faithful:
+        if counted and options["transform"] == "as_given" and totals is None and not self.match_official:
             raise problem(
                 "values, and no total counts to make the depth tokens of",
                 wanted="n_counts: total counts of each cell",
@@ -338,7 +345,7 @@ class ContinuousTokenizer(ValueVocabulary):
         return_tensors: str | None = None,
     ) -> BatchEncoding:
         """Turn ragged tokens into the tensors of a model; parameters and result as in a call."""
-        return padded(cells, fill=self.fill, longest=self.max_genes, padding=padding, return_tensors=return_tensors)
+        return padded(cells, fill=self.fill, longest=self.max_length, padding=padding, return_tensors=return_tensors)
 
     @property
     def fill(self) -> dict[str, float]:
@@ -356,7 +363,7 @@ class ContinuousTokenizer(ValueVocabulary):
         return float(self.options["pad_value"])
 
     @property
-    def redraws(self) -> bool:
+    def is_stochastic(self) -> bool:
         """Whether the tokens of a cell differ from one ``draw`` to the next."""
         return self.options["order"] == "random"
 
@@ -365,7 +372,7 @@ class ContinuousTokenizer(ValueVocabulary):
         """Sha256 of everything that decides the tokens of a cell."""
         parts = [
             type(self).__name__, self._token_ids, self._aliases, self._assays, self.options,
-            self.max_genes, self.special_tokens, self.faithful,
+            self.max_length, self.special_tokens, self.match_official,
         ]  # fmt: skip
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

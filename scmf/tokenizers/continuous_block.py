@@ -79,7 +79,7 @@ class Rules(NamedTuple):
     official: str | None
 
 
-def rules_of(options: Mapping[str, Any], *, max_genes: int, official: str | None, pad_id: int) -> Rules:
+def rules_of(options: Mapping[str, Any], *, max_length: int, official: str | None, pad_id: int) -> Rules:
     """The rules that the options of a tokenizer stand for."""
     target, default = options["target_sum"], 10_000 if options["transform"] == "log1p_10k" else 0
     depth = options["target_depth"]
@@ -95,7 +95,7 @@ def rules_of(options: Mapping[str, Any], *, max_genes: int, official: str | None
         depth_log=options["depth_scale"] == "log10",
         depth_of_values=options["depth_tokens"] and options["depth_of"] == "values",
         pad_id=pad_id,
-        limit=max_genes - (2 if options["depth_tokens"] else 0),
+        limit=max_length - (2 if options["depth_tokens"] else 0),
         official=official,
     )
 
@@ -218,7 +218,7 @@ def _bad_row(matrix: sp.csr_matrix, code: int, row: int, kind: int) -> ValueErro
         f"a {'value' if given else 'count'} of {data[entry]:g}",
         wanted="values: finite, 0 or more" if given else "raw counts: whole numbers, finite, 0 or more",
         where=f"counts, row {row}, column {matrix.indices[matrix.indptr[row] + entry]}",
-        fix="give values that are not scaled or centred"
+        fix="give values that are not scaled or centerd"
         if given
         else "give the raw matrix (often in .raw.X or layers['counts']); values are taken with transform: as_given",
     )
@@ -237,7 +237,7 @@ def _check_cells(
         last_B = np.where(depth_B2[:, 1] > 0, columns.token_P.size + 1, columns.token_P.size)
         _refuse(
             last_B >= columns.n_ids + np.diff(offsets), "has fewer tokens than there are columns without an id",
-            "align the columns with the vocabulary, or faithful=False",
+            "align the columns with the vocabulary, or match_official=False",
         )  # fmt: skip
 
 

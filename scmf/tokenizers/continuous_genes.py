@@ -98,7 +98,7 @@ def match_columns(names: Sequence[str], genes: Genes) -> Columns:
         at: dict[str, int] = {}
         first_G = np.array([at.setdefault(name, i) for i, name in enumerate(names)], np.int32)
         if not (token_G >= 0).any() and genes.unknown_id < 0:
-            match_genes(names, genes.token_ids, {}, faithful=True)  # raises
+            match_genes(names, genes.token_ids, {}, match_official=True)  # raises
     else:
         token_G, first_G = _matched(names, genes)
     own = np.arange(len(names), dtype=np.int32)
@@ -136,10 +136,10 @@ def match_columns(names: Sequence[str], genes: Genes) -> Columns:
 
 def _matched(names: Sequence[str], genes: Genes) -> tuple[np.ndarray, np.ndarray]:
     if genes.unknown_id < 0:
-        found = match_genes(names, genes.token_ids, genes.aliases, faithful=False)
+        found = match_genes(names, genes.token_ids, genes.aliases, match_official=False)
         return found.token_G, found.first_G
     # One name that is known, so that a matrix of unknown genes only is not refused.
-    found = match_genes([*names, next(iter(genes.token_ids))], genes.token_ids, genes.aliases, faithful=False)
+    found = match_genes([*names, next(iter(genes.token_ids))], genes.token_ids, genes.aliases, match_official=False)
     return found.token_G[:-1], found.first_G[:-1]
 
 

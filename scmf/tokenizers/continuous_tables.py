@@ -47,7 +47,7 @@ def fitted_vocabulary(
 
 
 def check_tables(
-    token_ids: Mapping[str, int], assays: Mapping[str, int], options: Mapping[str, Any], *, max_genes: int,
+    token_ids: Mapping[str, int], assays: Mapping[str, int], options: Mapping[str, Any], *, max_length: int,
     special_tokens: bool,
 ) -> None:  # fmt: skip
     """Raise ``ValueError`` unless vocabularies and options are fit to use.
@@ -56,7 +56,7 @@ def check_tables(
     ----------
     token_ids, assays
         Token -> id; assay -> id.
-    options, max_genes, special_tokens
+    options, max_length, special_tokens
         See `ContinuousTokenizer`.
     """
     for key, allowed in (
@@ -106,5 +106,5 @@ def check_tables(
             fix="rebuild the vocabulary of assays",
         )
     shortest = 3 if options["depth_tokens"] else 1
-    if max_genes < shortest:
-        raise problem(f"max_genes {max_genes}", wanted=f"{shortest} or more", where="max_genes", fix="raise it")
+    if max_length < shortest:
+        raise problem(f"max_length {max_length}", wanted=f"{shortest} or more", where="max_length", fix="raise it")

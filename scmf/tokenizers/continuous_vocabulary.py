@@ -23,7 +23,7 @@ class ValueVocabulary(PreTrainedTokenizer):
 
     Parameters
     ----------
-    vocab_file, aliases_file, assays_file, token_ids, aliases, assays, max_genes, special_tokens
+    vocab_file, aliases_file, assays_file, token_ids, aliases, assays, max_length, special_tokens
         See `ContinuousTokenizer`.
     options
         Its options by name.
@@ -47,7 +47,7 @@ class ValueVocabulary(PreTrainedTokenizer):
         aliases: Mapping[str, str] | None,
         assays: Mapping[str, int] | None,
         options: Mapping[str, Any],
-        max_genes: int,
+        max_length: int,
         special_tokens: bool,
         **kwargs: Any,
     ) -> None:
@@ -63,7 +63,7 @@ class ValueVocabulary(PreTrainedTokenizer):
         self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
         self._assays = {str(k): int(v) for k, v in (assays or {UNKNOWN_ASSAY: 0}).items()}
         self._assay_key: str | None = options["assay_key"]
-        check_tables(self._token_ids, self._assays, options, max_genes=max_genes, special_tokens=special_tokens)
+        check_tables(self._token_ids, self._assays, options, max_length=max_length, special_tokens=special_tokens)
         depth_ids = [self._token_ids[token] if options["depth_tokens"] else -1 for token in DEPTH_TOKENS]
         self.depth_ids = (depth_ids[0], depth_ids[1])
         for key, names in NAMES.items():
@@ -71,8 +71,8 @@ class ValueVocabulary(PreTrainedTokenizer):
                 kwargs.setdefault(key, found)
         more = sorted((token for token in OTHERS if token in self._token_ids), key=self._token_ids.__getitem__)
         kwargs.setdefault("extra_special_tokens", more)
-        kwargs["model_max_length"] = max_genes
-        super().__init__(max_genes=max_genes, special_tokens=special_tokens, **options, **kwargs)
+        kwargs["model_max_length"] = max_length
+        super().__init__(max_length=max_length, special_tokens=special_tokens, **options, **kwargs)
 
     # --- columns of obs ----------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class ValueVocabulary(PreTrainedTokenizer):
         """Assays that `cell_tensors` tells apart, ``unknown`` included; 0 without ``assay_key``."""
         return 0 if self._assay_key is None else len(self._assays)
 
-    def learn_cells(self, obs: Mapping[str, Sequence[str]]) -> None:
+    def fit_obs(self, obs: Mapping[str, Sequence[str]]) -> None:
         """Take the assays that these cells have into the vocabulary of assays, sorted, behind ``unknown``.
 
         Parameters

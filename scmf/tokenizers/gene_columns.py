@@ -41,7 +41,7 @@ class GeneTokens(NamedTuple):
         int32: the first column with the same token (the column itself where it is alone), -1 where there is no token.
     summed
         Several columns share a token and their counts are to be summed, in the place of the first one that is
-        expressed. False also where columns share a token but stay apart (``faithful``).
+        expressed. False also where columns share a token but stay apart (``match_official``).
     """
 
     token_G: np.ndarray
@@ -68,7 +68,7 @@ class TokenCounts(NamedTuple):
 
 
 def match_genes(
-    genes: Sequence[str], token_ids: Mapping[str, int], aliases: Mapping[str, str], *, faithful: bool
+    genes: Sequence[str], token_ids: Mapping[str, int], aliases: Mapping[str, str], *, match_official: bool
 ) -> GeneTokens:
     """Find the token of every column.
 
@@ -83,7 +83,7 @@ def match_genes(
         Token id of every gene of the vocabulary (no special tokens).
     aliases
         Other name (Ensembl id, retired id, old symbol) -> name in ``token_ids``.
-    faithful
+    match_official
         Names as they are only (aliases are tried), and columns of one gene are not summed.
 
     Raises
@@ -95,7 +95,7 @@ def match_genes(
     seen: dict[int, int] = {}
     shared = False
     for column, gene in enumerate(genes):
-        name = _known_name(gene, token_ids, aliases, faithful=faithful)
+        name = _known_name(gene, token_ids, aliases, match_official=match_official)
         if name is not None:
             token_G[column] = token_ids[name]
             first_G[column] = seen.setdefault(token_ids[name], column)
@@ -107,17 +107,17 @@ def match_genes(
             where="genes",
             fix="give the column of var that holds such names, or a tokenizer of that species and naming",
         )
-    if faithful:
+    if match_official:
         first_G = np.where(token_G >= 0, np.arange(len(genes), dtype=np.int32), np.int32(-1))
-    return GeneTokens(token_G, first_G, shared and not faithful)
+    return GeneTokens(token_G, first_G, shared and not match_official)
 
 
-def _known_name(gene: str, known: Mapping[str, int], aliases: Mapping[str, str], *, faithful: bool) -> str | None:
+def _known_name(gene: str, known: Mapping[str, int], aliases: Mapping[str, str], *, match_official: bool) -> str | None:
     if gene in known:
         return gene
-    if not faithful and gene.strip()[:3].upper() == "ENS":
+    if not match_official and gene.strip()[:3].upper() == "ENS":
         return resolve(gene, known, aliases)
-    for name in (gene,) if faithful else (gene, gene.strip()):
+    for name in (gene,) if match_official else (gene, gene.strip()):
         if name in known:
             return name
         if aliases.get(name) in known:
@@ -130,12 +130,12 @@ class GenePanels:
 
     Parameters
     ----------
-    token_ids, aliases, faithful
+    token_ids, aliases, match_official
         As `match_genes` takes them.
     """
 
-    def __init__(self, token_ids: Mapping[str, int], aliases: Mapping[str, str], *, faithful: bool) -> None:
-        self._token_ids, self._aliases, self._faithful = token_ids, aliases, faithful
+    def __init__(self, token_ids: Mapping[str, int], aliases: Mapping[str, str], *, match_official: bool) -> None:
+        self._token_ids, self._aliases, self._match_official = token_ids, aliases, match_official
         self._matched: dict[int, tuple[Any, list[Any], GeneTokens]] = {}
 
     def __call__(self, genes: Sequence[str]) -> GeneTokens:
@@ -147,7 +147,7 @@ class GenePanels:
         found = next((of for _, known, of in tuple(self._matched.values()) if names == known), None)
         if found is None:
             texts = [str(name) for name in names]
-            found = match_genes(texts, self._token_ids, self._aliases, faithful=self._faithful)
+            found = match_genes(texts, self._token_ids, self._aliases, match_official=self._match_official)
         if len(self._matched) >= _PANELS:
             self._matched = {}
         self._matched[id(genes)] = (genes, names, found)

@@ -89,9 +89,9 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
         medians: Mapping[str, float] | None = None,
         aliases: Mapping[str, str] | None = None,
         *,
-        max_genes: int,
+        max_length: int,
         special_tokens: bool = False,
-        faithful: bool = False,
+        match_official: bool = False,
         assays: Mapping[str, int] | None = None,
         vectors: Any = "fit",
         missing_vectors: str = "drop",
@@ -101,7 +101,7 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
 
         Parameters
         ----------
-        token_ids, aliases, max_genes, special_tokens, faithful, assays, options
+        token_ids, aliases, max_length, special_tokens, match_official, assays, options
             See `ContinuousTokenizer.from_tables`. Aliases also lead from names of the table to genes.
         medians
             Not used: this strategy has none.
@@ -131,7 +131,8 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
         made = cls(
             token_ids=token_ids, aliases=aliases, assays=assays,
             token_vectors=with_special_rows(token_ids, rows.genes, rows.vectors_KD),
-            missing_vectors=missing_vectors, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful,
+            missing_vectors=missing_vectors, max_length=max_length, special_tokens=special_tokens,
+            match_official=match_official,
             **options,
         )  # fmt: skip
         made.without_vector = rows.without
@@ -144,9 +145,9 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
         genes: Sequence[str],
         *,
         min_cells: int,
-        max_genes: int,
+        max_length: int,
         special_tokens: bool = False,
-        faithful: bool = False,
+        match_official: bool = False,
         n_counts: Any = None,
         vectors: Any = "fit",
         **options: Any,
@@ -159,14 +160,18 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
             Counts (B, G) and the names of the columns.
         min_cells
             Genes in fewer cells get no token.
-        max_genes, special_tokens, faithful, options
+        max_length, special_tokens, match_official, options
             See the class; ``dimensions`` and ``seed`` are those of the vectors too.
         n_counts
             Total counts of each cell (B,), when ``counts`` holds a part of them. Default: row sums.
         vectors
             ``"fit"``: see `gene_vector_table.fit_vectors`; else a table as in `from_tables`.
         """
-        shape: dict[str, Any] = {"max_genes": max_genes, "special_tokens": special_tokens, "faithful": faithful}
+        shape: dict[str, Any] = {
+            "max_length": max_length,
+            "special_tokens": special_tokens,
+            "match_official": match_official,
+        }
         plain = {name: value for name, value in options.items() if name not in ("dimensions", "missing_vectors")}
         fitted = ContinuousTokenizer.fit(counts, genes, min_cells=min_cells, n_counts=n_counts, **shape, **plain)
         token_ids = fitted.get_vocab()
@@ -176,7 +181,7 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
             vectors = names, fit_vectors(
                 matrix, genes, names,
                 dimensions=int(options.get("dimensions", 64)), seed=int(options.get("seed", 0)),
-                totals=None if n_counts is None else check_totals(n_counts, matrix.shape[0], faithful=False),
+                totals=None if n_counts is None else check_totals(n_counts, matrix.shape[0], match_official=False),
                 raw=options.get("transform") != "as_given",
             )  # fmt: skip
         return cls.from_tables(token_ids, vectors=vectors, **shape, **options)

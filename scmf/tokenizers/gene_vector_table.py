@@ -27,7 +27,7 @@ MOST_CELLS = 100_000
 """Vectors are learnt from at most so many cells, spread evenly over those given."""
 
 _OVERSAMPLED, _ROUNDS = 16, 6
-"""Directions beyond those asked for, and rounds, of the randomised decomposition."""
+"""Directions beyond those asked for, and rounds, of the randomized decomposition."""
 
 
 class VectorRows(NamedTuple):
@@ -194,7 +194,7 @@ def fit_vectors(
     with the first D principal components, then all are scaled by one number so that the mean square of an entry is 1.
     A gene that does not vary has the vector 0. Each component has the sign that makes its largest entry positive.
 
-    The decomposition is randomised (Halko, Martinsson, Tropp, SIAM Review 53, 217, 2011) from ``seed``: components that
+    The decomposition is randomized (Halko, Martinsson, Tropp, SIAM Review 53, 217, 2011) from ``seed``: components that
     stand out are exact to rounding, whatever the seed; among those that hardly differ in size it finds a mixture. The
     order of cells and columns does not matter but for rounding.
 
@@ -222,7 +222,7 @@ def fit_vectors(
     if counts.shape[0] > MOST_CELLS:
         chosen = np.linspace(0, counts.shape[0] - 1, MOST_CELLS).astype(np.int64)
         counts, totals = counts[chosen], None if totals is None else np.asarray(totals)[chosen]
-    found = to_tokens(counts, match_genes([str(name) for name in list_of(columns)], place, {}, faithful=False))
+    found = to_tokens(counts, match_genes([str(name) for name in list_of(columns)], place, {}, match_official=False))
     shape = (counts.shape[0], len(genes))
     x_BK = sp.csr_matrix((found.counts.astype(np.float64), found.ids, found.indptr), shape=shape)
     x_BK.sort_indices()

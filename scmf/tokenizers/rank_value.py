@@ -38,7 +38,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
     path to the last bit (see rank_value_kernel).
 
     ================================================  ==================================================
-    official quirk, kept by ``faithful=True``         default
+    official quirk, kept by ``match_official=True``         default
     ================================================  ==================================================
     an id in two columns: the token twice             raw counts summed, one token
     an id and its lower-case copy: the token twice    summed
@@ -47,10 +47,10 @@ class RankValueTokenizer(PreTrainedTokenizer):
     dense matrix: divides, so other last bits         the same tokens dense and sparse
     dense cell with ``n_counts`` 0: all genes         empty, as every cell without a known gene
     ``n_counts`` 0 or NaN beside counts: any order    an error
-    dense matrix with columns to sum: crash           summed (also when faithful)
+    dense matrix with columns to sum: crash           summed (also when match_official)
     empty cell: removed from the output               an error or, with ``empty="keep"``, a row without
-                                                      genes (also when faithful: rows stay rows)
-    symbols: known to V2's mapping, not to V1's       known where the aliases hold them (also when faithful)
+                                                      genes (also when match_official: rows stay rows)
+    symbols: known to V2's mapping, not to V1's       known where the aliases hold them (also when match_official)
     ================================================  ==================================================
 
     Parameters
@@ -59,11 +59,11 @@ class RankValueTokenizer(PreTrainedTokenizer):
         JSON files: token -> id, gene -> median, other name -> gene.
     token_ids, medians, aliases
         The same as mappings (use `from_tables`).
-    max_genes
+    max_length
         Longest sequence, special tokens included (2,048 for V1, 4,096 for V2).
     special_tokens
         Put ``<cls>`` in front and ``<eos>`` behind (V2).
-    faithful
+    match_official
         Reproduce the left column of the table.
     kwargs
         Passed to `transformers.PreTrainedTokenizer`.
@@ -80,7 +80,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
     }
     model_input_names = ["input_ids", "attention_mask"]
     obs_columns: tuple[str, ...] = ()
-    redraws = False
+    is_stochastic = False
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class RankValueTokenizer(PreTrainedTokenizer):
         token_ids: Mapping[str, int] | None = None,
         medians: Mapping[str, float] | None = None,
         aliases: Mapping[str, str] | None = None,
-        max_genes: int = 2048,
+        max_length: int = 2048,
         special_tokens: bool = False,
-        faithful: bool = False,
+        match_official: bool = False,
         **kwargs: Any,
     ) -> None:
         token_ids = token_ids if token_ids is not None else read_table(vocab_file, "vocab.json")
@@ -106,16 +106,22 @@ class RankValueTokenizer(PreTrainedTokenizer):
         self._genes = {token: i for token, i in self._token_ids.items() if token not in SPECIAL}
         self._medians = {gene: float(medians[gene]) for gene in self._genes if gene in medians}
         self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
-        self.max_genes, self.special_tokens, self.faithful = int(max_genes), bool(special_tokens), bool(faithful)
+        self.max_length, self.special_tokens, self.match_official = (
+            int(max_length),
+            bool(special_tokens),
+            bool(match_official),
+        )
         check_tables(
-            self._token_ids, self._genes, self._medians, max_genes=self.max_genes, special_tokens=self.special_tokens
+            self._token_ids, self._genes, self._medians, max_length=self.max_length, special_tokens=self.special_tokens
         )
         self._matched: dict[int, tuple[Any, list[str], GeneColumns]] = {}
         for token in SPECIAL:
             if token in self._token_ids:
                 kwargs.setdefault(f"{token.strip('<>')}_token", token)
-        kwargs["model_max_length"] = self.max_genes
-        super().__init__(max_genes=self.max_genes, special_tokens=self.special_tokens, faithful=self.faithful, **kwargs)
+        kwargs["model_max_length"] = self.max_length
+        super().__init__(
+            max_length=self.max_length, special_tokens=self.special_tokens, match_official=self.match_official, **kwargs
+        )
 
     # --- making one --------------------------------------------------------------------------------
 
@@ -126,9 +132,9 @@ class RankValueTokenizer(PreTrainedTokenizer):
         medians: Mapping[str, float],
         aliases: Mapping[str, str] | None = None,
         *,
-        max_genes: int,
+        max_length: int,
         special_tokens: bool,
-        faithful: bool = False,
+        match_official: bool = False,
     ) -> RankValueTokenizer:
         """Make a tokenizer of dictionaries, such as the published ones.
 
@@ -138,12 +144,12 @@ class RankValueTokenizer(PreTrainedTokenizer):
             Gene or special token -> id, with ``<pad>``, ``<mask>`` and for ``special_tokens`` ``<cls>``, ``<eos>``.
         medians, aliases
             Gene -> non-zero median and other name (retired id, symbol) -> gene; those without a token are ignored.
-        max_genes, special_tokens, faithful
+        max_length, special_tokens, match_official
             See the class.
         """
         return cls(
             token_ids=token_ids, medians=medians, aliases=aliases,
-            max_genes=max_genes, special_tokens=special_tokens, faithful=faithful,
+            max_length=max_length, special_tokens=special_tokens, match_official=match_official,
         )  # fmt: skip
 
     @classmethod
@@ -153,9 +159,9 @@ class RankValueTokenizer(PreTrainedTokenizer):
         genes: Sequence[str],
         *,
         min_cells: int,
-        max_genes: int,
+        max_length: int,
         special_tokens: bool,
-        faithful: bool = False,
+        match_official: bool = False,
         n_counts: Any = None,
     ) -> RankValueTokenizer:
         """Make a tokenizer whose vocabulary and medians come from these cells.
@@ -169,7 +175,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
             Raw counts (B, G) and the gene ids of the columns; duplicates (also by version or case) are summed.
         min_cells
             Genes in fewer cells get no token.
-        max_genes, special_tokens, faithful
+        max_length, special_tokens, match_official
             See the class.
         n_counts
             Total counts of each cell over all genes (B,), when ``counts`` holds a part of them. Default: row sums.
@@ -177,7 +183,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         names = [str(name) for name in list_of(genes)]
         matrix = as_csr(counts, len(names))
         check_counts(matrix)
-        totals = None if n_counts is None else check_totals(n_counts, matrix.shape[0], faithful=False)
+        totals = None if n_counts is None else check_totals(n_counts, matrix.shape[0], match_official=False)
         medians = nonzero_medians(matrix, names, min_cells=max(1, min_cells), totals=totals)
         if not medians:
             raise problem(
@@ -189,7 +195,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         special = SPECIAL if special_tokens else SPECIAL[:2]
         token_ids = {token: i for i, token in enumerate([*special, *sorted(medians)])}
         return cls.from_tables(
-            token_ids, medians, max_genes=max_genes, special_tokens=special_tokens, faithful=faithful
+            token_ids, medians, max_length=max_length, special_tokens=special_tokens, match_official=match_official
         )
 
     # --- using it ----------------------------------------------------------------------------------
@@ -204,7 +210,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         return_tensors: str | None = None,
         empty: Literal["error", "keep"] = "error",
     ) -> BatchEncoding:
-        """Tokenise a block of cells.
+        """Tokenize a block of cells.
 
         Parameters
         ----------
@@ -215,7 +221,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         n_counts
             Total counts of each cell over *all* genes (B,), when ``counts`` holds a part of them. Default: row sums.
         padding
-            True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_genes``; False: none.
+            True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_length``; False: none.
         return_tensors
             None or ``"np"`` for numpy arrays, ``"pt"`` for torch.
         empty
@@ -247,7 +253,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         crop: bool = True,
         dtype: Any = np.int32,
     ) -> RankedCells:
-        """Tokenise a block of cells without padding: the fast way for training and for token stores.
+        """Tokenize a block of cells without padding: the fast way for training and for token stores.
 
         Parameters
         ----------
@@ -256,7 +262,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         values
             Also return the ranked values (``"scaled"``), or counts a 10,000 in rank order (``"per_10k"``).
         crop
-            Cut to ``max_genes`` and add special tokens; with False all ranked genes and nothing else.
+            Cut to ``max_length`` and add special tokens; with False all ranked genes and nothing else.
         dtype
             Type of the ids; int16 halves a store and holds the published vocabularies.
         """
@@ -270,15 +276,17 @@ class RankValueTokenizer(PreTrainedTokenizer):
         return rank_block(
             matrix,
             columns,
-            totals=None if n_counts is None else check_totals(n_counts, matrix.shape[0], faithful=self.faithful),
+            totals=None
+            if n_counts is None
+            else check_totals(n_counts, matrix.shape[0], match_official=self.match_official),
             layout=Layout(
-                (self.max_genes - 2 if specials else self.max_genes) if crop else None,
+                (self.max_length - 2 if specials else self.max_length) if crop else None,
                 self.cls_token_id if specials else -1,
                 self.eos_token_id if specials else -1,
                 dtype,
             ),
             dense=not sp.issparse(counts),
-            faithful=self.faithful,
+            match_official=self.match_official,
             values=values,
             empty=empty,
         )
@@ -293,7 +301,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
         draw: int = 0,
         dtype: Any = np.int32,
     ) -> EncodedCells:
-        """Tokenise a block of cells without padding, as every strategy does; nothing depends on ``draw``."""
+        """Tokenize a block of cells without padding, as every strategy does; nothing depends on ``draw``."""
         ranked = self.rank(counts, genes, n_counts=n_counts, empty=empty, dtype=dtype)
         return EncodedCells(ranked.offsets, {"input_ids": ranked.ids}, {})
 
@@ -315,7 +323,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
             return BatchEncoding(
                 {"input_ids": ids, "attention_mask": [np.ones_like(row) for row in ids], "length": lengths}
             )
-        longest = self.max_genes if padding == "max_length" else int(lengths.max(initial=0))
+        longest = self.max_length if padding == "max_length" else int(lengths.max(initial=0))
         input_ids_BL = np.empty((lengths.size, longest), np.int64)
         attention_mask_BL = np.empty((lengths.size, longest), np.int64)
         pad_rows(cells.ids, cells.offsets, input_ids_BL, attention_mask_BL, self.pad_token_id)
@@ -344,7 +352,14 @@ class RankValueTokenizer(PreTrainedTokenizer):
     @property
     def fingerprint(self) -> str:
         """Sha256 of everything that decides the tokens of a cell."""
-        parts = [self._token_ids, self._medians, self._aliases, self.max_genes, self.special_tokens, self.faithful]
+        parts = [
+            self._token_ids,
+            self._medians,
+            self._aliases,
+            self.max_length,
+            self.special_tokens,
+            self.match_official,
+        ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -388,7 +403,9 @@ class RankValueTokenizer(PreTrainedTokenizer):
         columns = next((of for _, known, of in tuple(self._matched.values()) if names == known), None)
         if columns is None:
             names = [str(name) for name in names]
-            columns = match_columns(names, self._genes, self._medians, self._aliases, faithful=self.faithful)
+            columns = match_columns(
+                names, self._genes, self._medians, self._aliases, match_official=self.match_official
+            )
         if len(self._matched) >= _PANELS:
             self._matched = {}
         self._matched[id(genes)] = (genes, names, columns)

@@ -51,7 +51,7 @@ class Layout(NamedTuple):
 
     Parameters
     ----------
-    max_genes
+    max_length
         Most genes a cell, None for all.
     cls_id, eos_id
         Ids put in front and behind; -1 for none.
@@ -59,7 +59,7 @@ class Layout(NamedTuple):
         Type of the ids.
     """
 
-    max_genes: int | None
+    max_length: int | None
     cls_id: int = -1
     eos_id: int = -1
     dtype: Any = np.int32
@@ -72,7 +72,7 @@ def rank_block(
     totals: np.ndarray | None,
     layout: Layout,
     dense: bool,
-    faithful: bool,
+    match_official: bool,
     values: str | None,
     empty: str,
 ) -> RankedCells:
@@ -90,7 +90,7 @@ def rank_block(
         Cut, special tokens and type of the ids.
     dense
         The block came as a dense array (the official code then divides).
-    faithful, values, empty
+    match_official, values, empty
         See `RankValueTokenizer.rank`.
 
     Raises
@@ -99,13 +99,13 @@ def rank_block(
         Negative, NaN or infinite counts; a total of 0 beside counts; an empty cell.
     """
     n_cells = matrix.shape[0]
-    divide = dense and faithful
+    divide = dense and match_official
     if divide and totals is not None:
         matrix = _store_rows(matrix, np.flatnonzero((totals == 0) | np.isnan(totals)))
     one, factor = _factor(matrix.dtype, totals, divide=divide)
     unsigned = np.uint32 if one.dtype == np.float32 else np.uint64
     specials = int(layout.cls_id >= 0) + int(layout.eos_id >= 0)
-    longest = matrix.shape[1] if layout.max_genes is None else layout.max_genes
+    longest = matrix.shape[1] if layout.max_length is None else layout.max_length
     offsets = np.empty(n_cells + 1, np.int64)
     for _ in range(2):
         data = np.ascontiguousarray(matrix.data, dtype=one.dtype)
@@ -117,7 +117,7 @@ def rank_block(
             factor, totals is None, divide, one, one.dtype.type(10_000),
             columns.code_G, columns.median_G if divide else columns.reciprocal_G,
             columns.slot_ids, columns.slot_median if divide else columns.slot_reciprocal,
-            faithful, longest, layout.cls_id, layout.eos_id, _WANT[values], ids, kept_values, offsets,
+            match_official, longest, layout.cls_id, layout.eos_id, _WANT[values], ids, kept_values, offsets,
         )  # fmt: skip
         if code != NOT_SORTED:
             break
@@ -133,7 +133,7 @@ def rank_block(
             fix="rebuild the matrix",
         )
     n_genes_B = np.diff(offsets) - specials
-    if not faithful and totals is not None:
+    if not match_official and totals is not None:
         _refuse(
             n_genes_B[totals == 0] > 0, np.flatnonzero(totals == 0), "has counts but n_counts 0", "recompute n_counts"
         )
@@ -169,8 +169,8 @@ def check_counts(matrix: sp.csr_matrix) -> None:
         raise bad_count(matrix, int(np.searchsorted(matrix.indptr, bad[0], side="right")) - 1)
 
 
-def check_totals(n_counts: Any, n_cells: int, *, faithful: bool) -> np.ndarray:
-    """``n_counts`` as an array (B,); ``ValueError`` unless finite (any, when ``faithful``) and not negative."""
+def check_totals(n_counts: Any, n_cells: int, *, match_official: bool) -> np.ndarray:
+    """``n_counts`` as an array (B,); ``ValueError`` unless finite (any, when ``match_official``) and not negative."""
     totals = np.asarray(n_counts)
     if totals.shape != (n_cells,) or totals.dtype.kind not in "buif":
         raise problem(
@@ -179,7 +179,7 @@ def check_totals(n_counts: Any, n_cells: int, *, faithful: bool) -> np.ndarray:
             where="n_counts",
             fix="give one total a cell",
         )
-    odd = totals < 0 if faithful else ~((totals >= 0) & (totals < np.inf))
+    odd = totals < 0 if match_official else ~((totals >= 0) & (totals < np.inf))
     if odd.any():
         row = int(np.flatnonzero(odd)[0])
         raise problem(

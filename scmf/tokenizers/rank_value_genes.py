@@ -87,7 +87,7 @@ def match_columns(
     medians: Mapping[str, float],
     aliases: Mapping[str, str],
     *,
-    faithful: bool,
+    match_official: bool,
 ) -> GeneColumns:
     """Find the token of every column and the columns to be summed.
 
@@ -99,7 +99,7 @@ def match_columns(
         Token id and non-zero median of every gene of the vocabulary (no special tokens).
     aliases
         Other names of those genes.
-    faithful
+    match_official
         Follow the official tokenizer where it errs, see `RankValueTokenizer`.
 
     Raises
@@ -107,7 +107,7 @@ def match_columns(
     ValueError
         If no gene is known.
     """
-    if faithful:
+    if match_official:
         names, summed = _resolve_official(genes, token_ids, aliases)
     else:
         names, summed = _resolve_all(genes, token_ids, aliases), True

@@ -157,7 +157,7 @@ def rank_rows(
     indptr: Any, indices: Any, data: Any, bits: Any, limit: Any, factor: Any,
     own_total: bool, divide: bool, one: Any, target: Any,
     code_G: Any, median_G: Any, slot_ids: Any, slot_median: Any,
-    keep_zeros: bool, max_genes: int, cls_id: int, eos_id: int, want: int, ids: Any, values: Any, offsets: Any,
+    keep_zeros: bool, max_length: int, cls_id: int, eos_id: int, want: int, ids: Any, values: Any, offsets: Any,
 ) -> tuple[int, int]:  # fmt: skip
     """Rank every row of a CSR block into the ragged buffers ``ids``, ``values`` and ``offsets``.
 
@@ -180,7 +180,7 @@ def rank_rows(
         The same for the genes summed over several columns (S,).
     keep_zeros
         Rank stored zeros (last) instead of dropping them.
-    max_genes, cls_id, eos_id
+    max_length, cls_id, eos_id
         Genes kept a cell; ids put around them, -1 for none.
     want
         0: no values, 1: the values that were ranked, 2: counts a 10,000.
@@ -264,13 +264,13 @@ def rank_rows(
             if want > 0:
                 values[cursor] = 0.0
             cursor += 1
-        kept = min(n, max_genes)
+        kept = min(n, max_length)
         if small:
             _put(packed_32, _SMALL - 1, kept, tokens, found, rates, want, ids, values, cursor)
         else:
             _put(packed, _POSITION, kept, tokens, found, rates, want, ids, values, cursor)
         cursor += kept
-        for i in range(min(n_nan, max_genes - kept)):
+        for i in range(min(n_nan, max_length - kept)):
             ids[cursor] = nans[i]
             if want > 0:
                 values[cursor] = np.nan

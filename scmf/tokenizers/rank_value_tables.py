@@ -43,7 +43,7 @@ def check_tables(
     genes: Mapping[str, int],
     medians: Mapping[str, float],
     *,
-    max_genes: int,
+    max_length: int,
     special_tokens: bool,
 ) -> None:
     """Raise ``ValueError`` unless the tables fit each other.
@@ -54,7 +54,7 @@ def check_tables(
         Token -> id with and without special tokens.
     medians
         Gene -> non-zero median.
-    max_genes, special_tokens
+    max_length, special_tokens
         See `RankValueTokenizer`.
     """
     needed = SPECIAL if special_tokens else SPECIAL[:2]
@@ -81,5 +81,5 @@ def check_tables(
             fix="give medians of the same vocabulary",
         )
     shortest = 3 if special_tokens else 1
-    if max_genes < shortest:
-        raise problem(f"max_genes {max_genes}", wanted=f"{shortest} or more", where="max_genes", fix="raise it")
+    if max_length < shortest:
+        raise problem(f"max_length {max_length}", wanted=f"{shortest} or more", where="max_length", fix="raise it")

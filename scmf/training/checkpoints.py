@@ -1,6 +1,6 @@
 """Resumable checkpoints: whole or absent, never half.
 
-A checkpoint is a folder ``step-00000120`` that holds what accelerate saves (weights, optimiser,
+A checkpoint is a folder ``step-00000120`` that holds what accelerate saves (weights, optimizer,
 schedule, random states), the model's ``config.json`` (so that ``from_pretrained`` reads it too) and
 ``progress.json``. It is written under a temporary name and renamed when it is complete.
 """
@@ -28,7 +28,7 @@ class RunPosition:
     Parameters
     ----------
     step
-        Optimiser steps done.
+        Optimizer steps done.
     epoch
         Epoch to go on with, from 0.
     batch

@@ -4,7 +4,7 @@ Exact resume: order, masks and dropout are functions of (seed, epoch, step, rank
 random numbers were drawn before. A run killed at any moment and started again gives, on one CPU, the
 losses of the uninterrupted run to the bit.
 
-Lives here: optimiser, schedule, accumulation, clipping, logging, evaluation, checkpoints' rhythm.
+Lives here: optimizer, schedule, accumulation, clipping, logging, evaluation, checkpoints' rhythm.
 Lives elsewhere: order of cells (batches), masks (objectives), what is on disk (checkpoints).
 """
 
@@ -15,8 +15,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,10 +25,11 @@ import numpy as np
 import torch
 
 from scmf.core import distributed as ranks
+from scmf.core import progress
 from scmf.core.config.run import TrainingConfig
 from scmf.core.errors import TrainingError
 from scmf.core.files import write_text
-from scmf.data.tokens.tokens import Batches, BatchesOf, BatchOrder, MemoryBatches, Redrawn, TokenCells, in_order
+from scmf.data.tokens.tokens import Batches, BatchesOf, BatchOrder, MemoryBatches, PerEpochTokens, TokenCells, in_order
 from scmf.training import checkpoints
 from scmf.training.objectives import Objective
 
@@ -46,7 +46,7 @@ class TrainingReport:
     Parameters
     ----------
     steps
-        Optimiser steps in total, earlier processes of the same run included.
+        Optimizer steps in total, earlier processes of the same run included.
     resumed_from
         Step this process went on from, or None.
     seconds
@@ -112,7 +112,7 @@ def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
 
 def train(
     model: Any,
-    cells: TokenCells | Redrawn | BatchesOf,
+    cells: TokenCells | PerEpochTokens | BatchesOf,
     *,
     objective: Objective,
     settings: TrainingConfig,
@@ -121,7 +121,6 @@ def train(
     valid: TokenCells | None = None,
     callbacks: Sequence[EvaluationCallback] = (),
     evaluate_every: int = 1,
-    progress: bool = True,
 ) -> TrainingReport:
     """Train ``model`` in place on ``cells``; go on from the newest checkpoint under ``out`` if there is one.
 
@@ -146,8 +145,6 @@ def train(
         Evaluations whose values are logged beside the loss.
     evaluate_every
         Epochs between evaluations; 0 never evaluates.
-    progress
-        Show a progress bar on stderr.
 
     Raises
     ------
@@ -161,8 +158,8 @@ def train(
     accelerator = make_accelerator(settings, out)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     source: Batches
-    if isinstance(cells, TokenCells | Redrawn):
-        lengths = (cells.draw(0) if isinstance(cells, Redrawn) else cells).lengths
+    if isinstance(cells, TokenCells | PerEpochTokens):
+        lengths = (cells.draw(0) if isinstance(cells, PerEpochTokens) else cells).lengths
         order = BatchOrder(lengths, settings.batch_size, settings.group_by_length, settings.seed, world_size, rank)
         source = MemoryBatches(cells, order)
     else:
@@ -192,7 +189,7 @@ def train(
         at = checkpoints.RunPosition(step, epoch, batch, digest, world_size)
         checkpoints.save(accelerator, out / "checkpoints", at, keep=settings.keep_checkpoints)
 
-    with _bar(progress and accelerator.is_main_process, total, step, objective.name) as advance:
+    with progress.bar(objective.name.replace("_", " "), total, unit="steps", done=step) as bar:
         for epoch in range(position.epoch if position else 0, settings.max_epochs):
             first = position.batch if position and epoch == position.epoch else 0
             batches = source.epoch(epoch, start=first)
@@ -212,7 +209,7 @@ def train(
                     )
                 lr = schedule.get_last_lr()[0]
                 log.write(step, epoch=epoch, loss=loss, lr=lr, grad_norm=norm)
-                advance(f"loss {loss:.4f}")
+                bar.advance(note=f"loss {loss:.4f}")
                 every = settings.checkpoint_every_n_steps
                 if every and step % every == 0 and used < per_epoch and step < total:
                     checkpoint(epoch, used)
@@ -241,7 +238,7 @@ def _step(
     settings: TrainingConfig,
     position: tuple[int, int],
 ) -> tuple[float, float | None]:
-    """One optimiser step over the batches of ``group``: mean over all their predictions, on all ranks."""
+    """One optimizer step over the batches of ``group``: mean over all their predictions, on all ranks."""
     epoch, used = position
     rank = accelerator.process_index
     inputs = []
@@ -334,17 +331,3 @@ def _start_trackers(accelerator: Any, settings: TrainingConfig, out: Path) -> No
     flat = {name: value for name, value in settings.model_dump().items() if isinstance(value, int | float | str)}
     wandb = {"dir": str(out), "mode": os.environ.get("WANDB_MODE", "offline"), "name": out.name}
     accelerator.init_trackers(settings.project, config=flat, init_kwargs={"wandb": wandb})
-
-
-@contextmanager
-def _bar(show: bool, total: int, done: int, title: str) -> Iterator[Callable[[str], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        task = bar.add_task(title.replace("_", " "), total=total, completed=done, note="")
-        yield lambda note: bar.update(task, advance=1, note=note)

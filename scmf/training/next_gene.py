@@ -32,9 +32,11 @@ class NextGenePrediction:
     both in nats, both means over all genes of the batch. The second has one more term a cell, the end, for cells that
     are shorter than the longest the tokenizer gives (a cell that fills it may have been cut).
 
-    ``faithful`` reproduces the official targets: the end takes the place of the last gene of a cell that fills the
+    ``match_official`` reproduces the official targets: the end takes the place of the last gene of a cell that fills
+    the
     sequence, with the count 1, and no other cell has an end, so that a model never learns to stop. The other half of
-    the official loss is the model's ``options.faithful``: gene losses are divided by all positions, padding included.
+    the official loss is the model's ``options.match_official``: gene losses are divided by all positions, padding
+    included.
 
     Source: Pearce et al. 2025, doi:10.1101/2025.04.25.650731; formulas of ``transcriptformer`` 0.6.1. The order of the
     genes is the tokenizer's; ``shuffle_expressed_each_batch`` of the official training draws a new one each batch.
@@ -49,7 +51,7 @@ class NextGenePrediction:
         Weight of the second term.
     shuffle
         Put the genes of each cell into a random order, another one each time.
-    faithful
+    match_official
         Reproduce the official targets.
     """
 
@@ -57,16 +59,16 @@ class NextGenePrediction:
     special_token_ids: tuple[int, ...]
     gene_loss_weight: float = 1.0
     shuffle: bool = False
-    faithful: bool = False
+    match_official: bool = False
     name: str = "next_gene_prediction"
 
     @classmethod
-    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, faithful: bool) -> Self:
+    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, match_official: bool) -> Self:
         """The objective of a ``training`` section for the tokens of ``tokenizer``."""
         return cls(
-            longest=tokenizer.max_genes,
+            longest=tokenizer.max_length,
             special_token_ids=tuple(sorted(tokenizer.all_special_ids)),
-            faithful=faithful,
+            match_official=match_official,
             **training.all_options,
         )
 
@@ -101,7 +103,7 @@ class NextGenePrediction:
         if self.shuffle:
             batch = self._shuffled(batch, generator)
         genes_BL = self._genes(batch)
-        labels_BR = next_genes(batch["input_ids"], genes_BL, longest=self.longest, faithful=self.faithful)
+        labels_BR = next_genes(batch["input_ids"], genes_BL, longest=self.longest, match_official=self.match_official)
         return {**batch, "labels": labels_BR, "gene_loss_weight": torch.tensor(self.gene_loss_weight)}
 
     def predictions(self, inputs: dict[str, Tensor]) -> int:
@@ -110,7 +112,7 @@ class NextGenePrediction:
 
     def _genes(self, batch: dict[str, Tensor]) -> Tensor:
         genes_BL = batch["attention_mask"].bool()
-        if self.faithful:
+        if self.match_official:
             return genes_BL
         return genes_BL & ~torch.isin(batch["input_ids"], torch.tensor(self.special_token_ids))
 

@@ -23,7 +23,7 @@ class Objective(Protocol):
     """What the loop asks of an objective."""
 
     @classmethod
-    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, faithful: bool) -> Self:
+    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, match_official: bool) -> Self:
         """The objective of a ``training`` section for the tokens of ``tokenizer``."""
         ...
 
@@ -38,7 +38,7 @@ class Objective(Protocol):
         ...
 
     def at(self, step: int) -> Self:
-        """The objective at an optimiser step, counted from 0; most do not change."""
+        """The objective at an optimizer step, counted from 0; most do not change."""
         ...
 
     def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class MaskedGenePrediction:
-    """Masked gene prediction, the objective of Geneformer (BERT's masked language modelling).
+    """Masked gene prediction, the objective of Geneformer (BERT's masked language modeling).
 
     Of the tokens that may be chosen, a share ``mask_ratio`` is chosen, each independently. 80 % of
     these become ``<mask>``, 10 % a random token, 10 % stay. The loss is the mean cross entropy, in
@@ -76,7 +76,7 @@ class MaskedGenePrediction:
         Ids that are never chosen and never drawn as a random token. The official code
         protects only ``<pad>`` and ``<mask>`` from being chosen (so ``<cls>`` and ``<eos>`` are
         predicted in V2) and draws from the whole vocabulary, special tokens included.
-    faithful
+    match_official
         Reproduce that.
     """
 
@@ -84,13 +84,13 @@ class MaskedGenePrediction:
     mask_token_id: int
     vocab_size: int
     special_token_ids: tuple[int, ...]
-    faithful: bool = False
+    match_official: bool = False
     pad_token_id: int = 0
     name: str = "masked_gene_prediction"
     definition: str = "mean cross entropy of the masked tokens of the validation cells, in nats, masks fixed (torch)"
 
     @classmethod
-    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, faithful: bool) -> Self:
+    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, match_official: bool) -> Self:
         """See `Objective`; `TrainingError` for a tokenizer without a ``<mask>`` token."""
         if tokenizer.mask_token_id is None:
             raise TrainingError(
@@ -104,7 +104,7 @@ class MaskedGenePrediction:
             mask_token_id=tokenizer.mask_token_id,
             vocab_size=len(tokenizer),
             special_token_ids=tuple(sorted(tokenizer.all_special_ids)),
-            faithful=faithful,
+            match_official=match_official,
             pad_token_id=tokenizer.pad_token_id,
         )
 
@@ -127,15 +127,15 @@ class MaskedGenePrediction:
         dict
             The batch with masked ``input_ids`` and with ``labels``, int64 (B, L), -100 where nothing
             is predicted. If no token was drawn, one token is chosen at random, so that every step has
-            a loss (not under ``faithful``).
+            a loss (not under ``match_official``).
         """
         tokens_BL = batch["input_ids"]
-        protected = (self.pad_token_id, self.mask_token_id) if self.faithful else self.special_token_ids
+        protected = (self.pad_token_id, self.mask_token_id) if self.match_official else self.special_token_ids
         eligible_BL = ~torch.isin(tokens_BL, torch.tensor(protected))
 
         chance_BL = torch.full(tokens_BL.shape, self.mask_ratio).masked_fill_(~eligible_BL, 0.0)
         chosen_BL = torch.bernoulli(chance_BL, generator=generator).bool()
-        if not self.faithful and not chosen_BL.any() and eligible_BL.any():
+        if not self.match_official and not chosen_BL.any() and eligible_BL.any():
             spots = eligible_BL.flatten().nonzero()[:, 0]
             pick = int(torch.randint(len(spots), (1,), generator=generator))
             chosen_BL.view(-1)[spots[pick]] = True
@@ -150,12 +150,12 @@ class MaskedGenePrediction:
         return {**batch, "input_ids": inputs_BL, "labels": labels_BL}
 
     def _random_tokens(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        """Any token under ``faithful``, else any gene; special tokens stand in front or behind the genes."""
+        """Any token under ``match_official``, else any gene; special tokens stand in front or behind the genes."""
         special = self.special_token_ids
         in_front = special[-1] == len(special) - 1
-        first = len(special) if in_front and not self.faithful else 0
+        first = len(special) if in_front and not self.match_official else 0
         words = torch.randint(first, self.vocab_size, shape, dtype=torch.long, generator=generator)
-        if self.faithful or in_front:
+        if self.match_official or in_front:
             return words
         genes = torch.tensor(sorted(set(range(self.vocab_size)) - set(special)))
         return genes[words % len(genes)]
@@ -176,7 +176,7 @@ class CellClassification:
     definition: str = "mean cross entropy of the classes of the cells, in nats (torch)"
 
     @classmethod
-    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, faithful: bool) -> Self:
+    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, match_official: bool) -> Self:
         """It has no settings."""
         return cls()
 

@@ -39,7 +39,7 @@ class ReadDepthAware:
     """Read-depth-aware masked value prediction, the objective of scFoundation.
 
     A share of the cells is thinned: each count survives with a probability of that cell, and the counts that are left
-    are normalised anew. The token T says the depth of the cell as it was, S that of what is left. Of the genes with a
+    are normalized anew. The token T says the depth of the cell as it was, S that of what is left. Of the genes with a
     count ``mask_ratio`` are chosen, of those without one ``zero_mask_ratio``; a chosen gene is hidden (it leaves the
     encoder, and the decoder sees a mask), shown with the value of another gene of the batch, or shown as it is. The
     loss is the mean squared error over chosen genes against the values before thinning:
@@ -72,11 +72,11 @@ class ReadDepthAware:
     depth_token_ids
         Ids of T and S, None without such tokens.
     scale
-        Total that values are normalised to (10,000); None if counts cannot be had from them.
+        Total that values are normalized to (10,000); None if counts cannot be had from them.
     longest
         Longest cell in tokens. Of a cell as long as that genes may have been cut off, so the genes it lacks are not
         taken for zeros.
-    faithful
+    match_official
         A batch may have nothing to predict (its loss is then NaN); by default one gene is drawn.
     """
 
@@ -93,11 +93,11 @@ class ReadDepthAware:
     depth_token_ids: tuple[int, int] | None
     scale: float | None
     longest: int
-    faithful: bool = False
+    match_official: bool = False
     name: str = "read_depth_aware"
 
     @classmethod
-    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, faithful: bool) -> Self:
+    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, match_official: bool) -> Self:
         """See `Objective`; `TrainingError` for a tokenizer without values."""
         if "values" not in tokenizer.model_input_names:
             raise TrainingError(
@@ -120,8 +120,8 @@ class ReadDepthAware:
             pad_value=tokenizer.fill["values"],
             depth_token_ids=tuple(vocabulary[name] for name in DEPTH_TOKENS) if given.get("depth_tokens") else None,
             scale=float(given.get("target_sum") or 10_000) if of_counts else None,
-            longest=tokenizer.max_genes,
-            faithful=faithful,
+            longest=tokenizer.max_length,
+            match_official=match_official,
         )
 
     @property
@@ -168,7 +168,7 @@ class ReadDepthAware:
 
         chance_BV = rng.random((n_cells, n_ids), np.float32)
         chosen_BV = (seen_BV & (chance_BV < self.mask_ratio)) | (zero_BV & (chance_BV < self.zero_mask_ratio))
-        if not self.faithful and not chosen_BV.any() and seen_BV.any():
+        if not self.match_official and not chosen_BV.any() and seen_BV.any():
             spots = np.flatnonzero(seen_BV)
             chosen_BV.flat[spots[rng.integers(spots.size)]] = True
         kind_BV = rng.random((n_cells, n_ids), np.float32)
@@ -179,7 +179,7 @@ class ReadDepthAware:
             shown_BV[random_BV] = rng.choice(shown_BV[seen_BV], int(random_BV.sum()))
 
         visible_BV = (seen_BV & ~hidden_BV) | random_BV
-        if not self.faithful:
+        if not self.match_official:
             self._leave_one(cells, seen_BV, visible_BV, hidden_BV, rng)
         seen = self._encoder_sees(cells, visible_BV, shown_BV)
         targets = _targets(chosen_BV, true_BV, hidden_BV)

@@ -14,8 +14,9 @@ A run's folder::
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,11 @@ from scmf.core.distributed import is_main
 from scmf.core.errors import ConfigError, ModelError, from_value_error
 from scmf.core.files import sha256_json, write_json
 from scmf.data.loading.load import load_cells
-from scmf.data.tokens.tokens import Redrawn, TokenCells
+from scmf.data.tokens.tokens import PerEpochTokens, TokenCells
 from scmf.evaluation.annotation.benchmark import HEAD, Annotation
 from scmf.evaluation.baselines import baseline_representations
 from scmf.evaluation.integration.benchmark import Integration
-from scmf.evaluation.score import Score, Truth
+from scmf.evaluation.score import CellLabels, Score
 from scmf.hub.origin import RECORD, Checkpoint, training_record
 from scmf.models.checkpoint import build_model, copy_frozen, load_weights, save_model
 from scmf.models.embed import classify_tokens, embed_tokens
@@ -45,15 +46,14 @@ from scmf.tokenizers.build import (
     given_tokenizer,
     learn_columns,
     obs_columns,
-    tokenise,
+    tokenize,
     training_tokens,
 )
 from scmf.training.loop import EvaluationCallback, TrainingReport, train
 from scmf.training.objectives import CellClassification
 from scmf.training.streaming import Streamed
 
-Note = Callable[[str], None]
-"""Told in a few words what is going on."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Prepared:
         key = self.cells.uns["scmf"].get("batch_key")
         return sorted(set(self.cells.obs[key].astype(str))) if key and key in self.cells.obs else []
 
-    def batches(self, training: TrainingConfig) -> TokenCells | Redrawn:
+    def batches(self, training: TrainingConfig) -> TokenCells | PerEpochTokens:
         """The training cells, in memory, drawn anew each epoch where the tokenizer draws."""
         return training_tokens(self.tokenizer, self.cells, self.tokens, self.part("train"))
 
@@ -114,34 +114,38 @@ class Prepared:
 # --- cells and tokens -----------------------------------------------------------------------------
 
 
-def prepare(config: RunConfig, *, progress: bool = True, note: Note = lambda _: None) -> Prepared:
-    """Load the cells of ``config.data`` and tokenise them.
+def prepare(config: RunConfig) -> Prepared:
+    """Load the cells of ``config.data`` and tokenize them.
 
     Raises
     ------
     DataError
         For anything wrong with the cells; an empty cell is named.
     """
-    note("loading cells")
-    cells = load_cells(config.data, progress=progress)
-    note(f"tokenising {cells.n_obs:,} cells")
+    log.info("loading cells")
+    cells = load_cells(config.data)
+    log.info(f"tokenizing {cells.n_obs:,} cells")
     fit = config.tokenizer.vocabulary == "fit"
-    tokenizer = fitted_tokenizer(config, cells) if fit else given_tokenizer(config.tokenizer, progress=progress)
+    tokenizer = fitted_tokenizer(config, cells) if fit else given_tokenizer(config.tokenizer)
     learn_columns(tokenizer, obs_columns(tokenizer, cells.obs))
-    return Prepared(cells, tokenizer, tokenise(tokenizer, cells))
+    return Prepared(cells, tokenizer, tokenize(tokenizer, cells))
 
 
 # --- training -------------------------------------------------------------------------------------
 
 
 def pretrain(
-    recipe: Recipe, prepared: Prepared | Streamed, out: Path, *, progress: bool = True, note: Note = lambda _: None
+    recipe: Recipe,
+    prepared: Prepared | Streamed,
+    out: Path,
 ) -> tuple[Any, TrainingReport]:
     """Pretrain the model of ``recipe`` on the training cells, in memory or streamed, and save it under ``out``."""
     config, tokenizer = recipe.config, prepared.tokenizer
     model = build_model(config, tokenizer, seed=config.training.seed, batch_names=prepared.batch_names)
     objective_class = plugins.resolve("objectives", config.training.pretraining_task)
-    objective = objective_class.from_settings(config.training, tokenizer, faithful=config.tokenizer.faithful)
+    objective = objective_class.from_settings(
+        config.training, tokenizer, match_official=config.tokenizer.match_official
+    )
     digest = sha256_json([recipe.digest, config.training.seed, prepared.digest])
     facts = {
         "recipe": recipe.name,
@@ -154,7 +158,7 @@ def pretrain(
     }
     if is_main():
         write_json(out / "run.json", facts)
-    note(f"pretraining on {prepared.n_training:,} cells")
+    log.info(f"pretraining on {prepared.n_training:,} cells")
     report = train(
         model,
         prepared.batches(config.training),
@@ -163,9 +167,8 @@ def pretrain(
         out=out / "pretraining",
         digest=digest,
         valid=prepared.valid_tokens(),
-        callbacks=_inline(config.eval, prepared, progress=progress),
+        callbacks=_inline(config.eval, prepared),
         evaluate_every=config.eval.every_n_epochs,
-        progress=progress,
     )
     if is_main():
         save_model(model, tokenizer, out / "model")
@@ -173,13 +176,16 @@ def pretrain(
     return model, report
 
 
-def _inline(settings: EvalConfig, prepared: Prepared | Streamed, *, progress: bool) -> list[EvaluationCallback]:
+def _inline(
+    settings: EvalConfig,
+    prepared: Prepared | Streamed,
+) -> list[EvaluationCallback]:
     """What is scored during training: a probe of the run's own cells, and the tasks that are asked for."""
     callbacks = _inline_probe(settings, prepared) if isinstance(prepared, Prepared) else []
     if settings.tasks and is_main():
         from scmf.evaluation.run import inline
 
-        callbacks.append(inline(settings.tasks, prepared.tokenizer, settings, progress=progress))
+        callbacks.append(inline(settings.tasks, prepared.tokenizer, settings))
     return callbacks
 
 
@@ -188,10 +194,10 @@ def _inline_probe(settings: EvalConfig, prepared: Prepared) -> list[EvaluationCa
     facts = prepared.cells.uns["scmf"]
     if "annotation" not in settings.benchmarks or not facts.get("label_key") or "part" not in prepared.cells.obs:
         return []
-    truth = Truth.of(prepared.cells)
+    truth = CellLabels.of(prepared.cells)
     rows = np.flatnonzero(np.isin(truth.parts, ("train", "valid")))
     parts = np.where(truth.parts[rows] == "valid", "test", "train")
-    inner = Truth(truth.labels[rows], None, parts)
+    inner = CellLabels(truth.labels[rows], None, parts)
     if not (parts == "test").any() or set(inner.labels[parts == "test"]) - set(inner.labels[parts == "train"]):
         return []
     tokens = prepared.tokens.select(rows)
@@ -206,7 +212,12 @@ def _inline_probe(settings: EvalConfig, prepared: Prepared) -> list[EvaluationCa
 
 
 def finetune(
-    recipe: Recipe, prepared: Prepared, folder: Path, out: Path, *, method: str, progress: bool = True
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: Path,
+    out: Path,
+    *,
+    method: str,
 ) -> np.ndarray:
     """Fine-tune a cell-type head and predict labels.
 
@@ -226,7 +237,7 @@ def finetune(
     settings = recipe.config.eval.finetune
     if settings is None:
         raise ConfigError("eval.finetune is null", wanted="a section", where="eval.finetune", fix="give its keys")
-    truth, seed = Truth.of(prepared.cells), recipe.config.training.seed
+    truth, seed = CellLabels.of(prepared.cells), recipe.config.training.seed
     truth.check_trained_labels()
     rows, test = truth.rows("train"), truth.rows("test")
     classes, labels = np.unique(truth.labels[rows], return_inverse=True)
@@ -249,7 +260,6 @@ def finetune(
         out=out / "finetuning" / method,
         digest=sha256_json([recipe.digest, seed, prepared.digest, weights]),
         evaluate_every=0,
-        progress=progress,
     )
     logits_NC = classify_tokens(
         model,
@@ -259,14 +269,14 @@ def finetune(
     return classes[logits_NC.argmax(axis=1)]
 
 
-def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> TokenCells | Redrawn:
+def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> TokenCells | PerEpochTokens:
     """The cells ``rows`` with their classes, drawn anew each epoch where the tokenizer draws."""
     tokens = training_tokens(prepared.tokenizer, prepared.cells, prepared.tokens, rows)
     labels = np.asarray(labels, np.int64)
     if isinstance(tokens, TokenCells):
         return tokens.with_cells(labels=labels)
     draw = tokens.draw
-    return Redrawn(lambda epoch: draw(epoch).with_cells(labels=labels))
+    return PerEpochTokens(lambda epoch: draw(epoch).with_cells(labels=labels))
 
 
 def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: bool, seed: int) -> Any:
@@ -293,19 +303,23 @@ def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: b
 # --- scores ---------------------------------------------------------------------------------------
 
 
-def baselines(prepared: Prepared, *, note: Note = lambda _: None) -> dict[str, np.ndarray]:
+def baselines(prepared: Prepared) -> dict[str, np.ndarray]:
     """Vectors of all cells without a model; they depend on the cells and the split alone."""
-    note("baselines: highly variable genes, principal components")
+    log.info("baselines: highly variable genes, principal components")
     threads = torch.get_num_threads()
     vectors = baseline_representations(prepared.cells, prepared.part("train"))
     torch.set_num_threads(threads)  # thread pools are limited and let go on the way, torch's with them
     return vectors
 
 
-def representations(recipe: Recipe, prepared: Prepared, model: Any, *, note: Note) -> dict[str, np.ndarray]:
+def representations(
+    recipe: Recipe,
+    prepared: Prepared,
+    model: Any,
+) -> dict[str, np.ndarray]:
     """Vectors of all cells by the model: pretrained, and untrained."""
     config = recipe.config
-    note("embedding cells")
+    log.info("embedding cells")
     # The same shape, before any step: for weights trained here, those that training began with.
     torch.manual_seed(config.training.seed)
     untrained = type(model)(deepcopy(model.config))
@@ -324,8 +338,6 @@ def evaluate(
     baselines: dict[str, np.ndarray],
     out: Path,
     score_baselines: bool = True,
-    progress: bool = True,
-    note: Note = lambda _: None,
 ) -> Iterator[Score]:
     """Run the benchmarks of ``recipe``; fine-tune from ``out/model`` if the recipe asks for it.
 
@@ -340,21 +352,19 @@ def evaluate(
     """
     scored = {**vectors, **(baselines if score_baselines else {})}
     settings = recipe.config.eval
-    truth = Truth.of(prepared.cells)
+    truth = CellLabels.of(prepared.cells)
     if "annotation" in settings.benchmarks:
         benchmark = Annotation(knn_neighbors=settings.knn_neighbors)
-        note("annotation: probes")
+        log.info("annotation: probes")
         if score_baselines:
             yield benchmark.majority(truth)
         yield from benchmark.run(scored, truth)
         if settings.finetune is not None:
             for method in ("pretrained", "untrained"):
-                note(f"annotation: fine-tuning a head, {method}")
+                log.info(f"annotation: fine-tuning a head, {method}")
                 started = time.perf_counter()
-                predicted = finetune(recipe, prepared, out / "model", out, method=method, progress=progress)
+                predicted = finetune(recipe, prepared, out / "model", out, method=method)
                 yield benchmark.scored(predicted, truth, protocol=HEAD, method=method, started=started)
     if "integration" in settings.benchmarks:
         embeddings = {name: x_ND for name, x_ND in scored.items() if name != "hvg"}
-        yield from Integration().run(
-            embeddings, truth, unintegrated=baselines["pca"], note=lambda text: note(f"integration: {text}")
-        )
+        yield from Integration().run(embeddings, truth, unintegrated=baselines["pca"])

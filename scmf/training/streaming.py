@@ -6,7 +6,8 @@ validation cells. Lives elsewhere: opening (data.open_corpus), the stream (data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from scmf.core.distributed import main_first
 from scmf.core.errors import ConfigError, DataError, from_value_error
 from scmf.core.files import cache_dir, sha256_json
 from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
-from scmf.data.preprocess.panel import Panel
+from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.preprocess.statistics_pass import corpus_statistics
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.ragged import BadRows, Encoded, Encoder
@@ -42,7 +43,7 @@ from scmf.tokenizers.build import (
 )
 from scmf.training.stream_batches import StreamBatches
 
-Note = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 class TokenEncoder:
@@ -52,14 +53,14 @@ class TokenEncoder:
     ----------
     tokenizer
         Any tokenizer with ``encode_cells(counts, genes, ...)``.
-    panel
+    aligner
         Bring the cells onto these genes first; depth is still that of all genes of the cell.
     draw
         Number of the draw, for tokenizers that draw.
     """
 
-    def __init__(self, tokenizer: Any, *, panel: Panel | None = None, draw: int = 0) -> None:
-        self.tokenizer, self.panel, self.draw = tokenizer, panel, draw
+    def __init__(self, tokenizer: Any, *, aligner: GeneAligner | None = None, draw: int = 0) -> None:
+        self.tokenizer, self.aligner, self.draw = tokenizer, aligner, draw
         self.fill: Mapping[str, float] = tokenizer.fill
         self._without_genes = tokenizer.n_special_per_cell
         self._dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max else np.int32
@@ -67,21 +68,21 @@ class TokenEncoder:
     @property
     def fingerprint(self) -> str:
         """Digest of all that decides the tokens of a cell."""
-        return sha256_json([self.tokenizer.fingerprint, None if self.panel is None else self.panel.fingerprint])
+        return sha256_json([self.tokenizer.fingerprint, None if self.aligner is None else self.aligner.fingerprint])
 
     def at_epoch(self, epoch: int) -> TokenEncoder:
         """The encoder of an epoch: another draw, where the tokenizer draws."""
-        if not self.tokenizer.redraws:
+        if not self.tokenizer.is_stochastic:
             return self
-        return TokenEncoder(self.tokenizer, panel=self.panel, draw=epoch)
+        return TokenEncoder(self.tokenizer, aligner=self.aligner, draw=epoch)
 
     def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
         """See `scmf.data.stores.ragged.Encoder`."""
         totals = None
-        if self.panel is not None:
-            aligned = self.panel.align(counts, self.panel.columns(genes), in_place=True)
+        if self.aligner is not None:
+            aligned = self.aligner.align(counts, self.aligner.columns(genes), in_place=True)
             # float32, as the tokenizer's own sums of float32 counts are
-            counts, genes, totals = aligned.counts, self.panel.genes, aligned.n_counts_B.astype(np.float32)
+            counts, genes, totals = aligned.counts, self.aligner.genes, aligned.n_counts_B.astype(np.float32)
         try:
             cells = self.tokenizer.encode_cells(
                 counts.csr(), genes, n_counts=totals, dtype=self._dtype, empty="keep", draw=self.draw
@@ -203,7 +204,7 @@ class Streamed:
         return [] if self.batch_key is None else sorted(set(self.opened.column(self.batch_key).astype(str)))
 
 
-def prepare_stream(config: RunConfig, *, progress: bool = True, note: Note = lambda _: None) -> Streamed:
+def prepare_stream(config: RunConfig) -> Streamed:
     """Open the corpus of ``config.data``, and make the tokenizer (one pass over the training cells where it is fitted).
 
     Raises
@@ -214,23 +215,21 @@ def prepare_stream(config: RunConfig, *, progress: bool = True, note: Note = lam
         For anything wrong with the cells.
     """
     settings = config.data.stream or StreamConfig()
-    note("opening the corpus")
-    opened = open_corpus(config.data, progress=progress, note=note)
+    log.info("opening the corpus")
+    opened = open_corpus(config.data)
     with main_first():
-        tokenizer = _tokenizer(config, opened, progress=progress, note=note)
+        tokenizer = _tokenizer(config, opened)
     learn_columns(tokenizer, {name: opened.column(name).astype(str).to_numpy() for name in tokenizer.obs_columns})
     batch_key = config.data.batch_key
     if config.data.tokens is not None or settings.cache_tokens is not None:
         _refuse_values(tokenizer, config)
     if config.data.tokens is not None:
         return Streamed(opened, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
-    encoder = TokenEncoder(tokenizer, panel=opened.panel)
+    encoder = TokenEncoder(tokenizer, aligner=opened.aligner)
     if settings.cache_tokens is None:
         return Streamed(opened, tokenizer, encoder, settings, batch_key)
     with main_first():
-        cached = cached_tokens(
-            opened, encoder, settings.cache_tokens, made_by=encoder.fingerprint, progress=progress, note=note
-        )
+        cached = cached_tokens(opened, encoder, settings.cache_tokens, made_by=encoder.fingerprint)
     return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings, batch_key)
 
 
@@ -245,10 +244,13 @@ def _refuse_values(tokenizer: Any, config: RunConfig) -> None:
         )
 
 
-def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note: Note) -> Any:
+def _tokenizer(
+    config: RunConfig,
+    opened: OpenedCorpus,
+) -> Any:
     settings = config.tokenizer
     if settings.vocabulary != "fit":
-        return given_tokenizer(settings, progress=progress)
+        return given_tokenizer(settings)
     if config.data.tokens is not None:
         raise ConfigError(
             "ready tokens with vocabulary: fit",
@@ -257,25 +259,25 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note:
             fix="name its card, such as geneformer-v2, or the folder of the tokenizer",
         )
     keep = opened.mask("train")
-    note(f"medians of {int(keep.sum()):,} training cells")
-    panel = opened.panel
-    key = sha256_json([opened.facts, None if panel is None else panel.fingerprint])
+    log.info(f"medians of {int(keep.sum()):,} training cells")
+    aligner = opened.aligner
+    key = sha256_json([opened.facts, None if aligner is None else aligner.fingerprint])
     state = cache_dir() / "statistics" / f"{key[:16]}.npz"
     state.parent.mkdir(parents=True, exist_ok=True)
     statistics = corpus_statistics(
         opened.corpus,
         keep=None if keep.all() else keep,
-        genes=None if panel is None else panel_genes(opened.corpus, panel),
+        genes=None if aligner is None else panel_genes(opened.corpus, aligner),
         state=state,
     )
     token_ids, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
-    aliases = None if panel is None or panel.mapping is None else panel.mapping.aliases
+    aliases = None if aligner is None or aligner.mapping is None else aligner.mapping.aliases
     if settings.top_genes is not None:
         raise ConfigError(
             f"top_genes {settings.top_genes} with cells that are streamed",
             wanted="a list of genes",
             where="tokenizer.top_genes",
-            fix="choose them with `scmf data hvg` and name the file as data.gene_vocab",
+            fix="choose them with `scmf data hvg` and name the file as data.gene_set",
         )
     if settings.all_options.get("vectors") == "fit":
         raise ConfigError(
@@ -285,18 +287,20 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus, *, progress: bool, note:
             fix="fit them once in memory on a part of the cells and name the saved tokenizer as tokenizer.vocabulary",
         )
     strategy = plugins.resolve("tokenizers", settings.strategy)
-    shape = with_vectors(tokenizer_shape(settings), list(token_ids), progress=progress)
+    shape = with_vectors(tokenizer_shape(settings), list(token_ids))
     if hasattr(strategy, "vocabulary_of"):
         token_ids = strategy.vocabulary_of(sorted(medians), **shape)
     return strategy.from_tables(token_ids, medians, aliases, **shape)
 
 
-def panel_genes(corpus: Corpus, panel: Panel) -> dict[str, str]:
-    """Gene as a store writes it -> gene of the panel, for all stores."""
+def panel_genes(corpus: Corpus, aligner: GeneAligner) -> dict[str, str]:
+    """Gene as a store writes it -> gene of the aligner, for all stores."""
     genes: dict[str, str] = {}
     for store in {id(store.genes): store for store in corpus.stores}.values():
-        target = panel.columns(store.genes, where=store.uri).target
-        genes.update({name: panel.genes[at] for name, at in zip(store.genes, target.tolist(), strict=True) if at >= 0})
+        target = aligner.columns(store.genes, where=store.uri).target
+        genes.update(
+            {name: aligner.genes[at] for name, at in zip(store.genes, target.tolist(), strict=True) if at >= 0}
+        )
     return genes
 
 
@@ -317,11 +321,9 @@ def tokenise_files(
     out: Path,
     *,
     vocabulary: str,
-    max_genes: int,
+    max_length: int,
     special_tokens: bool,
     columns: Sequence[str] = (),
-    progress: bool = True,
-    note: Note = lambda _: None,
 ) -> int:
     """Tokens of the cells of ``data`` as one Hugging Face dataset, for other programs.
 
@@ -333,12 +335,10 @@ def tokenise_files(
         The folder to make.
     vocabulary
         A vocabulary card, or a folder with a saved tokenizer.
-    max_genes, special_tokens
+    max_length, special_tokens
         As in the section ``tokenizer``.
     columns
         Columns of ``obs`` to keep.
-    progress
-        Show progress bars on stderr.
     note
         Told in a few words what is going on.
 
@@ -347,7 +347,7 @@ def tokenise_files(
     int
         Cells written.
     """
-    settings = TokenizerConfig(vocabulary=vocabulary, max_genes=max_genes, special_tokens=special_tokens)
-    tokenizer = given_tokenizer(settings, progress=progress)
-    opened = open_corpus(data, progress=progress, note=note)
-    return tokenise_to(opened, TokenEncoder(tokenizer, panel=opened.panel), out, columns=columns, progress=progress)
+    settings = TokenizerConfig(vocabulary=vocabulary, max_length=max_length, special_tokens=special_tokens)
+    tokenizer = given_tokenizer(settings)
+    opened = open_corpus(data)
+    return tokenise_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)

@@ -48,7 +48,7 @@ class MaskedValuePrediction:
         Ids that are no genes.
     include_cls
         Let special tokens be hidden too, unless their value is the pad value.
-    faithful
+    match_official
         Draw as the official code does: every position whose value is not ``pad_value`` may be hidden, ``<cls>``
         included, by ``numpy.random.choice``; a batch without a hidden value has no loss (NaN).
     """
@@ -58,7 +58,7 @@ class MaskedValuePrediction:
     pad_value: float | None = None
     special_token_ids: tuple[int, ...] = ()
     include_cls: bool = False
-    faithful: bool = False
+    match_official: bool = False
     name: str = "masked_value_prediction"
     definition: str = (
         "mean squared error of the hidden values of the validation cells, plus the other terms of the model, "
@@ -66,7 +66,7 @@ class MaskedValuePrediction:
     )
 
     @classmethod
-    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, faithful: bool) -> Self:
+    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, match_official: bool) -> Self:
         """See `Objective`; `TrainingError` for a tokenizer without values."""
         return cls(
             mask_ratio=training.mask_ratio,
@@ -74,7 +74,7 @@ class MaskedValuePrediction:
             pad_value=getattr(tokenizer, "pad_value", None),
             special_token_ids=_special_ids(tokenizer, training.pretraining_task),
             include_cls=training.all_options["include_cls"],
-            faithful=faithful,
+            match_official=match_official,
         )
 
     def at(self, step: int) -> Self:
@@ -95,10 +95,10 @@ class MaskedValuePrediction:
         -------
         dict
             The batch with hidden ``values``, with ``target_values`` float (B, L) and ``target_mask`` bool (B, L). If
-            every cell is too small for a hidden value, one is chosen at random (not under ``faithful``).
+            every cell is too small for a hidden value, one is chosen at random (not under ``match_official``).
         """
         values_BL = batch["values"]
-        if self.faithful:
+        if self.match_official:
             seed = int(torch.randint(2**31, (1,), generator=generator))
             hidden_BL = official_mask(values_BL, self.mask_ratio, self._padding, np.random.RandomState(seed))
         else:
@@ -144,8 +144,8 @@ class GenerativeValuePrediction:
     special_token_ids, pad_token_id, pad_value
         Ids that are always perceived; what fills short rows.
     second_pass_after
-        Optimiser steps before the second pass; None: never, as for cells that do not begin with ``<cls>``.
-    faithful
+        Optimizer steps before the second pass; None: never, as for cells that do not begin with ``<cls>``.
+    match_official
         Let a batch in which no gene is generated have no loss (NaN).
     second_pass
         Whether this step has one.
@@ -156,7 +156,7 @@ class GenerativeValuePrediction:
     pad_token_id: int = 0
     pad_value: float = 0.0
     second_pass_after: int | None = 1000
-    faithful: bool = False
+    match_official: bool = False
     second_pass: bool = False
     name: str = "generative_value_prediction"
     definition: str = (
@@ -165,7 +165,7 @@ class GenerativeValuePrediction:
     )
 
     @classmethod
-    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, faithful: bool) -> Self:
+    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, match_official: bool) -> Self:
         """See `Objective`; `TrainingError` for a tokenizer without values."""
         special = _special_ids(tokenizer, training.pretraining_task)
         begins_with_cls = tokenizer.special_tokens and tokenizer.cls_token_id is not None
@@ -175,7 +175,7 @@ class GenerativeValuePrediction:
             pad_token_id=tokenizer.fill["input_ids"],
             pad_value=tokenizer.fill["values"],
             second_pass_after=training.all_options["second_pass_after"] if begins_with_cls else None,
-            faithful=faithful,
+            match_official=match_official,
         )
 
     def at(self, step: int) -> Self:
@@ -198,13 +198,13 @@ class GenerativeValuePrediction:
         dict
             ``input_ids``, ``attention_mask``, ``values`` (B, P) of the perceived tokens; ``generated_ids``,
             ``generated_mask``, ``target_values``, ``target_mask`` (B, G); ``second_pass``, bool (). If every cell is
-            too small for a generated gene, one is chosen at random (not under ``faithful``).
+            too small for a generated gene, one is chosen at random (not under ``match_official``).
         """
         pick = int(torch.randint(len(self.generated_shares), (1,), generator=generator))
         genes_BL = _gene_positions(batch, self.special_token_ids)
         real_BL = batch["attention_mask"].bool()
         chosen_BL = draw_share(
-            genes_BL, self.generated_shares[pick], generator, at_least_one=not self.faithful, leave_one=real_BL
+            genes_BL, self.generated_shares[pick], generator, at_least_one=not self.match_official, leave_one=real_BL
         )
         shape = batch["input_ids"].shape
         kept = {name: tensor for name, tensor in batch.items() if tensor.shape[:2] != shape}

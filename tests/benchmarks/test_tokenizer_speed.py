@@ -23,7 +23,7 @@ def block():
 
 @pytest.fixture(scope="module")
 def tokenizer(block):
-    return RankValueTokenizer.fit(block, GENES, min_cells=1, max_genes=2048, special_tokens=True)
+    return RankValueTokenizer.fit(block, GENES, min_cells=1, max_length=2048, special_tokens=True)
 
 
 def test_ranking_a_block(benchmark, tokenizer, block):

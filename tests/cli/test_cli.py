@@ -179,7 +179,7 @@ def test_data_ls_info_and_fetch_answer_in_json(toy_env, command):
     names = [card["name"] for card in json.loads(command("data", "ls", "--json")[1])]
     assert {"pancreas", "pbmc68k_reduced", "geneformer-v1", "geneformer-v2"} <= set(names)
     code, out, _ = command("data", "info", "pancreas", "--json")
-    assert code == 0 and json.loads(out)["licence"] == "CC-BY-4.0"
+    assert code == 0 and json.loads(out)["license"] == "CC-BY-4.0"
     code, out, _ = command("data", "fetch", toy_env / "toy.yaml", "--json", "--quiet")
     assert code == 0 and json.loads(out)["toy.h5ad"].endswith("toy.h5ad")
     code, out, _ = command("data", "check", toy_env / "toy.yaml", "--json")
@@ -326,7 +326,7 @@ def test_reproduce_prints_both_tiers_and_says_no(toy_env, tmp_path, monkeypatch,
         "    yield ParityCase('tok/a', '3 cells', True, 0.0, 0.0)\n"
         "    yield ParityCase('tok/b', '3 cells', False, float('nan'), 0.0, 'cell 2 differs')\n"
     )
-    monkeypatch.setenv("SCMF_ORACLE_DIR", str(tmp_path))
+    monkeypatch.setenv("SCMF_REFERENCE_DIR", str(tmp_path))
     folders = ["--runs", tmp_path / "r", "--ledger", tmp_path / "l", "--reports", tmp_path / "p"]
     code, out, err = command("reproduce", tmp_path, *folders)
     assert code == 1

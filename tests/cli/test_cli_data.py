@@ -1,4 +1,4 @@
-"""``scmf data`` in sequence, on files with permuted, missing and duplicate genes: convert, look, tokenise, train."""
+"""``scmf data`` in sequence, on files with permuted, missing and duplicate genes: convert, look, tokenize, train."""
 
 import json
 
@@ -91,7 +91,7 @@ def test_split_then_train_streamed_then_tokenise_with_its_tokenizer(folder, coll
     scmf("data", "split", collection, "--by", "donor_id", "--out", split, "--json")
     config = {
         "data": {"files": [str(collection)], "split": str(split), "stream": {"block_cells": 8, "buffer_blocks": 8}},
-        "tokenizer": {"min_cells": 5, "max_genes": 40},
+        "tokenizer": {"min_cells": 5, "max_length": 40},
         "model": {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 16},
         "training": {"max_epochs": 2, "batch_size": 32},
         "eval": {"every_n_epochs": 1, "benchmarks": []},
@@ -104,7 +104,7 @@ def test_split_then_train_streamed_then_tokenise_with_its_tokenizer(folder, coll
     assert "valid_loss" in losses[-1]
 
     scmf(
-        "data", "tokenise", folder / "*.h5ad", "--out", tmp_path / "tokens", "--vocabulary", tmp_path / "run/model",
+        "data", "tokenize", folder / "*.h5ad", "--out", tmp_path / "tokens", "--vocabulary", tmp_path / "run/model",
         "--max-genes", "40", "--column", "cell_type", "--quiet",
     )  # fmt: skip
     datasets = pytest.importorskip("datasets")

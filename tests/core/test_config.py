@@ -27,7 +27,7 @@ def run(**sections):
     if "stream" in sections.get("data", {}):
         sections["data"] = {**DATA, "stream": {"batches_by": "donor_id", **sections["data"]["stream"]}}
     if "orthologs" in sections.get("data", {}):
-        sections["data"] = {**DATA, "gene_vocab": "human_protein_coding", **sections["data"]}
+        sections["data"] = {**DATA, "gene_set": "human_protein_coding", **sections["data"]}
     return validate(RunConfig, {"data": DATA, **sections}, where="my.yaml")
 
 
@@ -51,7 +51,7 @@ def refused(**sections):
     [
         ({"modle": {}}, "modle", "model"),
         ({"data": {**DATA, "datset": "x"}}, "data.datset", "dataset"),
-        ({"tokenizer": {"max_gene": 5}}, "tokenizer.max_gene", "max_genes"),
+        ({"tokenizer": {"max_gene": 5}}, "tokenizer.max_gene", "max_length"),
         ({"model": {"hiden_dim": 5}}, "model.hiden_dim", "hidden_dim"),
         ({"training": {"momentum": 1}}, "training.momentum", None),
         ({"training": {"warmup_step": 1}}, "training.warmup_step", "warmup_steps"),
@@ -170,7 +170,7 @@ def test_nan_and_infinity_are_refused_everywhere(path, name, value):
         ("training", "max_epochs", 1.5),
         ("training", "seed", -1),
         ("model", "dropout", 1),
-        ("tokenizer", "max_genes", 2),
+        ("tokenizer", "max_length", 2),
         ("eval", "embedding_layer", 1),
         ("eval", "knn_neighbors", 0),
     ],
@@ -238,7 +238,7 @@ def test_both_in_one_override_are_refused():
         ("training.lr=1e-4", ["training", "lr"], 1e-4),
         ("training.trackers=[wandb, tensorboard]", ["training", "trackers"], ["wandb", "tensorboard"]),
         ("training.max_grad_norm=null", ["training", "max_grad_norm"], None),
-        ("tokenizer.faithful=true", ["tokenizer", "faithful"], True),
+        ("tokenizer.match_official=true", ["tokenizer", "match_official"], True),
         ("data.split=no", ["data", "split"], "no"),
         ("data.label_key=a=b", ["data", "label_key"], "a=b"),
         ("eval.finetune={max_epochs: 3}", ["eval", "finetune"], {"max_epochs": 3}),

@@ -220,7 +220,7 @@ def test_where_fetched_files_are_kept(monkeypatch, environment, wanted):
     assert str(cache_dir()) == wanted
 
 
-@pytest.mark.parametrize(("name", "function"), [("SCMF_DATA_DIR", "data_dir"), ("SCMF_ORACLE_DIR", "oracle_dir")])
+@pytest.mark.parametrize(("name", "function"), [("SCMF_DATA_DIR", "data_dir"), ("SCMF_REFERENCE_DIR", "reference_dir")])
 def test_an_unset_or_empty_folder_is_none(monkeypatch, name, function):
     monkeypatch.setenv(name, "")
     assert getattr(files, function)() is None

@@ -14,7 +14,7 @@ from scmf.core.files import shipped
 
 IDENTITY = {
     "name": "tiny", "title": "A tiny one", "paper": "Somebody 2020", "doi": "10.1/2", "code": "none",
-    "licence": "MIT", "default_variant": "small",
+    "license": "MIT", "default_variant": "small",
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def tiny(tmp_path):
         training={"lr": 0.5, "batch_size": 4},
         eval={"benchmarks": ["annotation", "integration"]},
         variants={
-            "small": {"description": "one", "tier": "embedded", "overrides": {"training": {"lr": 0.25}}},
+            "small": {"description": "one", "tier": "mini", "overrides": {"training": {"lr": 0.25}}},
             "large": {
                 "description": "two",
                 "overrides": {"model": {"hidden_dim": 512}, "eval": {"benchmarks": ["annotation"]}},
@@ -87,7 +87,7 @@ def test_an_unknown_variant_gets_a_hint(tiny, own):
 
 def test_the_default_variant_is_that_of_the_identity_and_its_overrides_win(tiny):
     recipe = load_recipe(tiny)
-    assert (recipe.name, recipe.variant, recipe.tier) == ("tiny", "small", "embedded")
+    assert (recipe.name, recipe.variant, recipe.tier) == ("tiny", "small", "mini")
     assert (recipe.config.training.lr, recipe.config.training.batch_size) == (0.25, 4)
     assert recipe.folder == tiny.parent
 
@@ -109,7 +109,7 @@ def test_overrides_of_the_command_line_win_over_the_variant(tiny):
 def test_a_users_own_file_needs_no_identity(own):
     recipe = load_recipe(own)
     assert recipe.identity is None
-    assert (recipe.name, recipe.variant, recipe.tier) == ("my-run", "custom", "embedded")
+    assert (recipe.name, recipe.variant, recipe.tier) == ("my-run", "custom", "mini")
     assert recipe.config.training.lr == 0.5
     assert recipe.config.model == RunConfig(data={"files": ["a.h5ad"]}).model
 
@@ -126,7 +126,7 @@ def test_a_users_own_file_may_have_variants_and_asks_for_none(tmp_path):
     [
         ({"trainng": {}}, "unknown key 'trainng': did you mean 'training'?"),
         ({"training": {"batchsize": 1}}, "unknown key 'training.batchsize': did you mean 'batch_size'?"),
-        ({"identity": {**IDENTITY, "licens": "MIT"}}, "unknown key 'identity.licens': did you mean 'licence'?"),
+        ({"identity": {**IDENTITY, "licens": "MIT"}}, "unknown key 'identity.licens': did you mean 'license'?"),
         ({"identity": {**IDENTITY, "name": "A B"}}, "identity.name"),
         ({"identity": {**IDENTITY, "default_variant": "smal"}}, "did you mean 'small'?"),
         ({"identity": {key: IDENTITY[key] for key in IDENTITY if key != "doi"}}, "key 'identity.doi' is missing"),
@@ -160,7 +160,7 @@ def test_a_file_without_sections_is_refused(tmp_path, text):
 def test_every_variant_of_a_shipped_recipe_loads_and_says_its_source(name):
     recipe = load_recipe(name)
     assert recipe.name == name
-    assert recipe.tier == "embedded"
+    assert recipe.tier == "mini"
     for variant, facts in recipe.variants.items():
         assert facts.description and facts.source
         assert load_recipe(name, variant=variant).variant == variant

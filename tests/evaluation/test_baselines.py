@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
 from scmf.evaluation import baselines
-from scmf.evaluation.baselines import PCA_COMPONENTS, baseline_representations, log_normalised
+from scmf.evaluation.baselines import PCA_COMPONENTS, baseline_representations, log_normalized
 from scmf.evaluation.score import HVG_GENES
 
 N, G, CHOSEN = 90, 300, 60
@@ -54,7 +54,7 @@ def test_the_baselines_are_those_of_the_field():
 def test_log_normalised_is_the_formula_and_leaves_the_counts():
     cells = make_cells()
     before = cells.X.copy()
-    found = log_normalised(cells)
+    found = log_normalized(cells)
     counts_NG = before.toarray().astype(np.float64)
     wanted_NG = np.log1p(counts_NG / counts_NG.sum(axis=1, keepdims=True) * 1e4)
     np.testing.assert_allclose(found.X.toarray(), wanted_NG, rtol=1e-5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scmf.core.errors import EvaluationError
 from scmf.evaluation.annotation.benchmark import LINEAR, NEAREST, TRANSFER, Annotation
 from scmf.evaluation.integration.composites import Composites
-from scmf.evaluation.score import Truth
+from scmf.evaluation.score import CellLabels
 
 N, D = 96, 6
 PROBES = (LINEAR, NEAREST, TRANSFER)
@@ -26,7 +26,7 @@ def cells(seed, spread=1.5):
     x_ND = rng.normal(scale=2, size=(3, D))[kind] + rng.normal(scale=spread, size=(N, D))
     parts = np.array(["train", "test", "train", "valid"])[np.arange(N) // 3 % 4]
     batches, donors = (np.array(list(names))[np.arange(N) // 12 % len(names)] for names in ("ab", "uvwx"))
-    return x_ND, Truth(np.array(["alpha", "beta", "delta"])[kind], batches, parts, donors)
+    return x_ND, CellLabels(np.array(["alpha", "beta", "delta"])[kind], batches, parts, donors)
 
 
 def annotation(x_ND, truth, **options):
@@ -61,7 +61,7 @@ def test_the_order_of_cells_and_of_columns_changes_nothing(seed):
 def test_other_names_of_labels_batches_and_donors_change_nothing(seed, names):
     x_ND, truth = cells(seed)
     to = dict(zip(["alpha", "beta", "delta"], names, strict=True))
-    other = Truth(
+    other = CellLabels(
         np.array([to[label] for label in truth.labels]),
         np.where(truth.batches == "a", "z", "b"),
         truth.parts,
@@ -92,7 +92,7 @@ def test_probes_of_shuffled_labels_are_right_by_chance():
 def test_shuffled_labels_leave_nothing_to_conserve(seed):
     x_ND, truth = cells(seed, spread=0.5)
     labels = np.random.default_rng(seed).permutation(truth.labels)
-    shuffled = Truth(labels, truth.batches, truth.parts, truth.donors)
+    shuffled = CellLabels(labels, truth.batches, truth.parts, truth.donors)
     found = integration(x_ND, shuffled)
     assert found["nmi"] < 0.3 and abs(found["ari"]) < 0.1
     assert found["asw_label"] == pytest.approx(0.5, abs=0.05)
@@ -129,7 +129,7 @@ def test_labels_of_cells_that_are_not_scored_change_nothing(seed):
     x_ND, truth = cells(seed)
     valid = truth.parts == "valid"
     labels = np.where(valid, "unheard of", truth.labels)
-    other = Truth(labels, truth.batches, truth.parts, truth.donors)
+    other = CellLabels(labels, truth.batches, truth.parts, truth.donors)
     for options in ({}, {"unseen": "report"}):
         for protocol, found in annotation(x_ND, other, **options).items():
             wanted = annotation(x_ND, truth, **options)[protocol]

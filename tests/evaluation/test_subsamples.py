@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.score import Score, Truth
+from scmf.evaluation.score import CellLabels, Score
 from scmf.evaluation.subsamples import bounded, strata_sizes, subsamples
 
 N = 400
 LABELS = np.repeat(["often", "seldom", "rare"], [300, 96, 4])
 BATCHES = np.where(np.arange(N) % 4 == 0, "one", "two")
-TRUTH = Truth(LABELS, BATCHES, np.full(N, "test"))
+TRUTH = CellLabels(LABELS, BATCHES, np.full(N, "test"))
 
 
 def score_of(rows):
@@ -49,7 +49,7 @@ def test_each_subsample_has_every_batch_of_every_label_and_they_differ():
 
 
 def test_cells_without_batches_are_drawn_by_label():
-    rows = subsamples(Truth(LABELS, None, TRUTH.parts), 40)[0]
+    rows = subsamples(CellLabels(LABELS, None, TRUTH.parts), 40)[0]
     assert np.unique(LABELS[rows], return_counts=True)[1].tolist() == [30, 1, 9]
 
 

@@ -40,7 +40,7 @@ def trained(toy_env, tmp_path, capsys, monkeypatch):
 
 
 def test_baselines_are_scored_and_filed_with_provenance(suite, tmp_path):
-    results = evaluate_tasks("baselines", tasks=["all"], suite=suite, ledger=tmp_path / "ledger", progress=False)
+    results = evaluate_tasks("baselines", tasks=["all"], suite=suite, ledger=tmp_path / "ledger")
     found = {(r.benchmark, r.protocol, r.method) for r in results}
     assert {("annotation", "linear_probe", m) for m in ("hvg", "pca", "shuffled_labels")} <= found
     assert ("integration", "scgpt", "pca") in found and ("annotation", "constant", "majority") in found
@@ -74,7 +74,7 @@ def test_vectors_of_a_file_are_matched_by_cell_id(suite, toy_env, tmp_path):
     cells.obsm["X_mine"] = np.eye(3)[cells.obs["cell_type"].cat.codes] + 0.01 * np.arange(3)
     path = tmp_path / "mine.h5ad"
     cells[::-1].copy().write_h5ad(path)
-    ask = {"suite": suite, "obsm": "X_mine", "name": "my-model/v1", "ledger": tmp_path / "l", "progress": False}
+    ask = {"suite": suite, "obsm": "X_mine", "name": "my-model/v1", "ledger": tmp_path / "l"}
     results = evaluate_tasks(str(path), tasks=["types"], **ask)
     linear = next(r for r in results if r.protocol == "linear_probe")
     assert linear.metrics["accuracy"] == 1 and (linear.recipe, linear.variant) == ("my-model", "v1")
@@ -90,17 +90,15 @@ def test_vectors_of_a_file_are_matched_by_cell_id(suite, toy_env, tmp_path):
 def test_what_a_subject_cannot_give_is_filed_as_a_reason(suite, tmp_path):
     path = tmp_path / "edges.tsv"
     pd.DataFrame({"regulator": ["A"], "target": ["B"], "weight": [1.0]}).to_csv(path, sep="\t", index=False)
-    results = evaluate_tasks(
-        str(path), tasks=["types"], suite=suite, name="edges/v1", ledger=tmp_path / "l", progress=False
-    )
+    results = evaluate_tasks(str(path), tasks=["types"], suite=suite, name="edges/v1", ledger=tmp_path / "l")
     assert [r.absence.reason for r in results] == ["it gives no vectors of cells"]
 
 
 def test_words_that_mean_nothing_are_refused(suite, tmp_path):
     with pytest.raises(ConfigError, match="baselines, the folder of a run"):
-        evaluate_tasks("no/such", tasks=["types"], suite=suite, ledger=tmp_path, progress=False)
+        evaluate_tasks("no/such", tasks=["types"], suite=suite, ledger=tmp_path)
     with pytest.raises(ConfigError, match="did you mean 'types'"):
-        evaluate_tasks("baselines", tasks=["tpyes"], suite=suite, ledger=tmp_path, progress=False)
+        evaluate_tasks("baselines", tasks=["tpyes"], suite=suite, ledger=tmp_path)
 
 
 def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_path, capsys, monkeypatch):
@@ -130,4 +128,4 @@ def test_callbacks_do_not_change_what_is_trained(suite, toy_env, tmp_path, capsy
 
 def test_unknown_tasks_are_refused_before_training(toy_env, tmp_path):
     with pytest.raises(ConfigError, match="task 'nowhere'"):
-        inline(["nowhere"], None, None, progress=False)
+        inline(["nowhere"], None, None)

@@ -19,7 +19,7 @@ def test_only_tokenizer_model_and_objective_differ(toy_env):
     assert (other.config.data, other.config.eval) == (base.config.data, base.config.eval)
     assert other.config.model.options == {"value_encoding": "category", "positions": False}
     assert other.config.model.model_copy(update={"options": {}}) == base.config.model
-    assert (other.config.tokenizer.max_genes, other.variant) == (base.config.tokenizer.max_genes, "binned")
+    assert (other.config.tokenizer.max_length, other.variant) == (base.config.tokenizer.max_length, "binned")
 
 
 def test_the_grid_trains_each_strategy_on_the_same_budget(toy_env, tmp_path, capsys, monkeypatch):
@@ -50,8 +50,7 @@ def test_the_grid_trains_each_strategy_on_the_same_budget(toy_env, tmp_path, cap
 def test_a_strategy_that_the_model_cannot_take_is_named_and_the_others_run(toy_env, tmp_path):
     found = compare_tokenizers(
         str(toy_env / "recipe.yaml"), ["rank_value", "binned"], architecture="generative_transformer",
-        objective="masked_value_prediction", out=tmp_path, progress=False,
-    )  # fmt: skip
+        objective="masked_value_prediction", out=tmp_path, )  # fmt: skip
     assert set(found.absent) == {"rank_value"}
     assert [row.strategy for row in found.rows if row.method == "pretrained"] == ["binned"]
 
@@ -65,8 +64,7 @@ def test_unknown_names_and_an_empty_grid_are_refused(toy_env, tmp_path):
     with pytest.raises(ConfigError, match="no tokenizer ran"):
         compare_tokenizers(
             recipe, ["rank_value"], architecture="generative_transformer", objective="masked_value_prediction",
-            out=tmp_path, progress=False,
-        )  # fmt: skip
+            out=tmp_path, )  # fmt: skip
 
 
 def test_differences_are_told_apart_by_the_spread_of_the_seeds():

@@ -25,7 +25,8 @@ def recipe(toy, tmp_path):
     (folder / "recipe.yaml").write_text((toy / "recipe.yaml").read_text())
     found = load_recipe(str(folder))
     common = {"variant": "tiny", "dataset": "toy", "split": "donor", "benchmark": "annotation", "metric": "accuracy",
-              "higher_is_better": True, "floor": 0.005, "measured_with": MeasuredWith(digest=found.digest)}  # fmt: skip
+              "higher_is_better": True, "min_band": 0.005,
+              "measured_with": MeasuredWith(digest=found.digest)}  # fmt: skip
     write_expected(
         folder / "expected.yaml",
         [
@@ -39,7 +40,7 @@ def recipe(toy, tmp_path):
 def result(recipe, value, *, seed=0, protocol="linear_probe", method="pretrained", metric="accuracy", **other):
     return Result(
         **{
-            "recipe": "toy", "variant": "tiny", "tier": "embedded", "benchmark": "annotation", "dataset": "toy",
+            "recipe": "toy", "variant": "tiny", "tier": "mini", "benchmark": "annotation", "dataset": "toy",
             "split": "donor", "protocol": protocol, "method": method, "seed": seed, "metrics": {metric: value},
             "definitions": {metric: "d"}, "higher_is_better": {metric: True}, "recipe_digest": recipe.digest,
             "provenance": {}, "command": "scmf reproduce toy", **other,

@@ -16,7 +16,7 @@ from scmf.results.pages.reproduction import write_report
 from scmf.results.result import ParityCase, read_results
 from scmf.training import run
 
-EMBEDDED = ("embedded",)
+EMBEDDED = ("mini",)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,7 +28,7 @@ def quick_pages():
 
 
 def folders(root):
-    return {"runs": root / "runs", "ledger": root / "ledger", "reports": root / "reports", "progress": False}
+    return {"runs": root / "runs", "ledger": root / "ledger", "reports": root / "reports"}
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_other_code_never_goes_on_from_old_weights(recorded, toy_env, tmp_path, 
 
 
 def test_a_published_variant_cannot_be_the_embedded_tier(tmp_path):
-    with pytest.raises(ConfigError, match="not of the embedded tier"):
+    with pytest.raises(ConfigError, match="not of the mini tier"):
         reproduce("geneformer", tiers=EMBEDDED, variant="v2-104m", **folders(tmp_path))
 
 
@@ -166,7 +166,7 @@ def with_values(recorded, monkeypatch, values):
         return SeedRun(seed, recorded, [one], None, None)
 
     monkeypatch.setattr(reproduction, "run_seed", quick)
-    monkeypatch.setattr(reproduction.Ground, "of", lambda *arguments, **keywords: None)
+    monkeypatch.setattr(reproduction.SharedInputs, "of", lambda *arguments, **keywords: None)
     return next(c for k, c in load_expected(recorded / "expected.yaml").cells(recipe.variant).items()
                 if k.metric == "valid_loss")  # fmt: skip
 
@@ -175,7 +175,7 @@ def test_three_seeds_after_a_missed_first_look_are_close_and_not_a_match(recorde
     values = {}
     cell = with_values(recorded, monkeypatch, values)
     mean, sd = np.mean(list(cell.samples.values())), np.std(list(cell.samples.values()), ddof=1)
-    far = max(cell.floor, 4 * sd)
+    far = max(cell.min_band, 4 * sd)
     values |= {0: mean + far, 100: mean - far / 2, 101: mean - far / 2}
     outcome = again(recorded, tmp_path)
     verdict = next(v for k, v in outcome.verdicts.items() if k.metric == "valid_loss")
@@ -197,8 +197,8 @@ def test_one_expected_seed_is_left_out_of_the_band_and_two_are_refused_before_tr
 
 def parity_recipe(root, body):
     (root / "recipe.yaml").write_text(
-        "identity: {name: toy, title: t, paper: p, doi: d, code: c, licence: l, default_variant: tiny}\n"
-        "data: {dataset: pancreas}\nvariants: {tiny: {description: d, tier: embedded}}\n"
+        "identity: {name: toy, title: t, paper: p, doi: d, code: c, license: l, default_variant: tiny}\n"
+        "data: {dataset: pancreas}\nvariants: {tiny: {description: d, tier: mini}}\n"
     )
     (root / "parity_toy.py").write_text(
         "from scmf.results.result import ParityCase\ndef cases(folder, data_dir=None):\n" + body
@@ -207,7 +207,7 @@ def parity_recipe(root, body):
 
 
 def test_parity_walks_over_what_it_finds_and_one_difference_fails(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCMF_ORACLE_DIR", str(tmp_path))
+    monkeypatch.setenv("SCMF_REFERENCE_DIR", str(tmp_path))
     (tmp_path / "a.good").touch()
     recipe = parity_recipe(
         tmp_path,
@@ -222,15 +222,15 @@ def test_parity_walks_over_what_it_finds_and_one_difference_fails(tmp_path, monk
 
 
 def test_parity_without_any_case_is_an_error_not_a_success(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCMF_ORACLE_DIR", str(tmp_path))
+    monkeypatch.setenv("SCMF_REFERENCE_DIR", str(tmp_path))
     recipe = parity_recipe(tmp_path, "    yield from ()\n")
     with pytest.raises(EvaluationError, match="no case"):
         reproduce(recipe, tiers=("parity",))
 
 
 def test_parity_asked_for_alone_needs_the_oracle(monkeypatch):
-    monkeypatch.delenv("SCMF_ORACLE_DIR", raising=False)
-    with pytest.raises(EvaluationError, match="SCMF_ORACLE_DIR is not set"):
+    monkeypatch.delenv("SCMF_REFERENCE_DIR", raising=False)
+    with pytest.raises(EvaluationError, match="SCMF_REFERENCE_DIR is not set"):
         reproduce("geneformer", tiers=("parity",))
 
 

@@ -38,8 +38,8 @@ def trained(toy, tmp_path_factory):
         patch.setenv("SCMF_DATA_DIR", str(toy / "mirror"))
         patch.setenv("SCMF_CACHE_DIR", str(out.parent / "cache"))
         recipe = load_recipe(toy / "recipe.yaml", overrides=("training.max_epochs=1",))
-        run.pretrain(recipe, run.prepare(recipe.config, progress=False), out, progress=False)
-        scores = [score.to_json() for score in evaluate_folder(out, progress=False)]
+        run.pretrain(recipe, run.prepare(recipe.config), out)
+        scores = [score.to_json() for score in evaluate_folder(out)]
     (out.parent / "scores.json").write_text(json.dumps(scores))
     return out
 
@@ -68,7 +68,7 @@ def hub(monkeypatch, tmp_path):
 def unchecked(monkeypatch):
     """Leave out the clean process, where a test is about what comes before or after it."""
     seen = {
-        "auto_class": "AutoModel", "dtype": "float32", "embedding_dim": 16, "genes": 119, "max_genes": 24,
+        "auto_class": "AutoModel", "dtype": "float32", "embedding_dim": 16, "genes": 119, "max_length": 24,
         "parameters": 1, "tokenizer": "RankValueTokenizer", "torch": "-", "transformers": "-",
     }  # fmt: skip
     monkeypatch.setattr("scmf.hub.publish.check_alone", lambda *_, **__: seen)
@@ -122,7 +122,7 @@ def test_a_published_model_comes_back_with_equal_embeddings_where_scmf_is_not(
     answer = json.loads(stdout)
     assert code == 0 and err == ""
     assert answer["url"] == f"{hub.url}/lab/toy" and answer["commit"] == hub.repositories["lab/toy"].head
-    assert answer["licence"] == "Apache-2.0"
+    assert answer["license"] == "Apache-2.0"
 
     held = {path: file.content for path, file in hub.repositories["lab/toy"].files.items()}
     del held[".gitattributes"]

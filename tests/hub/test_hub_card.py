@@ -1,4 +1,4 @@
-"""The model card and what goes into it: scores with their baselines, licences, and nothing that must stay here."""
+"""The model card and what goes into it: scores with their baselines, licenses, and nothing that must stay here."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ LEDGER = shipped("recipes").parent / "leaderboard" / "results"
 OF_MINI = LEDGER / "geneformer" / "mini" / "pancreas.donor"
 SEEN = {
     "auto_class": "AutoModelForPreTraining", "class": "X", "dtype": "float32", "embedding_dim": 16, "genes": 1234,
-    "max_genes": 24, "parameters": 7_000, "tokenizer": "RankValueTokenizer", "torch": "2", "transformers": "5",
+    "max_length": 24, "parameters": 7_000, "tokenizer": "RankValueTokenizer", "torch": "2", "transformers": "5",
 }  # fmt: skip
 SCORE = {
     "benchmark": "annotation", "protocol": "linear_probe", "method": "pretrained", "metrics": {"accuracy": 0.5},
@@ -43,9 +43,9 @@ def checkpoint(folder, run, **others):
     return Checkpoint(folder, others.get("config", {}), others.get("record", {}), run, folder)
 
 
-def subject(folder, run=None, *, results=(), licence="Apache-2.0", links=(), cells=None, **others):
+def subject(folder, run=None, *, results=(), license="Apache-2.0", links=(), cells=None, **others):
     place = checkpoint(folder, run or {}, **others)
-    return Subject("lab/toy", place, Model.of(place), licence, links, SEEN, cells, results)
+    return Subject("lab/toy", place, Model.of(place), license, links, SEEN, cells, results)
 
 
 def matter(text):
@@ -149,7 +149,7 @@ def test_converted_weights_name_their_source_and_whether_it_is_the_published_fil
     }  # fmt: skip
     links = [Link(tmp_path, "weights of authors/model", "MIT", facts=facts)]
     config = {"source_variant": "v1-10m", "source_recipe": "geneformer"}
-    text = card_text(subject(tmp_path, licence="MIT", links=links, config=config))
+    text = card_text(subject(tmp_path, license="MIT", links=links, config=config))
     assert "[authors/model](https://huggingface.co/authors/model) at `abc`, converted and published" in text
     assert "not the file that its authors published" in text and "Not trained here" in text
     assert matter(text)["base_model"] == "authors/model" and "Variant `v1-10m`" in text
@@ -164,7 +164,7 @@ def test_geneformer_is_known_by_its_repository_also_where_the_recipe_lists_no_su
 
 
 def test_a_licence_that_the_hub_does_not_know_points_to_the_file(tmp_path):
-    found = matter(f"---\n{front_matter(subject(tmp_path, licence='My own words: ask me, please!'))}---\n")
+    found = matter(f"---\n{front_matter(subject(tmp_path, license='My own words: ask me, please!'))}---\n")
     assert (found["license"], found["license_name"], found["license_link"]) == (
         "other", "my-own-words-ask-me-please", "LICENSE",
     )  # fmt: skip
@@ -172,9 +172,9 @@ def test_a_licence_that_the_hub_does_not_know_points_to_the_file(tmp_path):
 
 def test_words_of_others_cannot_break_the_table_or_the_front_matter(tmp_path, mini):
     bad = 'no | table\n---\n<script>"no": yes'
-    cells = load_card("pancreas").model_copy(update={"title": bad, "citation": bad, "licence": bad})
+    cells = load_card("pancreas").model_copy(update={"title": bad, "citation": bad, "license": bad})
     run = {**mini, "provenance": {**mini["provenance"], "cpu": bad}}
-    text = card_text(subject(tmp_path, run, licence=bad, cells=cells))
+    text = card_text(subject(tmp_path, run, license=bad, cells=cells))
     assert "<script>" not in text.replace("\\<script", "") and text.count("\n---\n") == 1
     assert matter(text)["license"] == "other"
 

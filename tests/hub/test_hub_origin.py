@@ -1,4 +1,4 @@
-"""Where weights come from: chains of folders, licences that forbid, origins that nobody can read."""
+"""Where weights come from: chains of folders, licenses that forbid, origins that nobody can read."""
 
 import dataclasses
 import json
@@ -14,11 +14,11 @@ from scmf.hub.origin import Checkpoint, judge, spdx, trace, training_record
 from scmf.hub.publish import _terms, publish
 
 FORBIDDEN = {
-    "weights_licence": "Model licence: non-commercial research, no redistribution",
+    "weights_license": "Model license: non-commercial research, no redistribution",
     "may_publish": False,
     "allowed": "research of your own with a copy from the authors",
 }
-OPEN = {"weights_licence": "MIT", "may_publish": True, "source_repository": "authors/model"}
+OPEN = {"weights_license": "MIT", "may_publish": True, "source_repository": "authors/model"}
 
 
 def weights(folder, *, record=None, config=None, content=b"w"):
@@ -43,21 +43,21 @@ def trained(folder, *, start=None, record=None, config=None, tokenizer=None, dat
     return folder
 
 
-def licence(folder):
-    """What `publish` asks first: the licence, or the error."""
+def license(folder):
+    """What `publish` asks first: the license, or the error."""
     checkpoint = Checkpoint.at(folder)
     return judge(checkpoint, trace(checkpoint))
 
 
 def test_weights_trained_from_random_ones_are_the_publishers_own(tmp_path):
     run = trained(tmp_path / "run")
-    assert licence(run) is None and licence(run / "model") is None
+    assert license(run) is None and license(run / "model") is None
 
 
 def test_a_licence_that_forbids_is_named_with_what_it_allows(tmp_path):
     with pytest.raises(ModelError) as refused:
         publish(weights(tmp_path / "w", record=FORBIDDEN), "lab/toy", dry_run=True)
-    assert FORBIDDEN["weights_licence"] in refused.value.found
+    assert FORBIDDEN["weights_license"] in refused.value.found
     assert FORBIDDEN["allowed"] in refused.value.fix
     assert not (tmp_path / "w.published").exists()
 
@@ -68,16 +68,16 @@ def test_it_is_inherited_through_every_run(tmp_path):
     second = trained(tmp_path / "second", start=first / "model")
     for folder in (first, second, second / "model"):
         with pytest.raises(ModelError, match="no redistribution") as refused:
-            licence(folder)
+            license(folder)
     assert refused.value.where == f"{second / 'model'} <- {first / 'model'} <- {start}"
 
 
 def test_a_chain_that_ends_in_an_open_licence_keeps_it(tmp_path):
     start = weights(tmp_path / "w", record=OPEN)
     run = trained(tmp_path / "run", start=start)
-    assert licence(start) == licence(run) == "MIT"
-    other = weights(tmp_path / "v", record={**OPEN, "weights_licence": "cc-by-4.0"}, config={"source_licence": "mit"})
-    assert licence(other) == "CC-BY-4.0 AND MIT"
+    assert license(start) == license(run) == "MIT"
+    other = weights(tmp_path / "v", record={**OPEN, "weights_license": "cc-by-4.0"}, config={"source_license": "mit"})
+    assert license(other) == "CC-BY-4.0 AND MIT"
 
 
 def test_an_origin_that_cannot_be_read_is_refused_with_what_to_do(tmp_path):
@@ -85,46 +85,46 @@ def test_an_origin_that_cannot_be_read_is_refused_with_what_to_do(tmp_path):
         weights(tmp_path / "bare"),
         trained(tmp_path / "run", start=tmp_path / "gone"),
         trained(tmp_path / "of_bare", start=tmp_path / "bare"),
-        weights(tmp_path / "odd", config={"source_licence": "custom terms"}),
-        weights(tmp_path / "half", record={"weights_licence": "MIT"}),
-        weights(tmp_path / "text", record={"weights_licence": "MIT", "may_publish": "yes"}),
-        weights(tmp_path / "empty", record={"weights_licence": " ", "may_publish": True}),
+        weights(tmp_path / "odd", config={"source_license": "custom terms"}),
+        weights(tmp_path / "half", record={"weights_license": "MIT"}),
+        weights(tmp_path / "text", record={"weights_license": "MIT", "may_publish": "yes"}),
+        weights(tmp_path / "empty", record={"weights_license": " ", "may_publish": True}),
     ):
         with pytest.raises(ModelError, match="cannot be shown") as refused:
-            licence(folder)
+            license(folder)
         assert '"checked"' in refused.value.fix and '"may_publish": true' in refused.value.fix
 
 
 def test_the_word_of_a_person_lifts_a_doubt_and_never_a_no(tmp_path):
-    word = {"weights_licence": "CC-BY-4.0", "may_publish": True, "checked": "by the lab's counsel on 2026-11-01"}
+    word = {"weights_license": "CC-BY-4.0", "may_publish": True, "checked": "by the lab's counsel on 2026-11-01"}
     run = trained(tmp_path / "run", start=tmp_path / "gone", record=word)
-    assert licence(run) == "CC-BY-4.0"
+    assert license(run) == "CC-BY-4.0"
     start = weights(tmp_path / "w", record=FORBIDDEN)
     with pytest.raises(ModelError, match="must not be published"):
-        licence(trained(tmp_path / "no", start=start, record=word))
-    marked = {"source_licence": "custom", "source_may_publish": False}
+        license(trained(tmp_path / "no", start=start, record=word))
+    marked = {"source_license": "custom", "source_may_publish": False}
     with pytest.raises(ModelError, match="must not be published"):
-        licence(weights(tmp_path / "marked", record=word, config=marked))
+        license(weights(tmp_path / "marked", record=word, config=marked))
     alone = {"checked": "I am sure"}
     with pytest.raises(ModelError, match="cannot be shown"):
-        licence(weights(tmp_path / "alone", record=alone))
+        license(weights(tmp_path / "alone", record=alone))
 
 
 def test_a_run_json_copied_beside_other_weights_does_not_hide_their_mark(tmp_path):
-    mark = {"source_licence": "custom", "source_may_publish": False, "source_repository": "authors/model"}
+    mark = {"source_license": "custom", "source_may_publish": False, "source_repository": "authors/model"}
     copied = trained(tmp_path / "run", config=mark)
     with pytest.raises(ModelError, match="'custom'"):
-        licence(copied)
+        license(copied)
 
 
 def test_a_record_of_other_weights_counts_for_nothing(tmp_path):
     sums = {"model.safetensors": "0" * 64}
     with pytest.raises(ModelError, match="was written for other weights"):
-        licence(weights(tmp_path / "w", record={**OPEN, "weights_sha256": sums}))
+        license(weights(tmp_path / "w", record={**OPEN, "weights_sha256": sums}))
     right = {"model.safetensors": sha256_file(tmp_path / "w" / "model.safetensors")}
-    assert licence(weights(tmp_path / "v", record={**OPEN, "weights_sha256": right})) == "MIT"
+    assert license(weights(tmp_path / "v", record={**OPEN, "weights_sha256": right})) == "MIT"
     with pytest.raises(ModelError, match="no redistribution"):
-        licence(weights(tmp_path / "u", record={**FORBIDDEN, "weights_sha256": sums}))
+        license(weights(tmp_path / "u", record={**FORBIDDEN, "weights_sha256": sums}))
 
 
 def test_runs_that_name_each_other_do_not_go_round_for_ever(tmp_path):
@@ -132,15 +132,15 @@ def test_runs_that_name_each_other_do_not_go_round_for_ever(tmp_path):
     trained(one, start=two / "model")
     trained(two, start=one / "model")
     with pytest.raises(ModelError, match="cannot be shown"):
-        licence(one)
+        license(one)
 
 
 def test_what_is_saved_with_the_tokenizer_has_a_licence_too(tmp_path):
-    assert licence(trained(tmp_path / "a", tokenizer={"vocabulary": "geneformer-v1"})) is None
-    assert licence(trained(tmp_path / "b", tokenizer={"vocabulary": str(tmp_path / "mine.json")})) is None
+    assert license(trained(tmp_path / "a", tokenizer={"vocabulary": "geneformer-v1"})) is None
+    assert license(trained(tmp_path / "b", tokenizer={"vocabulary": str(tmp_path / "mine.json")})) is None
     start = weights(tmp_path / "w", record=FORBIDDEN)
     with pytest.raises(ModelError, match="no redistribution"):
-        licence(trained(tmp_path / "c", tokenizer={"vocabulary": str(start)}))
+        license(trained(tmp_path / "c", tokenizer={"vocabulary": str(start)}))
 
 
 def test_training_leaves_a_record_by_which_moved_weights_know_their_origin(tmp_path):
@@ -156,9 +156,9 @@ def test_training_leaves_a_record_by_which_moved_weights_know_their_origin(tmp_p
         moved = (folder / "model").rename(tmp_path / f"moved_{name}")
         if expected is ModelError:
             with pytest.raises(ModelError, match="no redistribution" if name == "no" else "cannot be shown"):
-                licence(moved)
+                license(moved)
         else:
-            assert licence(moved) == expected
+            assert license(moved) == expected
 
 
 def test_geneformer_as_its_converter_writes_it_is_apache_and_stays_so_when_trained_further(tmp_path, monkeypatch):
@@ -174,15 +174,15 @@ def test_geneformer_as_its_converter_writes_it_is_apache_and_stays_so_when_train
     published = dataclasses.replace(variant, sha256={file.name: sha256_file(file)})
     settings = {"name": "v2-104m", "tokenizer": False}
     good = convert.convert(file, tmp_path / "good", variant=published, **settings)
-    assert licence(good) == "Apache-2.0"
+    assert license(good) == "Apache-2.0"
     config = json.loads((good / "config.json").read_text())
-    assert licence(trained(tmp_path / "run", start=tmp_path / "moved_away", config=config)) == "Apache-2.0"
+    assert license(trained(tmp_path / "run", start=tmp_path / "moved_away", config=config)) == "Apache-2.0"
     other = convert.convert(file, tmp_path / "other", variant=variant, unverified=True, **settings)
     with pytest.raises(ModelError, match="--unverified"):
-        licence(other)
+        license(other)
 
 
-# --- the licence of one's own weights -------------------------------------------------------------
+# --- the license of one's own weights -------------------------------------------------------------
 
 
 def test_a_licence_is_known_by_its_whole_text():
@@ -193,7 +193,7 @@ def test_a_licence_is_known_by_its_whole_text():
 
 def test_own_weights_get_the_licence_that_was_asked_for():
     class Cells:
-        name, licence = "cells", "CC-BY-NC-4.0"
+        name, license = "cells", "CC-BY-NC-4.0"
 
     assert _terms(None, None, None) == "Apache-2.0"
     assert _terms(None, "mit", Cells) == "MIT"
@@ -202,7 +202,7 @@ def test_own_weights_get_the_licence_that_was_asked_for():
         _terms(None, None, Cells)
 
 
-def test_weights_of_others_keep_their_licence():
+def test_weights_of_others_keep_their_license():
     assert _terms("MIT", None, None) == _terms("MIT", "mit", None) == "MIT"
     with pytest.raises(ConfigError, match="Apache-2.0") as refused:
         _terms("MIT", "Apache-2.0", None)

@@ -1,4 +1,4 @@
-"""The autoregressive transformer as a Hugging Face model: files, initialisation, configuration, classifier."""
+"""The autoregressive transformer as a Hugging Face model: files, initialization, configuration, classifier."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_a_configuration_that_cannot_be_built_is_refused(wrong: dict[str, object
 def test_settings_and_facts_become_a_configuration() -> None:
     section = ModelConfig(
         architecture="autoregressive_transformer", hidden_dim=32, num_layers=1, num_heads=2, ffn_dim=20,
-        activation="gelu", attention="eager", options={"softcap": None, "gene_head_dim": 7, "faithful": True},
+        activation="gelu", attention="eager", options={"softcap": None, "gene_head_dim": 7, "match_official": True},
     )  # fmt: skip
     facts = {
         "vocab_size": 50, "max_positions": 64, "pad_token_id": 1, "cls_token_id": 2, "eos_token_id": None,
@@ -257,7 +257,7 @@ def test_settings_and_facts_become_a_configuration() -> None:
     settings = {**section.model_dump(exclude={"architecture", "checkpoint", "options"}), **section.all_options}
     config = AutoregressiveTransformerConfig.from_settings(facts, settings)
     assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (32, 1, 20)
-    assert (config.softcap, config.gene_head_dim, config.faithful) == (None, 7, True)
+    assert (config.softcap, config.gene_head_dim, config.match_official) == (None, 7, True)
     assert (config.count_link, config.count_likelihood, config.max_count) == ("softmax", "zero_truncated", None)
     assert (config.start_token_id, config.end_token_id, config.end_row) == (2, None, 50)
     assert (config.special_token_ids, config.gene_token_start) == ([1, 2, 6], 7)

@@ -57,7 +57,7 @@ def test_the_next_gene_is_drawn_as_the_gene_head_says(temperature: float) -> Non
     model, n = build(), 4000
     chances = next_gene_chances(model, {name: tensor[:1] for name, tensor in PROMPT.items()}, temperature)
     assert chances.max() < 0.9  # else nothing is tested
-    out = model.generate(prompt=repeated(PROMPT, n), total_counts=20.0, max_genes=4, temperature=temperature, seed=3)
+    out = model.generate(prompt=repeated(PROMPT, n), total_counts=20.0, max_length=4, temperature=temperature, seed=3)
     drawn = torch.where(out["ended"], model.config.end_row, out["input_ids"][:, -1])
     assert_drawn_from(drawn, chances.double())
     assert out["ended"].any()
@@ -65,7 +65,7 @@ def test_the_next_gene_is_drawn_as_the_gene_head_says(temperature: float) -> Non
 
 def test_the_count_is_drawn_from_the_truncated_poisson_of_the_count_head() -> None:
     model, n = build(count_link="softplus"), 6000
-    out = model.generate(prompt=repeated(PROMPT, n), max_genes=4, seed=1)
+    out = model.generate(prompt=repeated(PROMPT, n), max_length=4, seed=1)
     for gene in out["input_ids"][~out["ended"], 3].unique():
         at = (out["input_ids"][:, 3] == gene) & ~out["ended"]
         one = {name: tensor[at][:1] for name, tensor in out.items() if name != "ended"}
@@ -172,9 +172,9 @@ def test_expected_counts_of_a_whole_cell_add_up_to_its_total() -> None:
     ("arguments", "message"),
     [
         ({}, "no total_counts"),
-        ({"total_counts": 9.0, "max_genes": LONGEST + 1}, "1 to 8 genes"),
+        ({"total_counts": 9.0, "max_length": LONGEST + 1}, "1 to 8 genes"),
         ({"total_counts": 9.0, "temperature": 0.0}, "a temperature above 0"),
-        ({"total_counts": 9.0, "prompt": PROMPT, "max_genes": 3}, "fewer than max_genes=3"),
+        ({"total_counts": 9.0, "prompt": PROMPT, "max_length": 3}, "fewer than max_length=3"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(arguments: dict[str, object], message: str) -> None:

@@ -47,9 +47,9 @@ def cells(*lengths: int, seed: int = 0) -> dict[str, torch.Tensor]:
     return {"input_ids": ids * mask, "attention_mask": mask, "values": counts * mask}
 
 
-def labelled(model: AutoregressiveTransformerModel, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def labeled(model: AutoregressiveTransformerModel, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     genes = model.genes(batch["input_ids"], batch["attention_mask"])
-    labels = next_genes(batch["input_ids"], genes, longest=LONGEST, faithful=model.config.faithful)
+    labels = next_genes(batch["input_ids"], genes, longest=LONGEST, match_official=model.config.match_official)
     return {**batch, "labels": labels}
 
 
@@ -172,7 +172,7 @@ def test_targets_are_the_next_gene_and_the_end_of_cells_that_were_not_cut() -> N
     assert labels[0].tolist() == [*ids[0].tolist(), IGNORED]
     assert labels[1].tolist() == [*ids[1, :4].tolist(), END, *[IGNORED] * 5]
     assert next_genes(ids, genes, longest=LONGEST + 1)[0, -1] == END
-    official = next_genes(ids, genes, longest=LONGEST, faithful=True)
+    official = next_genes(ids, genes, longest=LONGEST, match_official=True)
     assert official[0].tolist() == [*ids[0, :8].tolist(), END, IGNORED]
     assert official[1].tolist() == [*ids[1, :4].tolist(), *[IGNORED] * 6]
     assert next_genes(ids[:, :0], genes[:, :0], longest=LONGEST).tolist() == [[END]] * 3
@@ -180,7 +180,7 @@ def test_targets_are_the_next_gene_and_the_end_of_cells_that_were_not_cut() -> N
 
 def test_the_loss_is_the_mean_over_what_is_predicted() -> None:
     model = build()
-    batch = labelled(model, cells(9, 4, 1))
+    batch = labeled(model, cells(9, 4, 1))
     out = model(**batch, return_logits=True, gene_loss_weight=0.5)
     at = batch["attention_mask"].bool()
     nll = count_nll(out.mu[at], batch["values"][at], likelihood="zero_truncated", eps=1e-6, max_count=None)
@@ -192,8 +192,8 @@ def test_the_loss_is_the_mean_over_what_is_predicted() -> None:
 
 
 def test_the_official_loss_divides_by_all_positions() -> None:
-    model = build(faithful=True)
-    batch = labelled(model, cells(5, 4))
+    model = build(match_official=True)
+    batch = labeled(model, cells(5, 4))
     ours = build()(**{**batch, "labels": batch["labels"]})
     torch.testing.assert_close(model(**batch).gene_loss, ours.gene_loss * 9 / (2 * LONGEST))
     torch.testing.assert_close(model(**batch).count_loss, ours.count_loss)
@@ -207,20 +207,20 @@ def test_a_batch_without_a_target_has_loss_zero_and_zero_gradients() -> None:
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
-    assert build(faithful=True)(**batch, labels=labels).count_loss.isnan()
+    assert build(match_official=True)(**batch, labels=labels).count_loss.isnan()
 
 
-def test_an_empty_cell_is_finite_and_under_faithful_what_it_is_officially() -> None:
+def test_an_empty_cell_is_finite_and_under_match_official_what_it_is_officially() -> None:
     batch = cells(3, 2)
     batch["attention_mask"][1] = 0
     model = build()
-    out = model(**labelled(model, batch), return_logits=True)
+    out = model(**labeled(model, batch), return_logits=True)
     out.loss.backward()
     assert out.mu[1].eq(0).all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     with pytest.raises(ValueError, match="a cell without a gene"):
         model.embed(**batch)
-    official = build(faithful=True)
+    official = build(match_official=True)
     assert official(**batch).mu[1].isnan().all()
     start = official(**batch, own_count=True).last_hidden_state[1, 0]
     torch.testing.assert_close(official.embed(**batch)[1], start / LONGEST)
@@ -229,12 +229,12 @@ def test_an_empty_cell_is_finite_and_under_faithful_what_it_is_officially() -> N
 @pytest.mark.parametrize("softcap", [10.0, None])
 def test_gradients_reach_every_trained_weight_on_a_cpu(softcap: float | None) -> None:
     model = build(softcap=softcap, **ASSAYS).train()
-    model(**labelled(model, cells(9, 4)), assay_ids=torch.tensor([1, 2])).loss.backward()
+    model(**labeled(model, cells(9, 4)), assay_ids=torch.tensor([1, 2])).loss.backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     # The softmax over genes does not see what is added to all of them.
     assert without - {"mu.mlp.layers.4.bias"} == set(model.frozen_tensors) == {"gene_embeddings.embedding.weight"}
     trained = build(gene_vector_dim=None)
-    trained(**labelled(trained, cells(9, 4))).loss.backward()
+    trained(**labeled(trained, cells(9, 4))).loss.backward()
     assert trained.gene_embeddings.embedding.weight.grad.any()
     assert trained.frozen_tensors == ()
 
@@ -242,7 +242,7 @@ def test_gradients_reach_every_trained_weight_on_a_cpu(softcap: float | None) ->
 @pytest.mark.parametrize("softcap", [10.0, None])
 def test_mixed_precision_gives_almost_the_same_loss(softcap: float | None) -> None:
     model = build(softcap=softcap, **ASSAYS)
-    batch = {**labelled(model, cells(9, 4)), "assay_ids": torch.tensor([1, 0])}
+    batch = {**labeled(model, cells(9, 4)), "assay_ids": torch.tensor([1, 0])}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model(**batch).loss
     loss.backward()
@@ -255,7 +255,7 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    batch = labelled(model, cells(9, 4))
+    batch = labeled(model, cells(9, 4))
     model(**batch).loss.backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -298,26 +298,26 @@ def test_padding_never_changes_an_embedding_or_a_loss(lengths: list[int], paddin
     torch.testing.assert_close(model.log_likelihood(**wider), likelihoods, rtol=1e-4, atol=1e-5)
     if len(lengths) == 1:
         torch.testing.assert_close(
-            model(**labelled(model, wider)).loss, model(**labelled(model, alone[0])).loss, rtol=1e-4, atol=1e-5
+            model(**labeled(model, wider)).loss, model(**labeled(model, alone[0])).loss, rtol=1e-4, atol=1e-5
         )
 
 
 def test_special_tokens_among_the_genes_are_passed_over() -> None:
     model = build(start_token_id=1)
     batch = cells(5)
-    wanted, labels = model.embed(**batch), labelled(model, batch)["labels"]
+    wanted, labels = model.embed(**batch), labeled(model, batch)["labels"]
     opened = {name: torch.nn.functional.pad(tensor, (1, 0), value=1) for name, tensor in batch.items()}
     torch.testing.assert_close(model.embed(**opened), wanted, rtol=1e-4, atol=1e-5)
-    assert labelled(model, opened)["labels"].tolist() == [[IGNORED, *labels[0].tolist()]]
+    assert labeled(model, opened)["labels"].tolist() == [[IGNORED, *labels[0].tolist()]]
 
 
 @pytest.mark.parametrize("layer", [0, -1, -2])
-@pytest.mark.parametrize("faithful", [False, True])
-def test_embeddings_follow_their_rules(layer: int, faithful: bool) -> None:
-    model = build(faithful=faithful, **ASSAYS)
+@pytest.mark.parametrize("match_official", [False, True])
+def test_embeddings_follow_their_rules(layer: int, match_official: bool) -> None:
+    model = build(match_official=match_official, **ASSAYS)
     batch = {**cells(9, 4), "assay_ids": torch.tensor([1, 0])}
     states = model(**batch, own_count=True, output_hidden_states=True).hidden_states[2 + layer][:, 1:]
-    if faithful:
+    if match_official:
         pooled = torch.stack([states[0, :9].sum(0), states[1, :5].sum(0)]) / LONGEST
         genes = states[:, :-1]
     else:
@@ -326,7 +326,9 @@ def test_embeddings_follow_their_rules(layer: int, faithful: bool) -> None:
     torch.testing.assert_close(model.embed(**batch, layer=layer), pooled)
     torch.testing.assert_close(model.embed(**batch, layer=layer, pooling="gene"), genes)
     vectors = model.gene_embeddings.embedding(batch["input_ids"])
-    means = torch.stack([vectors[0].sum(0), vectors[1, :4].sum(0)]) / torch.tensor([[9.0], [9.0 if faithful else 4.0]])
+    means = torch.stack([vectors[0].sum(0), vectors[1, :4].sum(0)]) / torch.tensor(
+        [[9.0], [9.0 if match_official else 4.0]]
+    )
     torch.testing.assert_close(model.embed(**batch, pooling="vector"), means)
 
 
@@ -347,7 +349,7 @@ def test_embed_ignores_dropout_leaves_every_mode_and_computes_no_layer_too_many(
 
 def test_likelihoods_are_those_of_the_loss() -> None:
     model = build()
-    batch = labelled(model, cells(9, 4, 1))
+    batch = labeled(model, cells(9, 4, 1))
     out = model(**batch)
     cells_ = {k: v for k, v in batch.items() if k != "labels"}
     counts, genes = (model.log_likelihood(**cells_, of=of, pooling="gene") for of in ("counts", "genes"))

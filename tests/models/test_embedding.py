@@ -42,7 +42,7 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def cells():
-    """Cells of 3 to 24 tokens in no order of length, as V2 tokenises them."""
+    """Cells of 3 to 24 tokens in no order of length, as V2 tokenizes them."""
     rng = np.random.default_rng(0)
     rows = [np.concatenate([[CLS], rng.integers(4, VOCAB, length - 2), [EOS]]) for length in LENGTHS]
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
@@ -99,8 +99,8 @@ def test_dropout_is_off_and_the_model_goes_on_training_afterwards(model, cells):
 
 
 def test_labels_of_the_cells_are_not_asked_for(model, cells):
-    labelled = cells.with_cells(labels=np.arange(len(LENGTHS)))
-    np.testing.assert_array_equal(embed(model, labelled), embed(model, cells))
+    labeled = cells.with_cells(labels=np.arange(len(LENGTHS)))
+    np.testing.assert_array_equal(embed(model, labeled), embed(model, cells))
 
 
 def test_a_vector_that_is_not_finite_names_its_cell(cells):

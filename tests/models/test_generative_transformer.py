@@ -92,10 +92,10 @@ def test_embeddings_follow_the_pooling_rules_and_leave_the_mode_alone() -> None:
     torch.testing.assert_close(weighted.embed(**batch), normalize((x * batch["values"].clamp(min=0)[..., None]).sum(1)))
 
 
-def test_faithful_pooling_counts_padding_as_the_official_code_does() -> None:
+def test_match_official_pooling_counts_padding_as_the_official_code_does() -> None:
     batch = cells(7, 4)
     for style in ("avg-pool", "w-pool"):
-        model = build(cell_embedding=style, faithful=True)
+        model = build(cell_embedding=style, match_official=True)
         output = model(**batch)  # with gradients: no fast path, padding holds numbers
         x, weights = output.last_hidden_state, batch["values"][..., None]
         assert x[1, -1].abs().sum() > 0
@@ -152,23 +152,23 @@ def test_generated_padding_changes_nothing() -> None:
     torch.testing.assert_close(model(**padded, second_pass=True).loss, model(**batch, second_pass=True).loss)
 
 
-def test_the_output_projection_ends_both_branches_unless_faithful() -> None:
+def test_the_output_projection_ends_both_branches_unless_match_official() -> None:
     batch = split(cells(12, 12), 5)
-    for faithful in (False, True):
-        model = build(faithful=faithful)
+    for match_official in (False, True):
+        model = build(match_official=match_official)
         before = model(**batch, return_predictions=True)
         with torch.no_grad():
             for layer in model.transformer_encoder.layers:
                 layer.self_attn.out_proj.bias += 1.0
                 layer.norm1.bias += 0.0
-        only_last = build(faithful=faithful)
+        only_last = build(match_official=match_official)
         with torch.no_grad():
             only_last.transformer_encoder.layers[-1].self_attn.out_proj.weight *= 0.5
         after = only_last(**batch, return_predictions=True)
         n_perceived = batch["input_ids"].shape[1]
         assert not torch.allclose(after.predictions[:, :n_perceived], before.predictions[:, :n_perceived])
         same = torch.allclose(after.predictions[:, n_perceived:], before.predictions[:, n_perceived:], atol=1e-6)
-        assert same == faithful
+        assert same == match_official
 
 
 def test_the_second_pass_reads_the_detached_cell_embedding() -> None:
@@ -238,7 +238,7 @@ def test_the_adversary_turns_the_gradient_around() -> None:
     torch.testing.assert_close(turned, -x.grad)
 
 
-def test_a_batch_without_a_hidden_value_has_loss_zero_and_under_faithful_none() -> None:
+def test_a_batch_without_a_hidden_value_has_loss_zero_and_under_match_official_none() -> None:
     batch = hidden(cells(5, 4))
     batch["target_mask"] = torch.zeros_like(batch["target_mask"])
     model = build()
@@ -246,7 +246,7 @@ def test_a_batch_without_a_hidden_value_has_loss_zero_and_under_faithful_none() 
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
-    assert build(faithful=True)(**batch).loss.isnan()
+    assert build(match_official=True)(**batch).loss.isnan()
 
 
 def test_every_parameter_that_a_pass_uses_gets_a_gradient_and_padding_none() -> None:
@@ -264,9 +264,11 @@ def test_every_parameter_that_a_pass_uses_gets_a_gradient_and_padding_none() -> 
 # --- batches ----------------------------------------------------------------------------------------
 
 
-def test_each_cell_is_normalised_with_its_own_batch_and_under_faithful_with_that_of_the_first() -> None:
+def test_each_cell_is_normalised_with_its_own_batch_and_under_match_official_with_that_of_the_first() -> None:
     batch = {**cells(6, 6, 6), "batch_ids": torch.tensor([1, 0, 1])}
-    models = [build(num_batches=2, batch_norm="per_batch", faithful=faithful) for faithful in (False, True)]
+    models = [
+        build(num_batches=2, batch_norm="per_batch", match_official=match_official) for match_official in (False, True)
+    ]
     models[1].load_state_dict(models[0].state_dict())
     for model in models:
         for i, norm in enumerate(model.dsbn.bns):

@@ -43,10 +43,12 @@ def test_the_words_of_a_recipe_become_a_configuration() -> None:
     )
     assert (config.pad_token_id, config.cls_token_id, config.cell_embedding) == (PAD, CLS, "cls")
     assert config.generated_out_proj
-    assert config.tensors_needed == ("input_ids", "attention_mask", "values")
-    faithful = GenerativeTransformerConfig.from_settings(FACTS, words | {"faithful": True, "perturbations": True})
-    assert not faithful.generated_out_proj
-    assert "pert_flags" in faithful.tensors_needed
+    assert config.required_inputs == ("input_ids", "attention_mask", "values")
+    match_official = GenerativeTransformerConfig.from_settings(
+        FACTS, words | {"match_official": True, "perturbations": True}
+    )
+    assert not match_official.generated_out_proj
+    assert "pert_flags" in match_official.required_inputs
     plain = FACTS | {"cls_token_id": None, "mask_value": None, "n_bins": None, "pad_value": 0.0}
     config = GenerativeTransformerConfig.from_settings(plain, words | {"value_encoder": "scaling", "mvc": "none"})
     assert (config.cell_embedding, config.mask_value, config.generative, config.mvc) == ("avg-pool", -1.0, False, None)
@@ -110,8 +112,8 @@ def test_weights_start_as_those_of_torch() -> None:
     assert not model.pert_encoder.weight[2].any()
     first, second = (layer.linear1.weight for layer in model.transformer_encoder.layers)
     assert not torch.equal(first, second)
-    faithful = GenerativeTransformerModel(GenerativeTransformerConfig(**SHAPE, faithful=True))
-    first, second = (layer.linear1.weight for layer in faithful.transformer_encoder.layers)
+    match_official = GenerativeTransformerModel(GenerativeTransformerConfig(**SHAPE, match_official=True))
+    first, second = (layer.linear1.weight for layer in match_official.transformer_encoder.layers)
     assert torch.equal(first, second)
 
 

@@ -67,17 +67,17 @@ def test_random_features_stand_at_right_angles_in_blocks() -> None:
     assert squares.var() == pytest.approx(16, rel=0.2)
 
 
-@pytest.mark.parametrize("faithful", [False, True])
-def test_fast_attention_is_the_published_formula(faithful: bool) -> None:
+@pytest.mark.parametrize("match_official", [False, True])
+def test_fast_attention_is_the_published_formula(match_official: bool) -> None:
     torch.manual_seed(0)
-    attention = FastAttention(8, faithful=faithful)
+    attention = FastAttention(8, match_official=match_official)
     attention.projection_matrix.copy_(random_features(16, 8))
     query, key, value = torch.randn(3, 2, 2, 5, 8)
     ours = attention(query, key, value, None)
     projection, scale = attention.projection_matrix, 8**-0.25
     dashes = torch.einsum("bhpk,rk->bhpr", key * scale, projection)
     for b in range(2):
-        highest = dashes.max() if faithful else dashes[b].max()
+        highest = dashes.max() if match_official else dashes[b].max()
         for h in range(2):
             features = []
             for x, top in ((query[b, h], None), (key[b, h], highest)):
@@ -91,7 +91,7 @@ def test_fast_attention_is_the_published_formula(faithful: bool) -> None:
 
 def test_fast_attention_estimates_softmax_attention() -> None:
     torch.manual_seed(0)
-    attention = FastAttention(8, faithful=False)
+    attention = FastAttention(8, match_official=False)
     query, key, value = 0.5 * torch.randn(3, 1, 1, 6, 8)
     exact = torch.softmax(query @ key.transpose(2, 3) / math.sqrt(8), -1) @ value
     total = torch.zeros_like(exact)
@@ -134,27 +134,30 @@ def test_neither_padding_nor_other_cells_change_a_cell(
         torch.testing.assert_close(model.embed(**inputs, pooling=pooling), embedded, rtol=1e-4, atol=1e-5)
 
 
-def test_under_faithful_a_performer_sees_its_batch_and_alone_both_ways_agree() -> None:
-    ours, faithful = build(initializer_range=0.5), build(initializer_range=0.5, faithful=True)
+def test_under_match_official_a_performer_sees_its_batch_and_alone_both_ways_agree() -> None:
+    ours, match_official = build(initializer_range=0.5), build(initializer_range=0.5, match_official=True)
     batch = cells(9, 20, 4)
     one = {name: tensor[:1] for name, tensor in batch.items()}
-    assert (faithful(**batch).predictions[0] - faithful(**one).predictions[0]).abs().max() > 1e-6
-    torch.testing.assert_close(ours(**one).predictions, faithful(**one).predictions, rtol=1e-5, atol=1e-6)
+    assert (match_official(**batch).predictions[0] - match_official(**one).predictions[0]).abs().max() > 1e-6
+    torch.testing.assert_close(ours(**one).predictions, match_official(**one).predictions, rtol=1e-5, atol=1e-6)
 
 
-def test_values_of_102_and_103_are_values_unless_faithful() -> None:
+def test_values_of_102_and_103_are_values_unless_match_official() -> None:
     batch = cells(6)
     batch["values"][0, 1], batch["values"][0, 2] = 102.0, 103.0
-    ours, faithful = build(), build(faithful=True)
+    ours, match_official = build(), build(match_official=True)
     near = {**batch, "values": batch["values"] + 1e-3 * (batch["values"] > 100)}
     torch.testing.assert_close(
         ours.embed(**batch, pooling="max"), ours.embed(**near, pooling="max"), rtol=1e-2, atol=1e-2
     )
     by_hand = {name: tensor[:, [0, 1, 3, 4, 5, 6, 7]] for name, tensor in batch.items()}
     torch.testing.assert_close(
-        faithful.embed(**batch, pooling="max"), faithful.embed(**by_hand, pooling="max"), rtol=1e-5, atol=1e-5
+        match_official.embed(**batch, pooling="max"),
+        match_official.embed(**by_hand, pooling="max"),
+        rtol=1e-5,
+        atol=1e-5,
     )
-    assert not torch.allclose(faithful.embed(**batch), faithful.embed(**near), atol=1e-2)
+    assert not torch.allclose(match_official.embed(**batch), match_official.embed(**near), atol=1e-2)
 
 
 def test_a_cell_without_a_token_has_a_finite_prediction_and_gradient() -> None:
@@ -235,14 +238,14 @@ def test_special_tokens_enter_the_encoder_and_not_the_decoder() -> None:
     )
 
 
-def test_under_faithful_the_decoder_sees_an_s_that_the_encoder_lost() -> None:
+def test_under_match_official_the_decoder_sees_an_s_that_the_encoder_lost() -> None:
     batch = cells(5)
     lost = {name: tensor[:, :-1] for name, tensor in batch.items()}
     depth = torch.tensor([[4.0, -0.3]])
-    for faithful in (False, True):
-        model = build(faithful=faithful)
+    for match_official in (False, True):
+        model = build(match_official=match_official)
         with_it, without = model(**lost, depth=depth).predictions, model(**lost).predictions
-        assert torch.equal(with_it, without) == (not faithful)
+        assert torch.equal(with_it, without) == (not match_official)
 
 
 # --- loss and gradients -------------------------------------------------------------------------------
@@ -258,7 +261,7 @@ def test_every_parameter_has_a_gradient(kinds: tuple[str, str], decode: str) -> 
     assert flat == {"token_emb.emb_pad.weight"}
 
 
-def test_a_batch_without_targets_has_loss_zero_and_zero_gradients_and_nan_under_faithful() -> None:
+def test_a_batch_without_targets_has_loss_zero_and_zero_gradients_and_nan_under_match_official() -> None:
     batch = goals(cells(9, 5))
     batch["target_ids"] = torch.full_like(batch["target_ids"], -100)
     model = build()
@@ -266,7 +269,7 @@ def test_a_batch_without_targets_has_loss_zero_and_zero_gradients_and_nan_under_
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
-    assert build(faithful=True)(**batch).loss.isnan()
+    assert build(match_official=True)(**batch).loss.isnan()
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:

@@ -1,4 +1,4 @@
-"""Saved and loaded, the masked autoencoder keeps every tensor; what is lost is initialised by the rules."""
+"""Saved and loaded, the masked autoencoder keeps every tensor; what is lost is initialized by the rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
-from scmf.core.files import oracle_dir
+from scmf.core.files import reference_dir
 from scmf.models.masked_autoencoder import (
     MaskedAutoencoderConfig,
     MaskedAutoencoderForSequenceClassification,
@@ -29,17 +29,17 @@ AUTO = {
     AutoModelForSequenceClassification: MaskedAutoencoderForSequenceClassification,
 }
 needs_oracle = pytest.mark.skipif(
-    oracle_dir() is None or not (oracle_dir() / "scfoundation" / "model").is_dir(),  # type: ignore[operator]
-    reason="SCMF_ORACLE_DIR names no folder with outputs of the official code",
+    reference_dir() is None or not (reference_dir() / "scfoundation" / "model").is_dir(),  # type: ignore[operator]
+    reason="SCMF_REFERENCE_DIR names no folder with outputs of the official code",
 )
 
 
-# --- saving, loading, initialisation -------------------------------------------------------------------
+# --- saving, loading, initialization -------------------------------------------------------------------
 
 
 @needs_oracle
 def test_the_released_configuration_has_the_published_tensors() -> None:
-    file = oracle_dir() / "scfoundation" / "model" / "released_config_shapes.json"  # type: ignore[operator]
+    file = reference_dir() / "scfoundation" / "model" / "released_config_shapes.json"  # type: ignore[operator]
     shapes = json.loads(file.read_text())
     with torch.device("meta"):
         model = MaskedAutoencoderModel(MaskedAutoencoderConfig())

@@ -34,20 +34,22 @@ def test_poolings_by_hand(layer: int) -> None:
         torch.testing.assert_close(x, model(**batch).last_hidden_state)
 
 
-def test_t_and_s_are_found_by_their_ids_and_under_faithful_by_their_place() -> None:
+def test_t_and_s_are_found_by_their_ids_and_under_match_official_by_their_place() -> None:
     batch = cells(6)
     order = torch.tensor([6, 0, 1, 7, 2, 3, 4, 5])
     shuffled = {name: tensor[:, order] for name, tensor in batch.items()}
-    ours, faithful = build(), build(faithful=True)
+    ours, match_official = build(), build(match_official=True)
     torch.testing.assert_close(ours.embed(**batch, pooling="all"), ours.embed(**shuffled, pooling="all"))
-    torch.testing.assert_close(ours.embed(**batch, pooling="all"), faithful.embed(**batch, pooling="all"))
-    assert not torch.allclose(faithful.embed(**batch, pooling="all"), faithful.embed(**shuffled, pooling="all"))
+    torch.testing.assert_close(ours.embed(**batch, pooling="all"), match_official.embed(**batch, pooling="all"))
+    assert not torch.allclose(
+        match_official.embed(**batch, pooling="all"), match_official.embed(**shuffled, pooling="all")
+    )
     lost = {name: tensor[:, :-1] for name, tensor in batch.items()}
     with pytest.raises(ValueError, match="without T or S"):
         ours.embed(**lost, pooling="all")
-    x = faithful.encode(lost["input_ids"], lost["attention_mask"].bool(), lost["values"])[0]
+    x = match_official.encode(lost["input_ids"], lost["attention_mask"].bool(), lost["values"])[0]
     wanted = torch.cat([x[6], x[5], x[:5].amax(0), x[:5].mean(0)])  # T is read as S, the last gene as T
-    torch.testing.assert_close(faithful.embed(**lost, pooling="all")[0], wanted)
+    torch.testing.assert_close(match_official.embed(**lost, pooling="all")[0], wanted)
 
 
 def test_embed_refuses_what_has_no_answer() -> None:
@@ -62,7 +64,7 @@ def test_embed_refuses_what_has_no_answer() -> None:
         model.embed(**empty)
     with pytest.raises(ValueError, match="fewer than three"):
         short = {name: tensor[:, 5:] for name, tensor in cells(5).items()}
-        build(faithful=True).embed(**short, pooling="all")
+        build(match_official=True).embed(**short, pooling="all")
     with pytest.raises(ValueError, match="no values"):
         model.embed(cells(5)["input_ids"])
 
@@ -118,14 +120,14 @@ def test_the_classifier_by_hand(pooling: str) -> None:
     assert not torch.equal(model.norm.running_mean, before)
 
 
-def test_under_faithful_maximum_pooling_covers_padding() -> None:
+def test_under_match_official_maximum_pooling_covers_padding() -> None:
     alone, padded = cells(4), {name: tensor[:1] for name, tensor in cells(4, 20).items()}
-    for faithful in (False, True):
+    for match_official in (False, True):
         torch.manual_seed(1)
-        config = MaskedAutoencoderConfig(**SHAPE, num_labels=3, faithful=faithful)
+        config = MaskedAutoencoderConfig(**SHAPE, num_labels=3, match_official=match_official)
         model = MaskedAutoencoderForSequenceClassification(config).eval()
         same = torch.allclose(model(**alone).logits, model(**padded).logits, atol=1e-5)
-        assert same == (not faithful)
+        assert same == (not match_official)
 
 
 def test_freezing_stops_the_first_layers_alone_unless_asked() -> None:
@@ -180,7 +182,8 @@ def test_settings_of_a_recipe_and_facts_of_a_tokenizer_become_a_configuration() 
     given = section.model_dump(exclude={"architecture", "checkpoint", "options"}) | section.all_options
     facts = {
         "vocab_size": 50, "max_positions": 64, "pad_token_id": 0, "mask_token_id": 1, "cls_token_id": None,
-        "eos_token_id": None, "gene_token_start": 4, "depth_token_ids": [2, 3], "faithful": True, "pad_value": 0.0,
+        "eos_token_id": None, "gene_token_start": 4, "depth_token_ids": [2, 3], "match_official": True, "pad_value":
+        0.0,
     }  # fmt: skip
     config = MaskedAutoencoderConfig.from_settings(facts, given)
     assert (config.vocab_size, config.pad_token_id, config.depth_token_ids, config.gene_token_start) == (
@@ -192,12 +195,12 @@ def test_settings_of_a_recipe_and_facts_of_a_tokenizer_become_a_configuration() 
     assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (32, 2, 64)
     assert (config.decoder_size, config.num_decoder_layers, config.num_decoder_heads) == (24, 3, 2)
     assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.3, 0.4)
-    assert (config.faithful, config.decode, config.bin_num, config.pad_value) == (True, "masked", 9, 103.0)
+    assert (config.match_official, config.decode, config.bin_num, config.pad_value) == (True, "masked", 9, 103.0)
     model = MaskedAutoencoderModel(config)
     assert model.config._attn_implementation == "eager"
     assert model.decoder.layers[0].get_submodule("1.fn.fn").w1.out_features == 96
-    plain = MaskedAutoencoderConfig.from_settings({"vocab_size": 50}, given | {"faithful": False})
-    assert (plain.faithful, plain.depth_token_ids, plain.pad_token_id) == (False, None, None)
+    plain = MaskedAutoencoderConfig.from_settings({"vocab_size": 50}, given | {"match_official": False})
+    assert (plain.match_official, plain.depth_token_ids, plain.pad_token_id) == (False, None, None)
 
 
 def test_the_vocabulary_can_be_grown() -> None:

@@ -53,7 +53,7 @@ AUTO = {
 
 
 def cells(*lengths: int) -> dict[str, torch.Tensor]:
-    """Cells of the given lengths as V2 tokenises them: cls, genes, eos, padding."""
+    """Cells of the given lengths as V2 tokenizes them: cls, genes, eos, padding."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     mask = torch.zeros_like(ids)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
-from scmf.core.files import oracle_dir, shipped
+from scmf.core.files import reference_dir, shipped
 from scmf.results.result import ParityCase
 
 
@@ -31,10 +31,10 @@ def load_recipe_module(name: str) -> ModuleType:
 
 
 parity = load_recipe_module("parity_model")
-RECORDED = oracle_dir()
+RECORDED = reference_dir()
 needs_oracle = pytest.mark.skipif(
     RECORDED is None or not (RECORDED / "geneformer" / "model").is_dir(),
-    reason="SCMF_ORACLE_DIR names no folder with outputs of the official code",
+    reason="SCMF_REFERENCE_DIR names no folder with outputs of the official code",
 )
 
 

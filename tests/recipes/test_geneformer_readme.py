@@ -27,7 +27,7 @@ def test_every_variant_has_a_row():
 def test_a_row_is_the_variant(name):
     config = load_recipe("geneformer", variant=name).config
     model, tokens = config.model, config.tokenizer
-    shape = (model.num_layers, model.hidden_dim, model.num_heads, model.ffn_dim, model.dropout, tokens.max_genes)
+    shape = (model.num_layers, model.hidden_dim, model.num_heads, model.ffn_dim, model.dropout, tokens.max_length)
     assert ROWS[name][:6] == [str(value) for value in shape]
     assert model.attention_dropout == model.dropout
     assert ROWS[name][6] == {"fit": "fitted"}.get(tokens.vocabulary, tokens.vocabulary)
@@ -44,7 +44,7 @@ def test_the_number_of_parameters_is_that_of_the_network(name):
     with torch.device("meta"):
         model = TransformerEncoderForMaskedLM(
             TransformerEncoderForMaskedLM.config_class.from_settings(
-                {"vocab_size": VOCABULARY[config.tokenizer.vocabulary], "max_positions": config.tokenizer.max_genes},
+                {"vocab_size": VOCABULARY[config.tokenizer.vocabulary], "max_positions": config.tokenizer.max_length},
                 config.model.model_dump(),
             )
         )

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModel, AutoModelForPreTraining
 
 from scmf.core.errors import ChecksumError, ModelError
-from scmf.core.files import data_dir, oracle_dir, sha256_file, shipped
+from scmf.core.files import data_dir, reference_dir, sha256_file, shipped
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
 
 
@@ -100,14 +100,14 @@ def test_each_checkpoint_of_the_file_becomes_a_model_of_its_own(
         model.embed(**BATCH, pooling="all"), models[key].embed(**BATCH, pooling="all"), rtol=1e-6, atol=1e-6
     )
     assert model.config.depth_token_ids == [28, 29]
-    assert not model.config.faithful
+    assert not model.config.match_official
 
 
 def test_the_folder_says_where_the_weights_come_from_and_that_they_stay(file: Path, tmp_path: Path) -> None:
     out = recipe.convert(file, tmp_path / "out", name="gene", unverified=True, tokenizer=False)
     record = json.loads((out / "provenance.json").read_text())
     assert record["may_publish"] is False
-    assert "non-commercial" in record["weights_licence"]
+    assert "non-commercial" in record["weights_license"]
     assert record["weights_sha256"] == {"model.safetensors": sha256_file(out / "model.safetensors")}
     config = json.loads((out / "config.json").read_text())
     assert config["source_may_publish"] is False
@@ -217,11 +217,11 @@ def test_a_file_that_would_run_code_or_is_none_is_refused(tmp_path: Path, capsys
 
 
 @pytest.mark.skipif(
-    oracle_dir() is None or not (oracle_dir() / "scfoundation" / "model").is_dir(),  # type: ignore[operator]
-    reason="SCMF_ORACLE_DIR names no folder with outputs of the official code",
+    reference_dir() is None or not (reference_dir() / "scfoundation" / "model").is_dir(),  # type: ignore[operator]
+    reason="SCMF_REFERENCE_DIR names no folder with outputs of the official code",
 )
 def test_a_checkpoint_of_the_released_shape_fits_tensor_by_tensor() -> None:
-    file = oracle_dir() / "scfoundation" / "model" / "released_config_shapes.json"  # type: ignore[operator]
+    file = reference_dir() / "scfoundation" / "model" / "released_config_shapes.json"  # type: ignore[operator]
     with torch.device("meta"):
         model = MaskedAutoencoderModel(MaskedAutoencoderConfig())
     found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scmf.core.files import data_dir, oracle_dir, shipped
+from scmf.core.files import data_dir, reference_dir, shipped
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
 from scmf.results.result import ParityCase
 
@@ -34,10 +34,10 @@ def load_recipe_module(name: str) -> ModuleType:
 
 
 parity = load_recipe_module("parity_model")
-RECORDED = oracle_dir()
+RECORDED = reference_dir()
 needs_oracle = pytest.mark.skipif(
     RECORDED is None or not (RECORDED / "scfoundation" / "model").is_dir(),
-    reason="SCMF_ORACLE_DIR names no folder with outputs of the official code",
+    reason="SCMF_REFERENCE_DIR names no folder with outputs of the official code",
 )
 ENCODER = "encoder.transformer_encoder.1.self_attn.in_proj_weight"
 PARTS = ("weights.safetensors", "inputs.safetensors", "outputs.safetensors", "grads_mask_mse.safetensors")
@@ -134,7 +134,7 @@ def test_a_change_of_a_constant_in_the_code_fails(
     original = MaskedAutoencoderConfig.from_official
 
     def changed(settings: dict[str, Any], **changes: Any) -> MaskedAutoencoderConfig:
-        fields = {"key maximum": {"faithful": False}, "epsilon of the norms": {"layer_norm_eps": 1e-12}}
+        fields = {"key maximum": {"match_official": False}, "epsilon of the norms": {"layer_norm_eps": 1e-12}}
         return original(settings, **(changes | fields.get(constant, {})))
 
     monkeypatch.setattr(MaskedAutoencoderConfig, "from_official", changed)
@@ -329,7 +329,7 @@ def runs(written: Path) -> Path:
     for key in ("cell", "gene"):
         shutil.copyfile(small / "weights.safetensors", root / "model" / f"whole_{key}.safetensors")
     settings = json.loads((small / "config.json").read_text())
-    model = MaskedAutoencoderModel(MaskedAutoencoderConfig.from_official(settings, faithful=True)).eval()
+    model = MaskedAutoencoderModel(MaskedAutoencoderConfig.from_official(settings, match_official=True)).eval()
     model.load_state_dict(load_file(small / "weights.safetensors"))
     ids, values = [[1, 4, 10, 11], [0, 2, 3, 10, 11]], [[1.0, 2.0, 4.0, 3.0], [0.5, 1.0, 2.0, 4.0, 2.5]]
     batches = [{"input_ids": torch.tensor([i]), "values": torch.tensor([v])} for i, v in zip(ids, values, strict=True)]

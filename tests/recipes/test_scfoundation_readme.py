@@ -87,7 +87,7 @@ def test_the_commands_are_those_of_the_converter(monkeypatch, tmp_path, capsys) 
 def test_the_licence_of_the_weights_is_told_in_every_place() -> None:
     convert = RECIPE.module("convert")
     assert RECIPE.identity is not None
-    for text in (TEXT, RECIPE.identity.licence, convert.LICENCE):
+    for text in (TEXT, RECIPE.identity.license, convert.LICENCE):
         assert "non-commercial research" in text
         assert "no redistribution" in text
 

@@ -15,7 +15,7 @@ import pytest
 import scipy.sparse as sp
 
 from scmf.core.errors import SourceError
-from scmf.core.files import data_dir, oracle_dir, shipped
+from scmf.core.files import data_dir, reference_dir, shipped
 from scmf.data.cards import sources
 from scmf.data.cards.downloads import UnavailableError
 
@@ -34,10 +34,10 @@ def load(path) -> ModuleType:
 parity = load(shipped("recipes") / "scfoundation" / "parity_tokens.py")
 official = load(shipped("recipes").parent / "benchmarks" / "official_scfoundation_path.py")
 
-ORACLE = oracle_dir() / "scfoundation" if oracle_dir() else None
+ORACLE = reference_dir() / "scfoundation" if reference_dir() else None
 needs_oracle = pytest.mark.skipif(
     ORACLE is None or not ORACLE.is_dir() or data_dir() is None or not (data_dir() / "scfoundation_vocab").is_dir(),
-    reason="no outputs of the official code (SCMF_ORACLE_DIR) or no gene list (SCMF_DATA_DIR)",
+    reason="no outputs of the official code (SCMF_REFERENCE_DIR) or no gene list (SCMF_DATA_DIR)",
 )
 
 GENES = [f"GENE{i}" for i in range(300)]
@@ -68,7 +68,7 @@ def test_every_recorded_case_is_the_same():
 
 @needs_oracle
 @pytest.mark.parametrize(
-    "changed", [{"target_sum": 10_001.0}, {"target_depth": "t4.001"}, {"order": "value"}, {"max_genes": 1500}]
+    "changed", [{"target_sum": 10_001.0}, {"target_depth": "t4.001"}, {"order": "value"}, {"max_length": 1500}]
 )
 def test_one_changed_constant_is_seen(changed):
     found = outcome(ORACLE, data_dir=data_dir(), **changed)
@@ -77,7 +77,7 @@ def test_one_changed_constant_is_seen(changed):
 
 @needs_oracle
 def test_faults_of_the_script_are_not_in_the_default():
-    found = outcome(ORACLE, data_dir=data_dir(), faithful=False)
+    found = outcome(ORACLE, data_dir=data_dir(), match_official=False)
     differ = {name.split(".")[0].removeprefix("adversarial/") for name in failed(found)}
     faults = {
         "duplicate_symbol", "exact19264_permuted_columns", "19564_columns", "negative_values", "nan_values",
@@ -130,7 +130,7 @@ def record(root, name, table, *, suffix="h5ad", sparse=False, **args):
         cells.write_h5ad(path)
     given = {"input_type": "singlecell", "pre_normalized": "F", "tgthighres": "t4"} | args
     theirs = official.sequences(
-        table, GENES, input_type=given["input_type"], normalised=given["pre_normalized"], depth=given["tgthighres"]
+        table, GENES, input_type=given["input_type"], normalized=given["pre_normalized"], depth=given["tgthighres"]
     )
     np.savez(
         root / "out" / f"{name}.npz",
@@ -249,7 +249,7 @@ def test_what_is_not_understood_is_a_failed_case(made):
         shutil.copy(made / "out" / "made.npz", made / "out" / f"{name}.npz")
         content["runs"][name] = {"args": args | change, "error": None}
     content["runs"]["taken"] = {"args": args, "error": "ValueError: no"}
-    content["runs"]["odd_facts"] = {"args": args, "error": "E", "colour": "red"}
+    content["runs"]["odd_facts"] = {"args": args, "error": "E", "color": "red"}
     content["runs"]["nothing"] = {"args": args, "error": None}
     (made / "meta_runs.json").write_text(json.dumps(content))
     (made / "out" / "notes.txt").write_text("?")

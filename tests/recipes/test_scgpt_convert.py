@@ -86,7 +86,7 @@ def test_every_layout_becomes_the_same_model(tmp_path: Path, layout: str) -> Non
     torch.testing.assert_close(again.embed(**BATCH), model.embed(**BATCH))
     config = json.loads((out / "config.json").read_text())
     assert (config["generative"], config["mvc"], config["generated_out_proj"]) == (True, "inner product", False)
-    assert (config["source_licence"], config["source_verified"]) == (recipe.LICENCE, False)
+    assert (config["source_license"], config["source_verified"]) == (recipe.LICENCE, False)
     assert config["source_variant"] == "own"
     assert config["source_sha256"] == sha256_file(source / "best_model.pt")
     assert (out / "generative_transformer.py").is_file()
@@ -244,7 +244,7 @@ def test_the_tokenizer_is_saved_beside_the_weights(tmp_path: Path) -> None:
     source, out = write(tmp_path / "in", build()), tmp_path / "out"
     assert run("--variant", "own", "--source", source, "--out", out, "--unverified") == 0
     tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=True)
-    assert (len(tokenizer), tokenizer.max_genes, tokenizer.n_bins) == (30, 12, 51)
+    assert (len(tokenizer), tokenizer.max_length, tokenizer.n_bins) == (30, 12, 51)
     assert (tokenizer.pad_value, tokenizer.mask_value, tokenizer.cls_token_id) == (-2.0, -1.0, 28)
     batch = tokenizer([[3, 0, 1], [0, 0, 2]], ["GENE1", "GENE2", "GENE3"], return_tensors="pt")
     model = AutoModel.from_pretrained(out, trust_remote_code=True)

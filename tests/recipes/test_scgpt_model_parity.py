@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scmf.core.files import oracle_dir, shipped
+from scmf.core.files import reference_dir, shipped
 from scmf.models import generative_transformer as ours
 from scmf.results.result import ParityCase
 from tests.reference.scgpt_plain import VOCAB, WIDTH, Plain, write_case
@@ -31,10 +31,10 @@ def load_recipe_module(name: str) -> ModuleType:
 
 
 networks, parts = load_recipe_module("parity_model"), load_recipe_module("parity_parts")
-RECORDED = oracle_dir()
+RECORDED = reference_dir()
 needs_oracle = pytest.mark.skipif(
     RECORDED is None or not (RECORDED / "scgpt" / "model").is_dir(),
-    reason="SCMF_ORACLE_DIR names no folder with outputs of the official code",
+    reason="SCMF_REFERENCE_DIR names no folder with outputs of the official code",
 )
 
 

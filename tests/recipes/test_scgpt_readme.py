@@ -37,7 +37,7 @@ def test_every_variant_has_a_row():
 def test_a_row_is_the_variant(name):
     config = load_recipe("scgpt", variant=name).config
     model, tokens = config.model, config.tokenizer
-    shape = (model.num_layers, model.hidden_dim, model.num_heads, model.ffn_dim, model.dropout, tokens.max_genes)
+    shape = (model.num_layers, model.hidden_dim, model.num_heads, model.ffn_dim, model.dropout, tokens.max_length)
     assert ROWS[name][:6] == [str(value) for value in shape]
     assert model.attention_dropout == model.dropout
     assert ROWS[name][6] == {"fit": "fitted"}.get(tokens.vocabulary, tokens.vocabulary)
@@ -102,7 +102,9 @@ def test_the_commands_are_those_of_the_converter(monkeypatch, capsys):
 def test_the_faults_name_options_that_exist():
     options = load_recipe("scgpt").config.model.all_options
     table = TEXT[TEXT.index("## Known faults") : TEXT.index("The same in both")]
-    assert {"faithful", "generated_out_proj"} <= set(re.findall(r"`(?:model\.options\.)?(\w+)", table)) & set(options)
+    assert {"match_official", "generated_out_proj"} <= set(re.findall(r"`(?:model\.options\.)?(\w+)", table)) & set(
+        options
+    )
 
 
 def test_there_is_a_place_for_the_parity_table():

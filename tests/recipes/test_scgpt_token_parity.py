@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 
 from scmf.core.errors import SourceError
-from scmf.core.files import data_dir, oracle_dir, shipped
+from scmf.core.files import data_dir, reference_dir, shipped
 from scmf.data.cards import sources
 from scmf.data.cards.downloads import UnavailableError
 from scmf.tokenizers.binned import BinnedTokenizer
@@ -33,10 +33,10 @@ RECIPE = shipped("recipes") / "scgpt"
 tokens, binning = load(RECIPE / "parity_tokens.py"), load(RECIPE / "parity_binning.py")
 official = load(shipped("recipes").parent / "benchmarks" / "official_scgpt_path.py")
 
-ORACLE = oracle_dir() / "scgpt" if oracle_dir() else None
+ORACLE = reference_dir() / "scgpt" if reference_dir() else None
 needs_oracle = pytest.mark.skipif(
     ORACLE is None or not ORACLE.is_dir() or data_dir() is None or not (data_dir() / "scgpt_vocab").is_dir(),
-    reason="no outputs of the official code (SCMF_ORACLE_DIR) or no vocabulary (SCMF_DATA_DIR)",
+    reason="no outputs of the official code (SCMF_REFERENCE_DIR) or no vocabulary (SCMF_DATA_DIR)",
 )
 
 
@@ -165,7 +165,7 @@ def recorded(tmp_path):
     np.savez(tmp_path / "tok" / "own.raw.npz", **shared)  # no layer: the counts must be found
     given = {"cls_id": CLS, "pad_id": PAD}
     np.random.seed(7)
-    sequences = official.tokenised(digits[:8], IDS, **given, longest=30, zeros=False)
+    sequences = official.tokenized(digits[:8], IDS, **given, longest=30, zeros=False)
     np.savez(
         tmp_path / "tok" / "own.tokenize.maxlen30.npz",
         genes=sequences["genes"].numpy(), values=sequences["values"].numpy(),

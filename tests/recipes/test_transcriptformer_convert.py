@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from scmf.core.errors import ChecksumError, DataError, ModelError
-from scmf.core.files import oracle_dir, sha256_file, shipped
+from scmf.core.files import reference_dir, sha256_file, shipped
 
 
 def load_recipe_module(name: str) -> ModuleType:
@@ -111,14 +111,18 @@ def test_a_folder_becomes_a_model_with_its_tokenizer(official: Path, tmp_path: P
     assert embeddings(tmp_path / "out", ALL).shape == (2, WIDTH)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["start_token_id"], config["end_token_id"], config["pad_token_id"]) == (2, 3, 1)
-    assert (config["count_likelihood"], config["max_count"], config["faithful"]) == ("softplus_approx", 30.0, False)
+    assert (config["count_likelihood"], config["max_count"], config["match_official"]) == (
+        "softplus_approx",
+        30.0,
+        False,
+    )
     assert (config["source_verified"], config["source_variant"]) == (False, None)
     assert config["source_sha256"] == sha256_file(official / recipe.WEIGHTS)
     assert (tmp_path / "out" / "autoregressive_transformer.py").is_file()
 
 
-def test_a_faithful_folder_gives_the_official_embedding(official: Path, tmp_path: Path) -> None:
-    for name, flags in (("ours", ()), ("theirs", ("--faithful",))):
+def test_a_match_official_folder_gives_the_official_embedding(official: Path, tmp_path: Path) -> None:
+    for name, flags in (("ours", ()), ("theirs", ("--match_official",))):
         assert run("--source", official, "--out", tmp_path / name, "--unverified", *flags) == 0
     rows = embeddings(tmp_path / "theirs", ALL, pooling="gene")  # the row before each gene, START first
     last = embeddings(tmp_path / "ours", ALL, pooling="gene")
@@ -265,10 +269,10 @@ def test_released_shapes_have_the_published_number_of_parameters(variant: str, m
 
 
 def test_the_official_small_checkpoint_is_converted_by_value(tmp_path: Path) -> None:
-    recorded = oracle_dir()
+    recorded = reference_dir()
     source = None if recorded is None else recorded / "transcriptformer" / "ckpt_small"
     if source is None or not source.is_dir():
-        pytest.skip("SCMF_ORACLE_DIR names no folder with an official checkpoint")
+        pytest.skip("SCMF_REFERENCE_DIR names no folder with an official checkpoint")
     assert run("--source", source, "--out", tmp_path / "out", "--unverified") == 0
     state = torch.load(source / recipe.WEIGHTS, weights_only=True)  # noqa: TID251
     ours = load_file(tmp_path / "out" / "model.safetensors")

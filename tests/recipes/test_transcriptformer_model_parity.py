@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scmf.core.files import oracle_dir, shipped
+from scmf.core.files import reference_dir, shipped
 from scmf.models.autoregressive_transformer import (
     AutoregressiveTransformerConfig,
     AutoregressiveTransformerModel,
@@ -35,10 +35,10 @@ def load_recipe_module(name: str) -> ModuleType:
 
 
 parity = load_recipe_module("parity_model")
-RECORDED = oracle_dir()
+RECORDED = reference_dir()
 needs_oracle = pytest.mark.skipif(
     RECORDED is None or not (RECORDED / "transcriptformer" / "model").is_dir(),
-    reason="SCMF_ORACLE_DIR names no folder with outputs of the official code",
+    reason="SCMF_REFERENCE_DIR names no folder with outputs of the official code",
 )
 
 
@@ -116,7 +116,7 @@ def test_a_changed_constant_fails(official: Path, damage: Callable[[Path], None]
 def test_an_end_where_it_belongs_instead_of_where_it_stands_officially_fails(
     official: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parity, "next_genes", lambda *a, faithful, **k: next_genes(*a, **k))
+    monkeypatch.setattr(parity, "next_genes", lambda *a, match_official, **k: next_genes(*a, **k))
     assert {"base/train.gene_loss", "base/train.mask"} <= failures(official).keys()
 
 
@@ -164,7 +164,7 @@ def written(tmp_path: Path) -> Path:
         vocab_size=20, gene_vector_dim=6, n_assays=3, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=24, gene_head_dim=12, max_positions=5, pad_token_id=1, start_token_id=2, end_token_id=3,
         special_token_ids=list(range(7)), gene_token_start=7, count_likelihood="softplus_approx", max_count=30,
-        initializer_range=0.4, faithful=True,
+        initializer_range=0.4, match_official=True,
     )  # fmt: skip
     model = AutoregressiveTransformerModel(config).eval()
     folder = tmp_path / "transcriptformer" / "model"
@@ -185,7 +185,7 @@ def written(tmp_path: Path) -> Path:
     inputs = {"gene_token_indices": ids, "gene_counts": counts, "aux_token_indices": assays[:, None]}
     save_file(inputs, folder / "inputs.safetensors")
     mask = ids != 1
-    labels = next_genes(ids, mask, longest=5, faithful=True)
+    labels = next_genes(ids, mask, longest=5, match_official=True)
     for name, link in (("first", "softmax"), ("other", "softplus")):
         config.count_link = link
         with torch.no_grad():

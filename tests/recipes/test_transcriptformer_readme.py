@@ -30,7 +30,7 @@ def test_every_variant_has_a_row():
 @pytest.mark.parametrize("name", RECIPE.variants)
 def test_a_row_is_the_variant(name):
     model, tokens = config(name).model, config(name).tokenizer
-    shape = (model.num_layers, model.hidden_dim, model.num_heads, model.ffn_dim, model.dropout, tokens.max_genes)
+    shape = (model.num_layers, model.hidden_dim, model.num_heads, model.ffn_dim, model.dropout, tokens.max_length)
     assert ROWS[name][:6] == [str(value) for value in shape]
     assert ROWS[name][7] == str(model.options["gene_head_dim"])
     unknown = ROWS[name][-1] == "unknown"

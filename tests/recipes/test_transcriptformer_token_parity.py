@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.core.files import oracle_dir, shipped
+from scmf.core.files import reference_dir, shipped
 
 torch = pytest.importorskip("torch")
 
@@ -30,9 +30,9 @@ def load(path) -> ModuleType:
 parity = load(shipped("recipes") / "transcriptformer" / "parity_tokens.py")
 official = load(shipped("recipes").parent / "benchmarks" / "official_transcriptformer_path.py")
 
-ORACLE = oracle_dir() / "transcriptformer" if oracle_dir() else None
+ORACLE = reference_dir() / "transcriptformer" if reference_dir() else None
 needs_oracle = pytest.mark.skipif(
-    ORACLE is None or not ORACLE.is_dir(), reason="SCMF_ORACLE_DIR is not set or has no transcriptformer/"
+    ORACLE is None or not ORACLE.is_dir(), reason="SCMF_REFERENCE_DIR is not set or has no transcriptformer/"
 )
 
 SPECIAL = ["unknown", "[PAD]", "[START]", "[END]", "[RD]", "[CELL]", "[MASK]"]
@@ -64,7 +64,7 @@ def test_every_recorded_case_is_the_same():
 
 @needs_oracle
 @pytest.mark.parametrize(
-    "changed", [{"clip": 29.0}, {"order": "vocabulary"}, {"max_genes": 2046}, {"target_sum": 9_999.0}]
+    "changed", [{"clip": 29.0}, {"order": "vocabulary"}, {"max_length": 2046}, {"target_sum": 9_999.0}]
 )
 def test_one_changed_constant_is_seen(changed):
     assert "real400_default" in failed(outcome(ORACLE, **changed))
@@ -72,7 +72,7 @@ def test_one_changed_constant_is_seen(changed):
 
 @needs_oracle
 def test_faults_of_the_loader_are_not_in_the_default():
-    found = outcome(ORACLE, faithful=False)
+    found = outcome(ORACLE, match_official=False)
     assert {"adv_default", "adv_dup_error"} <= failed(found)
     assert not {"real400_default", "real400_len127", "mouse1000_default", "adv_csc"} & failed(found)
 
@@ -95,7 +95,7 @@ def record(root, name, stem, counts, genes, *, facts_only=False, seed=None, **se
     """Write an input and what the restated loader makes of it."""
     for part in ("input", "out"):
         (root / part).mkdir(parents=True, exist_ok=True)
-    (root / "gene_vocab.json").write_text(json.dumps(KNOWN))
+    (root / "gene_set.json").write_text(json.dumps(KNOWN))
     (root / "assay_vocab.json").write_text(json.dumps(ASSAYS))
     cells = anndata.AnnData(counts)
     cells.var["ensembl_id"] = genes
@@ -229,7 +229,7 @@ def test_what_is_not_understood_is_a_failed_case(made):
         meta[name] = meta["made_default"]
     shutil.copy(out / "data_made_default.npz", out / "data_made_oom.npz")
     meta["made_error"] = {"error": "ValueError: no"}
-    meta["made_sort_len60"]["colour"] = "red"
+    meta["made_sort_len60"]["color"] = "red"
     meta["made_clip30"] = meta["made_default"] | {"max_count": 29.0}
     (made / "meta_data.json").write_text(json.dumps(meta))
     (out / "data_made_default.npz").write_bytes(b"no archive")

@@ -30,7 +30,7 @@ FLOORS = {
     "recipe": 3,
     **dict.fromkeys(("training", "eval"), 4),
     **dict.fromkeys(
-        ("embedding", "weights", "run", "streaming", "token_cache", "tokenising", "seeds", "evaluation"), 5
+        ("embedding", "weights", "run", "streaming", "token_cache", "tokenizing", "seeds", "evaluation"), 5
     ),
     **dict.fromkeys(("reproduce", "compare", "report", "hub", "hub_card"), 5),
     **dict.fromkeys(

@@ -37,7 +37,7 @@ KANG_TYPES = {
 
 @cache
 def had(name, log=False):
-    return load_cells(DataConfig(dataset=name), progress=False, log_expression=log)
+    return load_cells(DataConfig(dataset=name), log_expression=log)
 
 
 def cells_of(name, split=None, log=False):
@@ -130,7 +130,7 @@ def test_kang_is_joined_to_the_cells_whose_counts_it_carries():
     cells = cells_of("kang_ifnb")
     assert cells.obs["condition"].value_counts().to_dict() == {"IFN-beta": 7451, "control": 6548}
     assert cells.obs["cell_type"].value_counts().to_dict() == KANG_TYPES
-    other = read_file(fetch(load_card("kang_ifnb"), progress=False)["PBMC.h5ad"])
+    other = read_file(fetch(load_card("kang_ifnb"))["PBMC.h5ad"])
     barcode = cells.obs_names.str.extract(r"([ACGT]+)", expand=False)
     place = pd.Series(range(other.n_obs), index=other.obs_names.str[:14] + other.obs["sample"].astype(str).to_numpy())
     sample = np.where(cells.obs["condition"] == "control", "control", "stimul")
@@ -222,8 +222,8 @@ def test_counts_are_refused_where_a_card_cannot_give_them(tmp_path):
     text = (shipped("datasets") / "norman.yaml").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("derive:")]
     (tmp_path / "norman.yaml").write_text("\n".join(lines) + "\n")
-    with pytest.raises(CountsError, match="log-normalised expression and no counts"):
-        load_cells(DataConfig(dataset=str(tmp_path / "norman.yaml")), progress=False)
+    with pytest.raises(CountsError, match="log-normalized expression and no counts"):
+        load_cells(DataConfig(dataset=str(tmp_path / "norman.yaml")))
 
 
 def test_the_frozen_splits_are_what_their_program_makes(tmp_path, monkeypatch, capsys):

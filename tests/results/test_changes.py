@@ -22,7 +22,8 @@ class Repository:
         self.git("init", "-q", "-b", "main")
         self.write("scmf/a.py", "0")
         common = {"variant": "mini", "dataset": "toy", "split": "donor", "benchmark": "annotation",
-                  "higher_is_better": True, "floor": 0.005, "measured_with": MeasuredWith(digest="d" * 64)}  # fmt: skip
+                  "higher_is_better": True, "min_band": 0.005,
+                  "measured_with": MeasuredWith(digest="d" * 64)}  # fmt: skip
         common |= {"protocol": "linear_probe", "method": "pretrained", "metric": "accuracy", "samples": SAMPLES}
         (root / "recipes" / "toy").mkdir(parents=True)
         write_expected(root / "recipes" / "toy" / "expected.yaml", [ExpectedCell(**common)])
@@ -47,7 +48,7 @@ class Repository:
         """File a result measured now, or by ``commit``."""
         state = {"commit": commit or self.git("rev-parse", "HEAD"), "dirty": False}
         facts = {
-            "recipe": "toy", "variant": "mini", "tier": "embedded", "benchmark": "annotation", "dataset": "toy",
+            "recipe": "toy", "variant": "mini", "tier": "mini", "benchmark": "annotation", "dataset": "toy",
             "split": "donor", "protocol": "linear_probe", "method": "pretrained", "seed": seed,
             "metrics": {metric: value}, "definitions": {metric: "d"}, "higher_is_better": {metric: True},
             "recipe_digest": "d" * 64, "command": "scmf reproduce toy",
@@ -88,7 +89,7 @@ def test_a_move_names_values_bands_and_the_commits_between_that_touch_code_or_re
     assert [subject for _, subject in change.commits] == ["A higher rate", "Heads are scaled by their width"]
     (move,) = change.moves
     assert (move.before, move.after, move.seed, move.key.metric) == (0.82, 0.86, 0, "accuracy")
-    width = band(list(SAMPLES.values()), 1, floor=0.005, alpha=0.05)
+    width = band(list(SAMPLES.values()), 1, min_band=0.005, alpha=0.05)
     assert move.bands == pytest.approx(0.04 / width)
     page = repository.page()
     assert "| 0 | 0.8200 | 0.8600 | +0.0400 |" in page and f"`{first[:9]}` → `{last[:9]}`" in page

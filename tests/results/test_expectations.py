@@ -30,7 +30,7 @@ FIVE = [0.90, 0.92, 0.91, 0.93, 0.89]
 def result(value=0.9, *, seed=0, **changes):
     metrics = {} if value is None else {"macro_f1": value}
     fields = {
-        "recipe": "geneformer", "variant": "mini", "tier": "embedded", "benchmark": "annotation",
+        "recipe": "geneformer", "variant": "mini", "tier": "mini", "benchmark": "annotation",
         "dataset": "pancreas", "split": "donor", "protocol": "linear_probe", "method": "pretrained",
         "seed": seed, "metrics": metrics, "definitions": {"macro_f1": "sklearn f1_score(average='macro')"},
         "higher_is_better": {"macro_f1": True}, "recipe_digest": DIGEST,
@@ -40,11 +40,11 @@ def result(value=0.9, *, seed=0, **changes):
     return Result(**{**fields, **changes})
 
 
-def cell(samples, *, floor=0.001, digest=DIGEST):
+def cell(samples, *, min_band=0.001, digest=DIGEST):
     return ExpectedCell(
         **result().key("macro_f1")._asdict(),
         higher_is_better=True,
-        floor=floor,
+        min_band=min_band,
         samples=samples,
         measured_with=MeasuredWith(digest=digest),
     )
@@ -81,9 +81,9 @@ def test_a_first_seed_that_missed_alone_makes_three_seeds_close_at_best():
 def test_a_seed_that_is_an_expected_sample_is_not_held_against_itself():
     samples = dict(enumerate(FIVE, start=1))
     verdict = judge_cell(cell(samples), [result(FIVE[0], seed=1)])
-    alone = judge(FIVE[1:], FIVE[:1], floor=0.001)
+    alone = judge(FIVE[1:], FIVE[:1], min_band=0.001)
     assert (verdict.kind, verdict.n_exp, verdict.delta) == ("match", 4, FIVE[0] - statistics.mean(FIVE[1:]))
-    assert verdict.band == band(FIVE[1:], 1, floor=0.001, alpha=0.05)
+    assert verdict.band == band(FIVE[1:], 1, min_band=0.001, alpha=0.05)
     assert verdict.reason == "without the expected sample of seed 1"
     assert alone.kind == "missing", "four samples are too few where none was left out"
     two = judge_cell(cell(samples), [result(FIVE[0], seed=1), result(FIVE[1], seed=2)])
@@ -101,9 +101,9 @@ def test_cell_without_result_or_metric_is_missing():
 def test_number_without_expectation_is_missing_but_not_in_the_published_tier():
     kinds = {
         tier: [verdict.kind for verdict in judge_results(Expected(), [result(tier=tier)]).values()]
-        for tier in ("embedded", "published")
+        for tier in ("mini", "published")
     }
-    assert kinds == {"embedded": ["missing"], "published": ["not_applicable"]}
+    assert kinds == {"mini": ["missing"], "published": ["not_applicable"]}
 
 
 # --- expected.yaml --------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_recorded_samples_come_back_to_the_last_bit(tmp_path):
     values = [0.1 + 0.2, 1 / 3, 1e-17, 5e22, math.pi]
     results = [result(x, seed=seed) for seed, x in enumerate(values)]
     results.append(result(2 / 3, seed=None, method="majority"))
-    path = write_expected(tmp_path / "expected.yaml", expected_cells(results, floors={"macro_f1": 0.01}))
+    path = write_expected(tmp_path / "expected.yaml", expected_cells(results, min_bands={"macro_f1": 0.01}))
     found = load_expected(path).cells()
     assert found[result().key("macro_f1")].samples == dict(enumerate(values))
     baseline = found[results[-1].key("macro_f1")]
@@ -152,17 +152,17 @@ def test_writing_twice_gives_equal_bytes(tmp_path):
 
 def test_record_refuses_mixed_programs_absent_seeds_and_unknown_floors():
     with pytest.raises(EvaluationError, match="different recipes"):
-        expected_cells([result(), result(seed=1, recipe_digest="other")], floors={"macro_f1": 0.01})
+        expected_cells([result(), result(seed=1, recipe_digest="other")], min_bands={"macro_f1": 0.01})
     with pytest.raises(EvaluationError, match="killed"):
-        expected_cells([result(None, absence=Absence(kind="failed", reason="killed"))], floors={})
-    with pytest.raises(EvaluationError, match="no floor for 'macro_f1'"):
-        expected_cells([result()], floors={})
+        expected_cells([result(None, absence=Absence(kind="failed", reason="killed"))], min_bands={})
+    with pytest.raises(EvaluationError, match="no min_band for 'macro_f1'"):
+        expected_cells([result()], min_bands={})
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("embeded: []", "did you mean 'embedded'"),
+        ("embeded: []", "did you mean 'mini'"),
         ("[]", "not a mapping"),
         ("published: [{id: x}]", "is missing"),
     ],

@@ -20,7 +20,7 @@ FIVE = [0.90, 0.92, 0.91, 0.93, 0.89]  # mean .91, sd sqrt(.00025)
 def result(value=0.9, *, seed=0, **changes):
     metrics = {} if value is None else {"macro_f1": value}
     fields = {
-        "recipe": "geneformer", "variant": "mini", "tier": "embedded", "benchmark": "annotation",
+        "recipe": "geneformer", "variant": "mini", "tier": "mini", "benchmark": "annotation",
         "dataset": "pancreas", "split": "donor", "protocol": "linear_probe", "method": "pretrained",
         "seed": seed, "metrics": metrics, "definitions": {"macro_f1": "sklearn f1_score(average='macro')"},
         "higher_is_better": {"macro_f1": True}, "recipe_digest": DIGEST,
@@ -35,15 +35,15 @@ def result(value=0.9, *, seed=0, **changes):
 
 def test_band_equals_the_formula_worked_out_by_hand():
     # t(.975, 4) = 2.776445, sd = .0158114, sqrt(1/5 + 1/1) = 1.095445
-    assert band(FIVE, 1, floor=0.0, alpha=0.05) == pytest.approx(2.776445 * 0.0158114 * 1.095445, rel=1e-5)
+    assert band(FIVE, 1, min_band=0.0, alpha=0.05) == pytest.approx(2.776445 * 0.0158114 * 1.095445, rel=1e-5)
     # t(.995, 4) = 4.604095, sqrt(1/5 + 1/3) = .730297
-    assert band(FIVE, 3, floor=0.0, alpha=0.01) == pytest.approx(4.604095 * 0.0158114 * 0.730297, rel=1e-5)
-    assert band(FIVE, 3, floor=0.2, alpha=0.01) == 0.2
+    assert band(FIVE, 3, min_band=0.0, alpha=0.01) == pytest.approx(4.604095 * 0.0158114 * 0.730297, rel=1e-5)
+    assert band(FIVE, 3, min_band=0.2, alpha=0.01) == 0.2
 
 
 def test_band_is_the_prediction_interval_of_the_two_sample_t_test():
     # With one observed value the pooled variance is that of the expected samples: p = .05 at the band's edge.
-    edge = statistics.mean(FIVE) + band(FIVE, 1, floor=0.0, alpha=0.05)
+    edge = statistics.mean(FIVE) + band(FIVE, 1, min_band=0.0, alpha=0.05)
     n = len(FIVE)
     t = (edge - statistics.mean(FIVE)) / (np.std(FIVE, ddof=1) * math.sqrt(1 / n + 1))
     assert 2 * scipy.stats.t.sf(t, n - 1) == pytest.approx(0.05)
@@ -62,7 +62,7 @@ def test_band_is_the_prediction_interval_of_the_two_sample_t_test():
     ],
 )
 def test_verdict_follows_the_two_stages(observed, kind, alpha, undecided):
-    verdict = judge(FIVE, observed, floor=0.001)
+    verdict = judge(FIVE, observed, min_band=0.001)
     assert (verdict.kind, verdict.alpha, verdict.undecided) == (kind, alpha, undecided)
     assert verdict.needs_more_seeds == (3 - len(observed) if undecided else 0)
     assert verdict.ok is (kind in ("match", "close"))
@@ -70,43 +70,43 @@ def test_verdict_follows_the_two_stages(observed, kind, alpha, undecided):
 
 def test_three_seeds_make_no_match_of_a_first_look_that_missed():
     three = [0.97, 0.90, 0.92]  # delta .020 of the mean; the first alone .060, band(.05, 1) = .0481
-    assert judge(FIVE, three, floor=0.001).kind == "match"
-    verdict = judge(FIVE, three, floor=0.001, first_look_missed=True)
+    assert judge(FIVE, three, min_band=0.001).kind == "match"
+    verdict = judge(FIVE, three, min_band=0.001, first_look_missed=True)
     assert (verdict.kind, verdict.alpha, verdict.undecided) == ("close", 0.01, False)
-    assert verdict.band == band(FIVE, 3, floor=0.001, alpha=0.01)
+    assert verdict.band == band(FIVE, 3, min_band=0.001, alpha=0.01)
 
 
 def test_after_a_missed_first_look_two_seeds_do_not_decide_and_far_is_still_off():
-    two = judge(FIVE, [0.97, 0.86], floor=0.001, first_look_missed=True)
+    two = judge(FIVE, [0.97, 0.86], min_band=0.001, first_look_missed=True)
     assert (two.undecided, two.needs_more_seeds, two.ok) == (True, 1, False)
-    assert judge(FIVE, [0.97] * 3, floor=0.001, first_look_missed=True).kind == "off_up"
+    assert judge(FIVE, [0.97] * 3, min_band=0.001, first_look_missed=True).kind == "off_up"
 
 
 def test_better_than_expected_is_off_too():
-    assert judge(FIVE, [0.99] * 3, floor=0.001).kind == "off_up"
+    assert judge(FIVE, [0.99] * 3, min_band=0.001).kind == "off_up"
 
 
 def test_fewer_than_five_expected_samples_are_not_judged():
-    verdict = judge(FIVE[:4], [0.91], floor=0.5)
+    verdict = judge(FIVE[:4], [0.91], min_band=0.5)
     assert (verdict.kind, verdict.reason, verdict.ok) == ("missing", "fewer than 5 expected samples (4)", False)
 
 
 def test_deterministic_method_is_judged_by_the_floor_alone():
-    inside = judge([0.70], [0.7005], floor=0.001, deterministic=True)
-    outside = judge([0.70], [0.69], floor=0.001, deterministic=True)
+    inside = judge([0.70], [0.7005], min_band=0.001, deterministic=True)
+    outside = judge([0.70], [0.69], min_band=0.001, deterministic=True)
     assert (inside.kind, inside.band, inside.alpha) == ("match", 0.001, None)
     assert (outside.kind, outside.undecided) == ("off_down", False)
 
 
 def test_equal_samples_match_even_without_a_floor():
-    assert judge([0.1] * 7, [0.1] * 3, floor=0.0).delta == 0.0
-    assert judge([0.1] * 7, [0.1] * 3, floor=0.0).kind == "match"
+    assert judge([0.1] * 7, [0.1] * 3, min_band=0.0).delta == 0.0
+    assert judge([0.1] * 7, [0.1] * 3, min_band=0.0).kind == "match"
 
 
-@pytest.mark.parametrize(("expected", "floor"), [([math.nan] * 5, 0.1), ([math.inf] * 5, 0.1), (FIVE, -0.1)])
-def test_judge_refuses_what_cannot_be_judged(expected, floor):
+@pytest.mark.parametrize(("expected", "min_band"), [([math.nan] * 5, 0.1), ([math.inf] * 5, 0.1), (FIVE, -0.1)])
+def test_judge_refuses_what_cannot_be_judged(expected, min_band):
     with pytest.raises(EvaluationError, match="finite"):
-        judge(expected, [0.5], floor=floor)
+        judge(expected, [0.5], min_band=min_band)
 
 
 scores = st.integers(-1000, 1000).map(lambda i: i / 1000)
@@ -114,29 +114,29 @@ MIRROR = {"off_up": "off_down", "off_down": "off_up"}
 
 
 @given(st.lists(scores, min_size=5, max_size=12), st.lists(scores, min_size=1, max_size=4), st.floats(0, 0.1))
-def test_verdict_is_symmetric_under_a_change_of_sign(expected, observed, floor):
-    one = judge(expected, observed, floor=floor)
-    other = judge([-x for x in expected], [-x for x in observed], floor=floor)
+def test_verdict_is_symmetric_under_a_change_of_sign(expected, observed, min_band):
+    one = judge(expected, observed, min_band=min_band)
+    other = judge([-x for x in expected], [-x for x in observed], min_band=min_band)
     assert other.kind == MIRROR.get(one.kind, one.kind)
     assert (other.band, other.delta, other.undecided) == (one.band, -one.delta, one.undecided)
 
 
 @given(st.lists(scores, min_size=5, max_size=12), st.integers(1, 4), st.floats(0, 0.1), st.floats(1, 10))
-def test_more_spread_never_narrows_the_band(expected, n, floor, factor):
-    centre = statistics.mean(expected)
-    wider = [centre + factor * (x - centre) for x in expected]
-    assert band(wider, n, floor=floor, alpha=0.05) >= band(expected, n, floor=floor, alpha=0.05) - 1e-12
+def test_more_spread_never_narrows_the_band(expected, n, min_band, factor):
+    center = statistics.mean(expected)
+    wider = [center + factor * (x - center) for x in expected]
+    assert band(wider, n, min_band=min_band, alpha=0.05) >= band(expected, n, min_band=min_band, alpha=0.05) - 1e-12
 
 
 @given(st.lists(scores, min_size=5, max_size=12), st.integers(1, 4), st.floats(0, 0.1))
-def test_the_second_look_is_wider_and_the_floor_is_the_least(expected, n, floor):
-    first, second = (band(expected, n, floor=floor, alpha=alpha) for alpha in (0.05, 0.01))
-    assert second >= first >= floor
+def test_the_second_look_is_wider_and_the_floor_is_the_least(expected, n, min_band):
+    first, second = (band(expected, n, min_band=min_band, alpha=alpha) for alpha in (0.05, 0.01))
+    assert second >= first >= min_band
 
 
 @given(st.lists(scores, min_size=5, max_size=12), scores, st.floats(0, 0.1))
-def test_a_value_outside_on_the_first_look_is_never_final(expected, value, floor):
-    verdict = judge(expected, [value], floor=floor)
+def test_a_value_outside_on_the_first_look_is_never_final(expected, value, min_band):
+    verdict = judge(expected, [value], min_band=min_band)
     assert verdict.undecided is (verdict.kind != "match")
     assert verdict.needs_more_seeds == (2 if verdict.undecided else 0)
 
@@ -144,7 +144,7 @@ def test_a_value_outside_on_the_first_look_is_never_final(expected, value, floor
 def test_false_alarms_come_at_the_promised_rate():
     rng = np.random.default_rng(0)
     runs = [rng.normal(size=11) for _ in range(2000)]
-    alarms = sum(judge(run[:10], run[10:], floor=0.0).kind != "match" for run in runs)
+    alarms = sum(judge(run[:10], run[10:], min_band=0.0).kind != "match" for run in runs)
     assert 0.035 < alarms / 2000 < 0.065
 
 

@@ -23,12 +23,12 @@ PAD, CLS, EOC = 6, 7, 8
 
 
 def make(**options):
-    return BinnedTokenizer.from_tables(TABLE, **{"max_genes": 20, **options})
+    return BinnedTokenizer.from_tables(TABLE, **{"max_length": 20, **options})
 
 
 def wide(n_genes, **options):
     return BinnedTokenizer.from_tables(
-        {f"g{i}": i for i in range(n_genes)}, **{"max_genes": n_genes + 1, **options}
+        {f"g{i}": i for i in range(n_genes)}, **{"max_length": n_genes + 1, **options}
     ), tuple(f"g{i}" for i in range(n_genes))  # fmt: skip
 
 
@@ -74,11 +74,11 @@ def test_edges_and_bounds_are_those_of_numpy_to_the_bit(name, kind, n_bins):
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.uint16])
-def test_faithful_digits_are_the_official_ones_under_the_seed(kind):
+def test_match_official_digits_are_the_official_ones_under_the_seed(kind):
     rng = np.random.default_rng(0)
     cells = rng.poisson(0.8, (7, 300)).astype(kind)
     cells[3] = 0
-    tokenizer, genes = wide(300, faithful=True, seed=42, include_zero_genes=True)
+    tokenizer, genes = wide(300, match_official=True, seed=42, include_zero_genes=True)
     random = np.random.RandomState(42)
     wanted = cells.astype(float)
     for row in wanted:
@@ -139,16 +139,16 @@ def test_with_zero_genes_every_known_gene_stands_in_every_cell():
 def test_without_bins_values_are_as_they_are():
     cells = np.array([[0.5, 0, 700, 0, 0, 1.25]], np.float32)
     assert make(n_bins=0)(cells, GENES)["values"].tolist() == [[0.5, 700, 1.25]]
-    assert make(n_bins=0, faithful=True)(cells, GENES)["values"].tolist() == [[0.5, 700, 1.25]]
+    assert make(n_bins=0, match_official=True)(cells, GENES)["values"].tolist() == [[0.5, 700, 1.25]]
 
 
 @pytest.mark.parametrize("zeros", [False, True])
-@pytest.mark.parametrize("faithful", [False, True])
-def test_a_long_cell_keeps_cls_and_a_sample_or_its_first_genes(zeros, faithful):
+@pytest.mark.parametrize("match_official", [False, True])
+def test_a_long_cell_keeps_cls_and_a_sample_or_its_first_genes(zeros, match_official):
     rng = np.random.default_rng(1)
     cells = rng.integers(1, 200, (30, 100)).astype(np.float32)
-    options = {"n_bins": 0, "special_tokens": True, "include_zero_genes": zeros, "faithful": faithful}
-    tokenizer, genes = wide(100, **options, max_genes=31)
+    options = {"n_bins": 0, "special_tokens": True, "include_zero_genes": zeros, "match_official": match_official}
+    tokenizer, genes = wide(100, **options, max_length=31)
     batch = tokenizer(cells, genes)
     assert batch["input_ids"].shape == (30, 31) and (batch["input_ids"][:, 0] == tokenizer.cls_token_id).all()
     kept = batch["input_ids"][:, 1:]
@@ -157,13 +157,13 @@ def test_a_long_cell_keeps_cls_and_a_sample_or_its_first_genes(zeros, faithful):
     assert len({tuple(row) for row in kept.tolist()}) == 30, "another sample in every cell"
     times = np.bincount(kept.ravel(), minlength=100)
     assert ((times - 9) ** 2 / (30 * 0.3 * 0.7)).sum() < 150, "each gene with the same chance"
-    first, _ = wide(100, **options, max_genes=31, long_cells="first")
+    first, _ = wide(100, **options, max_length=31, long_cells="first")
     assert np.array_equal(first(cells, genes)["input_ids"][:, 1:], np.tile(np.arange(30), (30, 1)))
 
 
 def test_by_default_a_sample_stands_in_column_order_and_its_digits_are_those_of_the_whole_cell():
     cells = np.random.default_rng(2).poisson(3, (20, 200)).astype(np.float32)
-    (short, genes), (whole, _) = wide(200, max_genes=50), wide(200)
+    (short, genes), (whole, _) = wide(200, max_length=50), wide(200)
     for row in range(20):
         part, all_of = short(cells[row : row + 1], genes), whole(cells[row : row + 1], genes)
         digit = dict(zip(all_of["input_ids"][0].tolist(), all_of["values"][0].tolist(), strict=True))
@@ -173,10 +173,10 @@ def test_by_default_a_sample_stands_in_column_order_and_its_digits_are_those_of_
 
 def test_draw_and_seed_change_digits_and_samples_and_nothing_else_does():
     cells = np.random.default_rng(3).poisson(1, (10, 300)).astype(np.float32)
-    tokenizer, genes = wide(300, max_genes=80)
+    tokenizer, genes = wide(300, max_length=80)
     base = tokenizer(cells, genes)
     assert all(np.array_equal(base[key], tokenizer(cells, genes)[key]) for key in base)
-    for other in (tokenizer(cells, genes, draw=1), wide(300, max_genes=80, seed=1)[0](cells, genes)):
+    for other in (tokenizer(cells, genes, draw=1), wide(300, max_length=80, seed=1)[0](cells, genes)):
         assert not np.array_equal(base["input_ids"], other["input_ids"])
         same = [np.mean(a == b) for a, b in zip(base["values"], other["values"], strict=True)]
         assert max(same) < 0.5
@@ -184,7 +184,7 @@ def test_draw_and_seed_change_digits_and_samples_and_nothing_else_does():
 
 def test_default_draws_are_pinned():
     """Tokens in a store are made once: another draw for the same seed would be another data set."""
-    tokenizer, genes = wide(40, max_genes=12, special_tokens=True)
+    tokenizer, genes = wide(40, max_length=12, special_tokens=True)
     cells = np.arange(80).reshape(2, 40) % 4
     cells[1, :4] = 3
     batch = tokenizer(cells, genes)
@@ -207,16 +207,16 @@ def test_special_tokens_are_appended_as_the_official_code_does_and_stand_in_fron
     assert (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id) == (PAD, CLS, EOC)
     assert tokenizer.vocab_size == 9 and tokenizer.mask_token_id is None
     cells = np.array([[1, 0, 2, 0, 0, 5], [1, 0, 2, 0, 0, 0]])
-    fitted = BinnedTokenizer.fit(cells, GENES, min_cells=2, max_genes=5, n_bins=7)
+    fitted = BinnedTokenizer.fit(cells, GENES, min_cells=2, max_length=5, n_bins=7)
     assert list(fitted.get_vocab()) == ["<pad>", "<cls>", "<eoc>", "<mask>", "ACTB", "GAPDH"] and fitted.n_bins == 7
     assert fitted(cells, GENES)["input_ids"].tolist() == [[4, 5], [4, 5]]
 
 
-def test_unknown_genes_are_left_out_and_when_faithful_become_padding_with_a_digit():
+def test_unknown_genes_are_left_out_and_when_match_official_become_padding_with_a_digit():
     cells = np.array([[3, 1, 2]])
     genes = ["ACTB", "unknown", "LYZ"]
     assert make()(cells, genes)["input_ids"].tolist() == [[0, 5]]
-    batch = make(faithful=True)(cells, genes)
+    batch = make(match_official=True)(cells, genes)
     assert batch["input_ids"].tolist() == [[0, PAD, 5]]
     assert batch["attention_mask"].tolist() == [[1, 0, 1]]
     assert (batch["values"] > 0).all()
@@ -224,33 +224,33 @@ def test_unknown_genes_are_left_out_and_when_faithful_become_padding_with_a_digi
 
 def test_other_names_and_columns_of_one_gene():
     aliases = {"ENSG00000075624": "ACTB", "T3E": "CD3E"}
-    tokenizer = BinnedTokenizer.from_tables(TABLE, aliases=aliases, max_genes=9, n_bins=0)
+    tokenizer = BinnedTokenizer.from_tables(TABLE, aliases=aliases, max_length=9, n_bins=0)
     cells = np.array([[1, 2, 4, 8]])
     genes = ["ENSG00000075624.17", "T3E", "CD3E", "actb"]
     batch = tokenizer(cells, genes)
     assert batch["input_ids"].tolist() == [[0, 1]] and batch["values"].tolist() == [[1, 6]]
-    faithful = BinnedTokenizer.from_tables(TABLE, aliases=aliases, max_genes=9, n_bins=0, faithful=True)
-    assert faithful(cells, genes)["input_ids"].tolist() == [[PAD, 1, 1, PAD]]
+    match_official = BinnedTokenizer.from_tables(TABLE, aliases=aliases, max_length=9, n_bins=0, match_official=True)
+    assert match_official(cells, genes)["input_ids"].tolist() == [[PAD, 1, 1, PAD]]
 
 
 # --- odd input ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("match_official", [False, True])
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
-def test_bad_counts_are_an_error_that_names_the_place(value, faithful):
+def test_bad_counts_are_an_error_that_names_the_place(value, match_official):
     cells = np.ones((3, 6))
     cells[1, 4] = value
     for block in (cells, sp.csr_matrix(cells), sp.csc_matrix(cells)):
         with pytest.raises(ValueError, match=r"a count of .*[\s\S]*row 1, column 4"):
-            make(faithful=faithful)(block, GENES)
+            make(match_official=match_official)(block, GENES)
 
 
-@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("match_official", [False, True])
 @pytest.mark.parametrize("zeros", [False, True])
-def test_an_empty_cell_is_an_error_or_kept(faithful, zeros):
+def test_an_empty_cell_is_an_error_or_kept(match_official, zeros):
     cells = sp.csr_matrix(np.array([[1, 0, 2, 0, 0, 0], [0] * 6, [0] * 6]))
-    tokenizer = make(faithful=faithful, include_zero_genes=zeros, special_tokens=True)
+    tokenizer = make(match_official=match_official, include_zero_genes=zeros, special_tokens=True)
     with pytest.raises(ValueError, match=r"2 cell\(s\) of the block[\s\S]*rows 1, 2"):
         tokenizer(cells, GENES)
     kept = tokenizer(cells, GENES, empty="keep")
@@ -265,9 +265,9 @@ def test_stored_zeros_duplicates_and_rows_out_of_order_are_the_clean_matrix():
     data, indices = np.array([1.0, 2, 0, 5, 3]), np.array([4, 2, 1, 2, 0])
     data[1], data[3] = 2, 3
     messy = sp.csr_matrix((data, indices, np.array([0, 5])), shape=(1, 6))
-    for faithful in (False, True):
+    for match_official in (False, True):
         for zeros in (False, True):
-            tokenizer = make(faithful=faithful, include_zero_genes=zeros)
+            tokenizer = make(match_official=match_official, include_zero_genes=zeros)
             one, two = tokenizer(clean, GENES), tokenizer(messy, GENES)
             assert all(np.array_equal(one[key], two[key]) for key in one)
     assert messy.indices.tolist() == [4, 2, 1, 2, 0]
@@ -278,20 +278,20 @@ def test_wrong_shapes_and_settings_are_errors():
         make()(np.ones((2, 5)), GENES)
     with pytest.raises(ValueError, match="none of 2 gene names"):
         make()(np.ones((2, 2)), ["x", "y"])
-    with pytest.raises(ValueError, match="set faithful"):
+    with pytest.raises(ValueError, match="set match_official"):
         make()(np.ones((1, 6)), GENES, draws=OfficialDraws(0))
     with pytest.raises(ValueError, match="'error' or 'keep'"):
         make()(np.ones((1, 6)), GENES, empty="drop")
     with pytest.raises(ValueError, match="to fit"):
-        BinnedTokenizer.from_tables({"a": 40_000}, max_genes=2).encode_cells(np.ones((1, 1)), ["a"], dtype=np.int16)
-    for option in ({"n_bins": 1}, {"cls_value": "one"}, {"long_cells": "last"}, {"max_genes": 0}, {"seed": -1},
+        BinnedTokenizer.from_tables({"a": 40_000}, max_length=2).encode_cells(np.ones((1, 1)), ["a"], dtype=np.int16)
+    for option in ({"n_bins": 1}, {"cls_value": "one"}, {"long_cells": "last"}, {"max_length": 0}, {"seed": -1},
                    {"pad_value": np.nan}, {"mask_value": np.inf}):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(option))):
             make(**option)
     with pytest.raises(ValueError, match="no <pad>"):
         BinnedTokenizer(token_ids=TABLE)
     with pytest.raises(ValueError, match="1 ids given twice"):
-        BinnedTokenizer.from_tables({"a": 0, "b": 0}, max_genes=3)
+        BinnedTokenizer.from_tables({"a": 0, "b": 0}, max_length=3)
     with pytest.raises(ValueError, match="counts and genes"):
         make().tokenize("text")
 
@@ -311,9 +311,13 @@ def test_the_contract_of_a_tokenizer_is_kept():
     tokenizer = make(special_tokens=True)
     assert tokenizer.model_input_names == ["input_ids", "attention_mask", "values"]
     assert tokenizer.fill == {"input_ids": PAD, "values": -2.0}
-    assert tokenizer.redraws and make(n_bins=0).redraws and not make(n_bins=0, long_cells="first").redraws
+    assert (
+        tokenizer.is_stochastic
+        and make(n_bins=0).is_stochastic
+        and not make(n_bins=0, long_cells="first").is_stochastic
+    )
     assert tokenizer.obs_columns == () and tokenizer.cell_tensors({"assay": ["10x"]}) == {}
-    assert (tokenizer.mask_value, tokenizer.n_bins, tokenizer.max_genes) == (-1.0, 51, 20)
+    assert (tokenizer.mask_value, tokenizer.n_bins, tokenizer.max_length) == (-1.0, 51, 20)
     cells = tokenizer.encode_cells(np.eye(6), GENES, dtype=np.int16, n_counts=np.ones(6))
     assert cells.columns["input_ids"].dtype == np.int16 and cells.columns["values"].dtype == np.float32
     assert cells.offsets.tolist() == [0, 2, 4, 6, 8, 10, 12] and cells.lengths.tolist() == [2] * 6
@@ -325,7 +329,7 @@ def test_every_setting_changes_the_fingerprint_and_saving_does_not(tmp_path):
         make(**{key: value})
         for key, value in (
             ("n_bins", 5), ("include_zero_genes", True), ("cls_value", "zero"), ("pad_value", -3), ("mask_value", 9),
-            ("long_cells", "first"), ("seed", 1), ("faithful", True), ("special_tokens", True), ("max_genes", 8),
+            ("long_cells", "first"), ("seed", 1), ("match_official", True), ("special_tokens", True), ("max_length", 8),
             ("aliases", {"x": "LYZ"}),
         )
     ]  # fmt: skip
@@ -340,7 +344,7 @@ def test_every_setting_changes_the_fingerprint_and_saving_does_not(tmp_path):
 
 def test_it_loads_where_scmf_is_not_installed_from_a_saved_copy_of_its_copy_too(tmp_path):
     cells = sp.csr_matrix(np.random.default_rng(0).poisson(1, (9, 6)).astype(np.float32) + np.float32(1))
-    ours = make(special_tokens=True, max_genes=4, seed=3)
+    ours = make(special_tokens=True, max_length=4, seed=3)
     ours.save_pretrained(tmp_path / "one")
     sp.save_npz(tmp_path / "cells.npz", cells)
     program = (

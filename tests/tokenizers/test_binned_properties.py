@@ -20,7 +20,7 @@ MORE = settings(max_examples=60, deadline=None)
 
 
 def make(**options):
-    return BinnedTokenizer.from_tables(TABLE, **{"max_genes": N_GENES + 1, **options})
+    return BinnedTokenizer.from_tables(TABLE, **{"max_length": N_GENES + 1, **options})
 
 
 @st.composite
@@ -35,7 +35,7 @@ def cells(draw):
 
 
 settings_of_tokens = st.fixed_dictionaries({
-    "max_genes": st.sampled_from([2, 9, 50, N_GENES + 1]),
+    "max_length": st.sampled_from([2, 9, 50, N_GENES + 1]),
     "n_bins": st.sampled_from([2, 5, 51]),
     "include_zero_genes": st.booleans(),
     "special_tokens": st.booleans(),
@@ -73,8 +73,8 @@ def test_the_order_of_columns_changes_the_order_of_tokens_and_nothing_else(block
 
 @MORE
 @given(cells(), settings_of_tokens, st.booleans())
-def test_increasing_transforms_leave_every_digit(block, options, faithful):
-    tokenizer = make(**options, faithful=faithful)
+def test_increasing_transforms_leave_every_digit(block, options, match_official):
+    tokenizer = make(**options, match_official=match_official)
     wanted = tokenizer(block, GENES)
     wide = block.astype(np.float64)
     exact = np.array([not on_a_value(n, options["n_bins"]) for n in (wanted["values"] > 0).sum(axis=1)])
@@ -121,8 +121,8 @@ def test_bounds_of_any_positive_numbers_are_those_of_numpy(numbers, n_bins, narr
 
 @MORE
 @given(cells(), settings_of_tokens, st.booleans())
-def test_dense_and_every_sparse_form_are_the_same_cells(block, options, faithful):
-    tokenizer = make(**options, faithful=faithful)
+def test_dense_and_every_sparse_form_are_the_same_cells(block, options, match_official):
+    tokenizer = make(**options, match_official=match_official)
     wanted = tokenizer(block, GENES)
     stored_zero = sp.csr_matrix(np.where(block == 0, 1, block))
     stored_zero.data[np.asarray(block == 0).ravel()] = 0
@@ -143,7 +143,7 @@ def test_a_copy_gives_the_same_tokens(block, options):
 @settings(max_examples=20, deadline=None)
 @given(cells(), st.integers(0, 9))
 def test_the_official_draws_go_on_from_call_to_call(block, seed):
-    tokenizer = make(faithful=True, seed=seed, max_genes=20, long_cells="first")
+    tokenizer = make(match_official=True, seed=seed, max_length=20, long_cells="first")
     whole = tokenizer.encode_cells(block, GENES)
     draws = OfficialDraws(seed)
     parts = [tokenizer.encode_cells(row[None], GENES, draws=draws) for row in block]
@@ -154,7 +154,7 @@ def test_the_official_draws_go_on_from_call_to_call(block, seed):
 def test_threads_side_by_side_make_the_tokens_of_one():
     rng = np.random.default_rng(0)
     blocks = [sp.csr_matrix(rng.poisson(0.7, (200, N_GENES)).astype(np.float32)) for _ in range(24)]
-    tokenizer = make(max_genes=30)
+    tokenizer = make(max_length=30)
 
     def encode(block):
         return tokenizer.encode_cells(block, GENES, empty="keep")

@@ -13,19 +13,19 @@ A, B, C, D, E, F = GENES
 TF = ["unknown", "[PAD]", "[START]", "[END]", "[RD]", "[CELL]", "[MASK]"]
 
 
-def make(*, depth=False, special=(), aliases=None, assays=None, max_genes=100, **options):
+def make(*, depth=False, special=(), aliases=None, assays=None, max_length=100, **options):
     """Specials behind the genes, as in scFoundation's vocabulary."""
     names = [*GENES, *(("<T>", "<S>") if depth else ()), "<pad>", *special]
     return ContinuousTokenizer.from_tables(
         {name: i for i, name in enumerate(names)}, None, aliases, assays=assays,
-        max_genes=max_genes, depth_tokens=depth, **options,
+        max_length=max_length, depth_tokens=depth, **options,
     )  # fmt: skip
 
 
 def clipped(*, assays=None, **options):
     """Specials in front, as in TranscriptFormer's vocabulary."""
     token_ids = {name: i for i, name in enumerate([*TF, *GENES])}
-    given = {"max_genes": 100, "transform": "clipped_counts"} | options
+    given = {"max_length": 100, "transform": "clipped_counts"} | options
     return ContinuousTokenizer.from_tables(token_ids, assays=assays, **given)
 
 
@@ -84,7 +84,7 @@ def test_a_batch_is_padded_right_with_its_mask_depth_and_lengths():
 
 
 def test_padding_to_max_length_and_none():
-    assert make(max_genes=9)(csr([1, 2, 0, 0, 0, 0]), GENES, padding="max_length")["input_ids"].shape == (1, 9)
+    assert make(max_length=9)(csr([1, 2, 0, 0, 0, 0]), GENES, padding="max_length")["input_ids"].shape == (1, 9)
     ragged = make()(csr([1, 2, 0, 0, 0, 0], [0, 0, 3, 0, 0, 0]), GENES, padding=False)
     assert [row.tolist() for row in ragged["input_ids"]] == [[0, 1], [2]]
 
@@ -128,9 +128,9 @@ def test_orders():
 
 def test_what_is_too_long_loses_its_end_and_keeps_its_depth():
     row = csr([1, 2, 3, 4, 5, 6])
-    assert tokens(make(depth=True, max_genes=4), row) == [[A, B, "<T>", "<S>"]]
-    assert tokens(make(depth=True, max_genes=4, order="value"), row) == [[F, E, "<T>", "<S>"]]
-    depth = make(depth=True, max_genes=4).encode_cells(row, GENES).cells["depth"]
+    assert tokens(make(depth=True, max_length=4), row) == [[A, B, "<T>", "<S>"]]
+    assert tokens(make(depth=True, max_length=4, order="value"), row) == [[F, E, "<T>", "<S>"]]
+    depth = make(depth=True, max_length=4).encode_cells(row, GENES).cells["depth"]
     assert depth[0, 1] == np.float32(np.log10(21))
 
 
@@ -138,7 +138,7 @@ def test_a_random_order_depends_on_seed_draw_and_cell_alone():
     rng = np.random.default_rng(0)
     genes = [f"G{i}" for i in range(80)]
     counts = rng.integers(0, 4, (30, 80)).astype("f4")
-    given = {"min_cells": 1, "max_genes": 20, "transform": "clipped_counts", "order": "random"}
+    given = {"min_cells": 1, "max_length": 20, "transform": "clipped_counts", "order": "random"}
     tokenizer = ContinuousTokenizer.fit(counts, genes, **given)
     found = cells(tokenizer.encode_cells(counts, genes))
     shuffled = rng.permutation(80)
@@ -159,7 +159,7 @@ def test_zeros_may_stand_behind_and_unknown_genes_have_a_token():
     row = csr([0, 4, 0, 1, 0, 0, 9])
     genes = [*GENES, "unheard of"]
     assert tokens(clipped(keep_zeros=True), row, genes) == [[B, D, A, C, E, F]]
-    assert tokens(clipped(keep_zeros=True, max_genes=4, order="vocabulary"), row, genes) == [[B, D, A, C]]
+    assert tokens(clipped(keep_zeros=True, max_length=4, order="vocabulary"), row, genes) == [[B, D, A, C]]
     assert tokens(clipped(unknown_genes="token"), row, genes) == [[B, D, "unknown"]]
     assert tokens(clipped(unknown_genes="token", order="vocabulary"), row, genes) == [[B, D, "unknown"]]
     found = sorted(tokens(clipped(keep_zeros=True, order="random"), row, genes)[0][2:])
@@ -219,7 +219,7 @@ def test_other_errors_say_what_to_do():
     with pytest.raises(ValueError, match="empty='drop'"):
         make().encode_cells(row, GENES, empty="drop")
     with pytest.raises(ValueError, match="dtype int8"):
-        ContinuousTokenizer.from_tables({"<pad>": 0, A: 300}, max_genes=3).encode_cells(row, GENES, dtype=np.int8)
+        ContinuousTokenizer.from_tables({"<pad>": 0, A: 300}, max_length=3).encode_cells(row, GENES, dtype=np.int8)
     with pytest.raises(ValueError, match="a column outside the matrix"):
         make().encode_cells(sp.csr_matrix((np.ones(1), np.array([9]), np.array([0, 1])), shape=(1, 6)), GENES)
     with pytest.raises(ValueError, match="call tokenizer.counts, genes."):
@@ -235,7 +235,7 @@ def test_an_empty_cell_may_be_kept_as_an_empty_row():
 
 def test_a_total_of_one_keeps_its_depth_token():
     assert tokens(make(depth=True), csr([1, 0, 0, 0, 0, 0])) == [[A, "<T>", "<S>"]]
-    assert tokens(make(depth=True, faithful=True), csr([1, 0, 0, 0, 0, 0])) == [[A, "<T>"]]
+    assert tokens(make(depth=True, match_official=True), csr([1, 0, 0, 0, 0, 0])) == [[A, "<T>"]]
 
 
 @pytest.mark.parametrize(
@@ -248,54 +248,56 @@ def test_a_total_of_one_keeps_its_depth_token():
         ({"depth_tokens": True}, "no <T>, <S>"),
         ({"special_tokens": True}, "no <cls>, <eos>"),
         ({"unknown_genes": "token"}, "no <unk>"),
-        ({"max_genes": 0}, "max_genes 0"),
+        ({"max_length": 0}, "max_length 0"),
         ({"assays": {"unknown": 1}}, "ids from 0 without a gap"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):
-    given = {"max_genes": 5} | options
+    given = {"max_length": 5} | options
     with pytest.raises(ValueError, match=message):
         ContinuousTokenizer.from_tables({"<pad>": 0, A: 1}, **given)
 
 
 def test_a_vocabulary_that_is_none_is_refused():
     with pytest.raises(ValueError, match="1 ids given twice"):
-        ContinuousTokenizer.from_tables({"<pad>": 0, A: 1, B: 1}, max_genes=5)
+        ContinuousTokenizer.from_tables({"<pad>": 0, A: 1, B: 1}, max_length=5)
     with pytest.raises(ValueError, match="0 genes"):
-        ContinuousTokenizer.from_tables({"<pad>": 0}, max_genes=5)
+        ContinuousTokenizer.from_tables({"<pad>": 0}, max_length=5)
 
 
 # --- faults of the official codes, on demand -----------------------------------------------------------------
 
 
-def test_the_faithful_scfoundation_shifts_takes_any_order_and_goes_on():
-    shifted = make(depth=True, faithful=True).encode_cells(csr([1, 2, 4]), [A, B, B])
+def test_the_match_official_scfoundation_shifts_takes_any_order_and_goes_on():
+    shifted = make(depth=True, match_official=True).encode_cells(csr([1, 2, 4]), [A, B, B])
     assert shifted.columns["input_ids"].tolist() == [0, 1, 2, 7, 103]
-    permuted = make(depth=True, faithful=True).encode_cells(csr([1, 2, 0, 0, 0, 0]), [F, E, D, C, B, A])
+    permuted = make(depth=True, match_official=True).encode_cells(csr([1, 2, 0, 0, 0, 0]), [F, E, D, C, B, A])
     assert permuted.columns["input_ids"].tolist() == [0, 1, 6, 7]
-    behind = make(depth=True, faithful=True).encode_cells(csr([1] * 8), [*GENES, "x", "y"])
+    behind = make(depth=True, match_official=True).encode_cells(csr([1] * 8), [*GENES, "x", "y"])
     assert behind.columns["input_ids"].tolist() == [*range(8), 103, 103]
     with pytest.raises(ValueError, match="fewer tokens than there are columns without an id"):
-        make(depth=True, faithful=True).encode_cells(csr([1, *[0] * 9]), [*GENES, *"wxyz"])
-    odd = make(depth=True, faithful=True).encode_cells(csr([2, -1, np.nan, 0, 0]), GENES[:5])
+        make(depth=True, match_official=True).encode_cells(csr([1, *[0] * 9]), [*GENES, *"wxyz"])
+    odd = make(depth=True, match_official=True).encode_cells(csr([2, -1, np.nan, 0, 0]), GENES[:5])
     assert odd.columns["input_ids"].tolist() == [0, 6]  # the total is 1
-    empty = make(depth=True, faithful=True).encode_cells(csr([0] * 5), GENES[:5], empty="keep")
+    empty = make(depth=True, match_official=True).encode_cells(csr([0] * 5), GENES[:5], empty="keep")
     assert empty.columns["input_ids"].tolist() == [6]
 
 
-def test_the_faithful_transcriptformer_cuts_names_refuses_duplicates_and_goes_on():
-    faithful = clipped(faithful=True)
-    assert tokens(faithful, csr([1, 2]), [f"{A}.odd.7", "AL6.1"]) == [[A]]
+def test_the_match_official_transcriptformer_cuts_names_refuses_duplicates_and_goes_on():
+    match_official = clipped(match_official=True)
+    assert tokens(match_official, csr([1, 2]), [f"{A}.odd.7", "AL6.1"]) == [[A]]
     with pytest.raises(ValueError, match="in two columns or more"):
-        faithful.encode_cells(csr([1, 2]), [f"{A}.1", f"{A}.2"])
-    assert cells(clipped(faithful=True, duplicate_genes="first").encode_cells(csr([1, 2]), [A, A])) == [[(7, 1.0)]]
-    found = cells(faithful.encode_cells(csr([-2, np.nan, 0.5, 40, 0, 0]), GENES))[0]
+        match_official.encode_cells(csr([1, 2]), [f"{A}.1", f"{A}.2"])
+    assert cells(clipped(match_official=True, duplicate_genes="first").encode_cells(csr([1, 2]), [A, A])) == [
+        [(7, 1.0)]
+    ]
+    found = cells(match_official.encode_cells(csr([-2, np.nan, 0.5, 40, 0, 0]), GENES))[0]
     assert [i for i, _ in found] == [7, 8, 9, 10]
     assert found[0][1] == 0 and np.isnan(found[1][1]) and [v for _, v in found[2:]] == [0.5, 30]
-    scaled = clipped(faithful=True, target_sum=10, max_genes=2).encode_cells(csr([1, 1, 8, 0, 0, 0]), GENES)
+    scaled = clipped(match_official=True, target_sum=10, max_length=2).encode_cells(csr([1, 1, 8, 0, 0, 0]), GENES)
     assert scaled.columns["values"].tolist() == [5, 5]
 
 
 def test_negative_counts_stand_behind_padding_when_they_are_sorted():
-    found = clipped(faithful=True, order="value").encode_cells(csr([-2, 3, 0, 5, 0, -1]), GENES)
+    found = clipped(match_official=True, order="value").encode_cells(csr([-2, 3, 0, 5, 0, -1]), GENES)
     assert found.columns["input_ids"].tolist() == [10, 8, 1, 1, 12, 7]

@@ -18,7 +18,7 @@ IDS = {name: i for i, name in enumerate([*SPECIAL, *GENES.tolist()])}
 
 
 def make(**options):
-    return ContinuousTokenizer.from_tables(IDS, **{"max_genes": N_GENES + 2, **options})
+    return ContinuousTokenizer.from_tables(IDS, **{"max_length": N_GENES + 2, **options})
 
 
 def parts(encoded):
@@ -74,7 +74,7 @@ def test_values_and_depth_are_those_of_numpy(drawn, dtype, vocabulary):
 def test_clipped_counts_are_those_of_numpy_in_every_order(drawn, longest, target):
     block, columns = drawn
     block = np.minimum(block, 2.0**23)
-    options = {"transform": "clipped_counts", "clip": 20.0, "target_sum": target, "max_genes": longest}
+    options = {"transform": "clipped_counts", "clip": 20.0, "target_sum": target, "max_length": longest}
     for order in ("column", "vocabulary", "value", "random"):
         found = parts(make(order=order, **options).encode_cells(block, GENES[columns]))
         for row, (ids, values) in zip(block, found, strict=True):
@@ -106,18 +106,18 @@ CHOICES = {
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.booleans())
-def test_any_options_give_blocks_that_hold_together(data, faithful):
+def test_any_options_give_blocks_that_hold_together(data, match_official):
     """Whatever is combined: rows do not depend on their block, nothing is written past the end, ids are known."""
-    block, columns = data.draw(blocks(odd=faithful))
+    block, columns = data.draw(blocks(odd=match_official))
     options = {key: data.draw(st.sampled_from(values), label=key) for key, values in CHOICES.items()}
-    longest = data.draw(st.sampled_from([3, 40, N_GENES + 2, 5000]), label="max_genes")
+    longest = data.draw(st.sampled_from([3, 40, N_GENES + 2, 5000]), label="max_length")
     genes = GENES[columns].tolist()
     if data.draw(st.booleans(), label="odd names"):
         genes[0] = "unheard of"
         block = np.concatenate([block, np.ones((len(block), 1))], axis=1)
-        genes.append(genes[-1] if options["duplicate_genes"] == "first" or not faithful else "unheard of too")
-    tokenizer = make(**options, max_genes=longest, faithful=faithful)
-    given_totals = {} if faithful else {"n_counts": np.full(len(block), 1e9)}
+        genes.append(genes[-1] if options["duplicate_genes"] == "first" or not match_official else "unheard of too")
+    tokenizer = make(**options, max_length=longest, match_official=match_official)
+    given_totals = {} if match_official else {"n_counts": np.full(len(block), 1e9)}
 
     def encode(counts, **more):
         return tokenizer.encode_cells(counts, genes, empty="keep", **more)
@@ -131,7 +131,7 @@ def test_any_options_give_blocks_that_hold_together(data, faithful):
     known = {*IDS.values(), 103}
     assert set(found.columns["input_ids"].tolist()) <= known
     for row in range(len(block)):
-        more = {} if faithful else {"n_counts": given_totals["n_counts"][:1]}
+        more = {} if match_official else {"n_counts": given_totals["n_counts"][:1]}
         alone = encode(block[[row]], **more)
         assert np.array_equal(alone.columns["input_ids"], parts(found)[row][0])
         assert np.array_equal(alone.columns["values"], parts(found)[row][1], equal_nan=True)
@@ -184,7 +184,7 @@ def test_depth_alone_tells_twice_the_counts(drawn, factor):
     options = {"transform": "as_given", "depth_tokens": True, "depth_of": "values", "depth_scale": "linear"}
     one, two = (make(**options).encode_cells(part, GENES[columns]) for part in (block, block * factor))
     assert np.array_equal(one.cells["depth"][:, 1] * np.float32(factor), two.cells["depth"][:, 1])
-    logged = [make(faithful=True).encode_cells(part, GENES[columns]).columns for part in (block, block * factor)]
+    logged = [make(match_official=True).encode_cells(part, GENES[columns]).columns for part in (block, block * factor)]
     if len(columns) < N_GENES:
         assert np.array_equal(logged[0]["values"], logged[1]["values"])
 

@@ -30,7 +30,7 @@ def test_assays_are_numbers_of_a_vocabulary():
 def test_assays_are_learned():
     tokenizer = clipped(assay_key="assay")
     before = tokenizer.fingerprint
-    tokenizer.learn_cells({"assay": ["v3", "v2", "unknown", "v3"]})
+    tokenizer.fit_obs({"assay": ["v3", "v2", "unknown", "v3"]})
     assert tokenizer.assays == {"unknown": 0, "v2": 1, "v3": 2} and tokenizer.fingerprint != before
 
 
@@ -40,14 +40,14 @@ def test_assays_are_learned():
 def test_fit_takes_the_genes_of_enough_cells_behind_the_special_tokens():
     counts = csr([1, 0, 2, 0, 0, 1], [1, 0, 0, 0, 0, 1], [1, 5, 0, 0, 0, 1])
     fitted = ContinuousTokenizer.fit(
-        counts, GENES, min_cells=2, max_genes=8, special_tokens=True, depth_tokens=True, unknown_genes="token"
+        counts, GENES, min_cells=2, max_length=8, special_tokens=True, depth_tokens=True, unknown_genes="token"
     )
     names = ["<pad>", "<mask>", "<cls>", "<eos>", "<T>", "<S>", "<unk>", A, F]
     assert fitted.get_vocab() == {name: i for i, name in enumerate(names)}
     assert fitted.gene_token_start == 7 and fitted.vocab_size == 9
     assert (fitted.pad_token_id, fitted.mask_token_id, fitted.cls_token_id, fitted.eos_token_id) == (0, 1, 2, 3)
     with pytest.raises(ValueError, match="no gene is expressed in 4 of 3 cells"):
-        ContinuousTokenizer.fit(counts, GENES, min_cells=4, max_genes=8)
+        ContinuousTokenizer.fit(counts, GENES, min_cells=4, max_length=8)
 
 
 def test_published_names_of_special_tokens_are_known():
@@ -67,13 +67,13 @@ def test_every_token_that_is_no_gene_is_a_special_one():
 
 def test_every_option_of_the_config_is_one_of_the_tokenizer():
     options = ContinuousOptions().model_dump()
-    tokenizer = ContinuousTokenizer.fit(csr([1] * 6), GENES, min_cells=1, max_genes=8, **options)
+    tokenizer = ContinuousTokenizer.fit(csr([1] * 6), GENES, min_cells=1, max_length=8, **options)
     assert tokenizer.options == options
 
 
 def test_the_fingerprint_depends_on_whatever_decides_a_token():
-    found = {make().fingerprint, make(order="value").fingerprint, make(max_genes=99).fingerprint}
-    found |= {make(faithful=True).fingerprint, make(seed=1).fingerprint, make(aliases={"X": A}).fingerprint}
+    found = {make().fingerprint, make(order="value").fingerprint, make(max_length=99).fingerprint}
+    found |= {make(match_official=True).fingerprint, make(seed=1).fingerprint, make(aliases={"X": A}).fingerprint}
     found |= {make(depth=True).fingerprint, clipped().fingerprint, clipped(assays={"unknown": 0, "a": 1}).fingerprint}
     assert len(found) == 9 and make().fingerprint == make().fingerprint
 
@@ -121,7 +121,7 @@ def test_threads_and_types_give_the_same(tmp_path):
     genes = tuple(f"G{i}" for i in range(300))
     counts = rng.poisson(0.5, (200, 300))
     counts[:, 0] += 1
-    tokenizer = ContinuousTokenizer.fit(counts, genes, min_cells=1, max_genes=50, depth_tokens=True, order="value")
+    tokenizer = ContinuousTokenizer.fit(counts, genes, min_cells=1, max_length=50, depth_tokens=True, order="value")
     found = cells(tokenizer.encode_cells(counts, genes))
     for kind in (np.uint8, np.int64, np.float32, np.float64):
         assert cells(tokenizer.encode_cells(sp.csr_matrix(counts.astype(kind)), genes)) == found

@@ -43,15 +43,15 @@ def as_cells(found) -> list[list[tuple[int, float]]]:
 
 def test_a_name_is_found_as_it_is_by_alias_and_an_ensembl_id_also_without_version_and_in_any_case():
     genes = ["B", "old-B", "ENSG00000000001.4", "ensg00000000003.15", "b", "C ", "X"]
-    found = match_genes(genes, TOKENS, ALIASES, faithful=False)
+    found = match_genes(genes, TOKENS, ALIASES, match_official=False)
     assert found.token_G.tolist() == [4, 4, 3, 9, -1, 7, -1]
     assert found.first_G.tolist() == [0, 0, 2, 3, -1, 5, -1]
     assert found.summed
 
 
-def test_faithful_takes_names_as_they_are_and_sums_nothing():
+def test_match_official_takes_names_as_they_are_and_sums_nothing():
     genes = ["B", "old-B", "ENSG00000000001.4", "ENSG00000000001", "C "]
-    found = match_genes(genes, TOKENS, ALIASES, faithful=True)
+    found = match_genes(genes, TOKENS, ALIASES, match_official=True)
     assert found.token_G.tolist() == [4, 4, -1, 3, -1]
     assert found.first_G.tolist() == [0, 1, -1, 3, -1]
     assert not found.summed
@@ -59,7 +59,7 @@ def test_faithful_takes_names_as_they_are_and_sums_nothing():
 
 def test_no_known_gene_is_an_error_that_names_examples():
     with pytest.raises(ValueError, match=r"found: none of 2 gene names .*'x'[\s\S]*wanted: names such as 'A'"):
-        match_genes(["x", "y"], TOKENS, ALIASES, faithful=False)
+        match_genes(["x", "y"], TOKENS, ALIASES, match_official=False)
 
 
 @settings(max_examples=60)
@@ -69,7 +69,7 @@ def test_no_known_gene_is_an_error_that_names_examples():
     st.sampled_from(["csr", "int64 columns", "shuffled"]),
     st.booleans(),
 )
-def test_tokens_equal_a_plain_loop(data, kind, form, faithful):
+def test_tokens_equal_a_plain_loop(data, kind, form, match_official):
     genes = data.draw(st.lists(st.sampled_from(["A", "B", "old-B", "C", "X", "ENSG00000000001"]), min_size=1))
     if not set(genes) - {"X"}:
         genes.append("A")
@@ -84,16 +84,18 @@ def test_tokens_equal_a_plain_loop(data, kind, form, faithful):
         for a, b in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
             matrix.indices[a:b], matrix.data[a:b] = matrix.indices[a:b][::-1].copy(), matrix.data[a:b][::-1].copy()
         matrix.has_sorted_indices = False
-    meaning = match_genes(genes, TOKENS, ALIASES, faithful=faithful)
+    meaning = match_genes(genes, TOKENS, ALIASES, match_official=match_official)
     found = to_tokens(matrix, meaning)
-    assert as_cells(found) == plain(dense.astype(float), meaning.token_G, summed=not faithful)
+    assert as_cells(found) == plain(dense.astype(float), meaning.token_G, summed=not match_official)
     assert found.ids.dtype == np.int32
     assert found.indptr.dtype == np.int64
 
 
 def test_stored_zeros_are_dropped_and_a_column_given_twice_is_summed():
     matrix = sp.csr_matrix((np.array([0, 2, 3, 1.0]), np.array([0, 1, 1, 2]), np.array([0, 4])), shape=(1, 3))
-    assert as_cells(to_tokens(matrix, match_genes(["A", "B", "C"], TOKENS, {}, faithful=False))) == [[(4, 5), (7, 1)]]
+    assert as_cells(to_tokens(matrix, match_genes(["A", "B", "C"], TOKENS, {}, match_official=False))) == [
+        [(4, 5), (7, 1)]
+    ]
     assert matrix.data.tolist() == [0, 2, 3, 1], "the matrix of the caller stays as it is"
 
 
@@ -102,18 +104,18 @@ def test_stored_zeros_are_dropped_and_a_column_given_twice_is_summed():
 def test_a_bad_count_is_an_error_wherever_it_stands(value, columns):
     matrix = sp.csr_matrix((np.array([value, 5]), np.array(columns), np.array([0, 0, 2])), shape=(2, 2))
     with pytest.raises(ValueError, match=r"a count of .*[\s\S]*row 1"):
-        to_tokens(matrix, match_genes(["A", "B"], TOKENS, {}, faithful=False))
+        to_tokens(matrix, match_genes(["A", "B"], TOKENS, {}, match_official=False))
 
 
 def test_a_column_outside_the_matrix_is_an_error():
     matrix = sp.csr_matrix(np.ones((1, 2)))
     matrix.indices = np.array([0, 9], np.int32)
     with pytest.raises(ValueError, match="a column outside the matrix"):
-        to_tokens(matrix, match_genes(["A", "B"], TOKENS, {}, faithful=False))
+        to_tokens(matrix, match_genes(["A", "B"], TOKENS, {}, match_official=False))
 
 
 def test_a_panel_is_matched_once_and_survives_copying():
-    panels = GenePanels(TOKENS, ALIASES, faithful=False)
+    panels = GenePanels(TOKENS, ALIASES, match_official=False)
     genes = ("A", "X")
     found = panels(genes)
     assert panels(genes) is found

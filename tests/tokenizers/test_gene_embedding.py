@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from transformers import AutoTokenizer
 
 from scmf.core.config.run import TokenizerConfig
-from scmf.core.files import oracle_dir
+from scmf.core.files import reference_dir
 from scmf.data.genes.align_vectors import align_vectors
 from scmf.data.genes.ids import GeneMap
 from scmf.data.genes.vectors import GeneVectors
@@ -37,7 +37,7 @@ def table(genes, width=4, seed=1):
 
 
 def made(vectors, **options):
-    return GeneEmbeddingTokenizer.from_tables(TOKENS, vectors=vectors, max_genes=64, **options)
+    return GeneEmbeddingTokenizer.from_tables(TOKENS, vectors=vectors, max_length=64, **options)
 
 
 # --- tokens and rows ------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_tokens_are_those_of_continuous_for_the_genes_with_a_vector(known, order
     ours = made(dict(reversed(vectors.items())), transform=transform)
     kept = [gene for gene in GENES if gene in known]
     plain = ContinuousTokenizer.from_tables(
-        {token: i for i, token in enumerate(["<pad>", "<mask>", *kept])}, max_genes=64, transform=transform
+        {token: i for i, token in enumerate(["<pad>", "<mask>", *kept])}, max_length=64, transform=transform
     )
     counts, names = cells()[:, order], [GENES[i] for i in order]
     a, b = (tokenizer.encode_cells(counts, names, empty="keep") for tokenizer in (ours, plain))
@@ -83,11 +83,11 @@ def test_a_gene_without_a_vector_gets_the_mean_or_is_an_error():
 def test_the_table_may_call_the_genes_otherwise():
     aliases = {"ENSG00000000001": "G00", "old": "G01", "ENSG00000000002": "G02", "older": "G01"}
     vectors = (["ENSG00000000001.5", "old", "ENSG00000000002", "G02", "g03"], np.eye(5))
-    tokenizer = GeneEmbeddingTokenizer.from_tables(TOKENS, None, aliases, vectors=vectors, max_genes=64)
+    tokenizer = GeneEmbeddingTokenizer.from_tables(TOKENS, None, aliases, vectors=vectors, max_length=64)
     assert list(tokenizer.get_vocab()) == ["<pad>", "<mask>", "G00", "G01", "G02"]
     np.testing.assert_array_equal(tokenizer.vectors[2:], np.eye(5)[[0, 1, 3]])
     two = (["old", "older", "G00"], np.eye(3))
-    tokenizer = GeneEmbeddingTokenizer.from_tables(TOKENS, None, aliases, vectors=two, max_genes=64)
+    tokenizer = GeneEmbeddingTokenizer.from_tables(TOKENS, None, aliases, vectors=two, max_length=64)
     assert list(tokenizer.get_vocab()) == ["<pad>", "<mask>", "G00"], "two other names decide nothing"
 
 
@@ -115,7 +115,7 @@ def test_a_tokenizer_matches_as_the_data_side_does(known, genes, missing):
 
 def test_special_tokens_have_the_rows_of_transcriptformer():
     tokens = {token: i for i, token in enumerate([*TRANSCRIPTFORMER_TOKENS, *GENES])}
-    tokenizer = GeneEmbeddingTokenizer.from_tables(tokens, vectors=table(GENES), max_genes=64)
+    tokenizer = GeneEmbeddingTokenizer.from_tables(tokens, vectors=table(GENES), max_length=64)
     assert tokenizer.get_vocab() == tokens
     expected = np.random.RandomState(42).rand(7, 4).astype(np.float32)
     np.testing.assert_array_equal(tokenizer.vectors[:7], expected)
@@ -127,17 +127,17 @@ def test_the_table_of_transcriptformer_is_that_of_the_official_code():
 
     from scmf.data.genes.vectors import read_gene_vectors
 
-    folder = None if oracle_dir() is None else oracle_dir() / "transcriptformer"
+    folder = None if reference_dir() is None else reference_dir() / "transcriptformer"
     if folder is None or not (folder / "emb_matrix.npy").is_file():
-        pytest.skip("SCMF_ORACLE_DIR has no transcriptformer")
+        pytest.skip("SCMF_REFERENCE_DIR has no transcriptformer")
     found = read_gene_vectors(folder / "ckpt_small" / "vocabs" / "homo_sapiens_gene.h5")
-    tokens = json.loads((folder / "gene_vocab.json").read_text())
-    tokenizer = GeneEmbeddingTokenizer.from_tables(tokens, vectors=(found.genes, found.vectors), max_genes=2047)
+    tokens = json.loads((folder / "gene_set.json").read_text())
+    tokenizer = GeneEmbeddingTokenizer.from_tables(tokens, vectors=(found.genes, found.vectors), max_length=2047)
     assert tokenizer.get_vocab() == tokens and tokenizer.without_vector == ()
     official = np.load(folder / "emb_matrix.npy").astype(np.float32)
     np.testing.assert_array_equal(tokenizer.vectors, official)
     moved = GeneEmbeddingTokenizer.from_tables(
-        tokens, vectors=(found.genes[1:], found.vectors[1:]), max_genes=2047, missing_vectors="mean"
+        tokens, vectors=(found.genes[1:], found.vectors[1:]), max_length=2047, missing_vectors="mean"
     )
     assert (moved.vectors != official).any(axis=1).sum() == 1
 
@@ -167,7 +167,9 @@ def test_a_wrong_table_is_one_clear_error(vectors, says):
 
 def test_ids_with_a_gap_are_an_error():
     with pytest.raises(ValueError, match="3 tokens, highest id 5"):
-        GeneEmbeddingTokenizer.from_tables({"<pad>": 0, "G00": 1, "G01": 5}, vectors=table(["G00", "G01"]), max_genes=8)
+        GeneEmbeddingTokenizer.from_tables(
+            {"<pad>": 0, "G00": 1, "G01": 5}, vectors=table(["G00", "G01"]), max_length=8
+        )
 
 
 # --- vectors from cells ---------------------------------------------------------------------------
@@ -240,19 +242,21 @@ def test_more_dimensions_than_the_cells_have_are_an_error():
 
 
 def test_fit_learns_vocabulary_and_vectors():
-    options = {"max_genes": 64, "special_tokens": True, "depth_tokens": True}
+    options = {"max_length": 64, "special_tokens": True, "depth_tokens": True}
     tokenizer = GeneEmbeddingTokenizer.fit(cells(), GENES, min_cells=5, dimensions=6, **options)
     assert tokenizer.get_vocab() == ContinuousTokenizer.fit(cells(), GENES, min_cells=5, **options).get_vocab()
     assert tokenizer.vectors.shape == (36, 6)
     np.testing.assert_array_equal(tokenizer.vectors[6:], fit_vectors(cells(), GENES, GENES, dimensions=6, seed=0))
-    given_table = GeneEmbeddingTokenizer.fit(cells(), GENES, min_cells=5, vectors=table(GENES[:9]), max_genes=64)
+    given_table = GeneEmbeddingTokenizer.fit(cells(), GENES, min_cells=5, vectors=table(GENES[:9]), max_length=64)
     assert list(given_table.get_vocab()) == ["<pad>", "<mask>", *GENES[:9]]
 
 
 def test_values_that_are_given_are_not_normalised_again():
     values = cells(80)
     values.data = np.log1p(values.data)
-    tokenizer = GeneEmbeddingTokenizer.fit(values, GENES, min_cells=1, max_genes=64, dimensions=2, transform="as_given")
+    tokenizer = GeneEmbeddingTokenizer.fit(
+        values, GENES, min_cells=1, max_length=64, dimensions=2, transform="as_given"
+    )
     expected = fit_vectors(values, GENES, GENES, dimensions=2, seed=0, raw=False)
     np.testing.assert_array_equal(tokenizer.vectors[2:], expected)
     assert np.abs(expected - fit_vectors(values, GENES, GENES, dimensions=2, seed=0)).max() > 1e-3

@@ -19,11 +19,11 @@ MEDIANS = dict(zip(GENES, (1.0, 2.0, 4.0, 0.5, 1.0, 3.0), strict=True))
 A, B, C, D, E, F = GENES
 
 
-def make(*, special=False, max_genes=100, faithful=False, aliases=None, medians=MEDIANS):
+def make(*, special=False, max_length=100, match_official=False, aliases=None, medians=MEDIANS):
     names = ["<pad>", "<mask>", *(["<cls>", "<eos>"] if special else []), *medians]
     return RankValueTokenizer.from_tables(
         {name: i for i, name in enumerate(names)}, medians, aliases,
-        max_genes=max_genes, special_tokens=special, faithful=faithful,
+        max_length=max_length, special_tokens=special, match_official=match_official,
     )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_batch_is_padded_right_with_its_mask_and_lengths():
 
 def test_padding_to_the_longest_sequence_allowed_or_none_at_all():
     cells = csr([1, 0, 0, 0, 0, 0], [1, 8, 0, 1, 0, 0])
-    assert make(max_genes=8)(cells, GENES, padding="max_length")["input_ids"].shape == (2, 8)
+    assert make(max_length=8)(cells, GENES, padding="max_length")["input_ids"].shape == (2, 8)
     assert [row.tolist() for row in make()(cells, GENES, padding=False)["input_ids"]] == [[2], [3, 5, 2]]
 
 
@@ -73,12 +73,12 @@ def test_torch_tensors_when_asked():
 
 def test_crop_counts_the_special_tokens():
     cells = csr([1, 8, 4, 1, 0, 6])
-    assert named(make(max_genes=3), cells) == [[B, D, F]]
-    assert named(make(max_genes=4, special=True), cells) == [["<cls>", B, D, "<eos>"]]
+    assert named(make(max_length=3), cells) == [[B, D, F]]
+    assert named(make(max_length=4, special=True), cells) == [["<cls>", B, D, "<eos>"]]
 
 
 def test_ragged_ranks_with_values_and_without_crop():
-    tokenizer = make(max_genes=4, special=True)
+    tokenizer = make(max_length=4, special=True)
     cells = csr([1, 8, 4, 1, 0, 6], [0, 0, 0, 0, 5, 0])
     ranked = tokenizer.rank(cells, GENES, values="scaled")
     assert ranked.offsets.tolist() == [0, 4, 7] and ranked.ids.dtype == np.int32
@@ -144,38 +144,38 @@ ALIASES = {"ENSG99999999999": A, "TSPAN6": B, **{gene: gene for gene in GENES}}
         pytest.param(["TSPAN6", F], [9, 6], [B, F], [B, F], id="symbol"),
     ],
 )
-def test_quirks_of_gene_ids_are_kept_when_faithful_and_corrected_by_default(genes, counts, official, corrected):
+def test_quirks_of_gene_ids_are_kept_when_match_official_and_corrected_by_default(genes, counts, official, corrected):
     cells = csr(counts)
-    for faithful, expected in ((True, official), (False, corrected)):
-        ids = make(faithful=faithful, aliases=ALIASES).rank(cells, genes).ids
+    for match_official, expected in ((True, official), (False, corrected)):
+        ids = make(match_official=match_official, aliases=ALIASES).rank(cells, genes).ids
         tokens = make(aliases=ALIASES).convert_ids_to_tokens(ids.tolist())
-        assert sorted(tokens) == sorted(expected), faithful
+        assert sorted(tokens) == sorted(expected), match_official
     merged = make(aliases=ALIASES).rank(cells, genes, values="per_10k")
     assert np.isclose(merged.values.sum(), 10_000), "no count is lost"
 
 
-def test_stored_zeros_are_tokens_only_when_faithful():
+def test_stored_zeros_are_tokens_only_when_match_official():
     cells = csr([1, 1, 1, 0, 0, 0])
     cells.data[1] = 0
     assert named(make(), cells) == [[A, C]]
-    assert named(make(faithful=True), cells) == [[A, C, B]]
+    assert named(make(match_official=True), cells) == [[A, C, B]]
 
 
-def test_dense_cell_without_total_becomes_all_genes_only_when_faithful():
+def test_dense_cell_without_total_becomes_all_genes_only_when_match_official():
     block, totals = np.float32([[0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]), np.float32([0, 1])
-    assert named(make(faithful=True), block, n_counts=totals) == [GENES, [A]]
+    assert named(make(match_official=True), block, n_counts=totals) == [GENES, [A]]
     with pytest.raises(ValueError, match="no counts in any known gene"):
         make()(block, GENES, n_counts=totals)
 
 
-def test_dense_division_differs_from_sparse_reciprocals_only_when_faithful():
+def test_dense_division_differs_from_sparse_reciprocals_only_when_match_official():
     rng = np.random.default_rng(1)
     block = rng.integers(1, 100, (200, 6)).astype(np.float32)
 
     def values(tokenizer, cells):
         return tokenizer.rank(cells, GENES, values="scaled").values
 
-    assert not np.array_equal(*[values(make(faithful=True), cells) for cells in (block, sp.csr_matrix(block))])
+    assert not np.array_equal(*[values(make(match_official=True), cells) for cells in (block, sp.csr_matrix(block))])
     assert np.array_equal(*[values(make(), cells) for cells in (block, sp.csr_matrix(block))])
 
 
@@ -242,12 +242,12 @@ def test_no_cells_are_no_rows():
         ({"<pad>": 0, "<mask>": 1, A: 1}, MEDIANS, {}, "1 ids given twice"),
         ({"<pad>": 0, "<mask>": 1, A: 2}, {B: 1.0}, {}, "no positive finite median"),
         ({"<pad>": 0, "<mask>": 1, A: 2}, {A: 0.0}, {}, "no positive finite median"),
-        ({"<pad>": 0, "<mask>": 1, A: 2}, MEDIANS, {"max_genes": 0}, "max_genes 0"),
+        ({"<pad>": 0, "<mask>": 1, A: 2}, MEDIANS, {"max_length": 0}, "max_length 0"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(token_ids, medians, options, says):
     with pytest.raises(ValueError, match=says) as error:
-        RankValueTokenizer.from_tables(token_ids, medians, **{"max_genes": 9, "special_tokens": False, **options})
+        RankValueTokenizer.from_tables(token_ids, medians, **{"max_length": 9, "special_tokens": False, **options})
     assert four_parts(error)
 
 
@@ -257,7 +257,7 @@ def test_tables_that_do_not_fit_are_refused(token_ids, medians, options, says):
 def test_fit_takes_expressed_genes_in_sorted_order_and_exact_medians():
     cells = csr([8, 0, 2, 0], [1, 1, 2, 0], [3, 0, 1, 0])
     tokenizer = RankValueTokenizer.fit(
-        cells, ["ENSG02.1", "ENSG09", "ENSG01", "ENSG03"], min_cells=2, max_genes=5, special_tokens=True
+        cells, ["ENSG02.1", "ENSG09", "ENSG01", "ENSG03"], min_cells=2, max_length=5, special_tokens=True
     )
     assert list(tokenizer.get_vocab()) == ["<pad>", "<mask>", "<cls>", "<eos>", "ENSG01", "ENSG02"]
     assert tokenizer.medians == {"ENSG01": 0.25 * 10_000, "ENSG02": 0.75 * 10_000}
@@ -268,7 +268,7 @@ def test_fit_sums_duplicates_and_does_not_see_the_order_of_cells():
     cells = sp.csr_matrix(rng.poisson(0.7, (101, 6)).astype(np.int64))
     genes = [A, A.lower(), f"{A}.3", B, C, D]
     fitted = [
-        RankValueTokenizer.fit(block, genes, min_cells=1, max_genes=9, special_tokens=False).medians
+        RankValueTokenizer.fit(block, genes, min_cells=1, max_length=9, special_tokens=False).medians
         for block in (cells, cells[rng.permutation(101)], cells.astype(np.float32), cells.toarray())
     ]
     dense = cells.toarray().astype(float)
@@ -279,9 +279,9 @@ def test_fit_sums_duplicates_and_does_not_see_the_order_of_cells():
 
 def test_fit_without_any_gene_or_with_bad_counts_is_an_error():
     with pytest.raises(ValueError, match="no gene is expressed in 3"):
-        RankValueTokenizer.fit(csr([1, 0]), GENES[:2], min_cells=3, max_genes=9, special_tokens=False)
+        RankValueTokenizer.fit(csr([1, 0]), GENES[:2], min_cells=3, max_length=9, special_tokens=False)
     with pytest.raises(ValueError, match="a count of -1"):
-        RankValueTokenizer.fit(csr([1, -1]), GENES[:2], min_cells=1, max_genes=9, special_tokens=False)
+        RankValueTokenizer.fit(csr([1, -1]), GENES[:2], min_cells=1, max_length=9, special_tokens=False)
 
 
 # --- transformers -------------------------------------------------------------------------------------
@@ -299,11 +299,16 @@ def test_special_tokens_and_vocabulary_as_transformers_knows_them():
 
 def test_saved_and_loaded_it_is_the_same_to_the_last_bit(tmp_path):
     medians = {gene: value / 3 for gene, value in MEDIANS.items()}
-    ours = make(special=True, faithful=True, aliases=ALIASES, max_genes=17, medians=medians)
+    ours = make(special=True, match_official=True, aliases=ALIASES, max_length=17, medians=medians)
     ours.save_pretrained(tmp_path)
     again = RankValueTokenizer.from_pretrained(tmp_path)
     assert again.medians == medians and again.get_vocab() == ours.get_vocab()
-    assert (again.max_genes, again.special_tokens, again.faithful, again.model_max_length) == (17, True, True, 17)
+    assert (again.max_length, again.special_tokens, again.match_official, again.model_max_length) == (
+        17,
+        True,
+        True,
+        17,
+    )
     assert json.loads((tmp_path / "gene_aliases.json").read_text()) == {"ENSG99999999999": A, "TSPAN6": B}
     assert named(again, csr([9, 1]), ["TSPAN6", F]) == [["<cls>", B, F, "<eos>"]]
 

@@ -21,7 +21,7 @@ def make(medians, **options):
     token_ids = {name: i for i, name in enumerate(["<pad>", "<mask>", *GENES.tolist()])}
     return RankValueTokenizer.from_tables(
         token_ids, dict(zip(GENES.tolist(), medians.tolist(), strict=True)),
-        **{"max_genes": N_GENES, "special_tokens": False, **options},
+        **{"max_length": N_GENES, "special_tokens": False, **options},
     )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_order_is_that_of_a_stable_sort_and_values_are_those_of_scipy(drawn, dty
 def test_a_crop_keeps_the_front(drawn, longest):
     block, medians = drawn
     whole = make(medians).rank(block, GENES)
-    short = make(medians, max_genes=longest).rank(block, GENES)
+    short = make(medians, max_length=longest).rank(block, GENES)
     for row in range(len(block)):
         front = whole.ids[whole.offsets[row] :][: min(longest, whole.lengths[row])]
         assert np.array_equal(short.ids[short.offsets[row] : short.offsets[row + 1]], front)

@@ -48,7 +48,6 @@ def run(out, *, config=None, network=None, digest="a", callbacks=(), valid=None)
         digest=digest,
         valid=valid,
         callbacks=callbacks,
-        progress=False,
     )
 
 

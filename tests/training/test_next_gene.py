@@ -13,7 +13,7 @@ from scmf.models.autoregressive_transformer import AutoregressiveTransformerConf
 from scmf.training.next_gene import NextGenePrediction
 from scmf.training.objectives import IGNORED
 
-TOKENIZER = SimpleNamespace(max_genes=5, all_special_ids=[1, 0, 2])
+TOKENIZER = SimpleNamespace(max_length=5, all_special_ids=[1, 0, 2])
 BATCH = {
     "input_ids": torch.tensor([[9, 7, 5, 4, 8], [6, 3, 0, 0, 0], [2, 5, 0, 0, 0]]),
     "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 0, 0, 0]]),
@@ -22,9 +22,9 @@ BATCH = {
 }
 
 
-def objective(*, faithful: bool = False, **options: object) -> NextGenePrediction:
+def objective(*, match_official: bool = False, **options: object) -> NextGenePrediction:
     training = TrainingConfig(pretraining_task="next_gene_prediction", options=options)
-    return NextGenePrediction.from_settings(training, TOKENIZER, faithful=faithful)
+    return NextGenePrediction.from_settings(training, TOKENIZER, match_official=match_official)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -53,7 +53,7 @@ def test_every_row_predicts_the_next_gene_and_short_cells_their_end() -> None:
 
 
 def test_the_official_targets_never_end_a_short_cell() -> None:
-    labels = objective(faithful=True).prepare(BATCH, seeded())["labels"]
+    labels = objective(match_official=True).prepare(BATCH, seeded())["labels"]
     assert labels.tolist() == [
         [9, 7, 5, 4, -1, IGNORED],
         [6, 3, IGNORED, IGNORED, IGNORED, IGNORED],
@@ -77,18 +77,18 @@ def test_a_shuffle_moves_whole_genes_within_their_cells_and_is_decided_by_the_ge
     assert (share - 0.2).abs().max() < 5 * (0.2 * 0.8 / 2000) ** 0.5
 
 
-@pytest.mark.parametrize("faithful", [False, True])
-def test_a_model_learns_from_it_on_a_cpu(faithful: bool) -> None:
+@pytest.mark.parametrize("match_official", [False, True])
+def test_a_model_learns_from_it_on_a_cpu(match_official: bool) -> None:
     torch.manual_seed(0)
     config = AutoregressiveTransformerConfig(
         vocab_size=10, max_positions=5, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, special_token_ids=[0, 1, 2], n_assays=3, gene_vector_dim=4, faithful=faithful,
+        intermediate_size=16, special_token_ids=[0, 1, 2], n_assays=3, gene_vector_dim=4, match_official=match_official,
         initializer_range=0.2,
     )  # fmt: skip
     model = AutoregressiveTransformerModel(config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     losses = []
-    ours = objective(faithful=faithful)
+    ours = objective(match_official=match_official)
     batch = {name: tensor[:2] for name, tensor in BATCH.items()}
     for step in range(60):
         out = model(**ours.prepare(batch, seeded(step)))

@@ -11,8 +11,8 @@ from scmf.training.objectives import IGNORED, CellClassification, MaskedGenePred
 SPECIAL = (0, 1, 2, 3)
 
 
-def objective(*, faithful=False, ratio=0.15, vocab=200):
-    return MaskedGenePrediction(ratio, 1, vocab, SPECIAL, faithful=faithful)
+def objective(*, match_official=False, ratio=0.15, vocab=200):
+    return MaskedGenePrediction(ratio, 1, vocab, SPECIAL, match_official=match_official)
 
 
 def batch(rows=64, length=50, *, vocab=200, seed=0):
@@ -34,7 +34,7 @@ def test_draws_equal_the_official_collator_under_the_same_seed(oracle):
         labels, inputs = tensors["mlm.labels"], tensors["mlm.input_ids"]
         original = torch.where(labels != IGNORED, labels, inputs)
         vocab = tensors["mlm.logits"].shape[-1]
-        ours = objective(faithful=True, vocab=vocab).prepare(
+        ours = objective(match_official=True, vocab=vocab).prepare(
             {"input_ids": original, "attention_mask": tensors["mlm.attention_mask"]},
             torch.Generator().manual_seed(42),
         )
@@ -45,8 +45,8 @@ def test_draws_equal_the_official_collator_under_the_same_seed(oracle):
         pytest.skip("the oracle holds no masked batch")
 
 
-@pytest.mark.parametrize("faithful", [False, True])
-def test_draws_equal_the_collator_of_transformers_where_nothing_is_corrected(faithful):
+@pytest.mark.parametrize("match_official", [False, True])
+def test_draws_equal_the_collator_of_transformers_where_nothing_is_corrected(match_official):
     from transformers import DataCollatorForLanguageModeling
 
     class Vocabulary:
@@ -56,7 +56,7 @@ def test_draws_equal_the_collator_of_transformers_where_nothing_is_corrected(fai
             return 200
 
         def get_special_tokens_mask(self, ids, already_has_special_tokens=True):
-            return [int(i in ((0, 1) if faithful else SPECIAL)) for i in ids]
+            return [int(i in ((0, 1) if match_official else SPECIAL)) for i in ids]
 
         def convert_tokens_to_ids(self, token):
             return 1
@@ -65,11 +65,11 @@ def test_draws_equal_the_collator_of_transformers_where_nothing_is_corrected(fai
     collator.generator = torch.Generator().manual_seed(9)
     ids = batch()["input_ids"]
     inputs, labels = collator.torch_mask_tokens(ids.clone())
-    ours = objective(faithful=faithful).prepare(batch(), torch.Generator().manual_seed(9))
+    ours = objective(match_official=match_official).prepare(batch(), torch.Generator().manual_seed(9))
     assert torch.equal(ours["labels"], labels)
     same = ours["input_ids"] == inputs
-    # only the random words differ: ours never draws a special token unless faithful
-    assert same.all() if faithful else same[labels == IGNORED].all()
+    # only the random words differ: ours never draws a special token unless match_official
+    assert same.all() if match_official else same[labels == IGNORED].all()
 
 
 def test_shares_are_15_percent_chosen_and_80_10_10_of_them():
@@ -84,11 +84,11 @@ def test_shares_are_15_percent_chosen_and_80_10_10_of_them():
     assert kept.sum() / chosen.sum() == pytest.approx(0.1, abs=0.01)
 
 
-def test_cls_and_eos_are_predicted_only_when_faithful():
+def test_cls_and_eos_are_predicted_only_when_match_official():
     source = batch(rows=400)
     special = torch.isin(source["input_ids"], torch.tensor((2, 3)))
     ours = objective().prepare(source, torch.Generator().manual_seed(1))["labels"]
-    official = objective(faithful=True).prepare(source, torch.Generator().manual_seed(1))["labels"]
+    official = objective(match_official=True).prepare(source, torch.Generator().manual_seed(1))["labels"]
     assert (ours[special] == IGNORED).all()
     assert (official[special] != IGNORED).any()
 
@@ -105,11 +105,11 @@ def test_what_is_not_chosen_is_untouched_and_padding_never_chosen(rows, length, 
     assert not torch.isin(made["input_ids"][~kept], torch.tensor((0, 2, 3))).any()
 
 
-def test_every_step_predicts_something_unless_faithful():
+def test_every_step_predicts_something_unless_match_official():
     source = {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}
     rare = objective(ratio=1e-9)
     assert rare.predictions(rare.prepare(source, torch.Generator().manual_seed(0))) == 1
-    official = objective(ratio=1e-9, faithful=True)
+    official = objective(ratio=1e-9, match_official=True)
     assert official.predictions(official.prepare(source, torch.Generator().manual_seed(0))) == 0
 
 

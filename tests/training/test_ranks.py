@@ -86,7 +86,7 @@ def test_the_cells_of_all_ranks_are_the_corpus_once(folder, tmp_path, world):
 def test_train_on_two_ranks_gives_one_answer_and_one_model(folder, tmp_path):
     config = {
         "data": {"files": [str(folder / "*.h5ad")], "stream": {"block_cells": 4, "buffer_blocks": 8}},
-        "tokenizer": {"min_cells": 5, "max_genes": 40},
+        "tokenizer": {"min_cells": 5, "max_length": 40},
         "model": {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 16},
         "training": {"max_epochs": 1, "batch_size": 16, "checkpoint_every_n_steps": 5},
         "eval": {"every_n_epochs": 0, "benchmarks": []},

@@ -32,13 +32,15 @@ def lognorm(x: np.ndarray) -> np.ndarray:
 
 
 def tokenizer(**options: Any) -> ContinuousTokenizer:
-    shape = {"max_genes": 130, "depth_tokens": True} | options
+    shape = {"max_length": 130, "depth_tokens": True} | options
     return ContinuousTokenizer.fit(counts(), GENES, min_cells=1, **shape)
 
 
-def objective(tokens: Any = None, *, faithful: bool = False, mask_ratio: float = 0.3, **options: Any) -> ReadDepthAware:
+def objective(
+    tokens: Any = None, *, match_official: bool = False, mask_ratio: float = 0.3, **options: Any
+) -> ReadDepthAware:
     training = TrainingConfig(pretraining_task="read_depth_aware", mask_ratio=mask_ratio, options=options)
-    return ReadDepthAware.from_settings(training, tokens or tokenizer(), faithful=faithful)
+    return ReadDepthAware.from_settings(training, tokens or tokenizer(), match_official=match_official)
 
 
 def batch_of(tokens: Any, x: np.ndarray, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -69,7 +71,7 @@ def test_without_thinning_and_masks_the_encoder_sees_the_cell_and_both_depths_ar
     tokens, x = tokenizer(), counts(6)
     batch = batch_of(tokens, x)
     nothing = {"downsample_share": 0, "mask_ratio": 1e-9, "zero_mask_ratio": 0}
-    out = prepared(objective(tokens, faithful=True, **nothing), batch)
+    out = prepared(objective(tokens, match_official=True, **nothing), batch)
     seen = dense(out["input_ids"], out["values"], out["attention_mask"].bool(), len(tokens), 0.0)
     np.testing.assert_allclose(seen[:, columns(tokens)], lognorm(x), rtol=1e-6)
     for name in ("<T>", "<S>"):
@@ -83,7 +85,7 @@ def test_a_thinned_cell_holds_whole_counts_below_the_true_ones_and_says_its_dept
     tokens, x = tokenizer(), counts(30)
     outside = np.arange(len(x)) * 10.0  # counts of genes that have no token
     batch = batch_of(tokens, x, n_counts=x.sum(1) + outside)
-    nothing = {"mask_ratio": 1e-9, "zero_mask_ratio": 0, "faithful": True}
+    nothing = {"mask_ratio": 1e-9, "zero_mask_ratio": 0, "match_official": True}
     task = objective(tokens, downsample_share=1, rate_alpha=4e6, rate_beta=6e6, **nothing)
     out = prepared(task, batch)
     seen = dense(out["input_ids"], out["values"], out["attention_mask"].bool(), len(tokens), 0.0)
@@ -164,7 +166,7 @@ def test_a_cell_that_may_have_been_cut_gives_no_zeros() -> None:
     x = counts(20)
     x[0, 3:] = 0
     x[0, :3] = 5
-    tokens = tokenizer(max_genes=22, order="value")
+    tokens = tokenizer(max_length=22, order="value")
     out = prepared(objective(tokens, zero_mask_ratio=0.9, downsample_share=0), batch_of(tokens, x))
     goals, truth = out["target_ids"] >= 0, out["target_values"]
     assert (truth[0][goals[0]] == 0).any()
@@ -214,7 +216,7 @@ def test_a_tokenizer_without_depth_or_with_other_values_is_not_thinned() -> None
     x = counts(10)
     for tokens in (tokenizer(depth_tokens=False), tokenizer(transform="clipped_counts")):
         batch = batch_of(tokens, x)
-        task = objective(tokens, downsample_share=1, mask_ratio=1e-9, zero_mask_ratio=0, faithful=True)
+        task = objective(tokens, downsample_share=1, mask_ratio=1e-9, zero_mask_ratio=0, match_official=True)
         out = prepared(task, batch)
         before = dense(batch["input_ids"], batch["values"], batch["attention_mask"].bool(), len(tokens))
         after = dense(out["input_ids"], out["values"], out["attention_mask"].bool(), len(tokens))
@@ -226,7 +228,7 @@ def test_a_tokenizer_without_depth_or_with_other_values_is_not_thinned() -> None
 
 
 def test_a_tokenizer_without_values_is_refused() -> None:
-    ranks = RankValueTokenizer.fit(counts(), GENES, min_cells=1, max_genes=64, special_tokens=False)
+    ranks = RankValueTokenizer.fit(counts(), GENES, min_cells=1, max_length=64, special_tokens=False)
     with pytest.raises(TrainingError, match="values"):
         objective(ranks)
 

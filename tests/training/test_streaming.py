@@ -31,7 +31,7 @@ def adata():
 
 @pytest.fixture(scope="module")
 def tokenizer(adata):
-    return RankValueTokenizer.fit(adata.X, adata.var_names, min_cells=5, max_genes=40, special_tokens=False)
+    return RankValueTokenizer.fit(adata.X, adata.var_names, min_cells=5, max_length=40, special_tokens=False)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def config(folder, **stream):
             "split": str(folder / "split.tsv"),
             "stream": {"block_cells": 4, "buffer_blocks": 8, **stream},
         },
-        "tokenizer": {"min_cells": 5, "max_genes": 40},
+        "tokenizer": {"min_cells": 5, "max_length": 40},
         "model": MODEL,
         "training": TRAINING,
         "eval": {"every_n_epochs": 1, "benchmarks": []},
@@ -80,10 +80,10 @@ def config_training():
 
 def test_streamed_tokens_vocabulary_and_parts_are_those_of_memory(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path))
-    streamed = prepare_stream(config(folder), progress=False)
+    streamed = prepare_stream(config(folder))
     raw = config(folder).model_dump()
     raw["data"]["stream"] = None
-    held = run.prepare(RunConfig.model_validate(raw), progress=False)
+    held = run.prepare(RunConfig.model_validate(raw))
     assert streamed.tokenizer.get_vocab() == held.tokenizer.get_vocab()
     rows = rows_of(streamed)
     assert sorted(rows) == held.part("train").tolist()
@@ -102,10 +102,10 @@ def test_streamed_tokens_vocabulary_and_parts_are_those_of_memory(folder, monkey
 
 def test_cached_tokens_are_the_tokens_of_the_stream(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))
-    plain = prepare_stream(config(folder), progress=False)
-    cached = prepare_stream(config(folder, cache_tokens=str(tmp_path / "tokens")), progress=False)
+    plain = prepare_stream(config(folder))
+    cached = prepare_stream(config(folder, cache_tokens=str(tmp_path / "tokens")))
     assert rows_of(cached) == rows_of(plain)
-    again = prepare_stream(config(folder, cache_tokens=str(tmp_path / "tokens")), progress=False)
+    again = prepare_stream(config(folder, cache_tokens=str(tmp_path / "tokens")))
     assert rows_of(again) == rows_of(plain)
 
 
@@ -113,7 +113,7 @@ def test_a_killed_cache_goes_on_with_the_first_part_that_is_missing(adata, token
     corpus = Corpus([MemoryStore(adata)])
     opened = OpenedCorpus(corpus, None, None, {}, None, {"dataset": "x", "removed": {}})
     encoder = TokenEncoder(tokenizer)
-    whole = cached_tokens(opened, encoder, tmp_path / "whole", made_by="me", progress=False, cells_per_part=70)
+    whole = cached_tokens(opened, encoder, tmp_path / "whole", made_by="me", cells_per_part=70)
     calls = []
 
     def dying(self, counts, genes):
@@ -124,9 +124,9 @@ def test_a_killed_cache_goes_on_with_the_first_part_that_is_missing(adata, token
 
     killed = type("Dying", (TokenEncoder,), {"__call__": dying})(tokenizer)
     with pytest.raises(KeyboardInterrupt):
-        cached_tokens(opened, killed, tmp_path / "cache", made_by="me", progress=False, cells_per_part=70)
+        cached_tokens(opened, killed, tmp_path / "cache", made_by="me", cells_per_part=70)
     assert 0 < len(list((tmp_path / "cache").glob("part-*"))) < 5
-    after = cached_tokens(opened, encoder, tmp_path / "cache", made_by="me", progress=False, cells_per_part=70)
+    after = cached_tokens(opened, encoder, tmp_path / "cache", made_by="me", cells_per_part=70)
     spans = np.array([[0, adata.n_obs]])
     ours, theirs = ([store.read(np.array([[0, store.n_cells]])) for store in of.corpus.stores] for of in (after, whole))
     assert after.corpus.n_cells == whole.corpus.n_cells == spans[0, 1]
@@ -139,10 +139,10 @@ def test_a_cache_of_other_cells_is_refused(adata, tokenizer, tmp_path):
     def opened(cells):
         return OpenedCorpus(Corpus([MemoryStore(cells)]), None, None, {}, None, {"dataset": "x", "removed": {}})
 
-    cached_tokens(opened(adata), TokenEncoder(tokenizer), tmp_path / "cache", made_by="me", progress=False)
+    cached_tokens(opened(adata), TokenEncoder(tokenizer), tmp_path / "cache", made_by="me")
     with pytest.raises(DataError, match="tokens of other cells"):
         fewer = opened(adata[:100].copy())
-        cached_tokens(fewer, TokenEncoder(tokenizer), tmp_path / "cache", made_by="me", progress=False)
+        cached_tokens(fewer, TokenEncoder(tokenizer), tmp_path / "cache", made_by="me")
 
 
 @pytest.mark.parametrize("more", [{"balance": {"by": "donor_id"}}, {"batches": "group", "batches_by": "donor_id"}])
@@ -150,29 +150,29 @@ def test_cached_tokens_are_sampled_by_the_columns_of_their_cells(folder, monkeyp
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))
 
     def cells_of(**stream):
-        share = prepare_stream(config(folder, **stream), progress=False).batches(config_training())(0, 1)
+        share = prepare_stream(config(folder, **stream)).batches(config_training())(0, 1)
         return [batch.cells.tolist() for batch in share.stream.epoch(0)]
 
     assert cells_of(**more, cache_tokens=str(tmp_path / "tokens")) == cells_of(**more)
 
 
-@pytest.mark.parametrize("change", ["tokenizer.max_genes=30", "data.gene_vocab={genes}"])
+@pytest.mark.parametrize("change", ["tokenizer.max_length=30", "data.gene_set={genes}"])
 def test_a_cache_made_with_other_settings_is_refused(folder, monkeypatch, tmp_path, change):
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "genes.txt").write_text("\n".join(synthetic_cells(1).var_names[:80]))
     (tmp_path / "my.yaml").write_text(
         json.dumps(config(folder, cache_tokens=str(tmp_path / "tokens")).model_dump(mode="json"))
     )
-    prepare_stream(load_recipe(tmp_path / "my.yaml").config, progress=False)
+    prepare_stream(load_recipe(tmp_path / "my.yaml").config)
     override = change.format(genes=tmp_path / "genes.txt")
     with pytest.raises(DataError, match="tokens of other cells or another tokenizer"):
-        prepare_stream(load_recipe(tmp_path / "my.yaml", overrides=(override,)).config, progress=False)
+        prepare_stream(load_recipe(tmp_path / "my.yaml", overrides=(override,)).config)
 
 
 def test_one_dataset_for_other_programs_has_input_ids_length_and_obs(adata, tokenizer, tmp_path):
     datasets = pytest.importorskip("datasets")
     opened = OpenedCorpus(Corpus([MemoryStore(adata)]), None, None, {}, None, {})
-    assert tokenise_to(opened, TokenEncoder(tokenizer), tmp_path / "d", columns=["cell_type"], progress=False) == 300
+    assert tokenise_to(opened, TokenEncoder(tokenizer), tmp_path / "d", columns=["cell_type"]) == 300
     found = datasets.load_from_disk(str(tmp_path / "d"))
     ranked = tokenizer.rank(adata.X, adata.var_names)
     assert found["length"][:] == np.diff(ranked.offsets).tolist()
@@ -195,7 +195,7 @@ def test_a_cell_without_known_genes_is_named_with_its_file_and_number(adata, tok
 
 def test_a_buffer_that_would_not_fit_is_refused_before_anything_is_read(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path))
-    streamed = prepare_stream(config(folder, max_open_gb=1e-9), progress=False)
+    streamed = prepare_stream(config(folder, max_open_gb=1e-9))
     with pytest.raises(ConfigError, match="in a buffer"):
         streamed.batches(config_training())
 
@@ -207,8 +207,8 @@ def test_a_streamed_run_that_dies_goes_on_to_the_bit(folder, monkeypatch, tmp_pa
     recipe = load_recipe(tmp_path / "my.yaml", overrides=("training.checkpoint_every_n_steps=3",))
 
     def train(out):
-        prepared = prepare_stream(recipe.config, progress=False)
-        return run.pretrain(recipe, prepared, out, progress=False)
+        prepared = prepare_stream(recipe.config)
+        return run.pretrain(recipe, prepared, out)
 
     model, report = train(tmp_path / "whole")
     from scmf.training import loop

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scmf.core.config.run import validate
 from scmf.core.config.training import TrainingConfig
 from scmf.core.errors import ConfigError, TrainingError
-from scmf.core.files import oracle_dir
+from scmf.core.files import reference_dir
 from scmf.models.generative_transformer import GenerativeTransformerConfig, GenerativeTransformerModel
 from scmf.training.value_objectives import (
     GenerativeValuePrediction,
@@ -93,14 +93,14 @@ def test_cls_may_be_hidden_when_asked_for_and_where_it_has_a_value() -> None:
     assert not torch.stack(kept).any()
 
 
-def test_a_batch_of_tiny_cells_has_a_target_and_under_faithful_none() -> None:
+def test_a_batch_of_tiny_cells_has_a_target_and_under_match_official_none() -> None:
     batch = cells(2, 2)
     assert MaskedValuePrediction(0.4, special_token_ids=SPECIAL).prepare(batch, generator())["target_mask"].sum() == 1
-    faithful = MaskedValuePrediction(0.4, pad_value=-2.0, special_token_ids=SPECIAL, faithful=True)
-    assert faithful.prepare(batch, generator())["target_mask"].sum() == 0
+    match_official = MaskedValuePrediction(0.4, pad_value=-2.0, special_token_ids=SPECIAL, match_official=True)
+    assert match_official.prepare(batch, generator())["target_mask"].sum() == 0
 
 
-def test_faithful_hides_what_numpy_draws_and_counts_cls() -> None:
+def test_match_official_hides_what_numpy_draws_and_counts_cls() -> None:
     values = cells(6, 9, cls_value=0.0)["values"]
     hidden = official_mask(values, 0.4, -2.0, np.random.RandomState(9))
     np.random.seed(9)  # the official code draws from the global generator
@@ -110,11 +110,11 @@ def test_faithful_hides_what_numpy_draws_and_counts_cls() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.15, 0.4])
-def test_faithful_masks_are_the_official_ones(ratio: float) -> None:
-    root = oracle_dir()
+def test_match_official_masks_are_the_official_ones(ratio: float) -> None:
+    root = reference_dir()
     files = sorted((root / "scgpt" / "tok").glob("*.tokenize.*.npz")) if root else []
     if not files:
-        pytest.skip("SCMF_ORACLE_DIR names no folder with outputs of the official code")
+        pytest.skip("SCMF_REFERENCE_DIR names no folder with outputs of the official code")
     for path in files:
         with np.load(path) as arrays:
             values, masked = torch.from_numpy(arrays["values"]), arrays[f"masked_{ratio}"]
@@ -172,14 +172,14 @@ def test_a_gene_alone_stays_perceived_when_nothing_else_is() -> None:
 
 def test_the_second_pass_begins_after_its_step_and_needs_cls() -> None:
     training = TrainingConfig(pretraining_task="generative_value_prediction")
-    objective = GenerativeValuePrediction.from_settings(training, tokenizer(), faithful=False)
+    objective = GenerativeValuePrediction.from_settings(training, tokenizer(), match_official=False)
     assert not objective.at(1000).second_pass
     assert objective.at(1001).second_pass
     assert objective.at(1001).prepare(cells(9), generator())["second_pass"]
-    without = GenerativeValuePrediction.from_settings(training, tokenizer(special_tokens=False), faithful=False)
+    without = GenerativeValuePrediction.from_settings(training, tokenizer(special_tokens=False), match_official=False)
     assert not without.at(10**6).second_pass
     never = TrainingConfig(pretraining_task="generative_value_prediction", options={"second_pass_after": None})
-    assert not GenerativeValuePrediction.from_settings(never, tokenizer(), faithful=False).at(10**6).second_pass
+    assert not GenerativeValuePrediction.from_settings(never, tokenizer(), match_official=False).at(10**6).second_pass
 
 
 # --- both -------------------------------------------------------------------------------------------
@@ -187,18 +187,22 @@ def test_the_second_pass_begins_after_its_step_and_needs_cls() -> None:
 
 def test_settings_reach_the_objectives() -> None:
     training = TrainingConfig(pretraining_task="masked_value_prediction", mask_ratio=0.4, options={"include_cls": True})
-    masked = MaskedValuePrediction.from_settings(training, tokenizer(mask_value=-7.0), faithful=True)
-    assert masked == MaskedValuePrediction(0.4, -7.0, -2.0, SPECIAL, include_cls=True, faithful=True)
-    assert MaskedValuePrediction.from_settings(training, tokenizer(mask_value=None), faithful=False).mask_value == -1
+    masked = MaskedValuePrediction.from_settings(training, tokenizer(mask_value=-7.0), match_official=True)
+    assert masked == MaskedValuePrediction(0.4, -7.0, -2.0, SPECIAL, include_cls=True, match_official=True)
+    assert (
+        MaskedValuePrediction.from_settings(training, tokenizer(mask_value=None), match_official=False).mask_value == -1
+    )
     training = TrainingConfig(pretraining_task="generative_value_prediction", options={"generated_shares": [0.5]})
-    assert GenerativeValuePrediction.from_settings(training, tokenizer(), faithful=False).generated_shares == (0.5,)
+    assert GenerativeValuePrediction.from_settings(training, tokenizer(), match_official=False).generated_shares == (
+        0.5,
+    )
 
 
 @pytest.mark.parametrize("objective", [MaskedValuePrediction, GenerativeValuePrediction])
 def test_a_tokenizer_without_values_is_refused(objective: type) -> None:
     training = TrainingConfig(pretraining_task="masked_value_prediction")
     with pytest.raises(TrainingError, match="gives no values"):
-        objective.from_settings(training, tokenizer(model_input_names=["input_ids"]), faithful=False)  # type: ignore[attr-defined]
+        objective.from_settings(training, tokenizer(model_input_names=["input_ids"]), match_official=False)  # type: ignore[attr-defined]
 
 
 def test_shares_outside_0_and_1_are_refused() -> None:

@@ -70,11 +70,11 @@ class StreamConfig(Section):
     """Read cells from disk in shuffled blocks, whatever the size of the corpus, instead of holding them in memory."""
 
     block_cells: int = Field(64, ge=1)
-    """Neighbouring cells read together; more is faster and mixes less."""
+    """Neighboring cells read together; more is faster and mixes less."""
     buffer_blocks: int = Field(256, ge=1)
     """Blocks shuffled together; more mixes better and takes more memory."""
     threads: int = Field(2, ge=1)
-    """Threads that read and tokenise."""
+    """Threads that read and tokenize."""
     balance: BalanceConfig | None = None
     """Sample groups in other shares; null takes every cell once an epoch."""
     batches: Literal["shuffle", "group", "stratify"] = "shuffle"
@@ -82,7 +82,7 @@ class StreamConfig(Section):
     batches_by: str | None = None
     """Column of ``obs`` for ``group`` and ``stratify``."""
     cache_tokens: Path | None = None
-    """Tokenise once into this folder (Hugging Face datasets, Arrow) and stream the tokens; later epochs are faster."""
+    """Tokenize once into this folder (Hugging Face datasets, Arrow) and stream the tokens; later epochs are faster."""
     valid_cells: int = Field(2000, ge=0)
     """Validation cells held in memory, spread evenly over the validation part."""
     max_open_gb: float = Field(1.0, gt=0)
@@ -115,13 +115,13 @@ class DataConfig(Section):
     census: CensusConfig | None = None
     """Cells of CELLxGENE Census, instead of ``dataset`` and ``files``. Always streamed."""
     tokens: Path | None = None
-    """A folder of tokenised cells (Hugging Face datasets with ``input_ids``), instead of cells. Always streamed."""
+    """A folder of tokenized cells (Hugging Face datasets with ``input_ids``), instead of cells. Always streamed."""
     storage_options: dict[str, str | bool | int] = {}
     """Credentials and addresses of remote stores, such as ``endpoint_url``; the environment is read too."""
-    gene_vocab: str | None = None
+    gene_set: str | None = None
     """Keep to these genes: ``human_protein_coding``, a vocabulary card, or a file with gene ids; null keeps all."""
     orthologs: Literal["one2one", "sum"] | None = None
-    """Take mouse genes to human ones of ``gene_vocab``: pairs of one gene each, or all mouse genes added up."""
+    """Take mouse genes to human ones of ``gene_set``: pairs of one gene each, or all mouse genes added up."""
     filter: FilterConfig = FilterConfig()
     """Quality filters."""
     stream: StreamConfig | None = None
@@ -139,8 +139,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _orthologs_need_genes(self) -> DataConfig:
-        if self.orthologs is not None and self.gene_vocab is None:
-            raise ValueError("`orthologs` needs `gene_vocab`, such as human_protein_coding")
+        if self.orthologs is not None and self.gene_set is None:
+            raise ValueError("`orthologs` needs `gene_set`, such as human_protein_coding")
         return self
 
     @property

@@ -34,7 +34,7 @@ class GenerativeOptions(Section):
     """Have the flag of generated genes, which ``generative_value_prediction`` needs; other objectives do not use it."""
     generated_out_proj: bool | None = None
     """End the attention of generated genes in the output projection; the official pretraining leaves it out. null: not
-    under ``faithful``."""
+    under ``match_official``."""
     mvc: Literal["none", "inner product", "inner product, detach", "concat query", "sum query"] = "inner product"
     """Predict values from the cell embedding too (MVC, GEPC), and how."""
     explicit_zero_prob: bool = False
@@ -42,7 +42,7 @@ class GenerativeOptions(Section):
     batch_labels: bool = False
     """Tell the decoders the batch of the cell (``data.batch_key``)."""
     batch_norm: Literal["none", "shared", "per_batch"] = "none"
-    """Batch normalisation of the token embeddings: none, one for all, one a batch (DSBN)."""
+    """Batch normalization of the token embeddings: none, one for all, one a batch (DSBN)."""
     dab_weight: float = Field(0.0, ge=0)
     """Weight of the adversary that names the batch from the cell embedding (DAB); 0 leaves it out."""
     ecs_threshold: float = Field(0.0, ge=0, le=1)
@@ -65,7 +65,7 @@ class GenerativeOptions(Section):
     """Classes of a classifier beside the decoder; 0: none. A fine-tuned head has its own."""
     classifier_layers: int = Field(3, ge=1)
     """Linear layers of a classifier."""
-    faithful: bool = False
+    match_official: bool = False
     """Reproduce the known quirks of the official network instead of correcting them."""
 
 
@@ -97,8 +97,8 @@ class MaskedAutoencoderOptions(Section):
     """Training forward passes after which a performer draws its random features anew; null: never."""
     initialization: Literal["torch", "normal"] = "torch"
     """Random weights: the defaults of PyTorch's layers (official), or normal with ``initializer_range``."""
-    faithful: bool | None = None
-    """Reproduce the known quirks of the official network; null: as ``tokenizer.faithful``."""
+    match_official: bool | None = None
+    """Reproduce the known quirks of the official network; null: as ``tokenizer.match_official``."""
 
 
 class AutoregressiveOptions(Section):
@@ -114,7 +114,7 @@ class AutoregressiveOptions(Section):
     """Distribution of the counts: Poisson without 0, the official approximation of it (a sign is flipped), Poisson."""
     max_count: float | None = Field(None, gt=0)
     """Counts above it are cut in the loss; null leaves them, as a tokenizer with ``clip`` has cut them already."""
-    faithful: bool = False
+    match_official: bool = False
     """Reproduce the faults of the official network: divided by all positions, contextual genes off by one."""
 
 
@@ -146,9 +146,9 @@ class ModelConfig(Section):
     attention_dropout: float = Field(0.02, ge=0, lt=1)
     """Dropout on attention probabilities."""
     layer_norm_eps: float = Field(1e-12, gt=0)
-    """Epsilon of layer normalisation."""
+    """Epsilon of layer normalization."""
     initializer_range: float = Field(0.02, gt=0)
-    """Standard deviation of the normal initialisation."""
+    """Standard deviation of the normal initialization."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel."""
     checkpoint: Path | None = None

@@ -25,7 +25,7 @@ from scmf.core.errors import ConfigError
 from scmf.core.files import load_yaml, sha256_json, shipped
 
 _CAME_LATER = {
-    "data": ("census", "tokens", "storage_options", "gene_vocab", "orthologs", "filter", "stream"),
+    "data": ("census", "tokens", "storage_options", "gene_set", "orthologs", "filter", "stream"),
     "tokenizer": ("options", "top_genes"),
     "model": ("options",),
     "training": ("options",),
@@ -47,8 +47,8 @@ class Identity(Section):
     """DOI of the paper."""
     code: str
     """Official code, with the revision that was compared with."""
-    licence: str
-    """Licence of code and weights."""
+    license: str
+    """License of code and weights."""
     default_variant: str
     """The variant that ``scmf reproduce`` runs."""
 
@@ -58,8 +58,8 @@ class Variant(Section):
 
     description: str
     """One line."""
-    tier: str = Field("published", pattern="^(embedded|published)$")
-    """``embedded``: trained and judged here; ``published``: the size of an official checkpoint."""
+    tier: str = Field("published", pattern="^(mini|published)$")
+    """``mini``: trained and judged here; ``published``: the size of an official checkpoint."""
     source: str = "ours"
     """Where the hyperparameters come from; ``unknown`` where nothing was published."""
     overrides: dict[str, Any] = {}
@@ -70,7 +70,7 @@ class RecipeFile(Section):
     """A YAML file: identity and variants (a recipe has them, a user's file need not), then the sections."""
 
     identity: Identity | None = None
-    """Name, paper, licence."""
+    """Name, paper, license."""
     variants: dict[str, Variant] = {}
     """Named sets of overrides."""
     data: dict[str, Any]
@@ -132,8 +132,8 @@ class Recipe:
 
     @property
     def tier(self) -> str:
-        """Tier of the variant: ``embedded`` or ``published``."""
-        return self.variants[self.variant].tier if self.variant in self.variants else "embedded"
+        """Tier of the variant: ``mini`` or ``published``."""
+        return self.variants[self.variant].tier if self.variant in self.variants else "mini"
 
     def module(self, stem: str) -> ModuleType:
         """Import ``<stem>.py`` of the recipe's folder (parity checks, converters)."""

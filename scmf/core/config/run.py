@@ -40,7 +40,7 @@ class EvalConfig(Section):
     batch_size: int = Field(64, ge=1)
     """Cells in a forward pass of the embedding."""
     knn_neighbors: int = Field(15, ge=1)
-    """Neighbours that vote in the kNN probe."""
+    """Neighbors that vote in the kNN probe."""
     finetune: FinetuneConfig | None = None
     """Fine-tune a cell-type head; null leaves it out."""
 

@@ -47,7 +47,7 @@ class ContinuousOptions(Section):
     depth_of: Literal["counts", "values"] = "counts"
     """What totals are totals of: the counts of the cell, or the values of its tokens (bulk samples)."""
     depth_scale: Literal["log10", "linear"] = "log10"
-    """T and S are log10 of totals, or totals (normalised bulk samples)."""
+    """T and S are log10 of totals, or totals (normalized bulk samples)."""
     assay_key: str | None = None
     """Column of obs that names the assay; gives ``assay_ids``."""
     order: Literal["column", "vocabulary", "value", "random"] = "column"
@@ -89,7 +89,7 @@ class TokenizerConfig(Section):
     """Name of the tokenizer."""
     vocabulary: str = "fit"
     """``fit``: genes and non-zero medians of the training split; a card, ``geneformer-v2``; a saved tokenizer."""
-    max_genes: int = Field(2048, ge=3)
+    max_length: int = Field(2048, ge=3)
     """Longest sequence, special tokens included (the official ``model_input_size``)."""
     special_tokens: bool = False
     """Put ``<cls>`` before and ``<eos>`` after the genes (V2)."""
@@ -97,7 +97,7 @@ class TokenizerConfig(Section):
     """With ``vocabulary: fit``: a gene enters when at least this many training cells express it."""
     top_genes: int | None = Field(None, ge=1)
     """With ``vocabulary: fit``: only so many most variable genes of the training cells (``seurat``); null: all."""
-    faithful: bool = False
+    match_official: bool = False
     """Reproduce the known quirks of the official code instead of correcting them."""
     options: dict[str, Any] = Field({}, json_schema_extra=options_schema(OPTIONS))
     """What only this strategy knows."""

@@ -25,7 +25,7 @@ class GenerativeValueOptions(Section):
     generated_shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     """Share of the genes of a cell that are generated; one is drawn a batch. ``mask_ratio`` is not read."""
     second_pass_after: int | None = Field(1000, ge=0)
-    """After this many optimiser steps, predict once more from the cell embedding; null never does."""
+    """After this many optimizer steps, predict once more from the cell embedding; null never does."""
 
     @field_validator("generated_shares")
     @classmethod
@@ -85,21 +85,21 @@ class TrainingConfig(Section):
     batch_size: int = Field(12, ge=1)
     """Cells in a batch, on each device, before gradient accumulation."""
     gradient_accumulation: int = Field(1, ge=1)
-    """Batches summed into one optimiser step."""
+    """Batches summed into one optimizer step."""
     max_epochs: int = Field(3, ge=1)
     """Passes over the training cells."""
     max_steps: int | None = Field(None, ge=1)
-    """Stop after this many optimiser steps, whatever ``max_epochs`` says."""
+    """Stop after this many optimizer steps, whatever ``max_epochs`` says."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic of forward and backward pass; ``16-mixed`` needs a GPU."""
     optimizer: Literal["adamw"] = "adamw"
-    """Optimiser (torch.optim.AdamW)."""
+    """Optimizer (torch.optim.AdamW)."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "polynomial", "constant"] = "linear"
     """Learning rate after the warm-up (transformers.get_scheduler)."""
     warmup_steps: int = Field(0, ge=0)
-    """Optimiser steps in which the learning rate rises linearly from 0."""
+    """Optimizer steps in which the learning rate rises linearly from 0."""
     weight_decay: float = Field(0.001, ge=0)
     """AdamW weight decay; not applied to biases and layer norms."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -113,7 +113,7 @@ class TrainingConfig(Section):
     seed: int = Field(0, ge=0)
     """Seed of weights, order, masks and dropout."""
     checkpoint_every_n_steps: int | None = Field(None, ge=1)
-    """Write a resumable checkpoint every so many optimiser steps, besides the one at each epoch's end."""
+    """Write a resumable checkpoint every so many optimizer steps, besides the one at each epoch's end."""
     keep_checkpoints: int = Field(2, ge=1)
     """Resumable checkpoints to keep."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
@@ -138,7 +138,7 @@ class FinetuneConfig(Section):
     """A classification head fine-tuned together with the pretrained model."""
 
     max_epochs: int = Field(10, ge=1)
-    """Passes over the labelled training cells (official default 10)."""
+    """Passes over the labeled training cells (official default 10)."""
     batch_size: int = Field(12, ge=1)
     """Cells in a batch."""
     lr: float = Field(5e-5, gt=0)
@@ -146,7 +146,7 @@ class FinetuneConfig(Section):
     schedule: Literal["linear", "cosine", "polynomial", "constant"] = "linear"
     """Learning rate after the warm-up."""
     warmup_steps: int = Field(0, ge=0)
-    """Optimiser steps of warm-up."""
+    """Optimizer steps of warm-up."""
     weight_decay: float = Field(0.001, ge=0)
     """AdamW weight decay."""
     freeze_layers: int = Field(0, ge=0)

@@ -1,4 +1,4 @@
-"""Dataset cards: which cells or genes, whose, under which licence, with which checksums and fixed splits.
+"""Dataset cards: which cells or genes, whose, under which license, with which checksums and fixed splits.
 
 Lives here: the keys of ``datasets/<name>.yaml``, reading one by name or by path, listing the shipped ones.
 Lives elsewhere: getting the files (sources), reading the cells (load), reading a split (splits), holding
@@ -55,12 +55,12 @@ class IndexSource(Section):
     """Name of the project on the index."""
     version: str
     """Version of the project."""
-    artefact: str
+    artifact: str
     """File name of the wheel, zip or tar.gz."""
     sha256: Sha256
-    """Checksum of the artefact."""
+    """Checksum of the artifact."""
     member: str
-    """Path of the file inside the artefact."""
+    """Path of the file inside the artifact."""
 
 
 class HubSource(Section):
@@ -182,8 +182,8 @@ class Card(Section):
     """Cells, tables of genes, a vector for each gene, or edges between genes."""
     organism: str
     """Species, for example ``Homo sapiens``."""
-    licence: str
-    """SPDX identifier of the licence of the data."""
+    license: str
+    """SPDX identifier of the license of the data."""
     citation: str
     """What to cite."""
     doi: str | None = None

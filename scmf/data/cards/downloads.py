@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from scmf.core import progress
 from scmf.core.errors import ChecksumError
 from scmf.core.files import sha256_file
 from scmf.data.cards.card import HubSource, IndexSource, UrlSource
@@ -67,28 +68,23 @@ def index_url() -> str:
 
 
 class _Bar:
-    """Progress of one download on stderr: a bar on a terminal, one final line when piped."""
+    """A bar of `scmf.core.progress` with the methods that pypi-simple calls."""
 
-    def __init__(self, title: str, total: int | None, *, shown: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
-        self._task = self._progress.add_task(title, total=total)
+    def __init__(self, title: str, total: int | None) -> None:
+        self._shown = progress.bar(title, total, unit="B")
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bar = self._shown.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._shown.__exit__(kind, error, trace)
 
     def update(self, increment: int) -> None:
         """Advance by ``increment`` bytes."""
-        self._progress.advance(self._task, increment)
+        self._bar.advance(increment)
 
 
 def _session() -> Any:
@@ -118,7 +114,10 @@ def _session() -> Any:
     return session
 
 
-def download(source: IndexSource | HubSource | UrlSource, target: Path, *, progress: bool) -> None:
+def download(
+    source: IndexSource | HubSource | UrlSource,
+    target: Path,
+) -> None:
     """Write the file that ``source`` names to ``target``.
 
     Parameters
@@ -127,26 +126,27 @@ def download(source: IndexSource | HubSource | UrlSource, target: Path, *, progr
         Where to get it.
     target
         Where to write it; half a file may lie there after an error.
-    progress
-        Show a progress bar on stderr.
 
     Raises
     ------
     UnavailableError
         The source does not answer, has no such file, or the connection dropped.
     ChecksumError
-        The index serves another artefact than the card names.
+        The index serves another artifact than the card names.
     """
     match source:
         case IndexSource():
-            _from_index(source, target, progress=progress)
+            _from_index(source, target)
         case HubSource():
-            _from_hub(source, target, progress=progress)
+            _from_hub(source, target)
         case UrlSource():
-            _from_url(source, target, progress=progress)
+            _from_url(source, target)
 
 
-def _from_index(source: IndexSource, target: Path, *, progress: bool) -> None:
+def _from_index(
+    source: IndexSource,
+    target: Path,
+) -> None:
     import requests
     from pypi_simple import (
         NoSuchProjectError,
@@ -157,18 +157,18 @@ def _from_index(source: IndexSource, target: Path, *, progress: bool) -> None:
     )
 
     with tempfile.TemporaryDirectory(prefix=".index.", dir=target.parent) as folder, _session() as session:
-        artefact = Path(folder) / source.artefact
+        artifact = Path(folder) / source.artifact
         try:
             client = PyPISimple(index_url(), session=session)
             page = client.get_project_page(source.project, timeout=_TIMEOUT)
-            found = [package for package in page.packages if package.filename == source.artefact]
+            found = [package for package in page.packages if package.filename == source.artifact]
             if not found:
-                raise UnavailableError(f"the index has no {source.artefact} of {source.project} {source.version}")
+                raise UnavailableError(f"the index has no {source.artifact} of {source.project} {source.version}")
             client.download_package(
                 found[0],
-                artefact,
+                artifact,
                 verify=False,  # the checksum of the card is the one that counts
-                progress=lambda total: _Bar(source.artefact, total, shown=progress),
+                progress=lambda total: _Bar(source.artifact, total),
                 timeout=_TIMEOUT,
             )
         except NoSuchProjectError as error:
@@ -178,15 +178,15 @@ def _from_index(source: IndexSource, target: Path, *, progress: bool) -> None:
         except requests.RequestException as error:
             raise UnavailableError(_reason(error)) from error
         verify(
-            artefact,
+            artifact,
             source.sha256,
-            where=f"package index {redacted(index_url())}, {source.artefact}",
-            fix="the index serves another artefact under this name: compare with the card and do not use it",
+            where=f"package index {redacted(index_url())}, {source.artifact}",
+            fix="the index serves another artifact under this name: compare with the card and do not use it",
         )
-        _extract(artefact, source.member, target)
+        _extract(artifact, source.member, target)
 
 
-def _extract(artefact: Path, member: str, target: Path) -> None:
+def _extract(artifact: Path, member: str, target: Path) -> None:
     """Copy one member of a wheel, zip or tar archive to ``target``; nothing else is unpacked."""
 
     def copy(handle: IO[bytes] | None) -> None:
@@ -196,17 +196,20 @@ def _extract(artefact: Path, member: str, target: Path) -> None:
             shutil.copyfileobj(handle, out, _CHUNK)
 
     try:
-        if zipfile.is_zipfile(artefact):
-            with zipfile.ZipFile(artefact) as archive:
+        if zipfile.is_zipfile(artifact):
+            with zipfile.ZipFile(artifact) as archive:
                 copy(archive.open(member))
         else:
-            with tarfile.open(artefact) as bundle:
+            with tarfile.open(artifact) as bundle:
                 copy(bundle.extractfile(member))
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise UnavailableError(f"the artefact has no readable member {member!r}") from error
+        raise UnavailableError(f"the artifact has no readable member {member!r}") from error
 
 
-def _from_hub(source: HubSource, target: Path, *, progress: bool) -> None:
+def _from_hub(
+    source: HubSource,
+    target: Path,
+) -> None:
     import httpx
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -227,14 +230,17 @@ def _from_hub(source: HubSource, target: Path, *, progress: bool) -> None:
                 repo_type=source.repo_type,
                 revision=source.revision,
                 local_dir=folder,
-                tqdm_class=tqdm if progress else Quiet,
+                tqdm_class=tqdm if progress.shown() else Quiet,
             )
         except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError) as error:
             raise UnavailableError(_reason(error)) from error
         Path(path).replace(target)
 
 
-def _from_url(source: UrlSource, target: Path, *, progress: bool) -> None:
+def _from_url(
+    source: UrlSource,
+    target: Path,
+) -> None:
     import requests
 
     try:
@@ -242,10 +248,10 @@ def _from_url(source: UrlSource, target: Path, *, progress: bool) -> None:
             response.raise_for_status()
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
-            with _Bar(Path(source.url).name, total, shown=progress) as bar, target.open("wb") as out:
+            with progress.bar(Path(source.url).name, total, unit="B") as bar, target.open("wb") as out:
                 for block in response.iter_content(_CHUNK):
                     out.write(block)
-                    bar.update(len(block))
+                    bar.advance(len(block))
     except requests.RequestException as error:
         raise UnavailableError(_reason(error)) from error
 

@@ -31,15 +31,13 @@ from scmf.data.cards.card import (
 from scmf.data.cards.downloads import UnavailableError, download, index_url, redacted, verify
 
 
-def fetch(card: Card | str | Path, *, progress: bool = True) -> dict[str, Path]:
+def fetch(card: Card | str | Path) -> dict[str, Path]:
     """Every file of ``card``, checked.
 
     Parameters
     ----------
     card
         A card, its name or its path.
-    progress
-        Show a progress bar on stderr while downloading.
 
     Returns
     -------
@@ -64,7 +62,7 @@ def fetch(card: Card | str | Path, *, progress: bool = True) -> dict[str, Path]:
             where=f"card {card.name!r}" + (f" ({card.path})" if card.path else ""),
             fix=card.needs_download,
         )
-    return {file.name: fetch_file(card, file, progress=progress) for file in card.files}
+    return {file.name: fetch_file(card, file) for file in card.files}
 
 
 def status(card: Card) -> str:
@@ -93,7 +91,10 @@ def _is_here(card: Card, file: CardFile) -> bool:
     return False
 
 
-def fetch_file(card: Card, file: CardFile, *, progress: bool = True) -> Path:
+def fetch_file(
+    card: Card,
+    file: CardFile,
+) -> Path:
     """One file of ``card``, checked; see `fetch`."""
     reasons = []
     for local in _local(file):
@@ -110,7 +111,7 @@ def fetch_file(card: Card, file: CardFile, *, progress: bool = True) -> Path:
             continue
         try:
             with atomic_path(cached) as temporary:
-                download(source, temporary, progress=progress)
+                download(source, temporary)
                 verify(
                     temporary,
                     file.sha256,
@@ -147,7 +148,7 @@ def _say(source: Source) -> str:
         case InstalledSource():
             return f"installed package {source.package}, {source.path}"
         case IndexSource():
-            return f"package index {redacted(index_url())}, {source.artefact}, {source.member}"
+            return f"package index {redacted(index_url())}, {source.artifact}, {source.member}"
         case HubSource():
             return f"Hub {source.repo}@{source.revision[:12]}, {source.path}"
         case UrlSource():

@@ -26,15 +26,13 @@ from scmf.data.splits.leaks import audit_leaks
 from scmf.data.splits.read import PARTS, read_table, shared_groups, split_file
 
 
-def check_card(card: Card | str | Path, *, progress: bool = True) -> CheckReport:
+def check_card(card: Card | str | Path) -> CheckReport:
     """Hold a card against its files: checksums, numbers, label set, splits, donors and cells on one side only.
 
     Parameters
     ----------
     card
         A card, its name or its path.
-    progress
-        Show progress while files are fetched.
     """
     card = card if isinstance(card, Card) else load_card(card)
     report = CheckReport(card.name)
@@ -42,16 +40,16 @@ def check_card(card: Card | str | Path, *, progress: bool = True) -> CheckReport
         report.add("warning", "needs a download", "its publisher gives no checksum", do=card.needs_download)
         return report
     try:
-        for name, path in fetch(card, progress=progress).items():
+        for name, path in fetch(card).items():
             report.add("ok", "checksum", f"{name}: as in the card ({path})")
         if card.kind == "vocabulary":
             _check_vocabulary_card(report, card)
         elif card.kind == "network":
             report.add("ok", "network", "read by scmf.evaluation.gene_network.truth")
         elif card.kind == "vectors":
-            _equal(report, "genes", len(load_gene_vectors(card.path or card.name, progress=progress)), card.n_genes)
+            _equal(report, "genes", len(load_gene_vectors(card.path or card.name)), card.n_genes)
         else:
-            _check_cells_card(report, card, progress=progress)
+            _check_cells_card(report, card)
     except ScmfError as error:
         report.add("error", type(error).__name__, f"{error.found} (where: {error.where})", do=error.fix or "")
     return report
@@ -69,18 +67,18 @@ def _equal(report: CheckReport, what: str, found: object, wanted: object) -> Non
 def _check_vocabulary_card(report: CheckReport, card: Card) -> None:
     roles = {file.role for file in card.files}
     if "gencode" in roles:
-        table = annotation(card, progress=False)
+        table = annotation(card)
         _equal(report, "genes", table["gene"].nunique(), card.n_genes)
         coding = int((table["biotype"] == "protein_coding").sum())
         report.add("ok", "protein-coding genes", f"{coding:,}")
         return
     if "orthologs" in roles:
-        agreement = check_orthologs(card, progress=False)
+        agreement = check_orthologs(card)
         _equal(report, "one-to-one pairs", agreement.first, card.n_genes)
         level: Level = "ok" if agreement.share >= 0.98 else "error"
         report.add(level, "second table", str(agreement), do="" if level == "ok" else "find out which one is wrong")
         return
-    tables = load_vocabulary(card, progress=False)
+    tables = load_vocabulary(card)
     _equal(report, "genes", len(tables.genes), card.n_genes)
     numbers = sorted(tables.token_ids.values())
     _equal(report, "token ids 0 to n-1", numbers == list(range(len(numbers))), True)
@@ -89,13 +87,16 @@ def _check_vocabulary_card(report: CheckReport, card: Card) -> None:
     report.add("ok", "other names", f"{len(tables.aliases):,}; {len(tables.ambiguous):,} could be several genes")
 
 
-def _check_cells_card(report: CheckReport, card: Card, *, progress: bool) -> None:
+def _check_cells_card(
+    report: CheckReport,
+    card: Card,
+) -> None:
     config = DataConfig(dataset=str(card.path) if card.path else card.name)
     has_counts = card.expression is None or card.derive is not None
-    adata = load_cells(config, progress=progress, log_expression=not has_counts)
+    adata = load_cells(config, log_expression=not has_counts)
     _equal(report, "cells", adata.n_obs, card.n_cells)
     _equal(report, "genes", adata.n_vars, card.n_genes)
-    what = "raw counts" if has_counts else "log-normalised expression, no counts"
+    what = "raw counts" if has_counts else "log-normalized expression, no counts"
     report.add("ok", what, adata.uns["scmf"]["counts"] or card.counts)
     labels = adata.obs[card.label_key].astype(str) if card.label_key else None
     if labels is not None:

@@ -52,7 +52,6 @@ def check_file(
     min_genes: int = 200,
     split: Path | str | None = None,
     donor_key: str | None = None,
-    progress: bool = True,
 ) -> CheckReport:
     """Look at an .h5ad file as a recipe would.
 
@@ -76,8 +75,6 @@ def check_file(
     donor_key
         Column whose values must not lie in two parts; without it donors in two parts are a warning, where there is
         a column with a usual name.
-    progress
-        Show progress while a vocabulary is fetched.
 
     Returns
     -------
@@ -98,7 +95,7 @@ def check_file(
         if vocabulary is None and tokenizer.vocabulary != "fit":
             vocabulary = tokenizer.vocabulary
     if vocabulary is not None and not isinstance(vocabulary, GeneTables):
-        vocabulary = load_vocabulary(vocabulary, progress=progress)
+        vocabulary = load_vocabulary(vocabulary)
 
     adata = read_file(path)
     report = CheckReport(str(path))

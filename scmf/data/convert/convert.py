@@ -17,7 +17,7 @@ import errno
 import fcntl
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from scmf.core.errors import DataError
 from scmf.data.convert.report import ConvertReport
-from scmf.data.convert.steps import WORK, Conversion, Progress
+from scmf.data.convert.steps import WORK, Conversion
 from scmf.data.stores.corpus import Corpus
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -43,7 +43,6 @@ def convert(
     obs_columns: Sequence[str] | None = None,
     keep: np.ndarray | None = None,
     threads: int = 2,
-    progress: bool | Progress = False,
     counts: str = "auto",
     gene_ids: str = "auto",
     storage_options: dict[str, Any] | None = None,
@@ -75,9 +74,6 @@ def convert(
         Boolean (cells of the corpus,): leave out the others.
     threads
         Threads for reading, and as many for compressing.
-    progress
-        True shows a bar on stderr; a function is called about once a block of cells with what is being done
-        (``reading`` or ``writing``), the cells done and the cells to do.
     counts, gene_ids, storage_options
         How to open ``inputs`` that are paths, see `scmf.data.stores.open.open_stores`.
 
@@ -99,7 +95,7 @@ def convert(
             fix="give one value for each cell of the corpus",
         )
     try:
-        with ThreadPoolExecutor(max(1, threads), thread_name_prefix="convert") as pool, _told(progress) as tell:
+        with ThreadPoolExecutor(max(1, threads), thread_name_prefix="convert") as pool, ExitStack() as bars:
             conversion = Conversion(
                 corpus,
                 out,
@@ -111,8 +107,8 @@ def convert(
                 obs_columns=obs_columns,
                 keep=keep,
                 threads=max(1, threads),
-                progress=tell,
                 pool=pool,
+                bars=bars,
             )
             with _locked(out):
                 try:
@@ -134,29 +130,6 @@ def _open(
     return Corpus(
         open_for_conversion(uris, counts=counts, gene_ids=gene_ids, memory=memory // 4, storage_options=storage_options)
     )
-
-
-@contextmanager
-def _told(progress: bool | Progress) -> Iterator[Progress | None]:
-    """The function to call; with True it moves bars on stderr."""
-    if not isinstance(progress, bool):
-        yield progress
-    elif not progress:
-        yield None
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bars:
-            tasks: dict[str, Any] = {}
-
-            def tell(what: str, done: int, total: int) -> None:
-                if what not in tasks:
-                    tasks[what] = bars.add_task(f"{what} cells", total=total)
-                bars.update(tasks[what], completed=done)
-
-            yield tell
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What a conversion will do, decided before the first byte: genes, places of the cells, sizes, space on disk.
 
-Lives here: one gene panel for several inputs, the shuffled order, the cut into datasets and buckets, what is needed
+Lives here: one gene aligner for several inputs, the shuffled order, the cut into datasets and buckets, what is needed
 on disk, the note that a killed conversion goes on by. Lives elsewhere: doing it (convert).
 """
 
@@ -40,7 +40,7 @@ class GenePanel:
         Their table: index of ids; ``n_stores``, the number of inputs that measured the gene (in the others it
         counts 0 although nobody looked); ``symbol`` where an input knows symbols.
     columns
-        For each store the column of the panel for each of its genes, int32, -1 for none.
+        For each store the column of the aligner for each of its genes, int32, -1 for none.
     """
 
     var: pd.DataFrame
@@ -51,7 +51,7 @@ class GenePanel:
 
 
 def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"] | Sequence[str]) -> GenePanel:
-    """One panel for all stores.
+    """One aligner for all stores.
 
     Genes are compared in their canonical form (no version suffix) and written as they first appear, in the order in
     which they first appear. Where one store has two ids of the same canonical form (a gene and its copy on Y, say)
@@ -91,8 +91,8 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
             written.setdefault(key, gene)
     if isinstance(genes, str):
         least = 1 if genes == "union" else len(stores)
-        panel = {key: gene for key, gene in written.items() if measured[key] >= least}
-        if not panel:
+        aligner = {key: gene for key, gene in written.items() if measured[key] >= least}
+        if not aligner:
             raise GeneError(
                 "no gene is in all inputs",
                 wanted="at least one common gene",
@@ -102,25 +102,25 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
     else:
         ids = np.array([str(gene) for gene in genes], dtype=object)
         genes_.refuse_duplicates(ids, path="genes")
-        panel = {gene if (form := genes_.canonical(gene)) in shared else form: gene for gene in ids}
-        if len(panel) < len(ids):
+        aligner = {gene if (form := genes_.canonical(gene)) in shared else form: gene for gene in ids}
+        if len(aligner) < len(ids):
             raise GeneError(
-                f"{len(ids) - len(panel)} of the wanted genes differ from another only by a version suffix",
+                f"{len(ids) - len(aligner)} of the wanted genes differ from another only by a version suffix",
                 wanted="each gene once",
                 where="genes",
                 fix="remove the copies",
             )
-        if not any(measured[key] for key in panel):
+        if not any(measured[key] for key in aligner):
             raise GeneError(
                 f"none of the {len(ids):,} wanted genes, the first is {ids[0]!r}" if len(ids) else "no gene",
                 wanted=f"ids as in the inputs, such as {distinct[0].genes[0]!r}",
                 where="genes",
                 fix="give ids of the same kind as the inputs have",
             )
-    place = {key: i for i, key in enumerate(panel)}
+    place = {key: i for i, key in enumerate(aligner)}
     of_store = {key: np.array([place.get(one, -1) for one in ids_], np.int32) for key, ids_ in keys.items()}
-    var = pd.DataFrame(index=pd.Index(np.array(list(panel.values()), dtype=object)))
-    symbols = np.full(len(panel), "", dtype=object)
+    var = pd.DataFrame(index=pd.Index(np.array(list(aligner.values()), dtype=object)))
+    symbols = np.full(len(aligner), "", dtype=object)
     for store in reversed(distinct):
         known = genes_.pick_symbols(store.var, None, ids_from="", path=store.uri)
         if known is not None:
@@ -129,7 +129,7 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
             symbols[columns[told]] = known[told]
     if (symbols != "").any():
         var["symbol"] = symbols
-    var["n_stores"] = np.array([measured[key] for key in panel], np.int32)
+    var["n_stores"] = np.array([measured[key] for key in aligner], np.int32)
     return GenePanel(var, [of_store[id(store)] for store in stores])
 
 

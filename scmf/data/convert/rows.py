@@ -1,6 +1,6 @@
-"""Rows of counts on their way through a conversion: to the common panel, into another order, into one number.
+"""Rows of counts on their way through a conversion: to the common aligner, into another order, into one number.
 
-Lives here: three kernels that release the GIL and the functions that call them. Lives elsewhere: which panel
+Lives here: three kernels that release the GIL and the functions that call them. Lives elsewhere: which aligner
 (convert_plan), where the rows wait (convert_runs), which order (convert).
 
 Rows are CSR: lengths or offsets, columns, float32 counts. A conformed row has rising columns, no stored zeros and
@@ -51,7 +51,7 @@ class Rows(NamedTuple):
 
 
 def index_dtype(n_genes: int) -> np.dtype:
-    """Smallest of uint16 and uint32 that holds the columns of a panel: rows on their way are small."""
+    """Smallest of uint16 and uint32 that holds the columns of a aligner: rows on their way are small."""
     return np.dtype(np.uint16 if n_genes <= 1 << 16 else np.uint32)
 
 
@@ -103,16 +103,16 @@ def _conform(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 def conform(block: CountBlock, columns: np.ndarray, n_genes: int, *, store: Store, first: np.ndarray) -> Rows:
-    """Bring the rows of a block to the common panel.
+    """Bring the rows of a block to the common aligner.
 
     Parameters
     ----------
     block
         Counts of one store.
     columns
-        Column of the panel for each column of the store, int32, -1 for none.
+        Column of the aligner for each column of the store, int32, -1 for none.
     n_genes
-        Columns of the panel.
+        Columns of the aligner.
     store, first
         The store and the number of each of the cells in it, for the error.
 

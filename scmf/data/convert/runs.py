@@ -142,7 +142,7 @@ class Runs:
     dtype
         Of the records.
     n_genes
-        Columns of the panel.
+        Columns of the aligner.
     n_texts
         Text columns.
     stage

@@ -178,7 +178,6 @@ def vectors_for(
     *,
     missing: Missing = "drop",
     counts: np.ndarray | None = None,
-    progress: bool = True,
 ) -> tuple[GeneVectors, VectorReport]:
     """Gene vectors of a card or a file, under the names that some cells give their genes.
 
@@ -191,13 +190,11 @@ def vectors_for(
         See `load_gene_vectors`.
     genes, missing, counts
         See `align_vectors`.
-    progress
-        Show progress while files are fetched.
     """
-    table = load_gene_vectors(source, progress=progress)
+    table = load_gene_vectors(source)
     known, species = set(table.genes), {species_of(genes), species_of(table.genes)} - {""}
     human = species == {"Homo sapiens"} and not all(gene in known for gene in genes)
-    names = human_genes(progress=progress) if human else None
+    names = human_genes() if human else None
     return align_vectors(table, genes, names=names, missing=missing, counts=counts)
 
 

@@ -1,7 +1,7 @@
-"""Named sets of genes: ``gene_vocab: human_protein_coding``.
+"""Named sets of genes: ``gene_set: human_protein_coding``.
 
 Lives here: `load_gene_set` and the `GeneSet` it returns, whether from the annotation, a vocabulary card or a file.
-Lives elsewhere: the tables (vocabulary), ways to write a gene (genes), bringing counts onto a set (panel), how much
+Lives elsewhere: the tables (vocabulary), ways to write a gene (genes), bringing counts onto a set (aligner), how much
 of a file a set covers (coverage).
 """
 
@@ -66,22 +66,18 @@ class GeneSet:
     def __len__(self) -> int:
         return len(self.genes)
 
-    def gene_map(self, *, progress: bool = True) -> GeneMap:
+    def gene_map(self) -> GeneMap:
         """Other names of these genes, from the most fitting source.
 
         A vocabulary card brings its own table, as the published model uses it. Every other set takes the reference
         annotation of its species (`human_genes`, `mouse_genes`), or knows no other names when it has no species.
 
-        Parameters
-        ----------
-        progress
-            Show progress while files are fetched.
         """
         if self.card is not None and self.name not in _ANNOTATED:
-            return load_vocabulary(self.card, progress=progress).gene_map()
+            return load_vocabulary(self.card).gene_map()
         if self.species == _HUMAN:
-            return human_genes(progress=progress)
-        return mouse_genes(progress=progress) if self.species == _MOUSE else GeneMap(self.genes)
+            return human_genes()
+        return mouse_genes() if self.species == _MOUSE else GeneMap(self.genes)
 
     def write(self, path: Path | str) -> Path:
         """Write one id a line; `load_gene_set` reads it back."""
@@ -93,7 +89,7 @@ class GeneSet:
         return {**facts, "source": self.source, "sha256": self.sha256}
 
 
-def load_gene_set(name: str | Path, *, progress: bool = True) -> GeneSet:
+def load_gene_set(name: str | Path) -> GeneSet:
     """A set of genes by name or from a file.
 
     Parameters
@@ -116,8 +112,6 @@ def load_gene_set(name: str | Path, *, progress: bool = True) -> GeneSet:
             ``.txt``: one id a line, ``#`` begins a comment. ``.tsv``, ``.csv``: the first column that is called like
             ids or symbols, else the first column. ``.json``: a list of ids, or an object id -> number (in the order
             of the numbers; names in ``<>`` are special tokens and left out).
-    progress
-        Show progress while files are fetched.
 
     Raises
     ------
@@ -133,7 +127,7 @@ def load_gene_set(name: str | Path, *, progress: bool = True) -> GeneSet:
     text = str(name)
     if text in _ANNOTATED:
         card, species, biotype = _ANNOTATED[text]
-        table = annotation(card, progress=progress)
+        table = annotation(card)
         chosen = table["gene"] if biotype is None else table["gene"][table["biotype"] == biotype]
         return GeneSet(text, tuple(sorted(chosen)), species, load_card(card).title, card)
     if text.endswith(_FILES):
@@ -146,11 +140,11 @@ def load_gene_set(name: str | Path, *, progress: bool = True) -> GeneSet:
         raise ConfigError(
             f"gene set {text!r}",
             wanted="a named set, a vocabulary card, or a path to a .txt, .tsv, .csv or .json file",
-            where="gene_vocab",
+            where="gene_set",
             fix=plugins.did_you_mean(text, [*_ANNOTATED, *vocabularies]),
         )
     found = load_card(name)
-    genes = tuple(load_vocabulary(found, progress=progress).genes)
+    genes = tuple(load_vocabulary(found).genes)
     return GeneSet(found.name, genes, found.organism, found.title, str(found.path) if found.path else found.name)
 
 

@@ -189,7 +189,7 @@ class MapReport:
         Ids given.
     exact
         Known as they are written.
-    normalised
+    normalized
         Known after removing a version suffix, spaces or lower case.
     alias
         Known by another name: symbol, alias, previous symbol or retired id.
@@ -203,7 +203,7 @@ class MapReport:
 
     n: int
     exact: int = 0
-    normalised: int = 0
+    normalized: int = 0
     alias: int = 0
     ambiguous: int = 0
     unknown: int = 0
@@ -212,7 +212,7 @@ class MapReport:
     @property
     def mapped(self) -> int:
         """Ids that have a canonical id."""
-        return self.exact + self.normalised + self.alias
+        return self.exact + self.normalized + self.alias
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object."""
@@ -255,7 +255,7 @@ class GeneMap:
         for gene in ids:
             name = canonical(gene)
             if name in self.known:
-                how["exact" if name == gene else "normalised"] += 1
+                how["exact" if name == gene else "normalized"] += 1
                 mapped.append(name)
             elif name in self.aliases:
                 how["alias"] += 1

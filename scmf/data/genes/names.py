@@ -1,7 +1,7 @@
 """From the names a file gives its genes to canonical ids, whatever the species and the kind of name.
 
 Lives here: `resolve`, the one place where other names and orthologs come together.
-Lives elsewhere: other names (genes), orthologs (orthologs), where a gene goes in a panel (panel).
+Lives elsewhere: other names (genes), orthologs (orthologs), where a gene goes in a aligner (aligner).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from scmf.core.errors import GeneError
 from scmf.data.genes.ids import GeneMap, canonical, detect, is_ensembl
 from scmf.data.genes.orthologs import OrthologMap
 
-KINDS = ("exact", "normalised", "alias", "ortholog", "outside", "ambiguous", "no_ortholog", "unknown")
+KINDS = ("exact", "normalized", "alias", "ortholog", "outside", "ambiguous", "no_ortholog", "unknown")
 """What can become of a gene of a file.
 
-``exact``: known as written. ``normalised``: known without version suffix, spaces or lower case. ``alias``: known by
+``exact``: known as written. ``normalized``: known without version suffix, spaces or lower case. ``alias``: known by
 another name. ``ortholog``: a mouse gene that stands for a human one. ``outside``: known, but not in the vocabulary.
 ``ambiguous``: a name of several genes. ``no_ortholog``: a mouse gene without a human gene under the policy.
 ``unknown``: not known.

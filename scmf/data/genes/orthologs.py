@@ -1,7 +1,7 @@
 """Mouse genes in a human vocabulary: which mouse gene stands for which human gene.
 
 Lives here: the table of orthologs (card ``human-mouse-orthologs``), `OrthologMap`, the check of that table against a
-second one. Lives elsewhere: names of mouse genes (vocabulary.mouse_genes), putting counts together (panel).
+second one. Lives elsewhere: names of mouse genes (vocabulary.mouse_genes), putting counts together (aligner).
 """
 
 from __future__ import annotations
@@ -167,7 +167,11 @@ class OrthologMap:
         return "", "no_ortholog" if known else "unknown"
 
 
-def load_orthologs(many: Many = "one2one", *, high_confidence: bool = False, progress: bool = True) -> OrthologMap:
+def load_orthologs(
+    many: Many = "one2one",
+    *,
+    high_confidence: bool = False,
+) -> OrthologMap:
     """The orthologs of the card ``human-mouse-orthologs`` with the names of the card ``mouse-genes``.
 
     17,122 mouse genes have a human gene one to one, 16,085 with high confidence; ``many="sum"`` adds 1,984 mouse
@@ -177,22 +181,18 @@ def load_orthologs(many: Many = "one2one", *, high_confidence: bool = False, pro
     ----------
     many, high_confidence
         See `OrthologMap`.
-    progress
-        Show progress while files are fetched.
     """
-    table, names = read_orthologs(progress=progress), mouse_genes(progress=progress)
+    table, names = read_orthologs(), mouse_genes()
     return OrthologMap(table, names, many=many, high_confidence=high_confidence)
 
 
-def read_orthologs(card: Card | str | Path = _CARD, *, progress: bool = True) -> pd.DataFrame:
+def read_orthologs(card: Card | str | Path = _CARD) -> pd.DataFrame:
     """All pairs of orthologs of a card, whatever their type.
 
     Parameters
     ----------
     card
         A card with a file of the role ``orthologs`` (a table of BioMart), its name or its path.
-    progress
-        Show progress while the file is fetched.
 
     Returns
     -------
@@ -200,7 +200,7 @@ def read_orthologs(card: Card | str | Path = _CARD, *, progress: bool = True) ->
         Columns ``human``, ``mouse``, ``type``, ``confidence`` (0 or 1); one row a pair.
     """
     card = card if isinstance(card, Card) else load_card(card)
-    path = fetch_file(card, file_of(card, "orthologs"), progress=progress)
+    path = fetch_file(card, file_of(card, "orthologs"))
     table = pd.read_csv(path, usecols=list(_COLUMNS), dtype=str).rename(columns=_COLUMNS).dropna()
     table["confidence"] = table["confidence"].astype(float).astype(int)
     return table.reset_index(drop=True)
@@ -237,19 +237,17 @@ class Agreement:
         )
 
 
-def check_orthologs(card: Card | str | Path = _CARD, *, progress: bool = True) -> Agreement:
+def check_orthologs(card: Card | str | Path = _CARD) -> Agreement:
     """Compare the one-to-one pairs of the two tables of a card.
 
     Parameters
     ----------
     card
         A card with files of the roles ``orthologs`` and ``second_orthologs``, its name or its path.
-    progress
-        Show progress while files are fetched.
     """
     card = card if isinstance(card, Card) else load_card(card)
-    first = {human: mouse for mouse, human in OrthologMap(read_orthologs(card, progress=progress)).pairs.items()}
-    path = fetch_file(card, file_of(card, "second_orthologs"), progress=progress)
+    first = {human: mouse for mouse, human in OrthologMap(read_orthologs(card)).pairs.items()}
+    path = fetch_file(card, file_of(card, "second_orthologs"))
     table = pd.read_csv(path, sep="\t", dtype=str)
     second = dict(zip(table["ensembl_gene_id"], table["mmusculus_homolog_ensembl_gene"], strict=True))
     shared = first.keys() & second.keys()

@@ -260,15 +260,13 @@ def _text(values: np.ndarray) -> list[str]:
 # --- by name --------------------------------------------------------------------------------------
 
 
-def load_gene_vectors(source: Path | str, *, progress: bool = True) -> GeneVectors:
+def load_gene_vectors(source: Path | str) -> GeneVectors:
     """Read a table of gene vectors by the name of its card, or from a file.
 
     Parameters
     ----------
     source
         A path that ends like a table (see `read_gene_vectors`), or a card with a file of the role ``vectors``.
-    progress
-        Show progress while the file is fetched.
 
     Raises
     ------
@@ -284,7 +282,7 @@ def load_gene_vectors(source: Path | str, *, progress: bool = True) -> GeneVecto
         return read_gene_vectors(text)
     card = load_card(source)
     name = file_of(card, "vectors").name if card.files else ""  # a card without files says in `fetch` what to do
-    table = read_gene_vectors(fetch(card, progress=progress)[name])
+    table = read_gene_vectors(fetch(card)[name])
     return GeneVectors(table.genes, table.vectors, {**table.facts, "card": card.name})
 
 

@@ -2,7 +2,7 @@
 
 Lives here: reading the published dictionaries (pickles, without letting them run code; JSON; TSV); the tables of
 GENCODE and HGNC (cards ``human-genes``, ``mouse-genes``). Lives elsewhere: getting the files (sources), all names of a
-human gene (human_names), mapping with them (genes), named sets of genes (gene_vocab), turning cells into tokens
+human gene (human_names), mapping with them (genes), named sets of genes (gene_set), turning cells into tokens
 (tokenizers).
 """
 
@@ -77,7 +77,7 @@ class GeneTables:
         return GeneMap(self.genes, self.aliases, ambiguous=self.ambiguous)
 
 
-def load_vocabulary(card: Card | str | Path, *, progress: bool = True) -> GeneTables:
+def load_vocabulary(card: Card | str | Path) -> GeneTables:
     """Read the tables of a vocabulary card such as ``geneformer-v2``, ``scgpt-human`` or ``scfoundation``.
 
     A token table is a pickled dictionary (Geneformer), a JSON object gene -> id (scGPT; its three special tokens are
@@ -90,8 +90,6 @@ def load_vocabulary(card: Card | str | Path, *, progress: bool = True) -> GeneTa
     ----------
     card
         A card, its name or its path.
-    progress
-        Show progress while files are fetched.
 
     Returns
     -------
@@ -106,16 +104,16 @@ def load_vocabulary(card: Card | str | Path, *, progress: bool = True) -> GeneTa
         See `scmf.data.cards.sources.fetch`.
     """
     card = card if isinstance(card, Card) else load_card(card)
-    tokens = read_tokens(fetch_file(card, file_of(card, "tokens"), progress=progress))
+    tokens = read_tokens(fetch_file(card, file_of(card, "tokens")))
     tables: dict[str, dict[str, Any]] = {}
     for role, kind in (("medians", float), ("aliases", str)):
         if any(file.role == role for file in card.files):
-            path = fetch_file(card, file_of(card, role), progress=progress)
+            path = fetch_file(card, file_of(card, role))
             tables[role] = _typed(read_pickle(path), kind, where=path)
     found = GeneTables(tokens, tables.get("medians", {}), tables.get("aliases", {}))
     if "aliases" in tables or card.organism != "Homo sapiens":
         return found
-    names = human_names(progress=progress).of_symbols(found.genes)
+    names = human_names().of_symbols(found.genes)
     return GeneTables(tokens, found.medians, names.aliases, names.ambiguous)
 
 
@@ -240,15 +238,13 @@ def _typed(table: dict[Any, Any], kind: type, *, where: Path) -> dict[str, Any]:
 # --- the reference annotation ---------------------------------------------------------------------
 
 
-def annotation(card: Card | str | Path, *, progress: bool = True) -> pd.DataFrame:
+def annotation(card: Card | str | Path) -> pd.DataFrame:
     """The GENCODE genes of a card, ``human-genes`` or ``mouse-genes``.
 
     Parameters
     ----------
     card
         A card with a file of the role ``gencode``, its name or its path.
-    progress
-        Show progress while the file is fetched.
 
     Returns
     -------
@@ -257,44 +253,32 @@ def annotation(card: Card | str | Path, *, progress: bool = True) -> pd.DataFram
         ``symbol`` and ``biotype`` (the ``gene_type`` of GENCODE, for example ``protein_coding``).
     """
     card = card if isinstance(card, Card) else load_card(card)
-    path = fetch_file(card, file_of(card, "gencode"), progress=progress)
+    path = fetch_file(card, file_of(card, "gencode"))
     with gzip.open(path, "rt", encoding="utf-8", newline="") as handle:
         rows = [(gene, symbol, biotype) for gene, symbol, _version, _length, biotype in csv.reader(handle)]
     return pd.DataFrame(rows, columns=["gene", "symbol", "biotype"])
 
 
-def mouse_genes(*, progress: bool = True) -> GeneMap:
+def mouse_genes() -> GeneMap:
     """GENCODE genes of the mouse with their symbols (card ``mouse-genes``).
 
     A symbol of several genes is ambiguous and maps to nothing. The card knows no previous symbols and aliases.
 
-    Parameters
-    ----------
-    progress
-        Show progress while the file is fetched.
     """
-    table = annotation("mouse-genes", progress=progress)
+    table = annotation("mouse-genes")
     names = table["symbol"].map(canonical)
     twice = names.duplicated(keep=False)
     unique = dict(zip(names[~twice], table["gene"][~twice], strict=True))
     return GeneMap(table["gene"], unique, ambiguous=names[twice])
 
 
-def human_names(*, progress: bool = True) -> HumanNames:
-    """All names of human genes (card ``human-genes``), by how far they are to be trusted.
-
-    Parameters
-    ----------
-    progress
-        Show progress while files are fetched.
-    """
+def human_names() -> HumanNames:
+    """All names of human genes (card ``human-genes``), by how far they are to be trusted."""
     card = load_card("human-genes")
-    return HumanNames.read(
-        annotation(card, progress=progress), fetch_file(card, file_of(card, "hgnc"), progress=progress)
-    )
+    return HumanNames.read(annotation(card), fetch_file(card, file_of(card, "hgnc")))
 
 
-def human_genes(*, progress: bool = True) -> GeneMap:
+def human_genes() -> GeneMap:
     """GENCODE genes with symbols, aliases and previous symbols of GENCODE and HGNC (card ``human-genes``).
 
     Trust goes: approved symbol and Ensembl id of HGNC, then symbols that GENCODE gives to one gene only,
@@ -302,9 +286,5 @@ def human_genes(*, progress: bool = True) -> GeneMap:
     and maps to nothing. So does the approved symbol of a gene that GENCODE does not have (``TRB``, a locus),
     even where it is an alias of another (``THRB``).
 
-    Parameters
-    ----------
-    progress
-        Show progress while files are fetched.
     """
-    return human_names(progress=progress).gene_map()
+    return human_names().gene_map()

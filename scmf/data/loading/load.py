@@ -30,17 +30,15 @@ from scmf.data.stores import counts as counts_
 from scmf.data.stores.recover_depth import counts_and_depth
 
 
-def load_cells(config: DataConfig, *, progress: bool = True, log_expression: bool = False) -> AnnData:
+def load_cells(config: DataConfig, *, log_expression: bool = False) -> AnnData:
     """Load the cells that a configuration names.
 
     Parameters
     ----------
     config
         The section ``data``.
-    progress
-        Show progress while files are fetched.
     log_expression
-        Take the log-normalised expression of cards that hold it as it is; ``uns["scmf"]["expression"]`` is then
+        Take the log-normalized expression of cards that hold it as it is; ``uns["scmf"]["expression"]`` is then
         ``log1p`` and ``uns["scmf"]["counts"]`` None. Without it the counts are recovered, and a card that does not say
         how is an error, since tokens and sizes need counts.
 
@@ -72,10 +70,10 @@ def load_cells(config: DataConfig, *, progress: bool = True, log_expression: boo
             )
         if card.expression is not None and not log_expression and card.derive is None:
             raise CountsError(
-                f"card {card.name!r} holds log-normalised expression and no counts", wanted="raw counts",
+                f"card {card.name!r} holds log-normalized expression and no counts", wanted="raw counts",
                 where="data.dataset", fix="use it for perturbation tasks, which need none",
             )  # fmt: skip
-        fetched = fetch(card, progress=progress)
+        fetched = fetch(card)
         roles = {file.name: file.role for file in card.files}
         paths = list(file_names(fetched, roles, "cells").values())
         names = list(file_names(fetched, roles, "cells"))
@@ -128,7 +126,7 @@ def load_cells(config: DataConfig, *, progress: bool = True, log_expression: boo
         _freeze_labels(adata, card)
     if config.split:
         adata.obs["part"] = read_split(card, config.split, cell_ids=adata.obs_names).array
-    return restrict(adata, config, progress=progress)
+    return restrict(adata, config)
 
 
 def read_file(path: Path | str) -> AnnData:

@@ -1,12 +1,12 @@
 """From the section ``data`` of a configuration to a corpus that is read by blocks.
 
-Lives here: which stores, which part each cell belongs to, the gene panel, sampling. Lives elsewhere: all cells in
+Lives here: which stores, which part each cell belongs to, the gene aligner, sampling. Lives elsewhere: all cells in
 memory (load), opening stores (stores.open, census), reading split files (splits), the stream itself (stream).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from scmf.core.files import sha256_file
 from scmf.data.cards.card import Card, load_card
 from scmf.data.cards.sources import fetch
 from scmf.data.loading.restrict import panel_of, passing
-from scmf.data.preprocess.panel import Panel
+from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.splits.read import PARTS, read_parts, split_file
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.store import Store
 from scmf.data.stream.plan import Copies
 from scmf.data.stream.sampling import Once, balanced
 
-Note = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class OpenedCorpus:
         Cells that pass the filters, boolean (n_cells,); None without filters.
     removed
         Filter -> cells it removed.
-    panel
-        Genes of ``gene_vocab``, or None.
+    aligner
+        Genes of ``gene_set``, or None.
     facts
-        What was opened: dataset, fingerprint, split, sha256 of the split, gene_vocab. For provenance.
+        What was opened: dataset, fingerprint, split, sha256 of the split, gene_set. For provenance.
     described_by
         The same cells with their ``obs``, where ``corpus`` holds their tokens alone; None: ``corpus`` has both.
     """
@@ -56,7 +56,7 @@ class OpenedCorpus:
     parts: np.ndarray | None
     passed: np.ndarray | None
     removed: dict[str, int]
-    panel: Panel | None
+    aligner: GeneAligner | None
     facts: dict[str, Any]
     described_by: Corpus | None = None
 
@@ -90,15 +90,13 @@ class OpenedCorpus:
         return None if keep.all() else Once(keep)
 
 
-def open_corpus(config: DataConfig, *, progress: bool = True, note: Note = lambda _: None) -> OpenedCorpus:
+def open_corpus(config: DataConfig) -> OpenedCorpus:
     """Open what a configuration names, without reading the counts.
 
     Parameters
     ----------
     config
         The section ``data``.
-    progress
-        Show progress while files are fetched.
     note
         Told in a few words what is going on.
 
@@ -110,21 +108,21 @@ def open_corpus(config: DataConfig, *, progress: bool = True, note: Note = lambd
         A store cannot be used; see the stores.
     """
     card = load_card(config.dataset) if config.dataset else None
-    corpus = Corpus(_stores(config, card, progress=progress))
-    note(f"{corpus.n_cells:,} cells in {len(corpus.stores)} store(s)")
+    corpus = Corpus(_stores(config, card))
+    log.info(f"{corpus.n_cells:,} cells in {len(corpus.stores)} store(s)")
     parts, split = None, None
     if config.split is not None:
         split = split_file(card, config.split)
         parts = read_parts(split, corpus)
-    panel = None
-    if config.gene_vocab is not None:
+    aligner = None
+    if config.gene_set is not None:
         if config.tokens is not None:
-            raise ConfigError("gene_vocab with ready tokens", wanted="cells", where="data.gene_vocab", fix="drop it")
-        panel = panel_of(config, progress=progress)
+            raise ConfigError("gene_set with ready tokens", wanted="cells", where="data.gene_set", fix="drop it")
+        aligner = panel_of(config)
     passed: np.ndarray | None = None
     removed: dict[str, int] = {}
     if config.filter.active:
-        note("filtering cells")
+        log.info("filtering cells")
         passed, removed = _filtered(config, corpus)
     version = getattr(corpus.stores[0], "version", None) if config.census is not None else None
     facts = {
@@ -134,14 +132,17 @@ def open_corpus(config: DataConfig, *, progress: bool = True, note: Note = lambd
         "split_sha256": sha256_file(split) if split else None,
         "n_cells": corpus.n_cells,
         "census_version": version,
-        "gene_vocab": config.gene_vocab,
+        "gene_set": config.gene_set,
         "orthologs": config.orthologs,
         "removed": removed,
     }
-    return OpenedCorpus(corpus, parts, passed, removed, panel, facts)
+    return OpenedCorpus(corpus, parts, passed, removed, aligner, facts)
 
 
-def _stores(config: DataConfig, card: Card | None, *, progress: bool) -> list[Store]:
+def _stores(
+    config: DataConfig,
+    card: Card | None,
+) -> list[Store]:
     from scmf.data.stores.open import open_stores
 
     if config.tokens is not None:
@@ -176,7 +177,7 @@ def _stores(config: DataConfig, card: Card | None, *, progress: bool) -> list[St
             fix="leave data.stream out: such a card is loaded into memory",
         )
     return open_stores(
-        list(fetch(card, progress=progress).values()),
+        list(fetch(card).values()),
         counts=card.counts if config.counts == "auto" else config.counts,
         gene_ids=card.gene_ids if config.gene_ids == "auto" else config.gene_ids,
     )
@@ -203,7 +204,7 @@ def open_token_folders(path: Path | str) -> list[Store]:
 def _filtered(config: DataConfig, corpus: Corpus) -> tuple[np.ndarray, dict[str, int]]:
     if config.tokens is not None:
         raise ConfigError(
-            "a filter with ready tokens", wanted="cells", where="data.filter", fix="filter before tokenising"
+            "a filter with ready tokens", wanted="cells", where="data.filter", fix="filter before tokenizing"
         )
     kept = passing(corpus, config.filter)
     return kept.keep, dict(kept.removed)

@@ -1,7 +1,7 @@
 """Cells in memory cut down as the section ``data`` asks: quality filters, gene vocabulary.
 
 Lives here: the two steps on an AnnData. Lives elsewhere: the same on disk (open_corpus), filters (preprocess.quality),
-gene sets (gene_vocab), putting columns in their places (panel).
+gene sets (gene_set), putting columns in their places (aligner).
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from scmf.data.preprocess.panel import Panel
+    from scmf.data.preprocess.gene_aligner import GeneAligner
     from scmf.data.preprocess.quality import CellFilter
 
 DEPTH = "n_counts"
 """Column of ``obs`` with the counts of a cell over all genes, where some genes are left out."""
 
 
-def restrict(adata: AnnData, config: DataConfig, *, progress: bool = True) -> AnnData:
-    """The cells that pass ``data.filter`` on the genes of ``data.gene_vocab``; the same object when neither is set.
+def restrict(
+    adata: AnnData,
+    config: DataConfig,
+) -> AnnData:
+    """The cells that pass ``data.filter`` on the genes of ``data.gene_set``; the same object when neither is set.
 
     Parameters
     ----------
@@ -33,14 +36,12 @@ def restrict(adata: AnnData, config: DataConfig, *, progress: bool = True) -> An
         As `scmf.data.loading.load.load_cells` has put it together.
     config
         The section ``data``.
-    progress
-        Show progress while gene tables are fetched.
 
     Returns
     -------
     AnnData
         With a gene vocabulary the columns are its genes that the cells have, under its names and in its order;
-        ``obs["n_counts"]`` keeps the depth over all genes. ``uns["scmf"]`` gains ``removed`` and ``gene_vocab``.
+        ``obs["n_counts"]`` keeps the depth over all genes. ``uns["scmf"]`` gains ``removed`` and ``gene_set``.
 
     Raises
     ------
@@ -51,18 +52,18 @@ def restrict(adata: AnnData, config: DataConfig, *, progress: bool = True) -> An
     """
     if config.filter.active:
         adata = _filtered(adata, config)
-    return adata if config.gene_vocab is None else _on_genes(adata, config, progress=progress)
+    return adata if config.gene_set is None else _on_genes(adata, config)
 
 
-def panel_of(config: DataConfig, *, progress: bool = True) -> Panel:
-    """The panel that ``gene_vocab`` and ``orthologs`` ask for."""
+def panel_of(config: DataConfig) -> GeneAligner:
+    """The aligner that ``gene_set`` and ``orthologs`` ask for."""
     from scmf.data.genes.gene_sets import load_gene_set
     from scmf.data.genes.orthologs import load_orthologs
-    from scmf.data.preprocess.panel import Panel
+    from scmf.data.preprocess.gene_aligner import GeneAligner
 
-    assert config.gene_vocab is not None
-    orthologs = load_orthologs(config.orthologs, progress=progress) if config.orthologs else None
-    return Panel.of(load_gene_set(config.gene_vocab, progress=progress), orthologs=orthologs)
+    assert config.gene_set is not None
+    orthologs = load_orthologs(config.orthologs) if config.orthologs else None
+    return GeneAligner.of(load_gene_set(config.gene_set), orthologs=orthologs)
 
 
 def passing(corpus: Corpus, limits: FilterConfig) -> CellFilter:
@@ -87,22 +88,25 @@ def _filtered(adata: AnnData, config: DataConfig) -> AnnData:
     return adata
 
 
-def _on_genes(adata: AnnData, config: DataConfig, *, progress: bool) -> AnnData:
+def _on_genes(
+    adata: AnnData,
+    config: DataConfig,
+) -> AnnData:
     store = MemoryStore(adata, counts="X", gene_ids="var_names")
-    name, panel = config.gene_vocab, panel_of(config, progress=progress)
-    columns = panel.columns(store.genes, where=adata.uns["scmf"]["dataset"])
+    name, aligner = config.gene_set, panel_of(config)
+    columns = aligner.columns(store.genes, where=adata.uns["scmf"]["dataset"])
     present = np.unique(columns.target[columns.target >= 0])
     if not len(present):
         raise GeneError(
-            f"none of {len(store.genes):,} genes is in {name!r}", wanted="genes of it", where="data.gene_vocab",
+            f"none of {len(store.genes):,} genes is in {name!r}", wanted="genes of it", where="data.gene_set",
             fix="`scmf data genes FILE --vocabulary NAME` says what the file has",
         )  # fmt: skip
-    aligned = panel.align(store.read(np.array([[0, store.n_cells]])), columns)
-    var = adata.var.iloc[:0].reindex([panel.genes[i] for i in present])
+    aligned = aligner.align(store.read(np.array([[0, store.n_cells]])), columns)
+    var = adata.var.iloc[:0].reindex([aligner.genes[i] for i in present])
     if "symbol" in adata.var:
         first = {int(target): symbol for target, symbol in zip(columns.target, adata.var["symbol"], strict=True)}
         var["symbol"] = [first[int(i)] for i in present]
     result = AnnData(aligned.counts.csr()[:, present], obs=adata.obs.copy(), var=var, uns=dict(adata.uns))
     result.obs[DEPTH] = aligned.n_counts_B.astype(np.float32)
-    result.uns["scmf"] = {**adata.uns["scmf"], "gene_vocab": name}
+    result.uns["scmf"] = {**adata.uns["scmf"], "gene_set": name}
     return result

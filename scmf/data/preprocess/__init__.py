@@ -1,6 +1,6 @@
 """Preprocessing of raw counts, block by block, fitted on the training cells alone.
 
-normalise
+normalize
     Library size, logarithm and size factors as steps of a `Pipeline` that travels as JSON.
 size_factors
     Size factors of cells, by which method of which package.

@@ -1,7 +1,7 @@
 """Which column of a store is which gene of a list.
 
 Lives here: exact matching of ids as they are written. Lives elsewhere: versions, symbols, aliases and other species
-(scmf.data.genes.ids), one panel for many stores.
+(scmf.data.genes.ids), one aligner for many stores.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def gene_columns(genes: Sequence[str], wanted: Sequence[str], *, where: object) 
             f"none of {len(wanted):,} genes (first: {wanted[0]!r})",
             wanted=f"ids such as {genes[0]!r}" if len(genes) else None,
             where=where,
-            fix="give ids as the store writes them, or bring both to one panel first",
+            fix="give ids as the store writes them, or bring both to one aligner first",
         )
     return found
 
@@ -67,6 +67,6 @@ def common_genes(corpus: Corpus, genes: Sequence[str] | None) -> tuple[str, ...]
                 f"{len(store.genes):,} genes that are not the {len(first.genes):,} of {first.uri}",
                 wanted="the same genes in the same order in all stores",
                 where=store.uri,
-                fix="give genes=, the panel over which to look; a gene that a store lacks counts as 0 there",
+                fix="give genes=, the aligner over which to look; a gene that a store lacks counts as 0 there",
             )
     return first.genes

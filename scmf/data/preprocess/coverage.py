@@ -1,7 +1,7 @@
 """How much of a file a gene vocabulary holds: of its genes and, what matters more, of its counts.
 
 Lives here: `coverage`, its report, and `coverage_of_files` behind ``scmf data genes``.
-Lives elsewhere: how a gene is found (panel), vocabularies by name (gene_vocab), opening files (stores.open).
+Lives elsewhere: how a gene is found (aligner), vocabularies by name (gene_set), opening files (stores.open).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from scmf.data.genes.gene_sets import GeneSet, load_gene_set
 from scmf.data.genes.ids import detect, pick_symbols
 from scmf.data.genes.names import MATCHED
 from scmf.data.genes.orthologs import Many, load_orthologs
-from scmf.data.preprocess.panel import Panel
-from scmf.data.preprocess.panel_columns import Columns
+from scmf.data.preprocess.aligner_columns import Columns
+from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.store import Store
 
 _SPAN = 64
-"""Neighbouring cells that are read together when only some are looked at."""
+"""Neighboring cells that are read together when only some are looked at."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class CoverageReport:
     stores: tuple[StoreCoverage, ...]
 
     HEADER = (
-        "store", "ids", "genes", "in vocabulary", "of the vocabulary", "share of counts", "exact", "normalised",
+        "store", "ids", "genes", "in vocabulary", "of the vocabulary", "share of counts", "exact", "normalized",
         "alias", "ortholog", "missing", "ambiguous", "largest missing",
     )  # fmt: skip
     """Names of the columns of `rows`."""
@@ -109,7 +109,7 @@ class CoverageReport:
         for store in self.stores:
             kinds = store.kinds
             missing = kinds["outside"] + kinds["no_ortholog"] + kinds["unknown"]
-            numbers = (kinds["exact"], kinds["normalised"], kinds["alias"], kinds["ortholog"], missing)
+            numbers = (kinds["exact"], kinds["normalized"], kinds["alias"], kinds["ortholog"], missing)
             share = "" if store.count_share is None else f"{store.count_share:.1%}"
             largest = ", ".join(
                 (symbol or gene) + ("" if of is None else f" {of:.1%}") for gene, symbol, of in store.missing[:3]
@@ -126,7 +126,7 @@ class CoverageReport:
 
 def coverage(
     source: Store | Corpus | Sequence[Store] | Sequence[str],
-    vocabulary: Panel | GeneSet | str | Path,
+    vocabulary: GeneAligner | GeneSet | str | Path,
     *,
     name: str | None = None,
     cells: int | None = 2048,
@@ -139,7 +139,7 @@ def coverage(
     source
         A store, several, a corpus, or gene names.
     vocabulary
-        A panel, a gene set, or what `load_gene_set` takes. Orthologs and other names are those of the panel; a gene
+        A aligner, a gene set, or what `load_gene_set` takes. Orthologs and other names are those of the aligner; a gene
         set brings its own other names and no orthologs.
     name
         How to call the vocabulary; a gene set has a name of its own.
@@ -157,7 +157,7 @@ def coverage(
     if isinstance(vocabulary, str | Path):
         vocabulary = load_gene_set(vocabulary)
     if isinstance(vocabulary, GeneSet):
-        name, vocabulary = name or vocabulary.name, Panel.of(vocabulary)
+        name, vocabulary = name or vocabulary.name, GeneAligner.of(vocabulary)
     if isinstance(source, Corpus):
         source = source.stores
     given: list[Any] = [source] if isinstance(source, Store) else list(source)
@@ -178,7 +178,7 @@ def coverage(
             total += weight * float(sums.sum())
     times = np.bincount(np.concatenate(seen), minlength=len(vocabulary)) if seen else np.zeros(len(vocabulary))
     return CoverageReport(
-        vocabulary=name or "panel",
+        vocabulary=name or "aligner",
         n_genes=len(vocabulary),
         found_in_any=int((times > 0).sum()),
         found_in_all=int((times == len(seen)).sum()) if seen else 0,
@@ -253,7 +253,6 @@ def coverage_of_files(
     counts: str = "auto",
     gene_ids: str = "auto",
     storage_options: Mapping[str, Any] | None = None,
-    progress: bool = True,
 ) -> CoverageReport:
     """What ``scmf data genes`` shows.
 
@@ -269,17 +268,15 @@ def coverage_of_files(
         Cells looked at in each store; None all.
     counts, gene_ids, storage_options
         See `scmf.data.stores.open.open_stores`.
-    progress
-        Show progress while tables are fetched.
     """
     from scmf.data.stores.open import open_stores
 
-    genes = load_gene_set(vocabulary, progress=progress)
-    table = None if orthologs is None else load_orthologs(orthologs, progress=progress)
-    panel = Panel.of(genes, mapping=genes.gene_map(progress=progress), orthologs=table)
+    genes = load_gene_set(vocabulary)
+    table = None if orthologs is None else load_orthologs(orthologs)
+    aligner = GeneAligner.of(genes, mapping=genes.gene_map(), orthologs=table)
     stores = open_stores(paths, counts=counts, gene_ids=gene_ids, storage_options=storage_options)
     try:
-        return coverage(stores, panel, name=genes.name, cells=cells)
+        return coverage(stores, aligner, name=genes.name, cells=cells)
     finally:
         for store in stores:
             store.close()

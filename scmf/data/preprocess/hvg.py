@@ -2,13 +2,13 @@
 
 Lives here: `highly_variable_genes` and the arithmetic from moments to genes, that of ``scanpy.pp`` and
 ``scanpy.experimental.pp.highly_variable_genes`` 1.11, so that the same cells give the same genes and ranks.
-Lives elsewhere: the passes over the cells (moments), keeping the genes (normalise.SelectGenes).
+Lives elsewhere: the passes over the cells (moments), keeping the genes (normalize.SelectGenes).
 
 =====================  ======================  ======  ========================================================
 flavour                counts                  passes  source
 =====================  ======================  ======  ========================================================
-``seurat``             log-normalised          1       Satija et al. 2015, normalised dispersion in 20 bins
-``cell_ranger``        log-normalised          1       Zheng et al. 2017, dispersion by median and MAD in bins
+``seurat``             log-normalized          1       Satija et al. 2015, normalized dispersion in 20 bins
+``cell_ranger``        log-normalized          1       Zheng et al. 2017, dispersion by median and MAD in bins
 ``seurat_v3``          raw                     2       Stuart et al. 2019, variance after clipping; needs
                                                        scikit-misc; batches: median rank first
 ``seurat_v3_paper``    raw                     2       the same; batches: number of batches first
@@ -32,7 +32,7 @@ from scmf.core import registry as plugins
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
 from scmf.data.preprocess import moments
 from scmf.data.preprocess.moments import Selection, mean_and_variance
-from scmf.data.preprocess.normalise import LibrarySize, Log1p, Pipeline, SelectGenes
+from scmf.data.preprocess.normalize import LibrarySize, Log1p, Pipeline, SelectGenes
 from scmf.data.stores.corpus import Corpus
 
 Flavor = Literal["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper", "pearson_residuals"]
@@ -93,7 +93,7 @@ def highly_variable_genes(
     n_top_genes: int | None = None,
     batch_key: str | None = None,
     genes: Sequence[str] | None = None,
-    normalise: Pipeline | None = None,
+    normalize: Pipeline | None = None,
     cutoffs: Cutoffs | None = None,
     n_bins: int = 20,
     span: float = 0.3,
@@ -118,7 +118,7 @@ def highly_variable_genes(
         Column of ``obs``: choose within each batch and join, as scanpy does.
     genes
         Genes to choose from; None: those of the stores, which must then agree.
-    normalise
+    normalize
         Steps in front of ``seurat`` and ``cell_ranger``; default: 10,000 counts a cell, natural logarithm. It is
         fitted on ``keep`` where it is not fitted.
     cutoffs, n_bins, span, theta, clip
@@ -145,13 +145,13 @@ def highly_variable_genes(
     loess = _loess() if flavor.startswith("seurat_v3") else None
     selection = Selection.of(corpus, keep=keep, genes=genes, batch_key=batch_key, threads=threads)
     if flavor in ("seurat", "cell_ranger"):
-        steps = Pipeline([LibrarySize(), Log1p()]) if normalise is None else normalise
+        steps = Pipeline([LibrarySize(), Log1p()]) if normalize is None else normalize
         if not steps.steps or steps.steps[-1] != Log1p() or any(step.kind == "select_genes" for step in steps.steps):
             raise ConfigError(
                 f"steps {[step.kind for step in steps.steps]}",
                 wanted="steps that end in log1p (natural) and keep all genes",
                 where=f"hvg flavor {flavor}",
-                fix="leave normalise out, or end it with Log1p()",
+                fix="leave normalize out, or end it with Log1p()",
             )
         steps = steps if steps.is_fitted else steps.fit(corpus, keep=keep, threads=threads)
         limit = (cutoffs or Cutoffs()) if n_top_genes is None else n_top_genes
@@ -202,7 +202,7 @@ def _by_dispersion(
 def _dispersions(
     mean: np.ndarray, variance: np.ndarray, flavor: str, limit: Cutoffs | int, n_bins: int
 ) -> pd.DataFrame:
-    """Dispersions normalised within bins of the mean, and the choice."""
+    """Dispersions normalized within bins of the mean, and the choice."""
     mean = np.where(mean == 0, 1e-12, mean)
     dispersion = variance / mean
     if flavor == "seurat":
@@ -223,7 +223,7 @@ def _dispersions(
     groups = table.groupby("mean_bin", observed=True)["dispersions"]
     if flavor == "seurat":
         level, width = groups.agg("mean"), groups.agg("std")
-        alone = width.isna()  # one gene in a bin gets the normalised dispersion 1
+        alone = width.isna()  # one gene in a bin gets the normalized dispersion 1
         width[alone], level[alone] = level[alone], 0
     else:
         level = groups.agg("median")

@@ -20,7 +20,7 @@ import pandas as pd
 
 from scmf.core.errors import DataError
 from scmf.data.preprocess.columns import common_genes, gene_columns
-from scmf.data.preprocess.normalise import Pipeline
+from scmf.data.preprocess.normalize import Pipeline
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.store import CountBlock
 

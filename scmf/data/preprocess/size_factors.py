@@ -1,12 +1,12 @@
 """Size factors: one number a cell by which its counts are divided, 1 on average over the training cells.
 
 Lives here: the step `SizeFactors` of a pipeline and what its methods are. Lives elsewhere: scaling every cell to the
-same sum (normalise.LibrarySize).
+same sum (normalize.LibrarySize).
 
 ===========  =============================================================================================
 method       is
 ===========  =============================================================================================
-``library``  Total counts of the cell, centred. ``scuttle::librarySizeFactors``.
+``library``  Total counts of the cell, centerd. ``scuttle::librarySizeFactors``.
 ``clrm1``    ``scranpy.compute_clrm1_factors`` (package scranpy, the libscran bindings): geometric mean of
              ``count + 1`` over the genes, minus 1; made for antibody tags, where it resists composition bias.
 ===========  =============================================================================================
@@ -33,7 +33,7 @@ from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.store import CountBlock
 
 if TYPE_CHECKING:
-    from scmf.data.preprocess.normalise import Blocks
+    from scmf.data.preprocess.normalize import Blocks
 
 
 def _scranpy() -> Any:
@@ -103,11 +103,11 @@ class SizeFactors:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the centre is known."""
+        """Whether the center is known."""
         return self.center is not None
 
     def fit(self, blocks: Blocks) -> SizeFactors:
-        """Find the centre over the training cells, in memory of 8 bytes a cell (and the batch of each)."""
+        """Find the center over the training cells, in memory of 8 bytes a cell (and the batch of each)."""
         seen: set[str] = set()
         if self.method == "clrm1":
             for block, genes in blocks():
@@ -118,17 +118,17 @@ class SizeFactors:
         if not valid.any():
             raise DataError("no cell with counts", wanted="training cells", where="size_factors")
         factors, batches = factors[valid], None if batches is None else batches[valid]
-        centred = _scranpy().center_size_factors(factors, block=batches, mode="lowest")
-        return replace(self, n_genes=len(seen) or None, center=float(factors[0] / centred[0]))
+        centerd = _scranpy().center_size_factors(factors, block=batches, mode="lowest")
+        return replace(self, n_genes=len(seen) or None, center=float(factors[0] / centerd[0]))
 
     def factors(self, block: CountBlock) -> np.ndarray:
-        """Centred size factors of the cells of a block, float64 (B,); 0 for cells without counts."""
+        """Centerd size factors of the cells of a block, float64 (B,); 0 for cells without counts."""
         assert self.center is not None
         return raw_factors(block, self.method, self.n_genes) / self.center
 
     def apply(self, block: CountBlock, genes: Sequence[str]) -> tuple[CountBlock, Sequence[str]]:
         """The block, divided; cells whose factor is 0 stay as they are."""
-        from scmf.data.preprocess.normalise import divide_rows
+        from scmf.data.preprocess.normalize import divide_rows
 
         by = self.factors(block).astype(np.float32)
         return block._replace(data=divide_rows(block.indptr, block.data, by)), genes
@@ -138,20 +138,20 @@ def size_factors(
     corpus: Corpus, *, keep: np.ndarray | None, method: Literal["library", "clrm1"] = "library",
     batch_key: str | None = None, threads: int = 2,
 ) -> np.ndarray:  # fmt: skip
-    """Centred size factors of all cells of a corpus, float64 (n_cells,), fitted on some of them.
+    """Centerd size factors of all cells of a corpus, float64 (n_cells,), fitted on some of them.
 
     Parameters
     ----------
     corpus
         Raw counts.
     keep
-        Boolean (n_cells,): the training cells, from which the centre comes; None says all.
+        Boolean (n_cells,): the training cells, from which the center comes; None says all.
     method, batch_key
         See `SizeFactors`.
     threads
         Blocks read ahead.
     """
-    from scmf.data.preprocess.normalise import Pipeline
+    from scmf.data.preprocess.normalize import Pipeline
 
     step = Pipeline([SizeFactors(method, batch_key)]).fit(corpus, keep=keep, threads=threads).steps[0]
     return np.concatenate([step.factors(piece.counts) for piece in corpus.scan(threads=threads)])

@@ -203,7 +203,7 @@ def quantiles(
     q: float, ones: np.ndarray, sums: tuple[float, float], buffer_GK: np.ndarray, waiting_G: np.ndarray,
     mean_GC: np.ndarray, weight_GC: np.ndarray, size_G: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """Interpolate between the middles of neighbouring centroids, in a copy that has taken up the waiting values."""
+    """Interpolate between the middles of neighboring centroids, in a copy that has taken up the waiting values."""
     k, c = buffer_GK.shape[1], mean_GC.shape[1]
     ordered, places, new_mean, new_weight = _scratch(k, c)
     for g in range(len(out)):

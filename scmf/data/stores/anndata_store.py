@@ -136,7 +136,7 @@ class AnnDataStore(CsrStore):
             "; ".join(f"{verdict.where} holds {verdict.found}" for verdict in verdicts),
             wanted="raw counts: non-negative integers",
             where=self.uri,
-            fix="go back to the file with raw counts; normalised values cannot be used in their place"
+            fix="go back to the file with raw counts; normalized values cannot be used in their place"
             + (f"; other matrices here: {', '.join(more)}" if (more := [n for n in known if n not in names]) else ""),
         )
 

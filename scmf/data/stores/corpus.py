@@ -1,7 +1,7 @@
 """A corpus: several stores as one row of cells.
 
 Lives here: which cell is in which store, columns of ``obs`` over all stores, one ordered pass over all counts.
-Lives elsewhere: the stores (stores), shuffled batches (stream), one gene panel for all stores (panel).
+Lives elsewhere: the stores (stores), shuffled batches (stream), one gene aligner for all stores (aligner).
 """
 
 from __future__ import annotations

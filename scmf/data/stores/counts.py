@@ -1,7 +1,7 @@
 """Which matrix of an AnnData holds raw counts.
 
 Lives here: looking at one matrix, choosing among ``layers["counts"]``, ``raw.X`` and ``X``, recovering
-counts from log-normalised values where that is exact, the canonical sparse form.
+counts from log-normalized values where that is exact, the canonical sparse form.
 Lives elsewhere: which genes the columns are (genes), putting it together (load).
 """
 
@@ -126,7 +126,7 @@ def examine(matrix: Any, *, where: str, cells: pd.Index, genes: pd.Index) -> Ver
         return Verdict(where, "empty", "no value but zero", shape, 0.0)
     if n_broken:
         share = n_broken / n_nonzero
-        look = ", as log-normalised values look" if top < 20 and share > 0.5 else ""
+        look = ", as log-normalized values look" if top < 20 and share > 0.5 else ""
         found = f"{share:.1%} of the {n_nonzero:,} non-zero values are no integers (max {top:.4g}){look}"
         return Verdict(where, "not integers", found, shape, top)
     if top >= _INTEGERS_OF_FLOAT32:
@@ -191,7 +191,7 @@ def _advice(adata: Any, verdicts: list[Verdict]) -> str:
             return f"{name} holds integers: if these are the raw counts, set data.counts: {name}"
     if all(verdict.kind in ("nan", "infinite", "negative") for verdict in verdicts):
         return "correct or remove the cell, or go back to the file with raw counts"
-    return "go back to the file with raw counts; normalised values cannot be used in their place"
+    return "go back to the file with raw counts; normalized values cannot be used in their place"
 
 
 def canonical(matrix: Any) -> sparse.csr_matrix:
@@ -214,7 +214,7 @@ def from_log1p_cp10k(
     Parameters
     ----------
     matrix
-        Log-normalised values, cells x genes.
+        Log-normalized values, cells x genes.
     depth
         Total count of each cell over all genes, also those not in ``matrix``.
     decimals

@@ -1,7 +1,7 @@
 """Encoded cells: rows of different lengths, and their way into rectangles.
 
 Lives here: `Encoded`, the encoder that leaves counts as they are, the compiled copies. Lives elsewhere: encoders that
-tokenise (they wrap a tokenizer, above this floor), who calls them (reader).
+tokenize (they wrap a tokenizer, above this floor), who calls them (reader).
 
 Legend: B cells, L longest row of a batch, N entries of all cells.
 """

@@ -1,4 +1,4 @@
-"""Counts from log-normalised values of cells whose depth nobody wrote down.
+"""Counts from log-normalized values of cells whose depth nobody wrote down.
 
 A value ``log(1 + count / depth * 10,000)`` is one number of two unknown integers, but all values of a cell share its
 depth: their ratios are ratios of counts, and the depth must come out as an integer too. So both are found, cell by
@@ -37,7 +37,7 @@ def counts_and_depth(matrix: Any, *, where: object, cells: pd.Index) -> tuple[sp
     Parameters
     ----------
     matrix
-        Log-normalised values, cells x genes; genes may be missing, so that rows need not add up to the depth.
+        Log-normalized values, cells x genes; genes may be missing, so that rows need not add up to the depth.
     where
         How to call the file in an error.
     cells
@@ -48,7 +48,7 @@ def counts_and_depth(matrix: Any, *, where: object, cells: pd.Index) -> tuple[sp
     counts : csr_matrix
         Float32, canonical.
     depth : numpy.ndarray
-        int64 (cells,): counts of the cell over all genes that the values were normalised by.
+        int64 (cells,): counts of the cell over all genes that the values were normalized by.
 
     Raises
     ------

@@ -29,7 +29,7 @@ class RecycledMemory:
         self._lock = threading.Lock()
 
     def empty(self, size: int, dtype: np.dtype) -> np.ndarray:
-        """An uninitialised array of ``size`` elements, writable; from any thread."""
+        """An uninitialized array of ``size`` elements, writable; from any thread."""
         n_bytes = size * dtype.itemsize
         if n_bytes < _SMALLEST:
             return np.empty(size, dtype)

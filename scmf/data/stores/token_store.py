@@ -43,7 +43,7 @@ class ReadyTokens:
 
 
 class TokenStore(CsrStore):
-    """Tokenised cells on disk. A block that is read holds token ids as ``indices``, in rank order, and no ``data``.
+    """Tokenized cells on disk. A block that is read holds token ids as ``indices``, in rank order, and no ``data``.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def _data_files(folder: Path) -> list[str]:
         several = (folder / "dataset_dict.json").is_file()
         raise DataError(
             "a DatasetDict of several splits" if several else f"no token dataset ({type(error).__name__}: {error})",
-            wanted="a folder with state.json, as datasets.save_to_disk and `scmf data tokenise` write it",
+            wanted="a folder with state.json, as datasets.save_to_disk and `scmf data tokenize` write it",
             where=folder,
             fix="give the folder of one split inside it" if several else "check the path",
         ) from error

@@ -1,6 +1,6 @@
 """Which cells stand in which batch of an epoch: a pure function of (seed, epoch, rank), nothing is read.
 
-The cells of every store are cut into blocks of neighbours. An epoch permutes the blocks and lays them in a row; each
+The cells of every store are cut into blocks of neighbors. An epoch permutes the blocks and lays them in a row; each
 rank takes one stretch of the row (so every cell comes exactly once), cuts it into batches (as many as every other
 rank) and takes its batches in fetches. A fetch is what is read together and shuffled cell by cell. A killed run asks
 for the same epoch again and starts at any batch.
@@ -79,7 +79,7 @@ class Shape:
     batch_size
         Cells in a batch.
     block_cells
-        Neighbouring cells that are read together. More is faster on a disk and mixes less.
+        Neighboring cells that are read together. More is faster on a disk and mixes less.
     buffer_blocks
         Blocks that are shuffled together, at least. More mixes better and takes more memory.
     shuffle

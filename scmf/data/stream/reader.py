@@ -166,7 +166,7 @@ class CellStream:
                     f"{len(panels)} gene panels",
                     wanted="one, since raw counts of different columns cannot stand in one batch",
                     where=corpus.name,
-                    fix="give encode=AlignedCounts(panel, ...), see scmf.data.stream.aligned",
+                    fix="give encode=AlignedCounts(aligner, ...), see scmf.data.stream.aligned",
                 )
 
     # --- what can be asked ---------------------------------------------------------------------------

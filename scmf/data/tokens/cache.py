@@ -9,13 +9,14 @@ reading it (data.stores.token_store).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from scmf.core import progress
 from scmf.core.errors import DataError
 from scmf.core.files import load_yaml, sha256_json, write_json
 from scmf.data.loading.open_corpus import OpenedCorpus, open_token_folders
@@ -24,8 +25,9 @@ from scmf.data.stores.ragged import Encoder
 from scmf.data.stream.reader import in_order
 from scmf.data.tokens.arrow import TokenDatasetWriter
 
+log = logging.getLogger(__name__)
+
 _CELLS_PER_PART = 1_000_000
-Note = Callable[[str], None]
 
 
 def cached_tokens(
@@ -34,8 +36,6 @@ def cached_tokens(
     folder: Path,
     *,
     made_by: str,
-    progress: bool = True,
-    note: Note = lambda _: None,
     cells_per_part: int = _CELLS_PER_PART,
 ) -> OpenedCorpus:
     """The same cells as tokens, made where they are not there yet.
@@ -50,8 +50,6 @@ def cached_tokens(
         The cache.
     made_by
         Digest of all that decides the tokens of a cell beside the cell.
-    progress
-        Show a progress bar on stderr.
     note
         Told in a few words what is going on.
     cells_per_part
@@ -78,10 +76,11 @@ def cached_tokens(
     starts = range(0, corpus.n_cells, cells_per_part)
     missing = [start for start in starts if not (folder / _name(start // cells_per_part)).is_dir()]
     if missing:
-        note(f"tokenising {min(len(missing) * cells_per_part, corpus.n_cells):,} cells into {folder}")
-        with _bar(progress, corpus.n_cells, corpus.n_cells - len(missing) * cells_per_part) as advance:
+        log.info(f"tokenizing {min(len(missing) * cells_per_part, corpus.n_cells):,} cells into {folder}")
+        done = max(corpus.n_cells - len(missing) * cells_per_part, 0)
+        with progress.bar("tokenizing", corpus.n_cells, unit="cells", done=done) as bar:
             for start in missing:
-                _write_part(opened, encoder, folder, start, cells_per_part, advance)
+                _write_part(opened, encoder, folder, start, cells_per_part, bar)
     tokens = Corpus(open_token_folders(folder))
     if tokens.n_cells != corpus.n_cells:
         raise DataError(
@@ -95,8 +94,7 @@ def cached_tokens(
 
 def tokenise_to(
     opened: OpenedCorpus, encoder: Encoder, path: Path, *, columns: Sequence[str] = (), overwrite: bool = False,
-    progress: bool = True,
-) -> int:  # fmt: skip
+    ) -> int:  # fmt: skip
     """Write the tokens of all cells that pass the filters as one dataset, as the official Geneformer reads it.
 
     Parameters
@@ -111,8 +109,6 @@ def tokenise_to(
         Columns of ``obs`` to keep beside ``input_ids`` and ``length``.
     overwrite
         Replace a folder of that name.
-    progress
-        Show a progress bar on stderr.
 
     Returns
     -------
@@ -124,19 +120,17 @@ def tokenise_to(
     written = 0
     with (
         TokenDatasetWriter(path, overwrite=overwrite) as writer,
-        _bar(progress, corpus.n_cells, 0) as advance,
+        progress.bar("tokenizing", corpus.n_cells, unit="cells") as bar,
     ):
         for batch in in_order(corpus, encoder, opened.passed):
             more = {} if obs is None else {name: obs[name].iloc[batch.cells] for name in columns}
             writer.add(batch.columns["input_ids"], batch.offsets, more)
             written += len(batch.cells)
-            advance(len(batch.cells))
+            bar.advance(len(batch.cells))
     return written
 
 
-def _write_part(
-    opened: OpenedCorpus, encoder: Encoder, folder: Path, start: int, size: int, advance: Callable[[int], None]
-) -> None:
+def _write_part(opened: OpenedCorpus, encoder: Encoder, folder: Path, start: int, size: int, bar: progress.Bar) -> None:
     """One part; cells that do not take part are rows without tokens."""
     corpus = opened.corpus
     stop = min(start + size, corpus.n_cells)
@@ -148,7 +142,7 @@ def _write_part(
             lengths = np.zeros(int(batch.cells[-1]) + 1 - at, np.int64)
             lengths[batch.cells - at] = batch.lengths
             writer.add(batch.columns["input_ids"], np.concatenate([[0], np.cumsum(lengths)]))
-            advance(len(lengths))
+            bar.advance(len(lengths))
             at = int(batch.cells[-1]) + 1
         if at < stop:
             writer.add(np.empty(0, np.int16), np.zeros(stop - at + 1, np.int64))
@@ -156,14 +150,3 @@ def _write_part(
 
 def _name(number: int) -> str:
     return f"part-{number:05d}"
-
-
-@contextmanager
-def _bar(show: bool, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("tokenising"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        task = bar.add_task("", total=total, completed=max(done, 0))
-        yield lambda n: bar.update(task, advance=n)

@@ -4,7 +4,7 @@ The order is a pure function of (seed, epoch): a run that was killed asks for th
 skips what it has done and sees the same batches. No iterator holds state.
 
 Lives here: what the loop asks of batches, ragged storage in memory, length grouping, padding, the share of each
-rank. Lives elsewhere: batches of a stream (streamed), tokenising (scmf.tokenizers), masking (objectives), the loop.
+rank. Lives elsewhere: batches of a stream (streamed), tokenizing (scmf.tokenizers), masking (objectives), the loop.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class TokenCells:
 
 
 @dataclass(frozen=True)
-class Redrawn:
+class PerEpochTokens:
     """Cells in memory whose tokens are drawn anew each epoch (tied values, genes kept of a long cell, random order).
 
     Parameters
@@ -190,7 +190,7 @@ class BatchOrder:
 class MemoryBatches:
     """Padded batches of cells in memory, in the order of a `BatchOrder`."""
 
-    cells: TokenCells | Redrawn
+    cells: TokenCells | PerEpochTokens
     order: BatchOrder
 
     @property
@@ -200,7 +200,7 @@ class MemoryBatches:
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """See `Batches`."""
-        cells = self.cells.draw(epoch) if isinstance(self.cells, Redrawn) else self.cells
+        cells = self.cells.draw(epoch) if isinstance(self.cells, PerEpochTokens) else self.cells
         for rows in self.order.epoch(epoch, start=start):
             yield cells.pad(rows)
 

@@ -1,8 +1,8 @@
 """Cell-type annotation: how well labels are read off a representation of cells.
 
 Probes on any representation (N, D), fitted on training cells and scored on test cells: logistic regression
-(linear_probe) and nearest neighbours (knn_probe), both on columns standardised with the mean and standard deviation
-of the training cells; and, when asked for, nearest neighbours as they are (knn_transfer) and five folds of all cells
+(linear_probe) and nearest neighbors (knn_probe), both on columns standardized with the mean and standard deviation
+of the training cells; and, when asked for, nearest neighbors as they are (knn_transfer) and five folds of all cells
 (cross_validated). Predictions made elsewhere (a fine-tuned head) are scored by the same functions. Lives elsewhere: the
 representations (baselines, scmf.models.embed), scores of predicted labels (label_scores), the folds (cross_validation).
 """
@@ -19,7 +19,7 @@ from scmf.core.errors import EvaluationError
 from scmf.evaluation.annotation import transfer
 from scmf.evaluation.annotation.cross_validation import CROSS_VALIDATED, cross_validated
 from scmf.evaluation.annotation.label_scores import confusion, definitions, from_confusion, per_class, score
-from scmf.evaluation.score import Score, Truth, check_vectors, package
+from scmf.evaluation.score import CellLabels, Score, check_vectors, package
 from scmf.evaluation.uncertainty import bootstrap_labels
 
 __all__ = [
@@ -42,9 +42,9 @@ class Annotation:
     Parameters
     ----------
     knn_neighbors
-        Neighbours that vote in knn_probe, each with one vote (Euclidean distance).
+        Neighbors that vote in knn_probe, each with one vote (Euclidean distance).
     transfer_neighbors
-        Neighbours that vote in knn_transfer.
+        Neighbors that vote in knn_transfer.
     """
 
     name = "annotation"
@@ -57,7 +57,7 @@ class Annotation:
     def run(
         self,
         representations: Mapping[str, np.ndarray],
-        truth: Truth,
+        truth: CellLabels,
         *,
         protocols: Sequence[str] | None = None,
         unseen: Unseen = "error",
@@ -102,7 +102,7 @@ class Annotation:
     def shuffled_labels(
         self,
         x_ND: np.ndarray,
-        truth: Truth,
+        truth: CellLabels,
         *,
         protocols: Sequence[str] = (LINEAR, NEAREST),
         unseen: Unseen = "error",
@@ -118,7 +118,7 @@ class Annotation:
             yield self._probe(x_ND, truth, labels, protocol=protocol, method=method, unseen=unseen)
 
     def _probe(
-        self, x_ND: np.ndarray, truth: Truth, labels: np.ndarray, *, protocol: str, method: str, unseen: Unseen
+        self, x_ND: np.ndarray, truth: CellLabels, labels: np.ndarray, *, protocol: str, method: str, unseen: Unseen
     ) -> Score:
         """Score of a probe that learns ``labels`` of the training cells."""
         from sklearn.linear_model import LogisticRegression
@@ -148,7 +148,7 @@ class Annotation:
     def scored(
         self,
         predicted: np.ndarray,
-        truth: Truth,
+        truth: CellLabels,
         *,
         protocol: str,
         method: str,
@@ -181,7 +181,7 @@ class Annotation:
         lines = found.definitions
         if protocol == TRANSFER:
             how = (
-                f"; label: vote of the {self.transfer_neighbors} nearest training cells, Euclidean, not standardised"
+                f"; label: vote of the {self.transfer_neighbors} nearest training cells, Euclidean, not standardized"
                 " (scGPT, Tutorial_ZeroShot_Reference_Mapping)"
             )
             lines = {name: line + how for name, line in lines.items()}
@@ -196,10 +196,10 @@ class Annotation:
             seconds=time.perf_counter() - started,
             details=details,
             intervals=found.intervals,
-            falling=("unseen_share",) if "unseen_share" in found.metrics else (),
+            lower_is_better=("unseen_share",) if "unseen_share" in found.metrics else (),
         )
 
-    def majority(self, truth: Truth, *, unseen: Unseen = "error") -> Score:
+    def majority(self, truth: CellLabels, *, unseen: Unseen = "error") -> Score:
         """The most frequent label of the training cells, for every test cell."""
         started = time.perf_counter()
         labels, counts = np.unique(truth.labels[truth.rows("train")], return_counts=True)
@@ -207,7 +207,7 @@ class Annotation:
         return self.scored(predicted, truth, protocol=CONSTANT, method="majority", started=started, unseen=unseen)
 
 
-def _check(truth: Truth, unseen: Unseen) -> None:
+def _check(truth: CellLabels, unseen: Unseen) -> None:
     """Raise `EvaluationError` unless the split can be scored."""
     if unseen == "error":
         truth.check_trained_labels()

@@ -19,7 +19,7 @@ from scmf.evaluation.score import Score, package
 CROSS_VALIDATED = "cross_validated"
 FOLDS, SEED, SMALLEST_CLASS = 5, 42, 10
 METRICS = ("accuracy", "f1", "precision", "recall", "auroc")
-CLASSIFIERS = {"lr": "logistic regression", "knn": "5 nearest neighbours", "rf": "random forest"}
+CLASSIFIERS = {"lr": "logistic regression", "knn": "5 nearest neighbors", "rf": "random forest"}
 
 
 def _classifiers() -> dict[str, Any]:

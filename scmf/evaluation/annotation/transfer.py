@@ -13,7 +13,7 @@ import numpy as np
 
 from scmf.core.errors import EvaluationError
 from scmf.evaluation.annotation.label_scores import definitions, score
-from scmf.evaluation.score import Interval, Truth
+from scmf.evaluation.score import CellLabels, Interval
 from scmf.evaluation.uncertainty import bootstrap, bootstrap_labels
 
 
@@ -26,7 +26,7 @@ class Found:
     intervals: dict[str, Interval]
 
 
-def check_some_seen(truth: Truth) -> None:
+def check_some_seen(truth: CellLabels) -> None:
     """Raise `EvaluationError` when no test cell has a label of the training cells."""
     if sum(truth.unseen().values()) == len(truth.rows("test")):
         raise EvaluationError(

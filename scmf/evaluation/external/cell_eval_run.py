@@ -8,10 +8,11 @@ definitions of such metrics (scmf.evaluation.perturbation.benchmark), which are 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from scmf.core.errors import ConfigError, EvaluationError, MissingExtraError
 from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Prediction, check_prediction
 from scmf.evaluation.score import Score, package
 from scmf.evaluation.uncertainty import bootstrap_means
+
+log = logging.getLogger(__name__)
 
 PROTOCOL = "cell_eval"
 EXTRA = "cell-eval"
@@ -68,8 +71,6 @@ class CellEval:
         self,
         truth: PerturbationTruth,
         predictions: Mapping[str, Prediction],
-        *,
-        note: Callable[[str], None] = lambda _: None,
     ) -> Iterator[Score]:
         """Score every prediction.
 
@@ -79,8 +80,6 @@ class CellEval:
             The screen; its control cells are those of every prediction.
         predictions
             Method to predicted cells (M, G) of each test pair.
-        note
-            Told which method is being scored.
 
         Raises
         ------
@@ -89,7 +88,7 @@ class CellEval:
         """
         for method in sorted(predictions):
             started = time.perf_counter()
-            note(f"cell-eval: {method}")
+            log.info(f"cell-eval: {method}")
             prediction = predictions[method]
             check_prediction(prediction, truth, where=method)
             flat = [pair for pair in truth.pairs if np.ndim(prediction[pair]) != 2]
@@ -168,7 +167,7 @@ class CellEval:
                 "left_out": left_out,
             },
             intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(rows) > 1 and each else {},
-            falling=tuple(metric for metric in each if kinds[metric] == _FROM_ZERO),
+            lower_is_better=tuple(metric for metric in each if kinds[metric] == _FROM_ZERO),
         )
 
 

@@ -138,5 +138,5 @@ def score_of(answer: Mapping[str, Any], task: str, *, method: str) -> Score:
         n_train=None,
         seconds=float(answer["seconds"]),
         details={"packages": dict(answer["packages"])},
-        falling=tuple(name for name in metrics if name.partition("[")[0] in FALLING),
+        lower_is_better=tuple(name for name in metrics if name.partition("[")[0] in FALLING),
     )

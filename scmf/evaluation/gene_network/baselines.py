@@ -24,9 +24,9 @@ CELLS = 400
 
 def expression(cells: Any) -> pd.DataFrame:
     """log1p of counts per 10,000 as a table (N, G), columns gene symbols in capitals."""
-    from scmf.evaluation.baselines import log_normalised
+    from scmf.evaluation.baselines import log_normalized
 
-    x = log_normalised(cells).X
+    x = log_normalized(cells).X
     return pd.DataFrame(np.asarray(x.todense() if hasattr(x, "todense") else x, np.float64), columns=symbols_of(cells))
 
 

@@ -46,7 +46,7 @@ def with_symbols(cells: Any) -> Any:
         return cells
     from scmf.data.genes.vocabulary import annotation
 
-    rows = annotation("human-genes", progress=False)
+    rows = annotation("human-genes")
     known = dict(zip(rows["gene"], rows["symbol"], strict=True))
     named = cells.copy()
     named.var["symbol"] = [
@@ -78,7 +78,7 @@ def network_genes(
     EvaluationError
         No regulator is expressed.
     """
-    from scmf.evaluation.baselines import log_normalised
+    from scmf.evaluation.baselines import log_normalized
 
     factors = set().union(*(truth.regulators for truth in truths))
     if not np.isin(symbols_of(cells), sorted(factors)).any():
@@ -99,7 +99,7 @@ def network_genes(
         import scanpy as sc
 
         training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
-        reference = log_normalised(training)[:, first].copy()
+        reference = log_normalized(training)[:, first].copy()
         sc.pp.highly_variable_genes(reference, n_top_genes=top_genes, flavor="seurat")
         kept[np.flatnonzero(first)[~reference.var["highly_variable"].to_numpy()]] = False
         kept |= regulator

@@ -2,7 +2,7 @@
 
 Lives here: which ways a model can go, tokens of genes, vectors of genes without a cell. Lives elsewhere: attention,
 knock-out and vectors in cells (gene_contexts), what the edges are held against (eval.gene_network), the networks
-(models), tokens of cells (tokenising).
+(models), tokens of cells (tokenizing).
 
 Array legend: D width, V tokens, R regulators, T targets.
 """
@@ -29,7 +29,7 @@ from scmf.evaluation.gene_network.model_contexts import (
     knockout,
     known,
 )
-from scmf.tokenizers.build import tokenise
+from scmf.tokenizers.build import tokenize
 
 DEFAULT_WAYS = ("gene_embedding", "attention", "knockout")
 
@@ -138,7 +138,7 @@ def _ensembl(genes: Sequence[str]) -> dict[str, str]:
     """Symbol to Ensembl id by GENCODE, where a symbol has one gene."""
     from scmf.data.genes.vocabulary import annotation
 
-    rows = annotation("human-genes", progress=False)
+    rows = annotation("human-genes")
     rows = rows[~rows["symbol"].duplicated(keep=False)]
     ids = dict(zip(rows["symbol"], rows["gene"], strict=True))
     return {gene: ids[gene] for gene in genes if gene in ids}
@@ -167,4 +167,4 @@ def _tokens(tokenizer: Any, cells: Any) -> TokenCells:
     mine = cells[np.asarray(cells[:, names].X.sum(axis=1)).ravel() > 0] if any(names) else cells
     mine = mine.copy()
     mine.uns["scmf"] = {**mine.uns["scmf"], "batch_key": None}
-    return tokenise(tokenizer, mine)
+    return tokenize(tokenizer, mine)

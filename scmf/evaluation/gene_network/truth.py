@@ -100,7 +100,7 @@ TRUTHS: dict[str, tuple[str, Callable[[Path], Iterable[tuple[str, str]]], str]] 
 """Name -> card, reader, source in words."""
 
 
-def read_truth(name: str, *, progress: bool = False) -> NetworkTruth:
+def read_truth(name: str) -> NetworkTruth:
     """Read a network.
 
     Parameters
@@ -123,7 +123,7 @@ def read_truth(name: str, *, progress: bool = False) -> NetworkTruth:
     card_name, read, source = TRUTHS[name]
     card = load_card(card_name)
     file = file_of(card, "network")
-    pairs = ((a.strip().upper(), b.strip().upper()) for a, b in read(fetch_file(card, file, progress=progress)))
+    pairs = ((a.strip().upper(), b.strip().upper()) for a, b in read(fetch_file(card, file)))
     edges = frozenset((a, b) for a, b in pairs if a and b and a != b)
     if not edges:
         raise EvaluationError(
@@ -132,7 +132,7 @@ def read_truth(name: str, *, progress: bool = False) -> NetworkTruth:
     return NetworkTruth(name, edges, source, file.sha256)
 
 
-def read_regulators(card: str | Path = "lambert-tfs", *, progress: bool = False) -> list[str]:
+def read_regulators(card: str | Path = "lambert-tfs") -> list[str]:
     """Symbols in capitals of a list of transcription factors, sorted.
 
     A network of ChIP-seq also has sets of proteins that bind no DNA by themselves (EP300, POLR2A); give these symbols
@@ -149,7 +149,7 @@ def read_regulators(card: str | Path = "lambert-tfs", *, progress: bool = False)
         The file holds no symbol.
     """
     held = load_card(card)
-    path = fetch_file(held, file_of(held, "regulators"), progress=progress)
+    path = fetch_file(held, file_of(held, "regulators"))
     found = sorted({line.strip().upper() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()})
     if not found:
         raise EvaluationError("no symbol", wanted="one a line", where=f"card {held.name!r}", fix="fetch it again")

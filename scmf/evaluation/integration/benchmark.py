@@ -1,13 +1,14 @@
 """Batch integration: do batches mix while cell types stay apart? The scIB metrics, by scib-metrics.
 
 The ten metrics of ``scib_metrics.benchmark.Benchmarker``'s default, unscaled, on all cells given.
-Neighbours are exact (sklearn), not approximate, so that a number does not depend on a random index.
+Neighbors are exact (sklearn), not approximate, so that a number does not depend on a random index.
 Only kBET searches once more, inside scib-metrics: within each label, on a diffusion map, with a seeded
 approximate index, whose compilation takes most of the time.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -20,8 +21,10 @@ import numpy as np
 
 from scmf.core.errors import EvaluationError, MissingExtraError
 from scmf.core.files import cache_dir
-from scmf.evaluation.score import Score, Truth, check_vectors, package
+from scmf.evaluation.score import CellLabels, Score, check_vectors, package
 from scmf.evaluation.subsamples import DRAWS, bounded
+
+log = logging.getLogger(__name__)
 
 BIO = ("isolated_labels", "kmeans_nmi", "kmeans_ari", "silhouette_label", "clisi")
 BATCH = ("bras", "ilisi", "kbet", "graph_connectivity", "pcr_comparison")
@@ -61,13 +64,12 @@ class Integration:
     def run(
         self,
         representations: Mapping[str, np.ndarray],
-        truth: Truth,
+        truth: CellLabels,
         *,
         unintegrated: np.ndarray,
         max_cells: int | None = None,
         draws: int = DRAWS,
         seed: int = 0,
-        note: Callable[[str], None] = lambda _: None,
     ) -> Iterator[Score]:
         """Score every representation.
 
@@ -82,8 +84,6 @@ class Integration:
         max_cells, draws, seed
             Where there are more cells, the score is the mean over so many subsamples of ``max_cells`` cells (see
             `scmf.evaluation.subsamples`). Time and memory grow with the square of the cells. None: all cells.
-        note
-            Told which method is being scored.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Integration:
         check_batches(truth)
         scib = _scib_metrics()
         for method, x_ND in representations.items():
-            note(method)
+            log.info(method)
             check_vectors(x_ND, method, where=self.name)
             measure = partial(self._score, scib, method, x_ND, truth, unintegrated)
             yield bounded(measure, truth, max_cells=max_cells, draws=draws, seed=seed)
@@ -104,7 +104,7 @@ class Integration:
         scib: Any,
         method: str,
         x_ND: np.ndarray,
-        truth: Truth,
+        truth: CellLabels,
         unintegrated: np.ndarray,
         rows: np.ndarray | None,
     ) -> Score:
@@ -128,7 +128,7 @@ class Integration:
             seconds=time.perf_counter() - started,
         )
 
-    def _metrics(self, scib: Any, x_ND: np.ndarray, truth: Truth, unintegrated: np.ndarray) -> dict[str, float]:
+    def _metrics(self, scib: Any, x_ND: np.ndarray, truth: CellLabels, unintegrated: np.ndarray) -> dict[str, float]:
         x_ND = np.ascontiguousarray(x_ND, dtype=np.float32)
         labels, batches = truth.labels, truth.batches
         near = exact_neighbors(x_ND, min(NEIGHBORS, len(x_ND)))
@@ -168,7 +168,7 @@ def check_finite(metrics: Mapping[str, float], method: str) -> None:
         )
 
 
-def check_batches(truth: Truth) -> None:
+def check_batches(truth: CellLabels) -> None:
     """Raise `EvaluationError` unless some label is frequent enough and lies in two batches."""
     if truth.batches is None or len(set(truth.batches)) < 2:
         raise EvaluationError(
@@ -187,7 +187,7 @@ def check_batches(truth: Truth) -> None:
 
 
 def exact_neighbors(x_ND: np.ndarray, count: int) -> Any:
-    """Exact Euclidean neighbours, the cell itself first."""
+    """Exact Euclidean neighbors, the cell itself first."""
     from scib_metrics.nearest_neighbors import NeighborsResults
     from sklearn.neighbors import NearestNeighbors
 
@@ -208,17 +208,17 @@ def definitions() -> dict[str, str]:
     by = package("scib-metrics")
     return {
         "isolated_labels": f"label silhouette of the labels in fewest batches, rescaled to 0..1 ({by})",
-        "kmeans_nmi": f"normalised mutual information of k-means clusters (k = number of labels) and labels ({by})",
+        "kmeans_nmi": f"normalized mutual information of k-means clusters (k = number of labels) and labels ({by})",
         "kmeans_ari": f"adjusted Rand index of k-means clusters and labels ({by})",
         "silhouette_label": f"average silhouette width of labels, (s + 1) / 2 ({by})",
-        "clisi": f"cLISI: local purity of labels among 90 exact neighbours, rescaled to 0..1 ({by})",
+        "clisi": f"cLISI: local purity of labels among 90 exact neighbors, rescaled to 0..1 ({by})",
         "bras": f"batch-removal-adapted silhouette, cosine distance ({by})",
-        "ilisi": f"iLISI: local diversity of batches among 90 exact neighbours, rescaled to 0..1 ({by})",
+        "ilisi": f"iLISI: local diversity of batches among 90 exact neighbors, rescaled to 0..1 ({by})",
         "kbet": "kBET acceptance within each label that lies in two batches or more, on diffusion maps of the graph "
-        f"of 50 exact neighbours, alpha 0.05 ({by})",
-        "graph_connectivity": f"largest component of each label in the graph of 15 exact neighbours ({by})",
+        f"of 50 exact neighbors, alpha 0.05 ({by})",
+        "graph_connectivity": f"largest component of each label in the graph of 15 exact neighbors ({by})",
         "pcr_comparison": "fall of the variance that the batch explains, against 50 principal components "
-        f"of log-normalised highly variable genes ({by})",
+        f"of log-normalized highly variable genes ({by})",
         "bio_conservation": "mean of " + ", ".join(BIO),
         "batch_correction": "mean of " + ", ".join(BATCH),
         "overall": "0.6 bio_conservation + 0.4 batch_correction (Luecken et al. 2022)",

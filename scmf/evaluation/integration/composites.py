@@ -3,16 +3,17 @@
 Lives here: the protocol ``scgpt`` of the benchmark ``integration`` (NMI and ARI of the best of twenty clusterings,
 silhouettes and graph connectivity as scib 1.x defines them), the two composites as functions of numbers. Lives
 elsewhere: the protocol ``scib`` with ten metrics (integration), whose silhouette of batches (BRAS), clusters (k-means)
-and graph (directed neighbours) differ from these.
+and graph (directed neighbors) differ from these.
 
 Array legend: N cells, D embedding width.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,12 +21,14 @@ import numpy as np
 
 from scmf.core.errors import EvaluationError, MissingExtraError
 from scmf.evaluation.integration.benchmark import BATCH, BIO, check_batches, check_finite
-from scmf.evaluation.score import Score, Truth, check_vectors, package
+from scmf.evaluation.score import CellLabels, Score, check_vectors, package
 from scmf.evaluation.subsamples import DRAWS, bounded
+
+log = logging.getLogger(__name__)
 
 RESOLUTIONS = tuple(round(0.1 * step, 1) for step in range(1, 21))
 NEIGHBORS = 15
-"""Neighbours of the graph, the cell itself among them: the default of scanpy."""
+"""Neighbors of the graph, the cell itself among them: the default of scanpy."""
 
 
 def composites(nmi: float, ari: float, asw_label: float, asw_batch: float, graph_conn: float) -> dict[str, float]:
@@ -98,12 +101,11 @@ class Composites:
     def run(
         self,
         representations: Mapping[str, np.ndarray],
-        truth: Truth,
+        truth: CellLabels,
         *,
         max_cells: int | None = None,
         draws: int = DRAWS,
         seed: int = 0,
-        note: Callable[[str], None] = lambda _: None,
     ) -> Iterator[Score]:
         """Score every representation.
 
@@ -115,8 +117,6 @@ class Composites:
             Labels and batches of the N cells.
         max_cells, draws, seed
             As in `scmf.evaluation.integration.benchmark.Integration.run`; ``seed`` is that of the clustering, too.
-        note
-            Told which method is being scored.
 
         Raises
         ------
@@ -125,12 +125,12 @@ class Composites:
         """
         check_batches(truth)
         for method, x_ND in representations.items():
-            note(method)
+            log.info(method)
             check_vectors(x_ND, method, where=self.name)
             measure = partial(self._score, method, x_ND, truth, seed)
             yield bounded(measure, truth, max_cells=max_cells, draws=draws, seed=seed)
 
-    def _score(self, method: str, x_ND: np.ndarray, truth: Truth, seed: int, rows: np.ndarray | None) -> Score:
+    def _score(self, method: str, x_ND: np.ndarray, truth: CellLabels, seed: int, rows: np.ndarray | None) -> Score:
         """Score of the cells ``rows``; of all when None."""
         started = time.perf_counter()
         if rows is not None:
@@ -166,7 +166,7 @@ class Composites:
         )
 
 
-def _standing(x_ND: np.ndarray, truth: Truth) -> np.ndarray:
+def _standing(x_ND: np.ndarray, truth: CellLabels) -> np.ndarray:
     """An order of the cells that knows neither their order nor that of the columns: clusters depend on it."""
     x_ND = np.sort(x_ND.astype(np.float64), axis=1)
     keys = [truth.labels, np.zeros(len(x_ND)) if truth.batches is None else truth.batches]
@@ -186,7 +186,7 @@ def _scanpy() -> Any:
 
 
 def neighbor_graph(x_ND: np.ndarray) -> Any:
-    """Weighted graph of 15 exact Euclidean neighbours, an AnnData with ``obsp["connectivities"]`` (N, N)."""
+    """Weighted graph of 15 exact Euclidean neighbors, an AnnData with ``obsp["connectivities"]`` (N, N)."""
     import anndata as ad
 
     cells = ad.AnnData(obsm={"X": x_ND})
@@ -262,16 +262,16 @@ def definitions(seed: int = 0) -> dict[str, str]:
     clusters = (
         f"of labels and the clustering with the best NMI: Leiden ({scanpy}, igraph flavour, 2 iterations, seed {seed}) "
         "at resolutions 0.1 to 2.0 by 0.1, where scGPT took scib's opt_louvain; on the graph of "
-        f"{NEIGHBORS} exact neighbours"
+        f"{NEIGHBORS} exact neighbors"
     )
     return {
-        "nmi": f"normalised mutual information (arithmetic mean, {sklearn}) {clusters}",
+        "nmi": f"normalized mutual information (arithmetic mean, {sklearn}) {clusters}",
         "ari": f"adjusted Rand index ({sklearn}) {clusters}",
         "asw_label": f"average silhouette width of labels, (s + 1) / 2, Euclidean (as scib 1.x; {sklearn})",
         "asw_batch": "mean over labels of the mean of 1 - abs(s), s the silhouette width of batches within the label, "
         f"Euclidean (as silhouette_batch of scib 1.x, ASW_label/batch; {sklearn})",
         "graph_conn": "mean over labels of the share of its cells in the largest component of the symmetric graph of "
-        f"{NEIGHBORS} exact neighbours (as scib 1.x; {scanpy})",
+        f"{NEIGHBORS} exact neighbors (as scib 1.x; {scanpy})",
         "avg_bio": "mean of nmi, ari, asw_label (scGPT)",
         "avg_batch": "mean of asw_batch, graph_conn (scGPT)",
         "overall": "0.6 avg_bio + 0.4 avg_batch, nothing scaled (scGPT)",

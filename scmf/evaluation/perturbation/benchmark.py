@@ -9,8 +9,9 @@ Array legend: N cells, G genes, P perturbations, D dimensions.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,11 @@ from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Predicti
 from scmf.evaluation.score import Score, package
 from scmf.evaluation.uncertainty import bootstrap_means
 
+log = logging.getLogger(__name__)
+
 CEILING = "ceiling"
 COMPONENTS, SET_CELLS = 50, 500
 """Principal components, and most cells of a set, for energy distances."""
-
-Note = Callable[[str], None]
 
 
 class Perturbation:
@@ -64,13 +65,20 @@ class Perturbation:
             found["additive"] = additive(truth)
         return found
 
-    def ceiling(self, truth: PerturbationTruth, *, seed: int = 0, note: Note = lambda _: None) -> Score:
+    def ceiling(
+        self,
+        truth: PerturbationTruth,
+        *,
+        seed: int = 0,
+    ) -> Score:
         """Half of the test cells as the prediction of the other half; see `replicates`."""
         prediction, other_half = replicates(truth, seed=seed)
-        return next(self.run(other_half, {CEILING: prediction}, note=note))
+        return next(self.run(other_half, {CEILING: prediction}))
 
     def run(
-        self, truth: PerturbationTruth, predictions: Mapping[str, Prediction], *, note: Note = lambda _: None
+        self,
+        truth: PerturbationTruth,
+        predictions: Mapping[str, Prediction],
     ) -> Iterator[Score]:
         """Score every prediction.
 
@@ -80,8 +88,6 @@ class Perturbation:
             The screen; its control cells are those of every prediction.
         predictions
             Method to predicted cells or profiles of each test pair.
-        note
-            Told which method is being scored.
 
         Raises
         ------
@@ -93,7 +99,7 @@ class Perturbation:
         # the train mean is what the score of the Virtual Cell Challenge starts from
         for method in sorted(predictions, key=lambda name: (name != "train_mean", name)):
             started = time.perf_counter()
-            note(f"perturbation: {method}")
+            log.info(f"perturbation: {method}")
             check_prediction(predictions[method], truth, where=method)
             each = self._each(truth, predictions[method], space)
             metrics = {name: float(np.mean(values)) for name, values in each.items()}
@@ -198,7 +204,7 @@ class Perturbation:
                 "subgroups": dict(zip(named, groups, strict=True)),
             },
             intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(named) > 1 else {},
-            falling=tuple(
+            lower_is_better=tuple(
                 name for name in metrics if name.partition(".")[0] in FALLING or name.startswith("distance_")
             ),
         )

@@ -38,7 +38,7 @@ def cosine(x_G: np.ndarray, y_G: np.ndarray) -> float:
 
 
 def log_fold_change(mean_G: np.ndarray, control_G: np.ndarray) -> np.ndarray:
-    """log2(mean + 0.1) - log2(control + 0.1) of mean log-normalised expression, float64 (G,), as PerturBench."""
+    """log2(mean + 0.1) - log2(control + 0.1) of mean log-normalized expression, float64 (G,), as PerturBench."""
     return np.log2(np.maximum(mean_G, 0) + PSEUDOCOUNT) - np.log2(np.maximum(control_G, 0) + PSEUDOCOUNT)
 
 
@@ -50,7 +50,7 @@ def profile_metrics(
     Parameters
     ----------
     predicted_G, true_G, control_G
-        Mean log-normalised expression, float64 (G,). The control is that of the truth.
+        Mean log-normalized expression, float64 (G,). The control is that of the truth.
     de
         Columns of the top differentially expressed genes of the truth.
     expressed
@@ -75,7 +75,7 @@ def profile_metrics(
 
 def definitions() -> dict[str, str]:
     """One line a metric."""
-    means = "of mean log-normalised expression"
+    means = "of mean log-normalized expression"
     top = f"the {TOP_DE} genes of the truth with the largest |t| (Welch's t-test of perturbed against control cells of "
     top += (
         "the same cell type, variance of the control divided by the smaller number, as scanpy's t-test_overestim_var)"

@@ -1,4 +1,4 @@
-"""Metrics that look at all perturbations at once: whether the right one is recognised, its genes found.
+"""Metrics that look at all perturbations at once: whether the right one is recognized, its genes found.
 
 The ranks of PerturBench and the scores of the Virtual Cell Challenge (PDS, DES and what is made of them with MAE). The
 two ranks run in opposite directions: 0 is best for PerturBench, 1 for PDS. Lives elsewhere: metrics of one perturbation

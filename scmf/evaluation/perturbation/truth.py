@@ -67,9 +67,9 @@ class PerturbationTruth:
     def of(cls, cells: Any) -> PerturbationTruth:
         """Read the truth from an AnnData as `scmf.data.loading.load.load_cells` returns it.
 
-        ``uns["scmf"]["perturbation"]`` names the columns; raw counts in X are log-normalised (log1p of counts per
+        ``uns["scmf"]["perturbation"]`` names the columns; raw counts in X are log-normalized (log1p of counts per
         10,000 of the depth of the cell: ``obs["n_counts"]`` where it is given), expression that the card calls
-        log-normalised is taken as it is.
+        log-normalized is taken as it is.
 
         Raises
         ------
@@ -176,7 +176,7 @@ class PerturbationTruth:
 
 
 def log_expression(cells: Any) -> sp.csr_matrix:
-    """log1p of counts per 10,000, CSR float32 (N, G); X as it is where the card says it is log-normalised."""
+    """log1p of counts per 10,000, CSR float32 (N, G); X as it is where the card says it is log-normalized."""
     facts, x = cells.uns["scmf"], sp.csr_matrix(cells.X, dtype=np.float32)
     if facts.get("expression") == "log1p":
         return x
@@ -195,7 +195,7 @@ def read_prediction(adata: Any, truth: PerturbationTruth, *, where: object = "th
     Parameters
     ----------
     adata
-        ``X``: log-normalised expression as the truth has it; ``obs["condition"]``, and ``obs["covariate"]`` where the
+        ``X``: log-normalized expression as the truth has it; ``obs["condition"]``, and ``obs["covariate"]`` where the
         screen has several cell types; ``var_names``: the genes of the truth, in any order. Control cells are ignored.
 
     Raises

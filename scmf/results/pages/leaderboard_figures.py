@@ -44,10 +44,10 @@ def points(figures: Any, data: Any) -> Any:
     points = sorted(data["points"], key=lambda point: (point["y"], point["x"], point["name"]))
     height = max(3.2, 0.2 * len(points))
     figure, axes = _canvas(figures, (4.6, height), left=0.75, right=0.3 + _room(p["name"] for p in points))
-    for baseline, colour, marker in ((False, MODEL, "o"), (True, BASELINE, "s")):
+    for baseline, color, marker in ((False, MODEL, "o"), (True, BASELINE, "s")):
         mine = [point for point in points if point["baseline"] is baseline]
         xy = [point["x"] for point in mine], [point["y"] for point in mine]
-        axes.scatter(*xy, s=34, color=colour, marker=marker, zorder=3)
+        axes.scatter(*xy, s=34, color=color, marker=marker, zorder=3)
     if data.get("log"):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")

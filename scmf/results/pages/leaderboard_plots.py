@@ -88,7 +88,7 @@ def _digest_of(path: Path) -> str | None:
     return None if at < 0 else data[at + 5 + len(_KEY) : at + 5 + len(_KEY) + 64].decode("ascii", "replace")
 
 
-def _labelled(table: Table) -> list[tuple[Row, str]]:
+def _labeled(table: Table) -> list[tuple[Row, str]]:
     """Rows with their names, without the variant where a recipe has but one in the table."""
     models = [row for row in table.rows if not row.baseline]
     variants: dict[str, set[str]] = {}
@@ -146,7 +146,7 @@ def _bio_batch(tables: Sequence[Table], folder: Path) -> list[Plot]:
             batch, bio = axes[table.protocol]
             title = f"Bio against batch score: {table.dataset}.{table.split}, {words(table.protocol)}"
             name = f"bio-batch-{table.dataset}-{table.split}-{table.protocol}"
-            points = [_point(row, label, _value(row, batch), bio) for row, label in _labelled(table)]
+            points = [_point(row, label, _value(row, batch), bio) for row, label in _labeled(table)]
             found += _scatter(table, folder, name, title, points, x=words(batch), y=words(bio))
     return found or [Plot("Bio against batch score", "", "", "no integration scores")]
 
@@ -157,7 +157,7 @@ def _score_cost(tables: Sequence[Table], folder: Path) -> list[Plot]:
         if table.benchmark == "annotation" and table.protocol == LINEAR and table.metrics:
             title = f"Score against cost: {table.dataset}.{table.split}, {words(table.protocol)}"
             name = f"cost-{table.dataset}-{table.split}-{table.protocol}"
-            points = [_point(row, label, row.cost("seconds") or None, table.first) for row, label in _labelled(table)]
+            points = [_point(row, label, row.cost("seconds") or None, table.first) for row, label in _labeled(table)]
             x = "seconds of scoring (log scale)"
             found += _scatter(table, folder, name, title, points, x=x, y=words(table.first), log=True)
     return found or [Plot("Score against cost", "", "", "no annotation scores with a cost")]
@@ -170,13 +170,13 @@ def _classes(tables: Sequence[Table], folder: Path) -> list[Plot]:
             continue
         sizes: dict[str, int] = {}
         lines: dict[str, dict[str, float]] = {}
-        for row, name in _labelled(table):
+        for row, name in _labeled(table):
             each_of = _details(row, "per_class")
             for label, facts in (item for each in each_of for item in each.items()):
                 sizes[label] = max(sizes.get(label, 0), int(facts.get("n_test", facts.get("n", 0))))
             if each_of:
                 lines[name] = _mean([{label: facts["f1"] for label, facts in each.items()} for each in each_of])
-        if len(lines) < 2 or all(row.role for row, name in _labelled(table) if name in lines):
+        if len(lines) < 2 or all(row.role for row, name in _labeled(table) if name in lines):
             continue
         classes = sorted(sizes, key=lambda label: (-sizes[label], label))
         data = {
@@ -196,7 +196,7 @@ def _perturbations(tables: Sequence[Table], folder: Path) -> list[Plot]:
     for table in tables:
         if table.benchmark != "perturbation":
             continue
-        rows = [(row, label) for row, label in _labelled(table) if not row.absence]
+        rows = [(row, label) for row, label in _labeled(table) if not row.absence]
         each = {
             label: _mean([values.get(metric, {}) for values in _details(row, "per_perturbation")])
             for row, label in rows
@@ -221,7 +221,7 @@ def _networks(tables: Sequence[Table], folder: Path) -> list[Plot]:
             groups.setdefault(f"{table.dataset}.{table.split}", []).append(table)
     found = []
     for where, mine in groups.items():
-        epr = [{label: _value(row, "epr") for row, label in _labelled(table)} for table in mine]
+        epr = [{label: _value(row, "epr") for row, label in _labeled(table)} for table in mine]
         best: dict[str, float] = {}
         for values in epr:
             for name, value in values.items():

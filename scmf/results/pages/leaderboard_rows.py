@@ -254,10 +254,10 @@ def _marked(rows: Sequence[Row], higher: Mapping[str, bool]) -> list[Row]:
 
 def _leak(result: Result, known: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
     """What is known of the presence of the test cells in what a method was trained on."""
-    if result.method.partition("-")[0] not in ("pretrained", "finetuned", "official", "embedded", "predicted"):
+    if result.method.partition("-")[0] not in ("pretrained", "finetuned", "official", "mini", "predicted"):
         return "", ""
     here = f"{result.dataset}.{result.split}"
-    corpora = result.corpora or ((here,) if result.tier == "embedded" else ())
+    corpora = result.corpora or ((here,) if result.tier == "mini" else ())
     if not corpora:
         return "unknown", "nobody said what it was trained on"
     worst = ("", "")

@@ -236,7 +236,7 @@ def _figures(rows: Sequence[Row], inputs: FigureInputs) -> tuple[list[_Figure], 
     else:
         absent.append("Loss curves: — (no training log was given)")
     if inputs.embedding is not None:
-        alt = "Two-dimensional map of the cell embedding, coloured by cell type and by study"
+        alt = "Two-dimensional map of the cell embedding, colored by cell type and by study"
         figures.append(_Figure("umap", "Embedding", alt, plots.plot_embedding(inputs.embedding)))
     else:
         absent.append("UMAP of the embedding: — (no embedding was given)")

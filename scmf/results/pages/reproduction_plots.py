@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-# Paul Tol's "muted" set: nine colours that stay apart in every common colour blindness.
+# Paul Tol's "muted" set: nine colors that stay apart in every common color blindness.
 PALETTE = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499")
 _MARKERS = "os^Dv"
 _STYLE = {
@@ -175,23 +175,23 @@ def smooth(values: np.ndarray, *, window: int) -> np.ndarray:
 
 
 def plot_loss(logs: Mapping[str, Path]) -> bytes:
-    """Training loss a step (thin: raw, thick: smoothed) and validation loss an epoch, one colour a run."""
+    """Training loss a step (thin: raw, thick: smoothed) and validation loss an epoch, one color a run."""
     with _matplotlib() as figure_class:
         figure = figure_class(figsize=(7, 3.8), layout="constrained")
         axes = figure.add_subplot()
         window = 1
         for i, (name, path) in enumerate(logs.items()):
-            colour = PALETTE[i % len(PALETTE)]
+            color = PALETTE[i % len(PALETTE)]
             train, valid = read_loss_log(path)
             window = max(window, len(train) // 40)
-            axes.plot(*train.T, color=colour, linewidth=0.5, alpha=0.2)
-            axes.plot(train[:, 0], smooth(train[:, 1], window=window), color=colour, linewidth=1.4, label=name)
+            axes.plot(*train.T, color=color, linewidth=0.5, alpha=0.2)
+            axes.plot(train[:, 0], smooth(train[:, 1], window=window), color=color, linewidth=1.4, label=name)
             axes.plot(
-                *valid.T, color=colour, linestyle=":", marker=_MARKERS[i % 5], markersize=5, markeredgecolor="white"
+                *valid.T, color=color, linestyle=":", marker=_MARKERS[i % 5], markersize=5, markeredgecolor="white"
             )
         axes.plot([], [], color="#555555", linewidth=1.4, label=f"train, mean over about {window} steps")
         axes.plot([], [], color="#555555", linestyle=":", marker="o", markersize=5, label="validation")
-        axes.set(xlabel="optimiser step", ylabel="loss (nats per predicted token)")
+        axes.set(xlabel="optimizer step", ylabel="loss (nats per predicted token)")
         axes.margins(x=0.01)
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
         axes.legend(ncols=2)
@@ -215,7 +215,7 @@ def umap_coordinates(embedding_ND: np.ndarray) -> np.ndarray:
 
 
 def plot_embedding(view: EmbeddingInput) -> bytes:
-    """The same UMAP twice, coloured by cell type and by study."""
+    """The same UMAP twice, colored by cell type and by study."""
     xy_N2 = np.asarray(view.embedding_ND)
     if not len(xy_N2) == len(view.labels) == len(view.batches):
         raise EvaluationError(
@@ -241,13 +241,13 @@ def _scatter(axes: Any, xy_N2: np.ndarray, names: np.ndarray) -> None:
     size = float(np.clip(9000 / max(len(names), 1), 2, 20))
     kinds, code = np.unique(names, return_inverse=True)
     shapes = 1 + (len(kinds) - 1) // len(PALETTE)
-    colours = np.array([PALETTE[k % len(PALETTE)] for k in range(len(kinds))])
+    colors = np.array([PALETTE[k % len(PALETTE)] for k in range(len(kinds))])
     for shape in range(shapes):
         these = order[code[order] // len(PALETTE) == shape]
-        axes.scatter(*xy_N2[these].T, c=colours[code[these]], s=size, marker=_MARKERS[shape % 5], linewidths=0)
+        axes.scatter(*xy_N2[these].T, c=colors[code[these]], s=size, marker=_MARKERS[shape % 5], linewidths=0)
     for k, kind in enumerate(kinds):
         marker = _MARKERS[k // len(PALETTE) % 5]
-        axes.scatter([], [], c=colours[k], s=28, marker=marker, label=f"{kind} ({int((code == k).sum())})")
+        axes.scatter([], [], c=colors[k], s=28, marker=marker, label=f"{kind} ({int((code == k).sum())})")
     columns = 3 if max(map(len, kinds)) <= 16 else 2
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=columns, fontsize=8, handletextpad=0.2)
 
@@ -256,7 +256,7 @@ def _scatter(axes: Any, xy_N2: np.ndarray, names: np.ndarray) -> None:
 
 
 def plot_confusion(matrix: ConfusionInput) -> bytes:
-    """Confusion matrix: colour is the share of the true class, figures are cells."""
+    """Confusion matrix: color is the share of the true class, figures are cells."""
     counts_KK = np.asarray(matrix.counts_KK)
     k = len(matrix.labels)
     if counts_KK.shape != (k, k):
@@ -319,7 +319,7 @@ def _score_panel(axes: Any, rows: Sequence[Row], place: Mapping[tuple[bool, str,
     axes.set_title(f"{rows[0]['metric']} ({'higher' if higher else 'lower'} is better)", fontsize=8.5)
     for row in rows:
         y = place[(row["baseline"], row["label"], row["protocol"])]
-        colour = "#777777" if row["baseline"] else PALETTE[0]
+        color = "#777777" if row["baseline"] else PALETTE[0]
         if row["expected_mean"] is not None and row["band"] is not None:
             axes.plot(
                 [row["expected_mean"] - row["band"], row["expected_mean"] + row["band"]],
@@ -327,10 +327,10 @@ def _score_panel(axes: Any, rows: Sequence[Row], place: Mapping[tuple[bool, str,
             )  # fmt: skip
         samples = list(row["observed_samples"].values())
         if len(samples) > 1:
-            axes.scatter(samples, [y] * len(samples), s=8, color=colour, alpha=0.6, linewidths=0)
+            axes.scatter(samples, [y] * len(samples), s=8, color=color, alpha=0.6, linewidths=0)
         if row["observed_mean"] is not None:
-            fill = "white" if row["baseline"] else colour
-            axes.scatter(row["observed_mean"], y, s=34, facecolor=fill, edgecolor=colour, zorder=3)
+            fill = "white" if row["baseline"] else color
+            axes.scatter(row["observed_mean"], y, s=34, facecolor=fill, edgecolor=color, zorder=3)
             text = number(row["observed_mean"]) + (" ★" if row["best"] else "")
             axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color="#555555")
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)

@@ -112,7 +112,7 @@ def _row(
         "observed_mean": statistics.mean(observed.values()) if complete else None,
         "observed_sd": statistics.stdev(observed.values()) if complete and len(observed) > 1 else None,
         "observed_samples": observed,
-        "floor": None if cell is None else cell.floor,
+        "min_band": None if cell is None else cell.min_band,
         "delta": verdict.delta,
         "band": verdict.band,
         "alpha": verdict.alpha,

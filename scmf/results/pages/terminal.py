@@ -21,7 +21,7 @@ def render_terminal(rows: Sequence[Row], *, title: str = "") -> Table:
     import rich.table
     import rich.text
 
-    colours = {"match": "green", "close": "green", "not_applicable": "dim", "missing": "yellow", "stale": "yellow"}
+    colors = {"match": "green", "close": "green", "not_applicable": "dim", "missing": "yellow", "stale": "yellow"}
     table = rich.table.Table(
         title=rich.markup.escape(title) or None, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False,
         caption="★ best observed mean of its metric", caption_justify="left",
@@ -45,7 +45,7 @@ def render_terminal(rows: Sequence[Row], *, title: str = "") -> Table:
             number(row["delta"], sign=True),
             number(row["band"]),
             rich.text.Text(
-                verdict_text(row) + (f": {row['reason']}" if row["reason"] else ""), colours.get(row["verdict"], "red")
+                verdict_text(row) + (f": {row['reason']}" if row["reason"] else ""), colors.get(row["verdict"], "red")
             ),
         )
     return table

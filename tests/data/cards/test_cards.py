@@ -19,7 +19,7 @@ def write_card(folder, **over):
         "title": "A liver",
         "kind": "cells",
         "organism": "Homo sapiens",
-        "licence": "CC-BY-4.0",
+        "license": "CC-BY-4.0",
         "citation": "Somebody 2020",
         "files": [{"name": "liver.h5ad", "sha256": SUM, "sources": [{"kind": "mirror", "path": "liver.h5ad"}]}],
         **over,
@@ -46,13 +46,13 @@ def test_cards_are_listed_by_kind():
 
 @pytest.mark.parametrize("card", list_cards(), ids=lambda card: card.name)
 def test_a_shipped_card_says_whose_it_is_and_pins_everything(card):
-    assert card.citation and card.licence and card.doi and card.url and card.description
+    assert card.citation and card.license and card.doi and card.url and card.description
     assert card.n_genes or card.needs_download or card.kind == "network"
     for file in card.files:
         assert file.size, file.name
         for source in file.sources:
             if isinstance(source, IndexSource):
-                assert source.version in source.artefact
+                assert source.version in source.artifact
             if isinstance(source, HubSource):
                 assert len(source.revision) == 40
     for split in card.splits.values():

@@ -74,7 +74,7 @@ def serve():
 def card_with(folder, *sources, sha256=None):
     file = {"name": "cells.h5ad", "sha256": sha256 or sha(CONTENT), "sources": list(sources)}
     card = {
-        "name": "demo", "title": "t", "kind": "cells", "organism": "o", "licence": "l", "citation": "c",
+        "name": "demo", "title": "t", "kind": "cells", "organism": "o", "license": "l", "citation": "c",
         "files": [file],
     }  # fmt: skip
     path = folder / "cards" / "demo.yaml"
@@ -101,20 +101,20 @@ def sdist(members):
     return buffer.getvalue()
 
 
-def index_answer(filename, artefact):
+def index_answer(filename, artifact):
     page = f"""<!DOCTYPE html><html><head><meta name="pypi:repository-version" content="1.0">
     <title>Links for demo-data</title></head><body><h1>Links for demo-data</h1>
-    <a href="../../files/{filename}#sha256={sha(artefact)}" data-requires-python="&gt;=3.9">{filename}</a><br/>
+    <a href="../../files/{filename}#sha256={sha(artifact)}" data-requires-python="&gt;=3.9">{filename}</a><br/>
     </body></html>""".encode()
     return {
         "/simple/demo-data/": (200, {"Content-Type": "text/html"}, page),
-        f"/files/{filename}": (200, {"Content-Type": "application/octet-stream"}, artefact),
+        f"/files/{filename}": (200, {"Content-Type": "application/octet-stream"}, artifact),
     }
 
 
-def index_source(filename, artefact, member, **over):
+def index_source(filename, artifact, member, **over):
     return {
-        "kind": "index", "project": "demo-data", "version": "1.0", "artefact": filename, "sha256": sha(artefact),
+        "kind": "index", "project": "demo-data", "version": "1.0", "artifact": filename, "sha256": sha(artifact),
         "member": member, **over,
     }  # fmt: skip
 
@@ -173,44 +173,44 @@ def test_a_git_lfs_pointer_is_called_by_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize("variable", ["SCMF_INDEX_URL", "PIP_INDEX_URL"])
 def test_a_member_of_an_artefact_on_the_index_is_fetched_once(tmp_path, monkeypatch, serve, filename, build, variable):
     member = "demo_data-1.0/data/cells.h5ad"
-    artefact = build({"demo_data-1.0/setup.py": b"raise SystemExit('this must not run')", member: CONTENT})
-    url, server = serve(index_answer(filename, artefact))
+    artifact = build({"demo_data-1.0/setup.py": b"raise SystemExit('this must not run')", member: CONTENT})
+    url, server = serve(index_answer(filename, artifact))
     monkeypatch.setenv(variable, f"{url}/simple/")
-    card = card_with(tmp_path, MIRROR, index_source(filename, artefact, member))
-    path = fetch(card, progress=False)["cells.h5ad"]
+    card = card_with(tmp_path, MIRROR, index_source(filename, artifact, member))
+    path = fetch(card)["cells.h5ad"]
     assert path.read_bytes() == CONTENT
     assert path == tmp_path / "cache" / "demo" / f"{sha(CONTENT)[:12]}-cells.h5ad"
     assert leftovers(tmp_path) == [path.name]
     seen = len(server.seen)
-    assert fetch(card, progress=False) == {"cells.h5ad": path}
+    assert fetch(card) == {"cells.h5ad": path}
     assert len(server.seen) == seen, "the second time nothing is asked"
 
 
 def test_another_artefact_under_the_name_on_the_index_is_refused(tmp_path, monkeypatch, serve):
-    filename, artefact = "demo_data-1.0-py3-none-any.whl", wheel({"a": CONTENT})
-    url, _ = serve(index_answer(filename, artefact))
+    filename, artifact = "demo_data-1.0-py3-none-any.whl", wheel({"a": CONTENT})
+    url, _ = serve(index_answer(filename, artifact))
     monkeypatch.setenv("SCMF_INDEX_URL", f"{url}/simple/")
     with pytest.raises(ChecksumError, match=filename):
-        fetch(card_with(tmp_path, index_source(filename, artefact, "a", sha256="0" * 64)), progress=False)
+        fetch(card_with(tmp_path, index_source(filename, artifact, "a", sha256="0" * 64)))
     assert leftovers(tmp_path) == []
 
 
 def test_another_member_in_the_right_artefact_is_refused(tmp_path, monkeypatch, serve):
-    filename, artefact = "demo_data-1.0-py3-none-any.whl", wheel({"a": b"other"})
-    url, _ = serve(index_answer(filename, artefact))
+    filename, artifact = "demo_data-1.0-py3-none-any.whl", wheel({"a": b"other"})
+    url, _ = serve(index_answer(filename, artifact))
     monkeypatch.setenv("SCMF_INDEX_URL", f"{url}/simple/")
     with pytest.raises(ChecksumError, match=sha(b"other")):
-        fetch(card_with(tmp_path, index_source(filename, artefact, "a")), progress=False)
+        fetch(card_with(tmp_path, index_source(filename, artifact, "a")))
     assert leftovers(tmp_path) == []
 
 
 def test_a_changed_file_in_the_cache_is_an_error(tmp_path, serve):
     url, _ = serve({"/cells.h5ad": (200, {}, CONTENT)})
     card = card_with(tmp_path, {"kind": "url", "url": f"{url}/cells.h5ad"})
-    path = fetch(card, progress=False)["cells.h5ad"]
+    path = fetch(card)["cells.h5ad"]
     path.write_bytes(CONTENT[:-1])
     with pytest.raises(ChecksumError, match="delete"):
-        fetch(card, progress=False)
+        fetch(card)
 
 
 def test_all_sources_failing_lists_each_with_its_reason(tmp_path, monkeypatch, serve):
@@ -227,7 +227,7 @@ def test_all_sources_failing_lists_each_with_its_reason(tmp_path, monkeypatch, s
         {"kind": "url", "url": "http://127.0.0.1:9/cells.h5ad"},
     )
     with pytest.raises(SourceError) as caught:
-        fetch(card, progress=False)
+        fetch(card)
     lines = caught.value.found.splitlines()
     for line, words in zip(
         lines[1:],
@@ -242,23 +242,23 @@ def test_all_sources_failing_lists_each_with_its_reason(tmp_path, monkeypatch, s
 
 @pytest.mark.parametrize("kind", ["url", "index"])
 def test_a_connection_that_drops_midway_leaves_nothing_behind(tmp_path, monkeypatch, serve, kind):
-    filename, artefact = "demo_data-1.0-py3-none-any.whl", wheel({"a": CONTENT})
-    answers = index_answer(filename, artefact)
+    filename, artifact = "demo_data-1.0-py3-none-any.whl", wheel({"a": CONTENT})
+    answers = index_answer(filename, artifact)
     full = {"Content-Length": str(len(CONTENT))}
     answers["/cells.h5ad"] = (200, full, CONTENT[:70_000])
-    answers[f"/files/{filename}"] = (200, full, artefact[:70_000])
+    answers[f"/files/{filename}"] = (200, full, artifact[:70_000])
     url, _ = serve(answers)
     monkeypatch.setenv("SCMF_INDEX_URL", f"{url}/simple/")
-    source = {"url": {"kind": "url", "url": f"{url}/cells.h5ad"}, "index": index_source(filename, artefact, "a")}[kind]
+    source = {"url": {"kind": "url", "url": f"{url}/cells.h5ad"}, "index": index_source(filename, artifact, "a")}[kind]
     with pytest.raises(SourceError, match="(?i)incomplete|broken"):
-        fetch(card_with(tmp_path, source), progress=False)
+        fetch(card_with(tmp_path, source))
     assert leftovers(tmp_path) == []
 
 
 def test_the_next_source_is_tried_when_one_fails(tmp_path, serve):
     url, _ = serve({"/cells.h5ad": (200, {}, CONTENT)})
     gone, here = ({"kind": "url", "url": f"{url}/{name}"} for name in ("gone", "cells.h5ad"))
-    assert fetch(card_with(tmp_path, gone, here), progress=False)["cells.h5ad"].read_bytes() == CONTENT
+    assert fetch(card_with(tmp_path, gone, here))["cells.h5ad"].read_bytes() == CONTENT
 
 
 def test_a_file_of_an_installed_package_is_used_and_another_version_of_it_is_not(tmp_path, monkeypatch):
@@ -276,7 +276,7 @@ def test_a_file_of_an_installed_package_is_used_and_another_version_of_it_is_not
 
 def test_progress_goes_to_stderr_and_stdout_stays_clean(tmp_path, serve, capfd):
     url, _ = serve({"/cells.h5ad": (200, {}, CONTENT)})
-    fetch(card_with(tmp_path, {"kind": "url", "url": f"{url}/cells.h5ad"}), progress=True)
+    fetch(card_with(tmp_path, {"kind": "url", "url": f"{url}/cells.h5ad"}))
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1 and "cells.h5ad" in err
 
@@ -291,9 +291,9 @@ def test_the_hub_is_asked_for_the_pinned_commit(tmp_path, serve):
     program = f"""
         from scmf.data.cards.sources import fetch
         from scmf.core.errors import SourceError
-        print(fetch({str(card.path)!r}, progress=False)["cells.h5ad"])
+        print(fetch({str(card.path)!r})["cells.h5ad"])
         try:
-            fetch({str(card.path)!r}.replace("demo.yaml", "gone/demo.yaml"), progress=False)
+            fetch({str(card.path)!r}.replace("demo.yaml", "gone/demo.yaml"))
         except SourceError as error:
             print(error.found)
     """

@@ -64,7 +64,7 @@ def test_labels_are_found_in_the_counts_and_permuted_labels_are_not(simulated):
 @pytest.mark.parametrize("name", ["pancreas", "pbmc68k_reduced"])
 def test_the_evidence_in_the_cards_is_what_the_code_computes(name):
     try:
-        cells = load_cells(DataConfig(dataset=name), progress=False)
+        cells = load_cells(DataConfig(dataset=name))
     except SourceError as error:
         pytest.skip(f"{name} cannot be fetched here: {error.found.splitlines()[0]}")
     said = load_card(name).authenticity

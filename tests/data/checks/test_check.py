@@ -222,7 +222,7 @@ def card(tmp_path):
         sha256 = write_split(tmp_path / "mine.tsv.gz", split)
         parts = {part: ["a", "b"] for part in ("train", "valid", "test")}
         text = {
-            "name": "mine", "title": "t", "kind": "cells", "organism": "o", "licence": "l", "citation": "c",
+            "name": "mine", "title": "t", "kind": "cells", "organism": "o", "license": "l", "citation": "c",
             "label_key": "kind", "labels": ["a", "b"], "n_cells": 30, "n_genes": N_GENES,
             "files": [
                 {"name": "a.h5ad", "sha256": sha256_file(path), "sources": [{"kind": "mirror", "path": "a.h5ad"}]}
@@ -280,7 +280,7 @@ def test_a_changed_file_is_an_error_of_the_card(card, tmp_path):
 def test_the_shipped_cards_are_true(shipped):
     if shipped.name.startswith("geneformer") and data_dir() is None:
         pytest.skip("SCMF_DATA_DIR is not set; the Hub is not asked by tests")
-    report = check_card(shipped, progress=False)
+    report = check_card(shipped)
     if any(finding.what == "SourceError" for finding in report.findings):
         pytest.skip(f"{shipped.name} cannot be fetched here")
     assert report.ok, report.rows()

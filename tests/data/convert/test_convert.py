@@ -134,7 +134,7 @@ def test_cells_without_any_count_stay(tmp_path):
 
 
 def test_progress_goes_to_stderr_as_a_bar(tmp_path, capfd):
-    convert(corpus(), tmp_path / "o", progress=True)
+    convert(corpus(), tmp_path / "o")
     captured = capfd.readouterr()
     assert captured.out == "" and "writing cells" in captured.err
 

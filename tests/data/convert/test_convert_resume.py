@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from scmf.core import progress
 from scmf.core.errors import DataError
 from scmf.data.convert.convert import convert
 from scmf.data.stores.corpus import Corpus
@@ -26,7 +27,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_killed_at_random_points_it_goes_on_to_the_same_content(tmp_path, shuffle):
+def test_killed_at_random_points_it_goes_on_to_the_same_content(tmp_path, shuffle, monkeypatch):
     arguments = {"shuffle": shuffle, "cells_per_dataset": 100, "memory": SMALL, "seed": 5}
     convert(corpus(), tmp_path / "whole", **arguments)
     rng = np.random.default_rng(0)
@@ -35,14 +36,16 @@ def test_killed_at_random_points_it_goes_on_to_the_same_content(tmp_path, shuffl
         while not (out / "zarr.json").exists():
             after = int(rng.integers(2, 36))
 
-            def die(what, done, total, after=after, calls=calls):
-                calls.append(what)
+            def die(bar, done, note="", after=after, calls=calls):
+                calls.append(bar.title)
                 if len(calls) == after:
                     raise Killed
 
             calls.clear()
             try:
-                convert(corpus(), out, progress=die, **arguments)
+                with monkeypatch.context() as patch:
+                    patch.setattr(progress.Bar, "move_to", die)
+                    convert(corpus(), out, **arguments)
             except Killed:
                 deaths += 1
                 for path in out.glob("dataset_*"):
@@ -51,7 +54,7 @@ def test_killed_at_random_points_it_goes_on_to_the_same_content(tmp_path, shuffl
         assert content(out) == content(tmp_path / "whole")
 
 
-def test_going_on_does_not_read_again_what_was_read(tmp_path):
+def test_going_on_does_not_read_again_what_was_read(tmp_path, monkeypatch):
     class Counting(MemoryStore):
         cells_read = 0
 
@@ -59,15 +62,16 @@ def test_going_on_does_not_read_again_what_was_read(tmp_path):
             Counting.cells_read += int((spans[:, 1] - spans[:, 0]).sum())
             return super().read(spans)
 
-    def die(what, done, total):
-        if what == "writing" and done > 150:
+    def die(bar, done, note=""):
+        if bar.title == "writing cells" and done > 150:
             raise Killed
 
     def stores():
         return Corpus([Counting(synthetic_cells(400), name="a.h5ad")])
 
-    with pytest.raises(Killed):
-        convert(stores(), tmp_path / "o", progress=die, cells_per_dataset=100)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(progress.Bar, "move_to", die)
+        convert(stores(), tmp_path / "o", cells_per_dataset=100)
     assert (tmp_path / "o" / "dataset_0").is_dir() and not (tmp_path / "o" / "dataset_1").exists()
     Counting.cells_read = 0
     convert(stores(), tmp_path / "o", cells_per_dataset=100)
@@ -80,8 +84,9 @@ sys.path.insert(0, {tests!r})
 from tests.data.convert.test_convert import corpus, SMALL
 from scmf.data.convert.convert import convert
 from pathlib import Path
-convert(corpus(), Path({out!r}), cells_per_dataset=50, memory=SMALL,
-        progress=lambda what, done, total: (print(what, done, flush=True), time.sleep(0.02)))
+from scmf.core import progress
+progress.Bar.move_to = lambda bar, done, note="": (print(bar.title.split()[0], done, flush=True), time.sleep(0.02))
+convert(corpus(), Path({out!r}), cells_per_dataset=50, memory=SMALL)
 """
 
 
@@ -101,12 +106,13 @@ def test_after_sigkill_it_goes_on_to_the_same_content(tmp_path, where):
     assert content(tmp_path / "o") == content(tmp_path / "whole")
 
 
-def test_other_inputs_or_arguments_do_not_go_on(tmp_path):
-    def die(what, done, total):
+def test_other_inputs_or_arguments_do_not_go_on(tmp_path, monkeypatch):
+    def die(bar, done, note=""):
         raise Killed
 
-    with pytest.raises(Killed):
-        convert(corpus(), tmp_path / "o", progress=die)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(progress.Bar, "move_to", die)
+        convert(corpus(), tmp_path / "o")
     with pytest.raises(DataError, match="another seed, order"):
         convert(corpus(), tmp_path / "o", seed=1)
     with pytest.raises(DataError, match="another inputs"):

@@ -1,4 +1,4 @@
-"""Rows brought to a panel, gathered and counted, against scipy."""
+"""Rows brought to a aligner, gathered and counted, against scipy."""
 
 import numpy as np
 import pytest
@@ -40,11 +40,11 @@ def matrix(rows, n_panel):
 def test_conformed_rows_are_the_product_with_the_panel_in_canonical_form(case):
     block, columns, n_panel = case
     known = np.flatnonzero(columns >= 0)
-    panel = sp.csr_matrix((np.ones(len(known)), (known, columns[known])), shape=(block.n_genes, n_panel))
+    aligner = sp.csr_matrix((np.ones(len(known)), (known, columns[known])), shape=(block.n_genes, n_panel))
     stored = sp.csr_matrix(
         (block.data, block.indices.astype(np.int64), block.indptr), shape=(block.n_cells, block.n_genes)
     )
-    wanted = sp.csr_matrix(stored @ panel)
+    wanted = sp.csr_matrix(stored @ aligner)
     wanted.eliminate_zeros()
     wanted.sort_indices()
     rows = conform(block, columns, n_panel, store=Named, first=np.arange(block.n_cells))

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 
 from scmf.core.errors import ConfigError, DataError, GeneError, SourceError
-from scmf.core.files import oracle_dir, sha256_file
+from scmf.core.files import reference_dir, sha256_file
 from scmf.data.cards.card import list_cards
 from scmf.data.checks.file import check_card
 from scmf.data.genes import align_vectors as align_module
@@ -88,7 +88,7 @@ def test_the_name_of_something_else_is_one_clear_error():
     with pytest.raises(ConfigError, match="did you mean 'pancreas'"):
         load_gene_vectors("pancrea")
     with pytest.raises(DataError):
-        load_gene_vectors("human-genes", progress=False)
+        load_gene_vectors("human-genes")
 
 
 @pytest.mark.parametrize("card", list_cards(kind="vectors"), ids=lambda card: card.name)
@@ -107,14 +107,14 @@ def test_a_card_of_vectors_of_ones_own_is_read_and_checked(tmp_path):
     path = GeneVectors.of(GENES, VECTORS).save(tmp_path / "t.npz")
     file = {"name": "t.npz", "role": "vectors", "sha256": sha256_file(path), "sources": [
         {"kind": "mirror", "path": "t.npz"}]}  # fmt: skip
-    card = {"name": "mine", "title": "t", "kind": "vectors", "organism": "o", "licence": "l", "citation": "c",
+    card = {"name": "mine", "title": "t", "kind": "vectors", "organism": "o", "license": "l", "citation": "c",
             "n_genes": 4, "files": [file]}  # fmt: skip
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(card))
-    table = load_gene_vectors(str(tmp_path / "mine.yaml"), progress=False)
+    table = load_gene_vectors(str(tmp_path / "mine.yaml"))
     assert table.genes == GENES and table.facts["card"] == "mine"
-    assert check_card(tmp_path / "mine.yaml", progress=False).ok
+    assert check_card(tmp_path / "mine.yaml").ok
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**card, "n_genes": 5}))
-    assert not check_card(tmp_path / "mine.yaml", progress=False).ok
+    assert not check_card(tmp_path / "mine.yaml").ok
 
 
 class Harmful:
@@ -193,11 +193,11 @@ def test_a_key_without_array_is_named(tmp_path):
 
 
 def test_the_file_of_transcriptformer_gives_its_table_in_its_order():
-    folder = None if oracle_dir() is None else oracle_dir() / "transcriptformer"
+    folder = None if reference_dir() is None else reference_dir() / "transcriptformer"
     if folder is None or not (folder / "emb_matrix.npy").is_file():
-        pytest.skip("SCMF_ORACLE_DIR has no transcriptformer")
+        pytest.skip("SCMF_REFERENCE_DIR has no transcriptformer")
     table = read_gene_vectors(folder / "ckpt_small" / "vocabs" / "homo_sapiens_gene.h5")
-    vocabulary = json.loads((folder / "gene_vocab.json").read_text())
+    vocabulary = json.loads((folder / "gene_set.json").read_text())
     matrix = np.load(folder / "emb_matrix.npy").astype(np.float32)
     for row, gene in enumerate(table.genes[:100]):
         np.testing.assert_array_equal(table.vectors[row], matrix[vocabulary[gene]])

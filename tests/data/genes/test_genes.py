@@ -121,7 +121,7 @@ def test_each_way_to_name_a_gene_is_mapped_and_counted():
     ids = [TP53, f"{TSPAN6}.15", "tp53", "ENSG00000999999.2", "GONE", "nobody"]
     mapped, report = MAP.map(ids)
     assert mapped.tolist() == [TP53, TSPAN6, TP53, TSPAN6, "", ""]
-    assert (report.exact, report.normalised, report.alias, report.unknown, report.mapped) == (1, 1, 2, 2, 4)
+    assert (report.exact, report.normalized, report.alias, report.unknown, report.mapped) == (1, 1, 2, 2, 4)
     assert report.collisions == {TP53: (TP53, "tp53"), TSPAN6: (f"{TSPAN6}.15", "ENSG00000999999.2")}
 
 
@@ -135,7 +135,7 @@ def test_a_known_id_wins_over_an_alias_and_the_first_table_over_the_second():
 @given(st.lists(st.sampled_from([TP53, "TP53", "p53", TSPAN6.lower(), "nobody", "GONE"]), max_size=20))
 def test_the_report_adds_up_and_mapping_twice_changes_nothing(ids):
     mapped, report = MAP.map(ids)
-    assert report.exact + report.normalised + report.alias + report.ambiguous + report.unknown == report.n == len(ids)
+    assert report.exact + report.normalized + report.alias + report.ambiguous + report.unknown == report.n == len(ids)
     again, second = MAP.map(mapped[mapped != ""])
     assert again.tolist() == mapped[mapped != ""].tolist()
     assert second.exact == second.n
@@ -154,7 +154,7 @@ def test_an_id_that_stands_twice_is_refused_by_name():
 @pytest.fixture(scope="module")
 def reference():
     try:
-        return human_genes(progress=False)
+        return human_genes()
     except SourceError as error:
         pytest.skip(f"the card human-genes cannot be fetched here: {error.found.splitlines()[0]}")
 

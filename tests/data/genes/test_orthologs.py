@@ -79,7 +79,7 @@ def test_another_policy_is_refused_with_a_hint():
 @pytest.fixture(scope="module")
 def shipped():
     try:
-        return load_orthologs(progress=False)
+        return load_orthologs()
     except SourceError as error:
         pytest.skip(f"the card human-mouse-orthologs cannot be fetched here: {error.found.splitlines()[0]}")
 
@@ -105,7 +105,7 @@ def test_the_numbers_of_pairs_are_those_of_the_card(shipped):
     assert (
         len(shipped.pairs) == len(set(shipped.pairs.values())) == 17_122 == load_card("human-mouse-orthologs").n_genes
     )
-    table = read_orthologs(progress=False)
+    table = read_orthologs()
     assert len(OrthologMap(table, high_confidence=True).pairs) == 16_085
     summed = OrthologMap(table, many="sum").pairs
     assert len(summed) == 17_122 + 1_984
@@ -113,12 +113,12 @@ def test_the_numbers_of_pairs_are_those_of_the_card(shipped):
 
 
 def test_nearly_every_pair_is_in_both_annotations(shipped):
-    humans, mice = (set(annotation(card, progress=False)["gene"]) for card in ("human-genes", "mouse-genes"))
+    humans, mice = (set(annotation(card)["gene"]) for card in ("human-genes", "mouse-genes"))
     assert sum(human in humans and mouse in mice for mouse, human in shipped.pairs.items()) == 17_120
 
 
 def test_an_independent_table_of_an_older_ensembl_agrees(shipped):
-    agreement = check_orthologs(progress=False)
+    agreement = check_orthologs()
     assert (agreement.first, agreement.second) == (17_122, 16_766)
     assert (agreement.shared, agreement.same) == (16_139, 15_986)
     assert "99.1%" in str(agreement)

@@ -47,7 +47,7 @@ def vocabulary_card(folder, tokens, medians, aliases):
             {"name": f"{role}.pkl", "role": role, "sha256": hashlib.sha256(data).hexdigest(), "sources": [source]}
         )
     card = {
-        "name": "mini", "title": "t", "kind": "vocabulary", "organism": "o", "licence": "l", "citation": "c",
+        "name": "mini", "title": "t", "kind": "vocabulary", "organism": "o", "license": "l", "citation": "c",
         "files": files,
     }  # fmt: skip
     path = folder / "mini.yaml"
@@ -122,7 +122,7 @@ def official(request):
     cached = [cache_dir() / card.name / f"{file.sha256[:12]}-{file.name}" for file in card.files]
     if data_dir() is None and not all(path.is_file() for path in cached):
         pytest.skip(f"SCMF_DATA_DIR is not set and the files of {card.name} are not in the cache")
-    return card.name, load_vocabulary(card, progress=False)
+    return card.name, load_vocabulary(card)
 
 
 def test_the_official_dictionaries_have_their_known_sizes(official):
@@ -274,7 +274,7 @@ def test_an_ensembl_id_in_a_name_is_believed():
 def published(name):
     if data_dir() is None:
         pytest.skip("SCMF_DATA_DIR is not set")
-    return load_vocabulary(name, progress=False)
+    return load_vocabulary(name)
 
 
 @pytest.mark.parametrize(

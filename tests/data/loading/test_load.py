@@ -29,7 +29,7 @@ def write(path, *, n=5, genes=ENSEMBL, x=None, seed=0, prefix="c", obs=None, **c
 
 
 def load(*files, **keys):
-    return load_cells(DataConfig(files=files, **keys), progress=False)
+    return load_cells(DataConfig(files=files, **keys))
 
 
 def test_a_file_becomes_raw_counts_ids_and_a_note(tmp_path):
@@ -125,7 +125,7 @@ def spoiled(value):
         (spoiled(-1), f"negative value -1 at cell 'c2', gene '{ENSEMBL[3]}'"),
         (GOOD * 0, "no value but zero"),
     ],
-    ids=["log-normalised", "NaN", "infinite", "negative", "empty"],
+    ids=["log-normalized", "NaN", "infinite", "negative", "empty"],
 )
 def test_what_is_not_counts_is_refused_by_name(tmp_path, x, message):
     with pytest.raises(CountsError, match=message) as caught:
@@ -169,7 +169,7 @@ def test_a_missing_key_gets_a_did_you_mean(tmp_path, key):
 def card(folder, path, **over):
     source = {"kind": "mirror", "path": path.name}
     text = {
-        "name": "mine", "title": "t", "kind": "cells", "organism": "o", "licence": "l", "citation": "c",
+        "name": "mine", "title": "t", "kind": "cells", "organism": "o", "license": "l", "citation": "c",
         "label_key": "kind", "labels": ["b", "a"],
         "files": [{"name": path.name, "sha256": sha256_file(path), "sources": [source]}], **over,
     }  # fmt: skip
@@ -214,7 +214,7 @@ DERIVE = {"method": "log1p_cp10k_unknown_depth", "depth_key": "n_counts"}
 def test_log_normalised_expression_is_refused_where_counts_are_needed_and_taken_as_it_is_elsewhere(tmp_path):
     _, path = logged(tmp_path / "a.h5ad")
     config = DataConfig(dataset=card(tmp_path, path, counts="X", expression="log1p"))
-    with pytest.raises(CountsError, match="log-normalised expression and no counts"):
+    with pytest.raises(CountsError, match="log-normalized expression and no counts"):
         load_cells(config)
     cells = load_cells(config, log_expression=True)
     assert (cells.uns["scmf"]["expression"], cells.uns["scmf"]["counts"]) == ("log1p", None)
@@ -293,7 +293,7 @@ def test_a_vocabulary_is_no_dataset():
 
 def shipped(name, **keys):
     try:
-        return load_cells(DataConfig(dataset=name, **keys), progress=False)
+        return load_cells(DataConfig(dataset=name, **keys))
     except SourceError as error:
         pytest.skip(f"{name} cannot be fetched here: {error.found.splitlines()[0]}")
 

@@ -23,8 +23,8 @@ def adata(tmp_path, monkeypatch):
 
 def config(tmp_path, **data):
     raw = {
-        "data": {"files": [str(tmp_path / "cells.h5ad")], "gene_vocab": str(tmp_path / "genes.txt"), **data},
-        "tokenizer": {"min_cells": 5, "max_genes": 40},
+        "data": {"files": [str(tmp_path / "cells.h5ad")], "gene_set": str(tmp_path / "genes.txt"), **data},
+        "tokenizer": {"min_cells": 5, "max_length": 40},
     }
     return RunConfig.model_validate(raw)
 
@@ -37,8 +37,8 @@ def test_genes_outside_the_vocabulary_go_and_depth_stays(adata, tmp_path):
 
 
 def test_tokens_of_memory_and_disk_are_the_same(adata, tmp_path):
-    held = run.prepare(config(tmp_path), progress=False)
-    streamed = prepare_stream(config(tmp_path, stream={}), progress=False)
+    held = run.prepare(config(tmp_path))
+    streamed = prepare_stream(config(tmp_path, stream={}))
     assert streamed.tokenizer.get_vocab() == held.tokenizer.get_vocab()
     for gene, median in held.tokenizer.medians.items():
         assert streamed.tokenizer.medians[gene] == pytest.approx(median, rel=1e-6)
@@ -54,7 +54,7 @@ def test_filters_keep_the_same_cells_in_memory_and_on_disk(adata, tmp_path):
     expected = (n_genes >= limits["min_genes"]) & (n_counts <= limits["max_counts"])
     assert 0 < expected.sum() < 200
     assert list(cells.obs_names) == list(adata.obs_names[expected])
-    streamed = prepare_stream(config(tmp_path, filter=limits, stream={}), progress=False)
+    streamed = prepare_stream(config(tmp_path, filter=limits, stream={}))
     assert (streamed.opened.mask("train") == expected).all()
     assert sum(streamed.opened.removed.values()) == (~expected).sum()
 

@@ -13,7 +13,7 @@ from scmf.data.genes.gene_sets import GeneSet
 from scmf.data.genes.ids import GeneMap
 from scmf.data.genes.names import KINDS
 from scmf.data.preprocess.coverage import CoverageReport, coverage, coverage_of_files
-from scmf.data.preprocess.panel import Panel
+from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from tests.conftest import N_GENES, synthetic_cells
@@ -23,7 +23,7 @@ TP53, APP = "ENSG00000141510", "ENSG00000142192"
 
 
 def half(adata):
-    return Panel.of(adata.var_names[::2])
+    return GeneAligner.of(adata.var_names[::2])
 
 
 def test_the_share_of_counts_is_that_of_the_genes_kept():
@@ -59,8 +59,8 @@ def test_cells_are_never_counted_twice():
 def test_a_corpus_is_weighted_by_its_cells():
     one, two = synthetic_cells(200), synthetic_cells(50, seed=1)
     two = two[:, 40:].copy()
-    panel = Panel.of(GENES[:80])
-    report = coverage(Corpus([MemoryStore(one), MemoryStore(two)]), panel, cells=None)
+    aligner = GeneAligner.of(GENES[:80])
+    report = coverage(Corpus([MemoryStore(one), MemoryStore(two)]), aligner, cells=None)
     kept = one.X[:, :80].sum() + two[:, :40].X.sum()
     assert report.count_share == pytest.approx(kept / (one.X.sum() + two.X.sum()))
     assert (report.found_in_any, report.found_in_all) == (80, 40)
@@ -69,11 +69,11 @@ def test_a_corpus_is_weighted_by_its_cells():
 
 def test_every_way_to_find_a_gene_is_counted():
     names = GeneMap([TP53, APP, GENES[0]], {"TP53": TP53}, ambiguous=["AMB"])
-    panel = Panel.of([TP53, APP], mapping=names)
-    report = coverage([TP53, f"{APP}.2", "tp53", GENES[0], "AMB", "nobody"], panel, name="two")
+    aligner = GeneAligner.of([TP53, APP], mapping=names)
+    report = coverage([TP53, f"{APP}.2", "tp53", GENES[0], "AMB", "nobody"], aligner, name="two")
     (store,) = report.stores
     assert store.kinds == {
-        "exact": 1, "normalised": 1, "alias": 1, "ortholog": 0, "outside": 1, "ambiguous": 1, "no_ortholog": 0,
+        "exact": 1, "normalized": 1, "alias": 1, "ortholog": 0, "outside": 1, "ambiguous": 1, "no_ortholog": 0,
         "unknown": 1,
     }  # fmt: skip
     assert (store.found, store.collisions, store.count_share, report.count_share) == (2, 1, None, None)
@@ -118,7 +118,7 @@ def test_mouse_cells_and_a_human_vocabulary_are_an_error_that_names_the_file():
     adata = synthetic_cells()
     adata.var_names = [f"ENSMUSG{i:011d}" for i in range(N_GENES)]
     with pytest.raises(GeneError, match=r"(?s)Mus musculus.*liver\.h5ad.*load_orthologs"):
-        coverage(MemoryStore(adata, name="liver.h5ad"), Panel.of(GENES))
+        coverage(MemoryStore(adata, name="liver.h5ad"), GeneAligner.of(GENES))
 
 
 def test_files_are_opened_and_held_against_a_vocabulary(tmp_path, monkeypatch):

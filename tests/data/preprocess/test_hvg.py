@@ -11,7 +11,7 @@ from scmf.core.config.run import DataConfig
 from scmf.core.errors import ConfigError, DataError, GeneError, MissingExtraError, ScmfError
 from scmf.data.loading.load import load_cells
 from scmf.data.preprocess.hvg import Cutoffs, highly_variable_genes
-from scmf.data.preprocess.normalise import LibrarySize, Log1p, Pipeline
+from scmf.data.preprocess.normalize import LibrarySize, Log1p, Pipeline
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from tests.conftest import synthetic_cells
@@ -42,7 +42,7 @@ def case(request):
     if request.param == "synthetic":
         return *synthetic(), "study"
     try:
-        cells = load_cells(DataConfig(dataset="pancreas"), progress=False)
+        cells = load_cells(DataConfig(dataset="pancreas"))
     except ScmfError as error:
         pytest.skip(f"the card pancreas cannot be had here: {error.found}")
     keep = (np.arange(cells.n_obs) % 4 > 0) & cells.obs["Dataset"].notna().to_numpy()
@@ -138,7 +138,7 @@ def test_own_steps_are_fitted_on_the_training_cells_and_cutoffs_count():
     sc.pp.log1p(train)
     theirs = sc.pp.highly_variable_genes(train, inplace=False, min_mean=0.1, max_mean=2, min_disp=0.2)
     ours = highly_variable_genes(
-        corpus_of(cells), keep=keep, normalise=Pipeline([LibrarySize(None), Log1p()]),
+        corpus_of(cells), keep=keep, normalize=Pipeline([LibrarySize(None), Log1p()]),
         cutoffs=Cutoffs(0.1, 2, 0.2),
     )  # fmt: skip
     assert ours.selected == tuple(theirs.index[theirs["highly_variable"]])
@@ -164,7 +164,7 @@ def test_what_cannot_be_is_said():
     with pytest.raises(ConfigError, match="cell_ranger"):
         highly_variable_genes(corpus, keep=keep, flavor="cellranger")
     with pytest.raises(ConfigError, match="log1p"):
-        highly_variable_genes(corpus, keep=keep, normalise=Pipeline([LibrarySize()]))
+        highly_variable_genes(corpus, keep=keep, normalize=Pipeline([LibrarySize()]))
     with pytest.raises(DataError, match="no cell"):
         highly_variable_genes(corpus, keep=np.zeros(700, bool))
     with pytest.raises(DataError, match="no training cell"):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from scmf.core import progress
 from scmf.core.errors import ChecksumError, CountsError, DataError, GeneError
 from scmf.data.preprocess.statistics import CorpusStatistics
 from scmf.data.preprocess.statistics_pass import corpus_statistics
@@ -38,7 +39,7 @@ def same(a, b):
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("min_cells", [1, 300])
 def test_the_tables_are_those_the_tokenizer_fits(cells, exact, min_cells):
-    fitted = RankValueTokenizer.fit(cells.X, cells.var_names, min_cells=min_cells, max_genes=64, special_tokens=True)
+    fitted = RankValueTokenizer.fit(cells.X, cells.var_names, min_cells=min_cells, max_length=64, special_tokens=True)
     found = corpus_statistics(corpus_of(cells[:400], cells[400:]), exact=exact, cells_per_block=97)
     token_ids, medians = found.tables(min_cells=min_cells, special_tokens=True)
     assert token_ids == fitted.get_vocab()
@@ -93,7 +94,7 @@ def test_stores_with_other_genes_meet_in_the_union_and_versions_are_summed(cells
     twice.var_names = [*right.var_names, *(f"{gene.lower()}.2" for gene in right.var_names[:5])]
     found = corpus_statistics(corpus_of(left, twice), exact=exact)
     assert found.genes == tuple(cells.var_names)
-    fitted = RankValueTokenizer.fit(twice.X, twice.var_names, min_cells=1, max_genes=64, special_tokens=False)
+    fitted = RankValueTokenizer.fit(twice.X, twice.var_names, min_cells=1, max_length=64, special_tokens=False)
     alone = corpus_statistics(corpus_of(twice), exact=exact)
     assert alone.tables()[1] == fitted.medians
     assert found.counts_G.sum() == left.X.sum(dtype=float) + twice.X.sum(dtype=float)
@@ -133,20 +134,21 @@ def test_what_is_no_count_is_named(cells, bad):
 
 
 @pytest.mark.parametrize("keep", [None, np.arange(900) % 3 > 0])
-def test_a_killed_pass_goes_on_to_the_same_bits(cells, tmp_path, keep):
+def test_a_killed_pass_goes_on_to_the_same_bits(cells, tmp_path, keep, monkeypatch):
     state = tmp_path / "pass.npz"
 
-    def kill(done, total):
+    def kill(bar, done, note=""):
         if done > 350:
             raise Interrupted
 
     settings = {"keep": keep, "buffer": 16, "cells_per_block": 64}
-    with pytest.raises(Interrupted):
-        corpus_statistics(corpus_of(cells), **settings, state=state, save_every=100, progress=kill)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(progress.Bar, "move_to", kill)
+        corpus_statistics(corpus_of(cells), **settings, state=state, save_every=100)
     seen = []
-    again = corpus_statistics(
-        corpus_of(cells), **settings, state=state, save_every=100, progress=lambda done, total: seen.append(done)
-    )
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Bar, "move_to", lambda bar, done, note="": seen.append(done))
+        again = corpus_statistics(corpus_of(cells), **settings, state=state, save_every=100)
     assert 200 < seen[0] < 450, "it starts where it was saved, not from nothing"
     same(again, corpus_statistics(corpus_of(cells), **settings))
     same(again, corpus_statistics(corpus_of(cells), **settings, state=state))

@@ -101,7 +101,7 @@ def test_any_ranges_are_read(tmp_path_factory, encoding, local, data):
     np.testing.assert_array_equal(read(array, ranges), np.concatenate([values[:0], *expected]))
 
 
-def test_neighbours_are_one_request_and_each_file_one_call(tmp_path):
+def test_neighbors_are_one_request_and_each_file_one_call(tmp_path):
     values = np.arange(1200, dtype="i4")
     for encode, decode in ((None, None), (zlib.compress, codecs.unzlib)):
         array = stored(tmp_path / f"{decode}", values, 100, encode=encode, decode=decode, per_file=4)

@@ -44,7 +44,7 @@ def test_log_normalised_values_are_told_with_share_and_maximum(form):
     verdict = look(FORMATS[form](np.log1p(COUNTS)))
     assert verdict.kind == "not integers"
     assert "100.0% of the 5 non-zero values" in verdict.found
-    assert "max 2.079" in verdict.found and "log-normalised" in verdict.found
+    assert "max 2.079" in verdict.found and "log-normalized" in verdict.found
 
 
 def test_only_zeros_are_no_counts():

@@ -1,4 +1,4 @@
-"""Counts and depths found again from log-normalised values alone; anything else is refused."""
+"""Counts and depths found again from log-normalized values alone; anything else is refused."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from scmf.data.stores.recover_depth import MAX_SMALLEST, counts_and_depth
 CELLS = pd.Index([f"c{i}" for i in range(200)])
 
 
-def normalised(counts, depth):
+def normalized(counts, depth):
     return sparse.csr_matrix(np.log1p(np.asarray(counts) / np.asarray(depth)[:, None] * 1e4))
 
 
@@ -27,18 +27,18 @@ def test_any_counts_with_a_single_molecule_come_back_with_their_depth(seed):
     counts = rng.poisson(rng.gamma(0.3, 4.0, size=40), size=(30, 40))
     counts[:, 0] = 1
     depth = counts.sum(axis=1) + rng.integers(0, 60_000, size=30)
-    found, sizes = recovered(normalised(counts, depth))
+    found, sizes = recovered(normalized(counts, depth))
     np.testing.assert_array_equal(found.toarray(), counts)
     np.testing.assert_array_equal(sizes, depth)
 
 
 def test_a_smallest_count_above_one_is_found():
-    found, sizes = recovered(normalised([[2, 3, 0, 7], [4, 6, 9, 0]], [101, 997]))
+    found, sizes = recovered(normalized([[2, 3, 0, 7], [4, 6, 9, 0]], [101, 997]))
     assert found.toarray().tolist() == [[2, 3, 0, 7], [4, 6, 9, 0]] and sizes.tolist() == [101, 997]
 
 
 def test_a_common_factor_of_a_whole_cell_cannot_be_seen():
-    found, sizes = recovered(normalised([[2, 4, 6]], [100]))
+    found, sizes = recovered(normalized([[2, 4, 6]], [100]))
     assert found.toarray().tolist() == [[1, 2, 3]] and sizes.tolist() == [50]
 
 
@@ -59,7 +59,7 @@ def test_what_is_not_log_normalised_counts_is_refused(values, said):
 
 def test_another_target_or_rounded_values_are_refused():
     counts, depth = np.random.default_rng(1).poisson(2.0, size=(6, 30)) + 1, [4001, 5003, 6007, 7001, 8009, 9001]
-    good = normalised(counts, depth)
+    good = normalized(counts, depth)
     assert recovered(good)[1].tolist() == depth
     rounded = good.copy()
     rounded.data = rounded.data.round(2)

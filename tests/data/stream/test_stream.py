@@ -161,19 +161,19 @@ def test_the_wait_for_data_is_counted(corpus):
 def test_stores_with_different_genes_meet_on_one_panel_and_are_preprocessed(cells, matrix):
     import scanpy as sc
 
-    from scmf.data.preprocess.normalise import LibrarySize, Log1p, Pipeline
-    from scmf.data.preprocess.panel import Panel
+    from scmf.data.preprocess.gene_aligner import GeneAligner
+    from scmf.data.preprocess.normalize import LibrarySize, Log1p, Pipeline
     from scmf.data.stream.aligned import AlignedCounts
 
     other = cells[1][:, np.random.default_rng(0).permutation(120)].copy()
     corpus = Corpus([MemoryStore(cells[0]), MemoryStore(other)])
-    panel = Panel.union(corpus.stores)
-    expected = ad.concat([adata[:, list(panel.genes)] for adata in cells], index_unique="-")
+    aligner = GeneAligner.union(corpus.stores)
+    expected = ad.concat([adata[:, list(aligner.genes)] for adata in cells], index_unique="-")
     sc.pp.normalize_total(expected, target_sum=1e4)
     sc.pp.log1p(expected)
     pipeline = Pipeline([LibrarySize(10_000), Log1p()])
-    stream = CellStream(corpus, AlignedCounts(panel, pipeline=pipeline), shape=SHAPE, layout="ragged")
+    stream = CellStream(corpus, AlignedCounts(aligner, pipeline=pipeline), shape=SHAPE, layout="ragged")
     for batch in stream.epoch(0):
-        ours, theirs = batch.counts(len(panel)).csr().toarray(), expected.X[batch.cells].toarray()
+        ours, theirs = batch.counts(len(aligner)).csr().toarray(), expected.X[batch.cells].toarray()
         assert np.allclose(ours, theirs, rtol=1e-6)
         assert np.allclose(batch.per_cell["n_counts"], matrix[batch.cells].sum(axis=1).A1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scmf.core.errors import EvaluationError, MissingExtraError
 from scmf.evaluation.annotation.benchmark import CONSTANT, HEAD, LINEAR, NEAREST, SHUFFLED, Annotation, confusion, score
-from scmf.evaluation.score import Truth
+from scmf.evaluation.score import CellLabels
 
 # Test cells of the cardiomyopathy classifier (rows true, columns predicted), as printed in the official
 # Geneformer notebook examples/cell_classification.ipynb: accuracy 0.8642, macro F1 0.8427.
@@ -85,10 +85,10 @@ def cells():
     """Four overlapping clouds of cells (N, 6), so that no probe is perfect, and their truth."""
     rng = np.random.default_rng(1)
     labels = TYPES[rng.integers(0, 4, N)]
-    centres = {name: rng.normal(size=6) for name in TYPES}
-    x_ND = np.stack([centres[name] for name in labels]) + rng.normal(scale=1.2, size=(N, 6))
+    centers = {name: rng.normal(size=6) for name in TYPES}
+    x_ND = np.stack([centers[name] for name in labels]) + rng.normal(scale=1.2, size=(N, 6))
     parts = np.array(["train", "train", "valid", "test"])[np.arange(N) % 4]
-    return x_ND.astype(np.float32), Truth(labels, None, parts)
+    return x_ND.astype(np.float32), CellLabels(labels, None, parts)
 
 
 def metrics(x_ND, truth):
@@ -129,7 +129,7 @@ def test_probes_equal_their_description_done_by_hand(cells):
 def test_the_order_of_cells_changes_nothing(cells):
     x_ND, truth = cells
     order = np.random.default_rng(2).permutation(N)
-    assert metrics(x_ND[order], Truth(truth.labels[order], None, truth.parts[order])) == metrics(x_ND, truth)
+    assert metrics(x_ND[order], CellLabels(truth.labels[order], None, truth.parts[order])) == metrics(x_ND, truth)
 
 
 def test_the_order_the_unit_and_the_origin_of_features_change_nothing(cells):
@@ -144,7 +144,7 @@ def test_valid_cells_are_neither_fitted_nor_scored(cells):
     valid = truth.parts == "valid"
     other_ND, labels = x_ND.copy(), truth.labels.copy()
     other_ND[valid], labels[valid] = 1e3, "unheard of"
-    assert metrics(other_ND, Truth(labels, None, truth.parts)) == metrics(x_ND, truth)
+    assert metrics(other_ND, CellLabels(labels, None, truth.parts)) == metrics(x_ND, truth)
 
 
 def test_test_cells_do_not_move_the_scale(cells):
@@ -160,7 +160,7 @@ def test_shuffled_labels_give_about_chance(cells):
     x_ND, truth = cells
     labels = np.random.default_rng(3).permutation(truth.labels)
     chance = np.bincount(np.unique(labels, return_inverse=True)[1]).max() / N
-    for values in metrics(x_ND, Truth(labels, None, truth.parts)).values():
+    for values in metrics(x_ND, CellLabels(labels, None, truth.parts)).values():
         assert values["accuracy"] < chance + 3 * math.sqrt(chance * (1 - chance) / 120)
 
 
@@ -170,8 +170,8 @@ def test_features_that_hold_the_truth_give_1(cells):
     assert all(values == {"accuracy": 1.0, "macro_f1": 1.0} for values in metrics(x_ND, truth).values())
 
 
-def test_fewer_training_cells_than_neighbours_are_enough():
-    truth = Truth(np.array(["a", "b", "a", "b"]), None, np.array(["train", "train", "test", "test"]))
+def test_fewer_training_cells_than_neighbors_are_enough():
+    truth = CellLabels(np.array(["a", "b", "a", "b"]), None, np.array(["train", "train", "test", "test"]))
     x_ND = np.array([[0.0], [9.0], [1.0], [8.0]])
     found = {s.protocol: s for s in Annotation(knn_neighbors=15).run({"x": x_ND}, truth)}
     assert found[LINEAR].metrics["accuracy"] == 1.0
@@ -184,7 +184,7 @@ def test_fewer_training_cells_than_neighbours_are_enough():
 def test_majority_is_the_most_frequent_training_label_whatever_the_test_cells_are():
     labels = np.array(["b", "b", "a", "c", "a", "a", "b", "a"])
     parts = np.array(["train", "train", "train", "train", "test", "test", "test", "valid"])
-    found = Annotation().majority(Truth(labels, None, parts))
+    found = Annotation().majority(CellLabels(labels, None, parts))
     assert (found.method, found.protocol) == ("majority", CONSTANT)
     # b for a, a, b: accuracy 1/3; F1 of b is 2 * 1 / (3 + 1), of a 0
     assert found.metrics == pytest.approx({"accuracy": 1 / 3, "macro_f1": 0.25})
@@ -221,10 +221,10 @@ def test_each_class_and_an_interval_stand_beside_the_metrics(cells):
 def test_with_donors_whole_donors_are_drawn_and_no_metric_moves(cells):
     x_ND, truth = cells
     donors = np.array([f"d{i}" for i in np.arange(N) // 40])
-    found = list(Annotation().run({"x": x_ND}, Truth(truth.labels, None, truth.parts, donors)))
+    found = list(Annotation().run({"x": x_ND}, CellLabels(truth.labels, None, truth.parts, donors)))
     assert {score.protocol: score.metrics for score in found} == metrics(x_ND, truth)
     assert all((i.unit, i.n_units) == ("donors", 12) for score in found for i in score.intervals.values())
-    one = Truth(truth.labels, None, truth.parts, np.full(N, "d0"))
+    one = CellLabels(truth.labels, None, truth.parts, np.full(N, "d0"))
     assert next(iter(Annotation().run({"x": x_ND}, one))).intervals["accuracy"].unit == "cells", "one donor is no draw"
 
 
@@ -248,7 +248,7 @@ def test_a_label_missing_in_the_training_split_is_named(cells):
     labels = np.where((truth.labels == "delta") & (truth.parts == "test"), "epsilon", truth.labels)
     count = int((labels == "epsilon").sum())
     with pytest.raises(EvaluationError) as caught:
-        list(Annotation().run({"x": x_ND}, Truth(labels, None, truth.parts)))
+        list(Annotation().run({"x": x_ND}, CellLabels(labels, None, truth.parts)))
     assert caught.value.found == f"label missing in the training split: epsilon ({count} test cells)"
     assert caught.value.wanted and caught.value.fix
     assert caught.value.where == "data.split, data.label_key"
@@ -259,7 +259,7 @@ def test_a_part_without_cells_is_named(cells, empty):
     x_ND, truth = cells
     parts = np.where(truth.parts == empty, "valid", truth.parts)
     with pytest.raises(EvaluationError, match=f"no cells in part '{empty}'"):
-        list(Annotation().run({"x": x_ND}, Truth(truth.labels, None, parts)))
+        list(Annotation().run({"x": x_ND}, CellLabels(truth.labels, None, parts)))
 
 
 def test_a_protocol_that_does_not_exist_is_named(cells):
@@ -283,13 +283,13 @@ def adata(obs, **facts):
 
 def test_truth_is_read_from_the_columns_that_the_facts_name():
     obs = {"type": ["x", "y"], "study": ["s", "t"], "part": ["train", "test"]}
-    truth = Truth.of(adata(obs, label_key="type", batch_key="study"))
+    truth = CellLabels.of(adata(obs, label_key="type", batch_key="study"))
     assert truth.labels.tolist() == ["x", "y"]
     assert truth.batches.tolist() == ["s", "t"]
     assert truth.rows("test").tolist() == [1]
-    assert Truth.of(adata(obs, label_key="type", batch_key=None)).batches is None
+    assert CellLabels.of(adata(obs, label_key="type", batch_key=None)).batches is None
     assert truth.donors is None
-    assert Truth.of(adata(obs, label_key="type", donor_key="study")).donors.tolist() == ["s", "t"]
+    assert CellLabels.of(adata(obs, label_key="type", donor_key="study")).donors.tolist() == ["s", "t"]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_truth_is_read_from_the_columns_that_the_facts_name():
 )
 def test_cells_without_labels_or_split_are_refused(obs, key, where):
     with pytest.raises(EvaluationError) as caught:
-        Truth.of(adata(obs, label_key=key))
+        CellLabels.of(adata(obs, label_key=key))
     assert caught.value.where == where
 
 

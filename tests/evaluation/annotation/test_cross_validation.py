@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from scmf.core.errors import EvaluationError
 from scmf.evaluation.annotation.benchmark import CROSS_VALIDATED, Annotation
 from scmf.evaluation.annotation.cross_validation import METRICS, cross_validated
-from scmf.evaluation.score import Truth
+from scmf.evaluation.score import CellLabels
 
 
 def cells(kinds=3, n=90):
@@ -61,7 +61,7 @@ def test_it_equals_the_loop_of_cz_benchmarks_done_by_hand(kinds, average):
 
 def test_it_asks_for_no_split():
     x_ND, labels = cells(2)
-    everywhere = Truth(labels, None, np.full(len(labels), "train"))
+    everywhere = CellLabels(labels, None, np.full(len(labels), "train"))
     found = list(Annotation().run({"x": x_ND}, everywhere, protocols=[CROSS_VALIDATED]))
     assert [score.metrics for score in found] == [cross_validated(x_ND, labels, method="x").metrics]
 

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from scmf.core.errors import EvaluationError
 from scmf.evaluation.annotation.benchmark import LINEAR, NEAREST, TRANSFER, Annotation, score
 from scmf.evaluation.annotation.transfer import auroc
-from scmf.evaluation.score import Truth
+from scmf.evaluation.score import CellLabels
 
 N = 300
 DONORS = np.array([f"d{i}" for i in np.arange(N) // 50])
@@ -21,11 +21,11 @@ def cells():
     """Three clouds (N, 5), the third of which lies between the others and has no training cell."""
     rng = np.random.default_rng(0)
     kind = rng.integers(3, size=N)
-    centres = np.array([[1.2] * 5, [-1.2] * 5, [0.0] * 5])
-    x_ND = centres[kind] + rng.normal(scale=1.3, size=(N, 5))
+    centers = np.array([[1.2] * 5, [-1.2] * 5, [0.0] * 5])
+    x_ND = centers[kind] + rng.normal(scale=1.3, size=(N, 5))
     labels = np.array(["alpha", "beta", "new"])[kind]
     parts = np.where((np.arange(N) % 2 == 0) & (labels != "new"), "train", "test")
-    return x_ND, Truth(labels, None, parts)
+    return x_ND, CellLabels(labels, None, parts)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_knn_of_transfer_minds_the_unit_of_a_feature_and_the_other_does_not(
     assert scores[TRANSFER] < 0.8 < scores[NEAREST]
 
 
-def test_more_neighbours_can_be_asked_for(cells):
+def test_more_neighbors_can_be_asked_for(cells):
     x_ND, truth = cells
     train, test = truth.rows("train"), truth.rows("test")
     run = Annotation(transfer_neighbors=40).run({"x": x_ND}, truth, protocols=[TRANSFER], unseen="report")
@@ -87,7 +87,7 @@ def test_more_neighbours_can_be_asked_for(cells):
 def test_without_unseen_labels_the_scores_are_the_usual_ones(cells):
     x_ND, truth = cells
     kept = truth.labels != "new"
-    x_ND, truth = x_ND[kept], Truth(truth.labels[kept], None, truth.parts[kept])
+    x_ND, truth = x_ND[kept], CellLabels(truth.labels[kept], None, truth.parts[kept])
     usual = {s.protocol: s.metrics for s in Annotation().run({"x": x_ND}, truth)}
     for one in Annotation().run({"x": x_ND}, truth, unseen="report"):
         assert one.metrics == usual[one.protocol] | {
@@ -98,7 +98,7 @@ def test_without_unseen_labels_the_scores_are_the_usual_ones(cells):
 
 def test_intervals_hold_the_values_and_say_their_unit(cells, found):
     x_ND, truth = cells
-    by_donor = Truth(truth.labels, None, truth.parts, DONORS)
+    by_donor = CellLabels(truth.labels, None, truth.parts, DONORS)
     again = {s.protocol: s for s in Annotation().run({"x": x_ND}, by_donor, unseen="report")}
     for protocol in (LINEAR, NEAREST):
         for scored, unit in ((found[protocol], "cells"), (again[protocol], "donors")):
@@ -121,7 +121,7 @@ def test_a_split_that_shares_no_label_is_refused(cells):
     x_ND, truth = cells
     labels = np.where(truth.parts == "test", "other", truth.labels)
     with pytest.raises(EvaluationError, match="no label of the test cells among the training cells: other"):
-        list(Annotation().run({"x": x_ND}, Truth(labels, None, truth.parts), unseen="report"))
+        list(Annotation().run({"x": x_ND}, CellLabels(labels, None, truth.parts), unseen="report"))
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))

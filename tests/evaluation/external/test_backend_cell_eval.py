@@ -53,12 +53,12 @@ def test_its_means_are_those_of_our_definitions(truth, scores, ours, name):
 @needs_cell_eval
 def test_truth_gives_the_ceiling_of_every_metric_and_errors_fall(scores):
     best = scores["ceiling"]
-    assert set(best.falling) == {"mse", "mae", "mse_delta", "mae_delta"}
+    assert set(best.lower_is_better) == {"mse", "mae", "mse_delta", "mae_delta"}
     for name, value in best.metrics.items():
         if name.startswith("precision_at_") and not name.endswith("_N"):
             continue  # cannot reach 1 where fewer genes are significant than it asks for
-        assert value == pytest.approx(0.0 if name in best.falling else 1.0, abs=1e-6), name
-    assert not any(best.higher_is_better[name] for name in best.falling)
+        assert value == pytest.approx(0.0 if name in best.lower_is_better else 1.0, abs=1e-6), name
+    assert not any(best.higher_is_better[name] for name in best.lower_is_better)
 
 
 @needs_cell_eval

@@ -179,7 +179,7 @@ def test_what_is_asked_wrongly_is_said_before_anything_runs(file, tmp_path):
 def result(score, **other):
     return Result(
         **{
-            "recipe": "geneformer", "variant": "mini", "tier": "embedded", "benchmark": score.benchmark,
+            "recipe": "geneformer", "variant": "mini", "tier": "mini", "benchmark": score.benchmark,
             "dataset": "pancreas", "split": "donor", "protocol": score.protocol, "method": score.method, "seed": 1,
             "metrics": score.metrics, "definitions": score.definitions, "higher_is_better": score.higher_is_better,
             "n_cells": score.n_cells, "recipe_digest": "d" * 64, "provenance": {"time": "2026-01-01T00:00:00+00:00"},

@@ -52,7 +52,7 @@ def test_a_causal_network_moves_the_genes_behind_a_regulator_and_those_alone(n_a
     model = autoregressive(n_assays=n_assays)
     table = knockout(model, tokens, IDS, ["g3"], GENES)
     assert table["target"].tolist() == ["g4", "g5", "g6", "g7"]
-    # START and the assay stand before the genes: each gene is compared with itself, not with its neighbour
+    # START and the assay stand before the genes: each gene is compared with itself, not with its neighbor
     kept = np.arange(8) != 3
     whole = tokens.pad(np.array([0]))
     less = {name: tensor[:, kept] if tensor.ndim == 2 else tensor for name, tensor in whole.items()}

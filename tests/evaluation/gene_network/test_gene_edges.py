@@ -22,9 +22,9 @@ from tests.fixtures.masked_cells import build as masked_autoencoder
 def parts(toy_env):
     """A small untrained encoder, its tokenizer, its cells and their tokens."""
     recipe = load_recipe(toy_env / "recipe.yaml")
-    prepared = run.prepare(recipe.config, progress=False)
+    prepared = run.prepare(recipe.config)
     model = build_model(recipe.config, prepared.tokenizer, seed=0).eval()
-    cells = load_cells(DataConfig(dataset=str(recipe.config.data.dataset), split="donor"), progress=False)
+    cells = load_cells(DataConfig(dataset=str(recipe.config.data.dataset), split="donor"))
     return model, prepared.tokenizer, cells, prepared.tokens
 
 
@@ -34,7 +34,7 @@ def test_three_ways_of_a_trained_run_are_scored(toy_env, tmp_path, capsys, monke
         "--set", "training.max_epochs=1", "--set", "eval.benchmarks=[]",
     )  # fmt: skip
     assert code == 0, err
-    cells = load_cells(DataConfig(dataset=str(toy_env / "toy.yaml"), split="donor"), progress=False)
+    cells = load_cells(DataConfig(dataset=str(toy_env / "toy.yaml"), split="donor"))
     genes = cells.var_names.tolist()
     edges = run_edges(tmp_path / "run", cells, regulators=genes[:6], targets=genes)
     assert set(edges) == {"gene_embedding", "attention", "knockout"}

@@ -1,4 +1,4 @@
-"""Truth networks and lists of regulators: what of each file counts, against what its provenance says."""
+"""CellLabels networks and lists of regulators: what of each file counts, against what its provenance says."""
 
 import gzip
 import os

@@ -1,6 +1,6 @@
-"""LISI: scib-metrics on our neighbours against the values of the R package, and against the definition in numpy.
+"""LISI: scib-metrics on our neighbors against the values of the R package, and against the definition in numpy.
 
-Neighbours count the cell itself among 90 and leave it out of the sum, in R as in scib-metrics. Their agreement is
+Neighbors count the cell itself among 90 and leave it out of the sum, in R as in scib-metrics. Their agreement is
 that of float32, which scib-metrics computes in; so there is no LISI of our own.
 """
 
@@ -15,7 +15,7 @@ PERPLEXITY = 30
 
 
 def lisi_by_hand(x_ND, labels, *, neighbors=NEIGHBORS, perplexity=PERPLEXITY):
-    """Inverse Simpson index of labels among neighbours, Gaussian weights of one perplexity, float64 (N,)."""
+    """Inverse Simpson index of labels among neighbors, Gaussian weights of one perplexity, float64 (N,)."""
     found = []
     for row, point in enumerate(x_ND):
         distance = np.sqrt(((x_ND - point) ** 2).sum(axis=1))
@@ -62,7 +62,7 @@ def test_the_definition_in_numpy_equals_r_as_well(oracle, column):
     np.testing.assert_allclose(lisi_by_hand(x_ND, labels[column].to_numpy()), lisi[column], rtol=5e-6)
 
 
-def test_one_neighbour_too_many_is_seen(oracle):
+def test_one_neighbor_too_many_is_seen(oracle):
     x_ND, labels, lisi = oracle
     found = lisi_by_hand(x_ND, labels["label2"].to_numpy(), neighbors=NEIGHBORS + 1)
     assert np.abs(found / lisi["label2"] - 1).max() > 1e-4

@@ -16,8 +16,8 @@ def two_sets():
     """900 cells of four types and three batches, as the program that compared the packages drew them."""
     rng = np.random.default_rng(0)
     labels, batches = rng.integers(0, 4, 900), rng.integers(0, 3, 900)
-    centres, shifts = rng.normal(0, 3, (4, 10)), rng.normal(0, 1, (3, 10))
-    cells = (centres[labels] + shifts[batches] + rng.normal(0, 1, (900, 10))).astype("float32")
+    centers, shifts = rng.normal(0, 3, (4, 10)), rng.normal(0, 1, (3, 10))
+    cells = (centers[labels] + shifts[batches] + rng.normal(0, 1, (900, 10))).astype("float32")
     return cells[labels > 1], cells[labels <= 1]
 
 

@@ -43,7 +43,7 @@ def test_no_change_is_the_floor():
     assert set(score.intervals) >= {"pearson_delta", "mse"} and score.intervals["mse"].unit == "perturbations"
     assert not score.higher_is_better["mse"] and score.higher_is_better["pearson_delta"]
     assert set(score.definitions) == set(score.metrics)
-    # one prediction for all is never recognised: ties count half, which is (P - 1) / 2P for P perturbations
+    # one prediction for all is never recognized: ties count half, which is (P - 1) / 2P for P perturbations
     assert score.metrics["rank_cosine_logfc"] == score.metrics["rank_rmse"] == pytest.approx(3 / 8)
     assert score.metrics["energy_distance_pertpy"] > 0
 

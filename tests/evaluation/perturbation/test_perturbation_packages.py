@@ -31,7 +31,7 @@ def noisy(truth, seed=1):
 
 
 def frames(truth, prediction):
-    """Truth and prediction as cell-eval reads them: the control cells of the truth stand in both."""
+    """CellLabels and prediction as cell-eval reads them: the control cells of the truth stand in both."""
     import anndata as ad
     import pandas as pd
 

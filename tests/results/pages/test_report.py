@@ -42,7 +42,7 @@ def result(method="pretrained", *, protocol="linear_probe", seed=0, metrics=None
     fields = {
         "recipe": "geneformer",
         "variant": "mini",
-        "tier": "embedded",
+        "tier": "mini",
         "benchmark": "annotation",
         "dataset": "pancreas",
         "split": "donor",
@@ -62,18 +62,18 @@ def result(method="pretrained", *, protocol="linear_probe", seed=0, metrics=None
             "cpu": "Example CPU at 2 GHz",
             "packages": {"numpy": "2.4.6", "scikit-learn": "1.7.2", "torch": "2.13.0"},
         },
-        "command": f"scmf reproduce geneformer --variant mini --tier embedded --seed {0 if seed is None else seed}",
+        "command": f"scmf reproduce geneformer --variant mini --tier mini --seed {0 if seed is None else seed}",
         "seconds": 61.25,
         "peak_memory_mb": 1210.0,
     }
     return Result(**{**fields, **changes})
 
 
-def cell(of, metric, samples, *, floor=0.005, digest=DIGEST):
+def cell(of, metric, samples, *, min_band=0.005, digest=DIGEST):
     return ExpectedCell(
         **of.key(metric)._asdict(),
         higher_is_better=True,
-        floor=floor,
+        min_band=min_band,
         samples=samples,
         measured_with=MeasuredWith(digest=digest, commit="ea78aac", packages={"numpy": "2.4.6"}),
     )
@@ -173,8 +173,8 @@ def pictures(folder, n_cells):
         logs[f"seed {seed}"] = folder / f"log{seed}.jsonl"
         logs[f"seed {seed}"].write_text("\n".join(map(json.dumps, lines)) + "\n")
     kinds, studies = rng.integers(0, 9, n_cells), rng.integers(0, 4, n_cells)
-    centre = rng.normal(0, 6, (9, 2)) + 0
-    xy = centre[kinds] + rng.normal(0, 0.7, (n_cells, 2)) + 0.5 * studies[:, None]
+    center = rng.normal(0, 6, (9, 2)) + 0
+    xy = center[kinds] + rng.normal(0, 0.7, (n_cells, 2)) + 0.5 * studies[:, None]
     counts = (np.eye(9) * rng.integers(20, 200, 9)).astype(int) + rng.integers(0, 4, (9, 9))
     return FigureInputs(
         loss_logs=logs,
@@ -247,7 +247,7 @@ def test_html_rows_unfold_to_command_and_raw_samples(tmp_path):
     for one in inputs["results"]:
         for value in one.metrics.values():
             assert repr(value) in text
-    assert "scmf reproduce geneformer --variant mini --tier embedded --seed 0" in text
+    assert "scmf reproduce geneformer --variant mini --tier mini --seed 0" in text
     assert "torch 2.13.0" in text
 
 

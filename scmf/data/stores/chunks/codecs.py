@@ -45,7 +45,7 @@ class Scratch(threading.local):
         self._kept: dict[str, np.ndarray] = {}
 
     def take(self, use: str, n_bytes: int) -> np.ndarray:
-        """Uninitialised memory, uint8 (n_bytes,)."""
+        """Uninitialized memory, uint8 (n_bytes,)."""
         kept = self._kept.get(use)
         if kept is None or len(kept) < n_bytes:
             kept = self._kept[use] = np.empty(n_bytes, np.uint8)

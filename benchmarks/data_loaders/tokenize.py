@@ -54,7 +54,7 @@ def digest_rows(ids: Any, offsets: Any) -> Any:
     return total
 
 
-class Tokenise:
+class Tokenize:
     """Rank-value tokens of a batch through the compiled kernel of this project; may be called from several threads.
 
     Parameters
@@ -113,17 +113,17 @@ def _sort_columns(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> 
 
 
 def with_tokens(
-    batches: Iterable[tuple[np.ndarray, Any]], tokenise: Callable[[Any], np.ndarray], threads: int
+    batches: Iterable[tuple[np.ndarray, Any]], tokenize: Callable[[Any], np.ndarray], threads: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Tokenise each batch, in its turn or, with ``threads``, behind the loader while it goes on."""
+    """Tokenize each batch, in its turn or, with ``threads``, behind the loader while it goes on."""
     if not threads:
         for rows, batch in batches:
-            yield rows, tokenise(batch)
+            yield rows, tokenize(batch)
         return
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[tuple[np.ndarray, Future[np.ndarray]]] = deque()
         for rows, batch in batches:
-            ahead.append((rows, pool.submit(tokenise, batch)))
+            ahead.append((rows, pool.submit(tokenize, batch)))
             if len(ahead) > 4 * threads:
                 first, future = ahead.popleft()
                 yield first, future.result()

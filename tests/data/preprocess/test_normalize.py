@@ -1,4 +1,4 @@
-"""Normalisation against scanpy on the same cells; fitted on training cells alone; travels as JSON."""
+"""Normalization against scanpy on the same cells; fitted on training cells alone; travels as JSON."""
 
 import json
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scmf.core.errors import ConfigError, DataError, GeneError
-from scmf.data.preprocess.normalise import LibrarySize, Log1p, Pipeline, SelectGenes
+from scmf.data.preprocess.normalize import LibrarySize, Log1p, Pipeline, SelectGenes
 from scmf.data.preprocess.size_factors import SizeFactors
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore

@@ -1,10 +1,10 @@
-"""One gene panel for stores with different genes.
+"""One gene aligner for stores with different genes.
 
-Lives here: `Panel` (union, intersection, or a given vocabulary) and where the columns of a store go in it. Lives
-elsewhere: what a name means (gene_names), named vocabularies (gene_vocab), counts on a panel (panel_columns), how much
-of a store a panel holds (coverage).
+Lives here: `GeneAligner` (union, intersection, or a given vocabulary) and where the columns of a store go in it. Lives
+elsewhere: what a name means (gene_names), named vocabularies (gene_set), counts on a aligner (panel_columns), how much
+of a store a aligner holds (coverage).
 
-Rule: when several columns of a store are one gene of the panel (two versions of an id, an old and a new symbol, mouse
+Rule: when several columns of a store are one gene of the aligner (two versions of an id, an old and a new symbol, mouse
 genes of one human gene), their counts are added up.
 """
 
@@ -30,34 +30,35 @@ from scmf.data.genes.names import (
     species_of,
 )
 from scmf.data.genes.orthologs import OrthologMap
-from scmf.data.preprocess.panel_columns import AlignedBlock, Columns, align
+from scmf.data.preprocess.aligner_columns import AlignedBlock, Columns, align
 from scmf.data.stores.store import CountBlock, Store
 
 _REMEMBERED = 4096
-"""Lists of genes that are recognised as the same object."""
+"""Lists of genes that are recognized as the same object."""
 
 
-class Panel:
+class GeneAligner:
     """An ordered list of genes, and how the genes of any store are found in it.
 
-    Made by `Panel.of`, `Panel.union` or `Panel.intersection`. Safe to use from several threads.
+    Made by `GeneAligner.of`, `GeneAligner.union` or `GeneAligner.intersection`. Safe to use from several threads.
 
     Parameters
     ----------
     genes
-        Genes as the panel writes them; none stands twice.
+        Genes as the aligner writes them; none stands twice.
     mapping
         Other names of genes (symbols, HGNC aliases and previous symbols, retired ids); None compares ids only, without
         version suffix and in upper case.
     orthologs
-        Takes mouse genes into a human panel.
+        Takes mouse genes into a human aligner.
     species
-        Species of the panel; None asks the ids.
+        Species of the aligner; None asks the ids.
 
     Attributes
     ----------
     collisions : dict
-        Gene of the panel -> other genes of the panel that ``mapping`` holds for the same. A store that writes one of
+        Gene of the aligner -> other genes of the aligner that ``mapping`` holds for the same. A store that writes one
+        of
         these names finds it as it is written; any other name of the gene leads to the first.
     """
 
@@ -73,9 +74,9 @@ class Panel:
         self.mapping, self.orthologs = mapping, orthologs
         self.species = species_of(self.genes) if species is None else species
         if not self.genes:
-            raise GeneError("no genes", wanted="at least one", where="gene panel", fix="check species and ids")
+            raise GeneError("no genes", wanted="at least one", where="gene aligner", fix="check species and ids")
         if len(set(self.genes)) < len(self.genes):
-            raise GeneError("a gene stands twice", wanted="each once", where="gene panel", fix="remove the copies")
+            raise GeneError("a gene stands twice", wanted="each once", where="gene aligner", fix="remove the copies")
         own = resolve(self.genes, mapping=mapping, species=self.species)
         self._written: dict[str, int] = {}
         self._by_id: dict[str, int] = {}
@@ -96,7 +97,7 @@ class Panel:
         mapping: GeneMap | None = None,
         orthologs: OrthologMap | None = None,
         species: str | None = None,
-    ) -> Panel:
+    ) -> GeneAligner:
         """A given vocabulary, in its order.
 
         Parameters
@@ -105,7 +106,7 @@ class Panel:
             A gene set (`load_gene_set`), which brings its species and, where ``mapping`` is None, its own table of
             other names; or any ids.
         mapping, orthologs, species
-            See `Panel`.
+            See `GeneAligner`.
         """
         if isinstance(genes, GeneSet):
             mapping = genes.gene_map() if mapping is None else mapping
@@ -121,7 +122,7 @@ class Panel:
         mapping: GeneMap | None = None,
         orthologs: OrthologMap | None = None,
         species: str | None = None,
-    ) -> Panel:
+    ) -> GeneAligner:
         """Every gene of any store, sorted, so that the order of the stores does not matter.
 
         Stores that all have the same genes in the same order keep it. This is ``anndata.concat(join="outer")``.
@@ -131,9 +132,9 @@ class Panel:
         stores
             Stores, or their gene names.
         mapping
-            See `Panel`. Ambiguous names are left out; a name that is not known stays, in canonical form.
+            See `GeneAligner`. Ambiguous names are left out; a name that is not known stays, in canonical form.
         orthologs
-            See `Panel`. Mouse genes without a human gene are left out.
+            See `GeneAligner`. Mouse genes without a human gene are left out.
         species
             Species of all stores; None asks the ids of each.
         """
@@ -151,7 +152,7 @@ class Panel:
         mapping: GeneMap | None = None,
         orthologs: OrthologMap | None = None,
         species: str | None = None,
-    ) -> Panel:
+    ) -> GeneAligner:
         """The genes that every store has, in the order of the first (as ``anndata.concat(join="inner")``).
 
         Parameters
@@ -175,7 +176,7 @@ class Panel:
     def columns(self, genes: Sequence[str], *, species: str | None = None, where: object = "a store") -> Columns:
         """Where the genes of a store go; remembered, since many stores have the same genes.
 
-        A name that the panel writes the same way (but for version and case) is taken first; then what it stands for.
+        A name that the aligner writes the same way (but for version and case) is taken first; then what it stands for.
 
         Parameters
         ----------
@@ -189,7 +190,7 @@ class Panel:
         Raises
         ------
         GeneError
-            The genes are of another species than the panel and no orthologs lead to it.
+            The genes are of another species than the aligner and no orthologs lead to it.
         """
         last = self._same.get((id(genes), species))
         if last is not None and last[0] is genes:  # asked for each block: not even hashed again
@@ -228,13 +229,13 @@ class Panel:
         return Columns(target, len(self.genes), kinds, several)
 
     def align(self, block: CountBlock, columns: Columns, *, in_place: bool = False) -> AlignedBlock:
-        """Bring counts onto the panel, see `scmf.data.preprocess.panel_columns.align`."""
+        """Bring counts onto the aligner, see `scmf.data.preprocess.aligner_columns.align`."""
         if columns.n_panel != len(self.genes):
             raise DataError(
-                f"columns in a panel of {columns.n_panel:,} genes",
+                f"columns in a aligner of {columns.n_panel:,} genes",
                 wanted=f"columns in this one, of {len(self.genes):,}",
-                where="Panel.align",
-                fix="ask columns() of this panel",
+                where="GeneAligner.align",
+                fix="ask columns() of this aligner",
             )
         return align(block, columns, in_place=in_place)
 
@@ -256,10 +257,10 @@ def _resolved(
 
 
 def _common(found: list[Resolved], orthologs: OrthologMap | None) -> str:
-    """The species of a panel made of ``found``; `GeneError` when they are of several and nothing unites them."""
+    """The species of a aligner made of ``found``; `GeneError` when they are of several and nothing unites them."""
     kinds = list(dict.fromkeys(store.species for store in found if store.species))
     if orthologs is not None and set(kinds) <= {"Homo sapiens", "Mus musculus"}:
         return "Homo sapiens" if kinds else ""
     for other in kinds[1:]:
-        refuse_other_species(*sorted((kinds[0], other), reverse=True), where="gene panel of several stores")
+        refuse_other_species(*sorted((kinds[0], other), reverse=True), where="gene aligner of several stores")
     return kinds[0] if kinds else ""

@@ -80,8 +80,8 @@ def test_marks_of_a_column():
     ]  # fmt: skip
     ranked = [True, True, True, True, False, True]
     assert marks(column, higher=True, ranked=ranked) == [BEST, EQUAL, WORSE, "", "", UNKNOWN]
-    falling = [Estimate((0.1,), 0.09, 0.11), Estimate((0.4,), 0.39, 0.41)]
-    assert marks(falling, higher=False, ranked=[True, True]) == [BEST, WORSE]
+    lower_is_better = [Estimate((0.1,), 0.09, 0.11), Estimate((0.4,), 0.39, 0.41)]
+    assert marks(lower_is_better, higher=False, ranked=[True, True]) == [BEST, WORSE]
     assert marks([None, None], higher=True, ranked=[True, True]) == ["", ""]
 
 

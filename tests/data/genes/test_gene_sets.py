@@ -17,7 +17,7 @@ TP53, TSPAN6, MT_CO1 = "ENSG00000141510", "ENSG00000000003", "ENSG00000198804"
 
 def load(name):
     try:
-        return load_gene_set(name, progress=False)
+        return load_gene_set(name)
     except SourceError as error:
         pytest.skip(f"{name} cannot be fetched here: {error.found.splitlines()[0]}")
 
@@ -42,7 +42,7 @@ def test_the_named_sets_have_their_size_and_are_sorted(name, n, species):
 
 
 def test_human_protein_coding_holds_the_mitochondrial_genes_and_no_receptor_segments():
-    table = annotation("human-genes", progress=False) if load("human_protein_coding") else None
+    table = annotation("human-genes") if load("human_protein_coding") else None
     genes = set(load("human_protein_coding").genes)
     assert {TP53, TSPAN6, MT_CO1} <= genes
     mitochondrial = table[table["symbol"].str.startswith("MT-") & table["gene"].isin(genes)]
@@ -60,22 +60,22 @@ def test_human_protein_coding_is_nearly_that_of_geneformer():
 
 
 def test_a_set_of_the_annotation_knows_symbols_of_its_species():
-    assert load("human_protein_coding").gene_map(progress=False).map(["TP53", "P53"])[0].tolist() == [TP53, TP53]
-    names = load("mouse_protein_coding").gene_map(progress=False)
+    assert load("human_protein_coding").gene_map().map(["TP53", "P53"])[0].tolist() == [TP53, TP53]
+    names = load("mouse_protein_coding").gene_map()
     assert names.map(["Trp53", "ENSMUSG00000059552.15"])[0].tolist() == ["ENSMUSG00000059552"] * 2
 
 
 def test_an_approved_symbol_without_annotated_gene_is_not_taken_for_an_alias():
     load("human_all")
-    genes = human_genes(progress=False)  # TRB is the locus of a receptor; it is an alias of THRB too
+    genes = human_genes()  # TRB is the locus of a receptor; it is an alias of THRB too
     assert genes.map(["TRB", "THRB"])[0].tolist() == ["", "ENSG00000151090"]
 
 
 def test_a_symbol_of_several_mouse_genes_is_ambiguous():
     load("mouse_all")
-    table = annotation("mouse-genes", progress=False)
+    table = annotation("mouse-genes")
     twice = table["symbol"][table["symbol"].duplicated()].iloc[0]
-    mapped, report = mouse_genes(progress=False).map([twice])
+    mapped, report = mouse_genes().map([twice])
     assert (mapped.tolist(), report.ambiguous) == ([""], 1)
 
 

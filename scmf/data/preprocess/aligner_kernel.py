@@ -1,9 +1,9 @@
-"""The loop that puts counts of one file into the columns of a panel, compiled, without the lock of the interpreter.
+"""The loop that puts counts of one file into the columns of a aligner, compiled, without the lock of the interpreter.
 
 Lives here: one pass over the stored values of a block, O(N). Lives elsewhere: which column goes where, and the errors
-(panel).
+(aligner).
 
-Legend: B cells, G genes of the file, P genes of the panel, N stored values. A row whose columns still rise after the
+Legend: B cells, G genes of the file, P genes of the aligner, N stored values. A row whose columns still rise after the
 mapping is only compacted. Any other row goes through an array of P sums and a bitmap of P bits: each value is added at
 its place, then the set bits are read off in order. That sorts the row and adds up columns of one gene at once, in
 O(n + P / 64) instead of O(n log n).
@@ -67,11 +67,11 @@ def align_rows(
     indptr, indices, data
         The block: int64 (B+1,), integer (N,), float32 (N,).
     target
-        Column of the panel or -1, int32 (G,).
+        Column of the aligner or -1, int32 (G,).
     rising
         Whether ``target`` rises strictly where it is not -1.
     n_panel
-        Genes of the panel P.
+        Genes of the aligner P.
     out_indptr, out_indices, out_data
         int64 (B+1,), int32 (N,), float32 (N,). The last two may be ``indices`` and ``data`` themselves: a row is
         never written beyond what was read of it.
@@ -84,7 +84,9 @@ def align_rows(
         0 and 0, or `BAD_INDEX` and the first row with a column that is not in ``[0, G)``.
     """
     n_words = (n_panel + 63) // 64
-    nowhere = np.uint64(64 * n_words)  # where genes that are not in the panel are added up, so that no branch is needed
+    nowhere = np.uint64(
+        64 * n_words
+    )  # where genes that are not in the aligner are added up, so that no branch is needed
     bits = np.zeros(n_words + 1, np.uint64)
     sums = np.zeros(0, np.float32)
     one, six, low = np.uint64(1), np.uint64(6), np.uint64(63)

@@ -1,7 +1,7 @@
-"""Counts of a store on the columns of a panel.
+"""Counts of a store on the columns of a aligner.
 
 Lives here: `Columns` (where each column of a store goes), `AlignedBlock`, and `align`, which makes one.
-Lives elsewhere: finding the columns (panel), the compiled loop (panel_kernel).
+Lives elsewhere: finding the columns (aligner), the compiled loop (panel_kernel).
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import numpy as np
 
 from scmf.core.errors import DataError
 from scmf.data.genes.names import KINDS
-from scmf.data.preprocess.panel_kernel import BAD_INDEX, align_rows
+from scmf.data.preprocess.aligner_kernel import BAD_INDEX, align_rows
 from scmf.data.stores.store import CountBlock
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Where the columns of a store go in a panel.
+    """Where the columns of a store go in a aligner.
 
     Parameters
     ----------
     target
-        Column of the panel, or -1 for a gene that is dropped, int32 (G,).
+        Column of the aligner, or -1 for a gene that is dropped, int32 (G,).
     n_panel
-        Genes of the panel.
+        Genes of the aligner.
     kinds
         What became of each gene, number in `scmf.data.genes.names.KINDS`, uint8 (G,).
     collisions
-        Gene of the panel -> names in the store, where several columns are added up.
+        Gene of the aligner -> names in the store, where several columns are added up.
     """
 
     target: np.ndarray
@@ -45,16 +45,16 @@ class Columns:
         self.kinds.setflags(write=False)
 
     rising: bool = field(init=False)
-    """Whether kept columns have the order of the panel; rows then need no sorting."""
+    """Whether kept columns have the order of the aligner; rows then need no sorting."""
 
     @property
     def n_dropped(self) -> int:
-        """Columns of the store that are not in the panel."""
+        """Columns of the store that are not in the aligner."""
         return int((self.target < 0).sum())
 
     @property
     def n_found(self) -> int:
-        """Genes of the panel that the store has."""
+        """Genes of the aligner that the store has."""
         return len(np.unique(self.target[self.target >= 0]))
 
     @property
@@ -64,15 +64,15 @@ class Columns:
 
 
 class AlignedBlock(NamedTuple):
-    """Counts of some cells over a panel.
+    """Counts of some cells over a aligner.
 
     Parameters
     ----------
     counts
-        CSR over the columns of the panel: columns rise within each row, none twice, no stored zero.
+        CSR over the columns of the aligner: columns rise within each row, none twice, no stored zero.
     n_counts_B
-        Sum of each cell over all genes of its store, also those not in the panel, float64 (B,). This is what counts
-        are divided by where depth is normalised.
+        Sum of each cell over all genes of its store, also those not in the aligner, float64 (B,). This is what counts
+        are divided by where depth is normalized.
     """
 
     counts: CountBlock
@@ -80,20 +80,20 @@ class AlignedBlock(NamedTuple):
 
     @property
     def share_kept(self) -> float:
-        """Share of the counts that the panel holds; 1 for cells without counts."""
+        """Share of the counts that the aligner holds; 1 for cells without counts."""
         total = float(self.n_counts_B.sum())
         return float(self.counts.data.sum(dtype=np.float64)) / total if total else 1.0
 
 
 def align(block: CountBlock, columns: Columns, *, in_place: bool = False) -> AlignedBlock:
-    """Bring counts onto a panel: O(stored values), one thread, without the lock of the interpreter.
+    """Bring counts onto a aligner: O(stored values), one thread, without the lock of the interpreter.
 
     Parameters
     ----------
     block
         Counts over the genes of the store. Rows need not be sorted.
     columns
-        From ``panel.columns(store.genes)`` of that store.
+        From ``aligner.columns(store.genes)`` of that store.
     in_place
         Write over ``block.indices`` and ``block.data`` where their types allow (int32, float32); the block is of
         no use afterwards. Much faster, since no new memory is touched. For blocks that a store has just read.
@@ -108,7 +108,7 @@ def align(block: CountBlock, columns: Columns, *, in_place: bool = False) -> Ali
             f"a block of {block.n_genes:,} genes and columns for {len(columns.target):,}",
             wanted="columns of the store that the block was read from",
             where="align",
-            fix="ask panel.columns(store.genes) for the store of the block",
+            fix="ask aligner.columns(store.genes) for the store of the block",
         )
     data = np.ascontiguousarray(block.data, dtype=np.float32)
     reuse = in_place and block.indices.dtype == np.int32 and block.indices.flags.writeable

@@ -1,4 +1,4 @@
-"""Normalisation on the fly: steps that are fitted once on the training cells and then applied to any block.
+"""Normalization on the fly: steps that are fitted once on the training cells and then applied to any block.
 
 Lives here: `LibrarySize`, `Log1p`, `SelectGenes`, the `Pipeline` of them and its JSON.
 Lives elsewhere: size factors (size_factors), which genes to select (hvg), cells to leave out (quality).
