@@ -199,7 +199,7 @@ def data_tokenize(
 ) -> None:
     """Rank-value tokens of all cells as a Hugging Face dataset that the official Geneformer reads."""
     from scmf.core.config.run import DataConfig
-    from scmf.training.streaming import tokenise_files
+    from scmf.training.stream_data import tokenise_files
 
     data = {"files": files, "counts": counts, "gene_ids": gene_ids, "filter": {"min_genes": min_genes}}
     written = tokenise_files(

@@ -190,18 +190,21 @@ def train(
 ) -> None:
     """Pretrain the model of a recipe or of your own YAML file."""
     from scmf.core.config.recipe import load_recipe
-    from scmf.training import run
+    from scmf.evaluation.callbacks import callbacks_of
+    from scmf.training.data import prepare
+    from scmf.training.pretrain import pretrain
 
     texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
     recipe = load_recipe(config, variant=variant, overrides=texts)
     prepared: Any
     if recipe.config.data.streamed:
-        from scmf.training.streaming import prepare_stream
+        from scmf.training.stream_data import prepare_stream
 
         prepared = prepare_stream(recipe.config)
     else:
-        prepared = run.prepare(recipe.config)
-    _, report = run.pretrain(recipe, prepared, out)
+        prepared = prepare(recipe.config)
+    callbacks = callbacks_of(recipe.config.eval, prepared)
+    _, report = pretrain(recipe, prepared, out, callbacks=callbacks)
     answer = {
         "model": str(out / "model"),
         "log": str(report.log),

@@ -17,11 +17,12 @@ from scmf.core.config.run import DataConfig, EvalConfig, RunConfig, apply_overri
 from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import atomic_path
 from scmf.data.loading.load import load_cells, read_file
+from scmf.evaluation import own_cells
 from scmf.evaluation.score import Score
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import embed_tokens
 from scmf.tokenizers.build import tokenize
-from scmf.training import run
+from scmf.training.data import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +70,14 @@ def evaluate_folder(
     model, tokenizer = load_run_model(folder)
     cells = load_cells(recipe.config.data)
     tokens = tokenize(tokenizer, cells, batch_names=getattr(model.config, "batch_names", None))
-    prepared = run.Prepared(cells, tokenizer, tokens)
-    vectors = run.representations(recipe, prepared, model)
+    prepared = Prepared(cells, tokenizer, tokens)
+    vectors = own_cells.representations(recipe, prepared, model)
     if recipe.config.eval.finetune is not None and not (folder / "model").is_dir():
         evaluation = recipe.config.eval.model_copy(update={"finetune": None})
         recipe = replace(recipe, config=recipe.config.model_copy(update={"eval": evaluation}))
         log.info("the fine-tuned head is left out: it needs the folder of a run to work in")
-    others = run.baselines(prepared)
-    return list(run.evaluate(recipe, prepared, vectors, baselines=others, out=folder))
+    others = own_cells.baselines(prepared)
+    return list(own_cells.evaluate(recipe, prepared, vectors, baselines=others, out=folder))
 
 
 def embed_to_file(

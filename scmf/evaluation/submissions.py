@@ -219,7 +219,8 @@ class Model(Nothing):
     def labels(self, task: Task, cells: Any) -> Mapping[str, np.ndarray]:
         """Labels by a head that is fine-tuned as the run's own recipe says; nothing where it says nothing."""
         from scmf.core.config.recipe import Recipe
-        from scmf.training.run import Prepared, finetune
+        from scmf.training.data import Prepared
+        from scmf.training.finetune import finetune
 
         if self.folder is None or self.settings.finetune is None or not (self.folder / "run.json").is_file():
             return {}

@@ -25,11 +25,14 @@ from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import EvaluationError
 from scmf.core.files import shipped
+from scmf.evaluation import own_cells
+from scmf.evaluation.callbacks import callbacks_of
 from scmf.evaluation.score import CellLabels, Score
 from scmf.results.pages.reproduction_plots import ConfusionInput, EmbeddingInput
 from scmf.results.result import Result
-from scmf.training import run
+from scmf.training.data import Prepared, prepare
 from scmf.training.loop import TrainingReport
+from scmf.training.pretrain import pretrain
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class SeedRun:
 class SharedInputs:
     """What all seeds share: cells, tokens and the vectors of the baselines."""
 
-    prepared: run.Prepared
+    prepared: Prepared
     baselines: dict[str, np.ndarray]
 
     @classmethod
@@ -61,8 +64,8 @@ class SharedInputs:
         recipe: Recipe,
     ) -> SharedInputs:
         """Load and tokenize the cells of ``recipe``; neither depends on the seed."""
-        prepared = run.prepare(recipe.config)
-        return cls(prepared, run.baselines(prepared))
+        prepared = prepare(recipe.config)
+        return cls(prepared, own_cells.baselines(prepared))
 
 
 def run_seed(
@@ -87,11 +90,11 @@ def run_seed(
     name = f"{recipe.digest[:8]}-{provenance.code_digest()[:8]}-seed{seed}"
     out = runs / f"{recipe.name}-{recipe.variant}" / name
     started = time.perf_counter()
-    model, report = run.pretrain(seeded, prepared, out)
-    vectors = run.representations(seeded, prepared, model)
+    model, report = pretrain(seeded, prepared, out, callbacks=callbacks_of(seeded.config.eval, prepared))
+    vectors = own_cells.representations(seeded, prepared, model)
     scores = [
         _pretraining_score(seeded, prepared, report),
-        *run.evaluate(
+        *own_cells.evaluate(
             seeded, prepared, vectors, baselines=shared.baselines, out=out, score_baselines=first,
             ),
     ]  # fmt: skip
@@ -115,7 +118,7 @@ def _with_seed(recipe: Recipe, seed: int) -> Recipe:
     return replace(recipe, config=config.model_copy(update={"training": training}))
 
 
-def _pretraining_score(recipe: Recipe, prepared: run.Prepared, report: TrainingReport) -> Score:
+def _pretraining_score(recipe: Recipe, prepared: Prepared, report: TrainingReport) -> Score:
     """The last validation loss of the log."""
     lines = [json.loads(line) for line in report.log.read_text(encoding="utf-8").splitlines()]
     losses = [line["valid_loss"] for line in lines if "valid_loss" in line]

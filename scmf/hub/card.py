@@ -17,9 +17,9 @@ from typing import Any
 from scmf.core.config.recipe import Identity, Recipe, list_recipes, load_recipe
 from scmf.core.errors import ConfigError, MissingExtraError
 from scmf.core.files import DISTRIBUTION, dump_yaml
-from scmf.hub.origin import Checkpoint, Link, spdx
 from scmf.hub.results import Model
 from scmf.hub.scrub import public, public_command
+from scmf.models.origin import Checkpoint, Link, spdx
 from scmf.results.expected import Expected
 from scmf.results.pages import table
 from scmf.results.result import Result, Verdict

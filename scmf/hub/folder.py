@@ -16,7 +16,7 @@ from typing import Any
 
 from scmf.core.errors import ModelError
 from scmf.core.files import DISTRIBUTION, sha256_file
-from scmf.hub.origin import RECORD, Checkpoint
+from scmf.models.origin import RECORD, Checkpoint
 
 KEPT = (".safetensors", ".json", ".npz", ".py", ".txt", ".tsv")
 """Suffixes of what goes along; pickles and whatever else lies beside the weights stay behind."""

@@ -26,9 +26,9 @@ from scmf.hub import folder as folders
 from scmf.hub import upload
 from scmf.hub.card import Subject, card_text, training_yaml
 from scmf.hub.check import check_alone
-from scmf.hub.origin import RECORD, Checkpoint, Link, cells_card, judge, spdx, trace
 from scmf.hub.results import Model, gather
 from scmf.hub.scrub import public
+from scmf.models.origin import RECORD, Checkpoint, Link, cells_card, judge, spdx, trace
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any
 from scmf.core.config.recipe import list_recipes, load_recipe
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_file
-from scmf.hub.origin import Checkpoint
+from scmf.models.origin import Checkpoint
 from scmf.results.pages.table import OURS
 from scmf.results.result import Result, read_results
 

@@ -9,77 +9,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from scmf.core import registry as plugins
-from scmf.core.config.run import RunConfig
-from scmf.core.errors import ModelError, from_value_error
-from scmf.tokenizers.build import tokenizer_facts
-
-
-def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Sequence[str] = ()) -> Any:
-    """A model for the tokenizer: random weights from ``seed``, or those of ``model.checkpoint``.
-
-    Parameters
-    ----------
-    config, tokenizer, seed
-        The configuration, the tokenizer whose batches the model will read, the seed of its weights.
-    batch_names
-        Batches that ``batch_ids`` counts; kept in the configuration of the model.
-
-    Raises
-    ------
-    ModelError
-        If the model needs tensors that the tokenizer does not give, cannot be trained under the objective, or the
-        checkpoint does not fit.
-    """
-    family = plugins.resolve("models", config.model.architecture)
-    torch.manual_seed(seed)
-    if config.model.checkpoint is not None:
-        model = load_weights(family, config.model.checkpoint)
-        _check_objective(config, getattr(model.config, "objectives", family.objectives))
-        if model.config.vocab_size != len(tokenizer):
-            raise ModelError(
-                f"weights for {model.config.vocab_size} tokens",
-                wanted=f"{len(tokenizer)} tokens, as the tokenizer has",
-                where=config.model.checkpoint,
-                fix="set tokenizer.vocabulary to the one the weights were trained with",
-            )
-        return model
-    settings = config.model.model_dump(exclude={"architecture", "checkpoint", "options"}) | config.model.all_options
-    try:
-        shape = family.config_class.from_settings(tokenizer_facts(tokenizer, n_batches=len(batch_names)), settings)
-    except ValueError as error:
-        raise from_value_error(ModelError, error, where="model") from error
-    _check_objective(config, getattr(shape, "objectives", family.objectives))
-    needed = getattr(shape, "required_inputs", family.required_inputs)
-    if lacking := sorted(set(needed) - set(tokenizer.model_input_names)):
-        raise ModelError(
-            f"tokenizer {config.tokenizer.strategy!r} gives {', '.join(tokenizer.model_input_names)}",
-            wanted=f"also {', '.join(lacking)} for model {config.model.architecture!r}",
-            where="tokenizer.strategy, model.architecture",
-            fix="choose another pair",
-        )
-    if batch_names:
-        shape.batch_names = list(batch_names)
-    model = family(shape)
-    if getattr(tokenizer, "gene_vector_dim", None) is not None and hasattr(model, "set_gene_vectors"):
-        model.set_gene_vectors(tokenizer.vectors)
-    return model
-
-
-def _check_objective(config: RunConfig, known: Sequence[str]) -> None:
-    if config.training.pretraining_task not in known:
-        raise ModelError(
-            f"objective {config.training.pretraining_task!r} with model {config.model.architecture!r}",
-            wanted=f"one of {', '.join(known)}",
-            where="training.pretraining_task, model.architecture, model.options",
-            fix="choose an objective that this model can be trained under",
-        )
+from scmf.core.errors import ModelError
 
 
 def copy_frozen(source: Any, target: Any) -> None:

@@ -188,35 +188,6 @@ def batch_codes(names: np.ndarray, known: Sequence[str] | None = None) -> np.nda
     return np.array([number[name] for name in names], np.int64)
 
 
-def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
-    """What a model is told about the tokens it will see; None where the tokenizer has no such thing.
-
-    Returns
-    -------
-    dict
-        ``vocab_size, max_positions, pad_token_id, cls_token_id, eos_token_id, mask_token_id, pad_value, mask_value,
-        n_bins, n_assays, n_batches, gene_vector_dim, gene_token_start, depth_token_ids, match_official``.
-    """
-    special = set(tokenizer.all_special_ids)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "eos", "mask")}
-    if not tokenizer.special_tokens:  # in the vocabulary, but in no cell
-        ids |= {"cls_token_id": None, "eos_token_id": None}
-    names = ("pad_value", "mask_value", "gene_vector_dim")
-    depth_ids = list(getattr(tokenizer, "depth_ids", ()))
-    return {
-        "vocab_size": len(tokenizer),
-        "max_positions": tokenizer.max_length,
-        **ids,
-        **{name: getattr(tokenizer, name, None) for name in names},
-        "n_bins": getattr(tokenizer, "n_bins", None) or None,  # 0: values as they are
-        "n_assays": getattr(tokenizer, "n_assays", 0),
-        "n_batches": n_batches,
-        "gene_token_start": next(i for i in range(len(tokenizer) + 1) if i not in special),
-        "depth_token_ids": depth_ids if min(depth_ids, default=-1) >= 0 else None,
-        "match_official": tokenizer.match_official,
-    }
-
-
 def _depth(cells: Any) -> np.ndarray | None:
     """Counts of each cell over all genes, where the cells hold a part of the genes."""
     return cells.obs[DEPTH].to_numpy() if cells.uns["scmf"].get("gene_set") else None

@@ -8,13 +8,13 @@ import pytest
 
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError, EvaluationError
+from scmf.evaluation import own_cells
 from scmf.experiments import reproduce as reproduction
 from scmf.experiments.reproduce import reproduce
 from scmf.experiments.seeds import SeedRun
 from scmf.results.expected import load_expected
 from scmf.results.pages.reproduction import write_report
 from scmf.results.result import ParityCase, read_results
-from scmf.training import run
 
 EMBEDDED = ("mini",)
 
@@ -133,7 +133,7 @@ def test_a_killed_reproduction_goes_on_and_gives_the_same_numbers(recorded, toy_
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "representations", dying)
+        patch.setattr(own_cells, "representations", dying)
         with pytest.raises(Killed):
             again(recorded, tmp_path / "parts")
     parts = again(recorded, tmp_path / "parts")

@@ -22,7 +22,8 @@ from scmf.hub import upload
 from scmf.hub.check import check_alone
 from scmf.hub.publish import publish
 from scmf.models.checkpoint import load_run_model
-from scmf.training import run
+from scmf.training.data import prepare
+from scmf.training.pretrain import pretrain
 from tests.conftest import synthetic_cells
 from tests.fixtures.hub_server import TOKEN, File, Repository, serve
 
@@ -38,7 +39,7 @@ def trained(toy, tmp_path_factory):
         patch.setenv("SCMF_DATA_DIR", str(toy / "mirror"))
         patch.setenv("SCMF_CACHE_DIR", str(out.parent / "cache"))
         recipe = load_recipe(toy / "recipe.yaml", overrides=("training.max_epochs=1",))
-        run.pretrain(recipe, run.prepare(recipe.config), out)
+        pretrain(recipe, prepare(recipe.config), out)
         scores = [score.to_json() for score in evaluate_folder(out)]
     (out.parent / "scores.json").write_text(json.dumps(scores))
     return out

@@ -12,9 +12,9 @@ from scmf.core.errors import ConfigError
 from scmf.core.files import load_yaml, shipped
 from scmf.data.cards.card import load_card
 from scmf.hub.card import Subject, card_text, front_matter
-from scmf.hub.origin import Checkpoint, Link
 from scmf.hub.results import Model, gather
 from scmf.hub.scrub import public, public_command
+from scmf.models.origin import Checkpoint, Link
 
 LEDGER = shipped("recipes").parent / "leaderboard" / "results"
 OF_MINI = LEDGER / "geneformer" / "mini" / "pancreas.donor"

@@ -115,7 +115,7 @@ def test_the_folder_says_where_the_weights_come_from_and_that_they_stay(file: Pa
         assert facts["source_sha256"] == sha256_file(file)
         assert facts["source_verified"] is False
         assert (facts["source_key"], facts["source_file"]) == ("gene", "models.ckpt")
-    hub = pytest.importorskip("scmf.hub.origin")
+    hub = pytest.importorskip("scmf.models.origin")
     checkpoint = hub.Checkpoint.at(out)
     with pytest.raises(ModelError, match="no redistribution"):
         hub.judge(checkpoint, hub.trace(checkpoint))

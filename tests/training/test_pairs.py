@@ -11,8 +11,10 @@ from scmf.core.config.run import EvalConfig
 from scmf.core.errors import ModelError
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import embed_tokens
-from scmf.training import run
-from scmf.training.streaming import prepare_stream
+from scmf.tokenizers.build import tokenize
+from scmf.training.data import prepare
+from scmf.training.pretrain import pretrain
+from scmf.training.stream_data import prepare_stream
 
 VALUES = ("binned", "continuous", "gene_embedding")
 MODELS = {
@@ -60,8 +62,8 @@ def recipe_of(toy, tokenizer, model, *more):
 @pytest.mark.parametrize(("tokenizer", "model"), PAIRS)
 def test_a_pair_trains_embeds_and_is_loaded_again(toy_env, tmp_path, tokenizer, model):
     recipe = recipe_of(toy_env, tokenizer, model)
-    prepared = run.prepare(recipe.config)
-    network, report = run.pretrain(recipe, prepared, tmp_path / "run")
+    prepared = prepare(recipe.config)
+    network, report = pretrain(recipe, prepared, tmp_path / "run")
     lines = [json.loads(line) for line in report.log.read_text(encoding="utf-8").splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert np.isfinite(losses).all() and np.mean(losses[-3:]) < np.mean(losses[:3])
@@ -69,27 +71,27 @@ def test_a_pair_trains_embeds_and_is_loaded_again(toy_env, tmp_path, tokenizer, 
     vectors = embed_tokens(network, prepared.tokens, settings=settings)
     assert vectors.shape[0] == prepared.cells.n_obs and np.isfinite(vectors).all()
     again, saved = load_run_model(tmp_path / "run")
-    tokens = run.tokenize(saved, prepared.cells)
+    tokens = tokenize(saved, prepared.cells)
     assert np.array_equal(embed_tokens(again, tokens, settings=settings), vectors)
 
 
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "transformer_encoder"])
 def test_a_model_that_reads_values_refuses_ranks_before_it_trains(toy_env, tmp_path, model):
     recipe = recipe_of(toy_env, "rank_value", model)
-    prepared = run.prepare(recipe.config)
+    prepared = prepare(recipe.config)
     with pytest.raises(ModelError, match="also values"):
-        run.pretrain(recipe, prepared, tmp_path / "run")
+        pretrain(recipe, prepared, tmp_path / "run")
 
 
 def test_an_objective_of_another_model_is_refused(toy_env, tmp_path):
     recipe = recipe_of(toy_env, "binned", "transformer_encoder", "training.pretraining_task=next_gene_prediction")
     with pytest.raises(ModelError, match="objective 'next_gene_prediction'"):
-        run.pretrain(recipe, run.prepare(recipe.config), tmp_path / "run")
+        pretrain(recipe, prepare(recipe.config), tmp_path / "run")
 
 
 @pytest.mark.parametrize("tokenizer", ["binned", "continuous"])
 def test_streamed_tokens_with_values_are_those_of_memory(toy_env, tokenizer):
-    memory = run.prepare(recipe_of(toy_env, tokenizer, "generative_transformer").config)
+    memory = prepare(recipe_of(toy_env, tokenizer, "generative_transformer").config)
     file = toy_env / "mirror" / "toy" / "toy.h5ad"
     more = (f"data.files=[{file}]", f"data.split={toy_env / 'toy.donor.tsv.gz'}", "data.stream={block_cells: 16}")
     recipe = recipe_of(toy_env, tokenizer, "generative_transformer", *more)

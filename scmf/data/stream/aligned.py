@@ -1,7 +1,7 @@
 """Counts of stores with different genes as rows over one aligner, preprocessed on the way.
 
 Lives here: the encoder. Lives elsewhere: the aligner (data.aligner), the steps (data.preprocess), tokens
-(scmf.training.streaming).
+(scmf.training.stream_data).
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import pytest
 from scmf.core.config.run import RunConfig
 from scmf.core.errors import DataError, GeneError
 from scmf.data.loading.load import load_cells
-from scmf.training import run
-from scmf.training.streaming import prepare_stream
+from scmf.training.data import prepare
+from scmf.training.stream_data import prepare_stream
 from tests.conftest import synthetic_cells
 
 
@@ -37,7 +37,7 @@ def test_genes_outside_the_vocabulary_go_and_depth_stays(adata, tmp_path):
 
 
 def test_tokens_of_memory_and_disk_are_the_same(adata, tmp_path):
-    held = run.prepare(config(tmp_path))
+    held = prepare(config(tmp_path))
     streamed = prepare_stream(config(tmp_path, stream={}))
     assert streamed.tokenizer.get_vocab() == held.tokenizer.get_vocab()
     for gene, median in held.tokenizer.medians.items():

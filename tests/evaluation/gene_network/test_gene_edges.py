@@ -13,7 +13,7 @@ from scmf.evaluation.gene_network.model_contexts import attention, knockout
 from scmf.evaluation.gene_network.model_edges import gene_embedding, gene_vectors, model_edges, run_edges, token_ids
 from scmf.evaluation.gene_network.truth import NetworkTruth
 from scmf.models.checkpoint import build_model
-from scmf.training import run
+from scmf.training.data import prepare
 from tests.cli.test_cli import scmf
 from tests.fixtures.masked_cells import build as masked_autoencoder
 
@@ -22,7 +22,7 @@ from tests.fixtures.masked_cells import build as masked_autoencoder
 def parts(toy_env):
     """A small untrained encoder, its tokenizer, its cells and their tokens."""
     recipe = load_recipe(toy_env / "recipe.yaml")
-    prepared = run.prepare(recipe.config)
+    prepared = prepare(recipe.config)
     model = build_model(recipe.config, prepared.tokenizer, seed=0).eval()
     cells = load_cells(DataConfig(dataset=str(recipe.config.data.dataset), split="donor"))
     return model, prepared.tokenizer, cells, prepared.tokens

@@ -10,8 +10,8 @@ from transformers import BertConfig, BertForMaskedLM
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.files import sha256_file
-from scmf.hub.origin import Checkpoint, judge, spdx, trace, training_record
 from scmf.hub.publish import _terms, publish
+from scmf.models.origin import Checkpoint, judge, spdx, trace, training_record
 
 FORBIDDEN = {
     "weights_license": "Model license: non-commercial research, no redistribution",

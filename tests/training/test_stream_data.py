@@ -16,8 +16,9 @@ from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.ragged import BadRows
 from scmf.data.tokens.cache import cached_tokens, tokenise_to
 from scmf.tokenizers.rank_value import RankValueTokenizer
-from scmf.training import run
-from scmf.training.streaming import TokenEncoder, prepare_stream
+from scmf.training.data import prepare
+from scmf.training.pretrain import pretrain
+from scmf.training.stream_data import TokenEncoder, prepare_stream
 from tests.conftest import synthetic_cells
 
 TRAINING = {"max_epochs": 2, "batch_size": 16, "lr": 1e-3, "group_by_length": False}
@@ -83,7 +84,7 @@ def test_streamed_tokens_vocabulary_and_parts_are_those_of_memory(folder, monkey
     streamed = prepare_stream(config(folder))
     raw = config(folder).model_dump()
     raw["data"]["stream"] = None
-    held = run.prepare(RunConfig.model_validate(raw))
+    held = prepare(RunConfig.model_validate(raw))
     assert streamed.tokenizer.get_vocab() == held.tokenizer.get_vocab()
     rows = rows_of(streamed)
     assert sorted(rows) == held.part("train").tolist()
@@ -208,7 +209,7 @@ def test_a_streamed_run_that_dies_goes_on_to_the_bit(folder, monkeypatch, tmp_pa
 
     def train(out):
         prepared = prepare_stream(recipe.config)
-        return run.pretrain(recipe, prepared, out)
+        return pretrain(recipe, prepared, out)
 
     model, report = train(tmp_path / "whole")
     from scmf.training import loop

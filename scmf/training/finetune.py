@@ -1,0 +1,119 @@
+"""Fine-tuning: a cell-type head on a pretrained network, or on the same network from random weights.
+
+Lives here: `finetune`. Lives elsewhere: the loop (loop), the scores of what is predicted (evaluation).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scmf.core.config.recipe import Recipe
+from scmf.core.config.run import TrainingConfig
+from scmf.core.errors import ConfigError, ModelError, from_value_error
+from scmf.core.files import sha256_json
+from scmf.data.tokens.tokens import PerEpochTokens, TokenCells
+from scmf.evaluation.score import CellLabels
+from scmf.models.checkpoint import copy_frozen, load_weights
+from scmf.models.embed import classify_tokens
+from scmf.tokenizers.build import (
+    training_tokens,
+)
+from scmf.training.data import Prepared
+from scmf.training.loop import train
+from scmf.training.objectives import CellClassification
+
+log = logging.getLogger(__name__)
+
+
+def finetune(
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: Path,
+    out: Path,
+    *,
+    method: str,
+) -> np.ndarray:
+    """Fine-tune a cell-type head and predict labels.
+
+    Parameters
+    ----------
+    folder
+        Weights that give the shape and, for ``pretrained``, the start.
+    method
+        ``pretrained``, or ``untrained``: the same network and budget from random weights, which says
+        how much of the score is due to pretraining.
+
+    Returns
+    -------
+    numpy.ndarray
+        Labels of the test cells, str (n_test,).
+    """
+    settings = recipe.config.eval.finetune
+    if settings is None:
+        raise ConfigError("eval.finetune is null", wanted="a section", where="eval.finetune", fix="give its keys")
+    truth, seed = CellLabels.of(prepared.cells), recipe.config.training.seed
+    truth.check_trained_labels()
+    rows, test = truth.rows("train"), truth.rows("test")
+    classes, labels = np.unique(truth.labels[rows], return_inverse=True)
+    torch.manual_seed(seed)
+    model = _classifier(
+        folder, classes.tolist(), pooling=settings.pooling, pretrained=method == "pretrained", seed=seed
+    )
+    model.freeze_first(settings.freeze_layers)
+    loop = TrainingConfig(
+        **settings.model_dump(exclude={"freeze_layers", "pooling"}),
+        precision=recipe.config.training.precision,
+        seed=seed,
+    )
+    weights = {name: value.double().sum().item() for name, value in model.state_dict().items()}
+    train(
+        model,
+        _with_labels(prepared, rows, labels),
+        objective=CellClassification(),
+        settings=loop,
+        out=out / "finetuning" / method,
+        digest=sha256_json([recipe.digest, seed, prepared.digest, weights]),
+        evaluate_every=0,
+    )
+    logits_NC = classify_tokens(
+        model,
+        prepared.tokens.select(test),
+        batch_size=recipe.config.eval.batch_size,
+    )
+    return classes[logits_NC.argmax(axis=1)]
+
+
+def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> TokenCells | PerEpochTokens:
+    """The cells ``rows`` with their classes, drawn anew each epoch where the tokenizer draws."""
+    tokens = training_tokens(prepared.tokenizer, prepared.cells, prepared.tokens, rows)
+    labels = np.asarray(labels, np.int64)
+    if isinstance(tokens, TokenCells):
+        return tokens.with_cells(labels=labels)
+    draw = tokens.draw
+    return PerEpochTokens(lambda epoch: draw(epoch).with_cells(labels=labels))
+
+
+def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: bool, seed: int) -> Any:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    head = {
+        "num_labels": len(classes),
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: i for i, name in enumerate(classes)},
+        "classifier_pooling": pooling,
+    }
+    try:
+        trained = load_weights(AutoModelForSequenceClassification, folder, **head)
+    except ValueError as error:
+        raise from_value_error(ModelError, error, where="eval.finetune") from error
+    if pretrained:
+        return trained
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **head))
+    copy_frozen(trained, model)
+    return model
