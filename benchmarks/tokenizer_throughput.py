@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import official_path
 
 from scmf.core import provenance
-from scmf.core.files import data_dir, oracle_dir, write_json
+from scmf.core.files import write_json
+from scmf.core.paths import data_dir, reference_dir
 from scmf.data.tokens.arrow import TokenDatasetWriter, write_token_dataset
 from scmf.tokenizers.rank_value import RankValueTokenizer
 
@@ -66,7 +67,7 @@ class Work:
 
 def real_cells(copies: int) -> Work | None:
     """400 PBMCs of the oracle, several times over in another order each; None if they are not at hand."""
-    oracle, mirror = oracle_dir(), data_dir()
+    oracle, mirror = reference_dir(), data_dir()
     path = oracle / "geneformer" / "inputs" / "real_pbmc400.h5ad" if oracle else None
     if path is None or not path.is_file() or mirror is None:
         return None

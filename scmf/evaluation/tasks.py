@@ -18,7 +18,8 @@ from scmf.core.config.run import DataConfig
 from scmf.core.config.section import Section, known
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError
-from scmf.core.files import load_yaml, shipped
+from scmf.core.paths import shipped
+from scmf.core.yaml import load_yaml
 
 ALL = "all"
 """Name that stands for every task."""

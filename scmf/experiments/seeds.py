@@ -24,7 +24,7 @@ from scmf.core import provenance
 from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import EvaluationError
-from scmf.core.files import shipped
+from scmf.core.paths import shipped
 from scmf.evaluation import own_cells
 from scmf.evaluation.callbacks import callbacks_of
 from scmf.evaluation.score import CellLabels, Score

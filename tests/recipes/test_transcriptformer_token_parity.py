@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.core.files import reference_dir, shipped
+from scmf.core.paths import reference_dir, shipped
 
 torch = pytest.importorskip("torch")
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from transformers import AutoTokenizer
 
 from scmf.core.config.run import TokenizerConfig
-from scmf.core.files import reference_dir
+from scmf.core.paths import reference_dir
 from scmf.data.genes.align_vectors import align_vectors
 from scmf.data.genes.ids import GeneMap
 from scmf.data.genes.vectors import GeneVectors

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scmf.core.config.run import validate
 from scmf.core.config.training import TrainingConfig
 from scmf.core.errors import ConfigError, TrainingError
-from scmf.core.files import reference_dir
+from scmf.core.paths import reference_dir
 from scmf.models.generative_transformer import GenerativeTransformerConfig, GenerativeTransformerModel
 from scmf.training.value_objectives import (
     GenerativeValuePrediction,

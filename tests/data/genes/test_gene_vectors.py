@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given, settings
 
 from scmf.core.errors import ConfigError, DataError, GeneError, SourceError
-from scmf.core.files import reference_dir, sha256_file
+from scmf.core.files import sha256_file
+from scmf.core.paths import reference_dir
 from scmf.data.cards.card import list_cards
 from scmf.data.checks.file import check_card
 from scmf.data.genes import align_vectors as align_module

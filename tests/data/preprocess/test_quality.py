@@ -6,7 +6,7 @@ import pytest
 import scanpy as sc
 
 from scmf.core.errors import ConfigError, CountsError, GeneError
-from scmf.core.files import data_dir
+from scmf.core.paths import data_dir
 from scmf.data.preprocess.quality import MITOCHONDRIAL_IDS, cell_quality, filter_cells, is_mitochondrial
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
