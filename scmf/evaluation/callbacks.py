@@ -11,9 +11,9 @@ import numpy as np
 
 from scmf.core.config.run import EvalConfig
 from scmf.core.distributed import is_main
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.benchmark import Annotation
 from scmf.evaluation.run import inline
-from scmf.evaluation.score import CellLabels
 from scmf.models.embed import embed_tokens
 from scmf.training.data import Prepared
 from scmf.training.loop import EvaluationCallback

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from scmf.core.config.recipe import Recipe
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.benchmark import HEAD, Annotation
 from scmf.evaluation.baselines import baseline_representations
 from scmf.evaluation.integration.benchmark import Integration
-from scmf.evaluation.score import CellLabels, Score
+from scmf.evaluation.score import Score
 from scmf.models.checkpoint import copy_frozen
 from scmf.models.embed import embed_tokens
 from scmf.training.data import Prepared

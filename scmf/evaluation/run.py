@@ -22,11 +22,12 @@ from scmf.core import provenance
 from scmf.core.config.run import EvalConfig
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
+from scmf.data.loading.labels import CellLabels
 from scmf.data.loading.load import load_cells
 from scmf.evaluation.annotation.benchmark import HEAD, Annotation
 from scmf.evaluation.baselines import baseline_representations
 from scmf.evaluation.integration.benchmark import Integration
-from scmf.evaluation.score import CellLabels, Score
+from scmf.evaluation.score import Score
 from scmf.evaluation.submissions import BASELINES, Baselines, Model, Origin, Subject, find_subject
 from scmf.evaluation.tasks import Task, data_of, load_suite
 from scmf.results.result import Absence, Result, ResultInterval, write_result

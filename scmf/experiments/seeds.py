@@ -25,9 +25,10 @@ from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import EvaluationError
 from scmf.core.files import shipped
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation import own_cells
 from scmf.evaluation.callbacks import callbacks_of
-from scmf.evaluation.score import CellLabels, Score
+from scmf.evaluation.score import Score
 from scmf.results.pages.reproduction_plots import ConfusionInput, EmbeddingInput
 from scmf.results.result import Result
 from scmf.training.data import Prepared, prepare

@@ -16,10 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation import transfer
 from scmf.evaluation.annotation.cross_validation import CROSS_VALIDATED, cross_validated
 from scmf.evaluation.annotation.label_scores import confusion, definitions, from_confusion, per_class, score
-from scmf.evaluation.score import CellLabels, Score, check_vectors, package
+from scmf.evaluation.score import Score, check_vectors, package
 from scmf.evaluation.uncertainty import bootstrap_labels
 
 __all__ = [
