@@ -95,6 +95,7 @@ def run_seed(
     started = time.perf_counter()
     model, report = pretrain(seeded, prepared, out, callbacks=callbacks_of(seeded.config.eval, prepared))
     submission = ModelSubmission.of_recipe(seeded, model, prepared, out)
+    log.info("embedding cells")
     vectors = submission.own_vectors
     scored = (BaselinesSubmission.of_recipe(), submission) if first else (submission,)
     scores = [

@@ -136,7 +136,6 @@ class ModelSubmission(EmptySubmission):
 
     def embed(self, tokens: TokenCells) -> dict[str, np.ndarray]:
         """Method to embeddings (N, D) by the layer and pooling of the run."""
-        log.info("embedding cells")
         return {name: embed_tokens(network, tokens, settings=self.settings) for name, network in self.networks.items()}
 
     @cached_property

@@ -45,7 +45,8 @@ class VectorsSubmission(EmptySubmission):
         if (lost := int((rows < 0).sum())) or not held.obs_names.is_unique:
             raise DataError(
                 f"{lost} of {cells.adata.n_obs} cells have no vector",
-                wanted="a vector for every cell of the task, by id", where=where, fix=f"embed all cells of {task.dataset!r}",
+                wanted="a vector for every cell of the task, by id",
+                where=where, fix=f"embed all cells of {task.dataset!r}",
             )  # fmt: skip
         x_ND = np.asarray(held.obsm[self.obsm], np.float32)[rows]
         if not np.isfinite(x_ND).all():
