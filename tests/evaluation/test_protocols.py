@@ -24,7 +24,7 @@ TASK = {"benchmark": "annotation", "dataset": "pancreas", "split": "donor", "des
 @pytest.mark.parametrize("name", registry.names("benchmarks"))
 def test_a_benchmark_is_one_class_found_by_its_name(name):
     benchmark = registry.resolve("benchmarks", name)
-    assert issubclass(benchmark, Benchmark) and benchmark.name == name and benchmark.asks_for
+    assert Benchmark in benchmark.__mro__ and benchmark.name == name and benchmark.asks_for
     assert set(benchmark.task_options) <= set(Task.model_fields) - set(COMMON)
     assert set(benchmark.required_options) <= set(benchmark.task_options)
     assert list(inspect.signature(benchmark.score).parameters) == ["task", "submission", "cells"]
