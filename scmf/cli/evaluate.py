@@ -1,6 +1,6 @@
 """The verbs ``evaluate`` and ``compare`` of the command line. Nothing heavy is imported at the top.
 
-Lives here: parsing and printing. Lives elsewhere: scoring (evaluation, suite_run), the grid of tokenizers (compare),
+Lives here: parsing and printing. Lives elsewhere: scoring (scmf.evaluation), the grid of tokenizers (compare),
 the leaderboard (board, report.leaderboard).
 """
 
@@ -29,7 +29,7 @@ def add_bench(app: typer.Typer) -> None:
 
 
 def evaluate(
-    model: Annotated[
+    submission: Annotated[
         str,
         typer.Argument(
             help="Folder of a run or checkpoint; with --tasks also `baselines`, an .h5ad file with embeddings "
@@ -61,21 +61,21 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score a model beside its untrained self and the baselines, or anything on the tasks of the leaderboard."""
-    if model == "ls":
+    if submission == "ls":
         _list_tasks(suite, as_json=json_)
         return
     if tasks is not None:
         from scmf.evaluation.run import evaluate_tasks
 
         results = evaluate_tasks(
-            model, tasks=[task.strip() for task in tasks.split(",") if task.strip()], suite=suite, obsm=obsm,
+            submission, tasks=[task.strip() for task in tasks.split(",") if task.strip()], suite=suite, obsm=obsm,
             name=name, corpora=tuple(trained_on or ()), ledger=ledger, )  # fmt: skip
         _print_results(results, as_json=json_)
         return
     from scmf.evaluation.evaluate_run import evaluate_folder
 
     scores = evaluate_folder(
-        Path(model),
+        Path(submission),
         config=config,
         variant=variant,
         overrides=tuple(overrides or ()),

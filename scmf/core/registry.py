@@ -34,7 +34,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "benchmarks": {
         "annotation": "scmf.evaluation.annotation.benchmark:Annotation",
-        "integration": "scmf.evaluation.integration.benchmark:Integration",
+        "integration": "scmf.evaluation.integration.protocols:IntegrationBenchmark",
         "perturbation": "scmf.evaluation.perturbation.benchmark:Perturbation",
         "gene_network": "scmf.evaluation.gene_network.benchmark:GeneNetwork",
     },
