@@ -31,7 +31,7 @@ from scmf.core.errors import TrainingError
 from scmf.core.files import write_text
 from scmf.data.tokens.tokens import Batches, BatchesOf, BatchOrder, MemoryBatches, PerEpochTokens, TokenCells, in_order
 from scmf.training import checkpoints
-from scmf.training.objectives import Objective
+from scmf.training.objectives.protocol import Objective
 
 EvaluationCallback = Callable[[Any, int, int], dict[str, float]]
 """``callback(model, epoch, step) -> {name: value}``, called in evaluation mode on the main process."""
