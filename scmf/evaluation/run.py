@@ -30,7 +30,7 @@ from scmf.evaluation.score import CellLabels, Score
 from scmf.evaluation.submissions import BASELINES, Baselines, Model, Origin, Subject, find_subject
 from scmf.evaluation.tasks import Task, data_of, load_suite
 from scmf.results.result import Absence, Result, ResultInterval, write_result
-from scmf.training.loop import EvaluationCallback
+from scmf.training.validation import EvaluationCallback
 
 log = logging.getLogger(__name__)
 
