@@ -26,11 +26,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "autoregressive_transformer": "scmf.models.autoregressive_transformer:AutoregressiveTransformerModel",
     },
     "objectives": {
-        "masked_gene_prediction": "scmf.training.objectives:MaskedGenePrediction",
-        "masked_value_prediction": "scmf.training.value_objectives:MaskedValuePrediction",
-        "generative_value_prediction": "scmf.training.value_objectives:GenerativeValuePrediction",
-        "read_depth_aware": "scmf.training.read_depth:ReadDepthAware",
-        "next_gene_prediction": "scmf.training.next_gene:NextGenePrediction",
+        "masked_gene_prediction": "scmf.training.objectives.masked_gene:MaskedGenePrediction",
+        "masked_value_prediction": "scmf.training.objectives.masked_value:MaskedValuePrediction",
+        "generative_value_prediction": "scmf.training.objectives.generative_value:GenerativeValuePrediction",
+        "read_depth_aware": "scmf.training.objectives.read_depth:ReadDepthAware",
+        "next_gene_prediction": "scmf.training.objectives.next_gene:NextGenePrediction",
     },
     "benchmarks": {
         "annotation": "scmf.evaluation.annotation.benchmark:Annotation",

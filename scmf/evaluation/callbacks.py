@@ -1,6 +1,6 @@
 """What is scored during training: a probe of the run's own cells, and tasks of the leaderboard.
 
-A callback is `scmf.training.loop.EvaluationCallback`; its values stand in the log and on the trackers beside the loss.
+A callback is `scmf.training.validation.EvaluationCallback`; its values are logged with the loss.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from scmf.evaluation.submissions.model import ModelSubmission
 from scmf.evaluation.submissions.protocol import Origin
 from scmf.evaluation.tasks import Task, load_suite
 from scmf.training.data import Prepared
-from scmf.training.loop import EvaluationCallback
 from scmf.training.stream_data import Streamed
+from scmf.training.validation import EvaluationCallback
 
 PRETRAINED = ("pretrained",)
 

@@ -25,7 +25,7 @@ from scmf.tokenizers.build import (
 )
 from scmf.training.data import Prepared
 from scmf.training.loop import train
-from scmf.training.objectives import CellClassification
+from scmf.training.objectives.cell_classification import CellClassification
 
 log = logging.getLogger(__name__)
 
