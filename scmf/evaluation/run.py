@@ -22,6 +22,7 @@ from scmf.core import provenance
 from scmf.core.config.run import EvalConfig
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
+from scmf.core.workspace import default_folder
 from scmf.data.loading.load import load_cells
 from scmf.evaluation.annotation.benchmark import HEAD, Annotation
 from scmf.evaluation.baselines import baseline_representations
@@ -65,7 +66,7 @@ def evaluate_tasks(
     suite
         A suite of your own.
     ledger
-        Folder for result files; ``results`` in the folder of a run, else ``leaderboard/results``.
+        Folder for result files; ``results`` in the folder of a run, else ``runs/evaluate/results``.
 
     Returns
     -------
@@ -74,10 +75,10 @@ def evaluate_tasks(
     """
     chosen = load_suite(suite).chosen(tasks)
     if not chosen:
-        raise ConfigError("no task", wanted="at least one", where="--tasks", fix="`scmf evaluate ls` lists them")
+        raise ConfigError("no task", wanted="at least one", where="--tasks", fix="`scmf tasks` lists them")
     who = find_subject(subject, tasks=chosen.values(), obsm=obsm, name=name, corpora=corpora)
     folder = Path(subject)
-    root = ledger or (folder / "results" if folder.is_dir() else Path("leaderboard/results"))
+    root = ledger or (folder / "results" if folder.is_dir() else default_folder("evaluate", "results"))
     results = []
     for title, task in chosen.items():
         log.info(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")
