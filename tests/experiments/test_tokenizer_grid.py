@@ -6,7 +6,7 @@ import pytest
 
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError
-from scmf.experiments.tokenizer_grid import Sweep, Row, sweep_tokenizers, under
+from scmf.experiments.tokenizer_grid import Row, Sweep, sweep_tokenizers, under
 from tests.cli.test_cli import scmf
 
 KEY = ("annotation", "linear_probe", "accuracy")
