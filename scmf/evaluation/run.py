@@ -21,6 +21,7 @@ from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
+from scmf.core.workspace import default_folder
 from scmf.data.loading.load import load_cells
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.protocol import Benchmark
@@ -55,7 +56,7 @@ def evaluate_tasks(
     suite
         A suite of your own.
     ledger
-        Folder for result files; ``results`` in the folder of a run, else ``leaderboard/results``.
+        Folder for result files; ``results`` in the folder of a run, else ``runs/evaluate/results``.
 
     Returns
     -------
@@ -64,10 +65,10 @@ def evaluate_tasks(
     """
     chosen = load_suite(suite).chosen(tasks)
     if not chosen:
-        raise ConfigError("no task", wanted="at least one", where="--tasks", fix="`scmf evaluate ls` lists them")
+        raise ConfigError("no task", wanted="at least one", where="--tasks", fix="`scmf tasks` lists them")
     who = find_submission(submission, tasks=chosen.values(), obsm=obsm, name=name, corpora=corpora)
     folder = Path(submission)
-    root = ledger or (folder / "results" if folder.is_dir() else Path("leaderboard/results"))
+    root = ledger or (folder / "results" if folder.is_dir() else default_folder("evaluate", "results"))
     results = []
     for title, task in chosen.items():
         log.info(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from scmf.core.config.recipe import Recipe, list_recipes, load_recipe
 from scmf.core.errors import ConfigError, ScmfError
+from scmf.core.workspace import checkout, committed_results, default_folder
 from scmf.results.expected import load_expected
 from scmf.results.pages.regression import Check, Checked, Line
 from scmf.results.result import CellKey, Result, Verdict, read_results
@@ -25,10 +26,7 @@ log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from scmf.experiments.reproduce import Outcome
 
-COMMITTED = Path("leaderboard/results")
-"""The ledger that is part of the repository; only read here."""
-
-SCRATCH = Path(".cache/check")
+SCRATCH = default_folder("check")
 """Where a check writes its runs, result files and pages."""
 
 
@@ -37,7 +35,7 @@ def check_all(
     *,
     tiers: Sequence[str] = ("parity", "mini"),
     measured: Path | None = None,
-    committed: Path = COMMITTED,
+    committed: Path | None = None,
     runs: Path = SCRATCH / "runs",
     ledger: Path = SCRATCH / "results",
     reports: Path = SCRATCH / "reports",
@@ -53,7 +51,7 @@ def check_all(
     measured
         A ledger of results measured before, judged in place of a run; the tiers do not matter then.
     committed
-        The committed ledger.
+        The committed results, only read; those that come with the package when None.
     runs, ledger, reports
         Scratch folders.
 
@@ -65,10 +63,11 @@ def check_all(
     """
     from scmf.experiments.reproduce import reproduce
 
-    for folder, kept in ((ledger, committed), (reports, Path("reports"))):
+    committed = committed or committed_results()
+    for folder, kept in ((ledger, committed), (reports, (checkout() or Path()) / "reports")):
         if measured is None and folder.resolve() == kept.resolve():
             raise ConfigError(
-                f"the check would write into {folder}", wanted="a scratch folder", where="--ledger, --reports",
+                f"the check would write into {folder}", wanted="a scratch folder", where="--results, --reports",
                 fix=f"leave them out, or name another, for example {SCRATCH / 'results'}",
             )  # fmt: skip
     if measured is not None and not measured.is_dir():

@@ -22,6 +22,7 @@ from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.errors import ConfigError, EvaluationError
 from scmf.core.paths import data_dir, reference_dir
 from scmf.evaluation.integration.benchmark import BATCH, BIO
+from scmf.experiments.folders import Folders
 from scmf.experiments.seeds import SeedRun, SharedInputs, run_seed
 from scmf.models.checkpoint import quiet_transformers
 from scmf.results.expected import Expected, expected_cells, judge_results, load_expected, write_expected
@@ -48,15 +49,6 @@ MIN_BANDS = {
 }
 """Smallest half-width of a band, in the unit of the metric: two or three test cells, and what other
 processors round differently. A metric that is not here is shown and not judged."""
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where a reproduction writes: runs (checkpoints, logs), ledger (result files), reports (pages)."""
-
-    runs: Path
-    ledger: Path
-    reports: Path
 
 
 @dataclass
@@ -179,9 +171,9 @@ def reproduce(
     overrides: tuple[str, ...] = (),
     seeds: Sequence[int] = (FIRST_SEED,),
     record: bool = False,
-    runs: Path = Path("runs"),
-    ledger: Path = Path("leaderboard/results"),
-    reports: Path = Path("reports"),
+    runs: Path | None = None,
+    ledger: Path | None = None,
+    reports: Path | None = None,
     on_case: Callable[[ParityCase], None] = lambda _: None,
 ) -> Outcome:
     """Reproduce a recipe and judge it.
@@ -204,9 +196,10 @@ def reproduce(
         Write the results as expected values into the recipe's ``expected.yaml`` instead of judging them; comparisons
         with the official code into the table of its README.
     runs, ledger, reports
-        Folders for runs, result files and pages.
+        Folders for runs, result files and pages; `scmf.experiments.folders.Folders.of` chooses those not given.
     """
     recipe = load_recipe(name, variant=variant, overrides=overrides)
+    folders = Folders.of(recipe, record=record, runs=runs, ledger=ledger, reports=reports)
     outcome = Outcome(recipe)
     if "parity" in tiers:
         folder = reference_dir()
@@ -226,7 +219,6 @@ def reproduce(
                 write_parity_table(recipe.folder / "README.md", outcome.parity)
                 log.info(f"wrote the parity table into {recipe.folder / 'README.md'}")
     if "mini" in tiers:
-        folders = Folders(runs, ledger, reports)
         _mini(outcome, seeds, record=record, folders=folders)
     return outcome
 

@@ -6,7 +6,7 @@ import pytest
 
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError
-from scmf.experiments.tokenizer_grid import Comparison, Row, compare_tokenizers, under
+from scmf.experiments.tokenizer_grid import Row, Sweep, sweep_tokenizers, under
 from tests.cli.test_cli import scmf
 
 KEY = ("annotation", "linear_probe", "accuracy")
@@ -24,7 +24,7 @@ def test_only_tokenizer_model_and_objective_differ(toy_env):
 
 def test_the_grid_trains_each_strategy_on_the_same_budget(toy_env, tmp_path, capsys, monkeypatch):
     code, out, _ = scmf(
-        capsys, monkeypatch, "compare", "--tokenizers", "rank_value,binned,continuous", "--model",
+        capsys, monkeypatch, "sweep", "--tokenizers", "rank_value,binned,continuous", "--model",
         "transformer_encoder", "--config", toy_env / "recipe.yaml", "--seeds", "0-1", "--set",
         "training.max_epochs=2", "--out", tmp_path, "--json", "--quiet",
     )  # fmt: skip
@@ -40,7 +40,7 @@ def test_the_grid_trains_each_strategy_on_the_same_budget(toy_env, tmp_path, cap
         assert len(metrics[KEY]["samples"]) == 2
         assert metrics[KEY]["against_best"] in ("best", "worse", "not distinguishable")
     assert {"majority", "hvg", "pca"} <= {row["method"] for row in found["rows"]}
-    text = (tmp_path / "compare.md").read_text(encoding="utf-8")
+    text = (tmp_path / "sweep.md").read_text(encoding="utf-8")
     assert "| rank_value, pretrained |" in text and "not distinguishable" in text
     files = list((tmp_path / "results").rglob("*.json"))
     assert len(files) > 10
@@ -48,7 +48,7 @@ def test_the_grid_trains_each_strategy_on_the_same_budget(toy_env, tmp_path, cap
 
 
 def test_a_strategy_that_the_model_cannot_take_is_named_and_the_others_run(toy_env, tmp_path):
-    found = compare_tokenizers(
+    found = sweep_tokenizers(
         str(toy_env / "recipe.yaml"), ["rank_value", "binned"], architecture="generative_transformer",
         objective="masked_value_prediction", out=tmp_path, )  # fmt: skip
     assert set(found.absent) == {"rank_value"}
@@ -58,11 +58,11 @@ def test_a_strategy_that_the_model_cannot_take_is_named_and_the_others_run(toy_e
 def test_unknown_names_and_an_empty_grid_are_refused(toy_env, tmp_path):
     recipe = str(toy_env / "recipe.yaml")
     with pytest.raises(ConfigError, match="tokenizer 'bined'"):
-        compare_tokenizers(recipe, ["bined"], architecture="transformer_encoder", out=tmp_path)
+        sweep_tokenizers(recipe, ["bined"], architecture="transformer_encoder", out=tmp_path)
     with pytest.raises(ConfigError, match="no tokenizer"):
-        compare_tokenizers(recipe, [], architecture="transformer_encoder", out=tmp_path)
+        sweep_tokenizers(recipe, [], architecture="transformer_encoder", out=tmp_path)
     with pytest.raises(ConfigError, match="no tokenizer ran"):
-        compare_tokenizers(
+        sweep_tokenizers(
             recipe, ["rank_value"], architecture="generative_transformer", objective="masked_value_prediction",
             out=tmp_path, )  # fmt: skip
 
@@ -74,7 +74,7 @@ def test_differences_are_told_apart_by_the_spread_of_the_seeds():
         Row("c", "pretrained", {KEY: [0.60, 0.61, 0.60]}, {}),
         Row(None, "hvg", {KEY: [0.9]}, {}),
     ]
-    verdicts = Comparison("m", "r", (0, 1, 2), rows, {}).verdicts(KEY)
+    verdicts = Sweep("m", "r", (0, 1, 2), rows, {}).verdicts(KEY)
     assert verdicts == {"a, pretrained": "best", "b, pretrained": "not distinguishable", "c, pretrained": "worse"}
     one = [Row(row.strategy, row.method, {KEY: row.samples[KEY][:1]}, {}) for row in rows]
-    assert Comparison("m", "r", (0,), one, {}).verdicts(KEY) == {}
+    assert Sweep("m", "r", (0,), one, {}).verdicts(KEY) == {}
