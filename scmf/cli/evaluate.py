@@ -1,7 +1,7 @@
 """The verbs ``evaluate`` and ``compare`` of the command line. Nothing heavy is imported at the top.
 
 Lives here: parsing and printing. Lives elsewhere: scoring (evaluation, suite_run), the grid of tokenizers (compare),
-the leaderboard (board, report.leaderboard).
+the leaderboard (scmf.experiments.leaderboard).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def evaluate(
 
         results = evaluate_tasks(
             model, tasks=[task.strip() for task in tasks.split(",") if task.strip()], suite=suite, obsm=obsm,
-            name=name, corpora=tuple(trained_on or ()), ledger=ledger, )  # fmt: skip
+            name=name, corpora=tuple(trained_on or ()), results_dir=ledger, )  # fmt: skip
         _print_results(results, as_json=json_)
         return
     from scmf.evaluation.evaluate_run import evaluate_folder
@@ -160,19 +160,19 @@ def compare(
     if what:
         from scmf.experiments.leaderboard import compare_measured
 
-        board = compare_measured(what, ledger=ledger, out=out)
+        leaderboard = compare_measured(what, results_dir=ledger, out=out)
         if json_:
-            print_json(board.to_json())
+            print_json(leaderboard.to_json())
             return
-        for title, heads, lines in board.terminal_tables():
+        for title, heads, lines in leaderboard.terminal_tables():
             print(title)
             print_table(tuple(heads), [tuple(line) for line in lines])
-        for page in board.pages:
+        for page in leaderboard.pages:
             print(f"wrote {page}")
-        if out is None and board.whole and Path(".git").exists():
-            from scmf.results.history import write_changes
+        if out is None and leaderboard.whole and Path(".git").exists():
+            from scmf.results.history import write_history
 
-            print(f"wrote {write_changes('.', 'reports/CHANGES.md')}")
+            print(f"wrote {write_history('.', 'reports/CHANGES.md')}")
         return
     from scmf.experiments.tokenizer_grid import compare_tokenizers
 

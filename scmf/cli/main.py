@@ -132,7 +132,7 @@ def reproduce(
         seeds=seeds_of(seeds),
         record=record,
         runs=runs,
-        ledger=ledger,
+        results_dir=ledger,
         reports=reports,
         on_case=lambda case: log.info(f"{'ok  ' if case.passed else 'FAIL'} {case.name}: {case.compared}"),
     )

@@ -18,9 +18,9 @@ from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import atomic_path
 from scmf.data.loading.load import load_cells, read_file
 from scmf.evaluation import own_cells
-from scmf.evaluation.score import Score
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import embed_tokens
+from scmf.results.score import Score
 from scmf.tokenizers.build import tokenize
 from scmf.training.data import Prepared
 

@@ -16,9 +16,10 @@ from scmf.core.config.recipe import Recipe
 from scmf.evaluation.annotation.benchmark import HEAD, Annotation
 from scmf.evaluation.baselines import baseline_representations
 from scmf.evaluation.integration.benchmark import Integration
-from scmf.evaluation.score import CellLabels, Score
+from scmf.evaluation.score import CellLabels
 from scmf.models.checkpoint import copy_frozen
 from scmf.models.embed import embed_tokens
+from scmf.results.score import Score
 from scmf.training.data import Prepared
 from scmf.training.finetune import finetune
 

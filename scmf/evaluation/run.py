@@ -1,24 +1,20 @@
 """A subject scored on tasks of the leaderboard, and the results filed.
 
 Lives here: from a task and a subject to scores, and from scores to results with provenance. Lives elsewhere: tasks
-(suite), subjects, the benchmarks (eval), the pages (report.leaderboard).
+(tasks), subjects, the benchmarks (one package each), the pages (results.pages).
 """
 
 from __future__ import annotations
 
 import logging
-import resource
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scmf.core import provenance
 from scmf.core.config.run import EvalConfig
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
@@ -26,10 +22,13 @@ from scmf.data.loading.load import load_cells
 from scmf.evaluation.annotation.benchmark import HEAD, Annotation
 from scmf.evaluation.baselines import baseline_representations
 from scmf.evaluation.integration.benchmark import Integration
-from scmf.evaluation.score import CellLabels, Score
+from scmf.evaluation.score import CellLabels
 from scmf.evaluation.submissions import BASELINES, Baselines, Model, Origin, Subject, find_subject
 from scmf.evaluation.tasks import Task, data_of, load_suite
-from scmf.results.result import Absence, Result, ResultInterval, write_result
+from scmf.results.ledger import write_result
+from scmf.results.record import Measurement
+from scmf.results.result import Result
+from scmf.results.score import Score
 from scmf.training.loop import EvaluationCallback
 
 log = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ def evaluate_tasks(
     obsm: str | None = None,
     name: str | None = None,
     corpora: tuple[str, ...] = (),
-    ledger: Path | None = None,
+    results_dir: Path | None = None,
 ) -> list[Result]:
     """Score a subject on tasks and file the results.
 
@@ -64,7 +63,7 @@ def evaluate_tasks(
         Names of tasks, of benchmarks, or ``all``.
     suite
         A suite of your own.
-    ledger
+    results_dir
         Folder for result files; ``results`` in the folder of a run, else ``leaderboard/results``.
 
     Returns
@@ -77,7 +76,7 @@ def evaluate_tasks(
         raise ConfigError("no task", wanted="at least one", where="--tasks", fix="`scmf evaluate ls` lists them")
     who = find_subject(subject, tasks=chosen.values(), obsm=obsm, name=name, corpora=corpora)
     folder = Path(subject)
-    root = ledger or (folder / "results" if folder.is_dir() else Path("leaderboard/results"))
+    root = results_dir or (folder / "results" if folder.is_dir() else Path("leaderboard/results"))
     results = []
     for title, task in chosen.items():
         log.info(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")
@@ -98,10 +97,11 @@ def run_task(
     count = 0
     for score in scores(task, subject, cells):
         count += 1
-        yield _result(name, task, subject, score, cells)
+        yield _measurement(name, task, subject, cells).result(score)
     if not count:
         reason = f"it gives no {GIVES[task.benchmark]}"
-        yield _absent(name, task, subject, cells, reason, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        yield _measurement(name, task, subject, cells).absent(task.benchmark, reason, seconds=seconds)
 
 
 def cells_of(task: Task) -> Any:
@@ -238,55 +238,21 @@ _SCORERS: dict[str, Callable[[Task, Subject, Any], Iterator[Score]]] = {
 # --- from scores to results -----------------------------------------------------------------------
 
 
-def _result(name: str, task: Task, subject: Subject, score: Score, cells: Any) -> Result:
-    return Result(
-        **_facts(name, task, subject, cells),
-        protocol=score.protocol,
-        method=score.method,
-        seed=subject.origin.seed,
-        metrics=score.metrics,
-        definitions=score.definitions,
-        higher_is_better=score.higher_is_better,
-        n_cells=score.n_cells,
-        n_train=score.n_train,
-        seconds=round(score.seconds, 2),
-        intervals={metric: ResultInterval(**asdict(interval)) for metric, interval in score.intervals.items()},
-        details=score.details,
-    )
-
-
-def _absent(name: str, task: Task, subject: Subject, cells: Any, reason: str, seconds: float) -> Result:
-    return Result(
-        **_facts(name, task, subject, cells),
-        protocol="any",
-        method="any",
-        seed=subject.origin.seed,
-        metrics={},
-        definitions={},
-        higher_is_better={},
-        seconds=round(seconds, 2),
-        absence=Absence(kind="not_applicable", reason=reason),
-    )
-
-
-def _facts(name: str, task: Task, subject: Subject, cells: Any) -> dict[str, Any]:
+def _measurement(name: str, task: Task, subject: Subject, cells: Any) -> Measurement:
     """What every result of a task says beside its numbers."""
-    origin, held = subject.origin, cells.uns["scmf"]
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    data = {key: held[key] for key in ("dataset", "sha256", "split", "split_sha256")}
-    return {
-        "recipe": origin.recipe,
-        "variant": origin.variant,
-        "tier": origin.tier,
-        "benchmark": task.benchmark,
-        "dataset": Path(task.dataset).stem,
-        "split": Path(task.split).stem,
-        "recipe_digest": sha256_json([origin.digest, task.model_dump(mode="json")])
-        if origin.recipe == BASELINES
-        else origin.digest,
-        "provenance": provenance.collect(data=data, seed=origin.seed, task=name),
-        "command": shlex.join(["scmf", "evaluate", *origin.words, "--tasks", name]),
-        "peak_memory_mb": round(rss, 1),
-        "parameters": origin.parameters,
-        "corpora": origin.corpora,
-    }
+    origin = subject.origin
+    own_digest = sha256_json([origin.digest, task.model_dump(mode="json")])
+    return Measurement(
+        recipe=origin.recipe,
+        variant=origin.variant,
+        tier=origin.tier,
+        dataset=Path(task.dataset).stem,
+        split=Path(task.split).stem,
+        recipe_digest=own_digest if origin.recipe == BASELINES else origin.digest,
+        command=shlex.join(["scmf", "evaluate", *origin.words, "--tasks", name]),
+        data=cells.uns["scmf"],
+        seed=origin.seed,
+        parameters=origin.parameters,
+        corpora=origin.corpora,
+        more={"task": name},
+    )

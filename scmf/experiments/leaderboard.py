@@ -1,7 +1,7 @@
 """The verb ``compare`` for what was measured: recipes or runs -> results -> the leaderboard. No torch.
 
 Lives here: which results belong to what was named, their verdicts, where the pages go. Lives elsewhere: tables and
-pages (report.leaderboard), the grid that trains (compare).
+pages (results.pages), the grid that trains (tokenizer_grid).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from scmf.core.config.recipe import Recipe, find_recipe, list_recipes, load_reci
 from scmf.core.errors import ConfigError
 from scmf.data.cards.card import list_cards
 from scmf.results.expected import Expected, judge_results, load_expected
+from scmf.results.judge import Verdict
+from scmf.results.ledger import read_results
 from scmf.results.pages.leaderboard import MARKS, Leaderboard, build_leaderboard, write_leaderboard
 from scmf.results.pages.table import number
-from scmf.results.result import CellKey, Result, Verdict, read_results
+from scmf.results.result import CellKey, Result
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ RUNS_OUT = Path("runs/comparison")
 
 
 @dataclass(frozen=True)
-class Board:
+class WrittenLeaderboard:
     """A leaderboard and the files it was written to."""
 
     leaderboard: Leaderboard
@@ -57,20 +59,20 @@ class Board:
 def compare_measured(
     what: Sequence[str],
     *,
-    ledger: Path,
+    results_dir: Path,
     out: Path | None = None,
-) -> Board:
+) -> WrittenLeaderboard:
     """The leaderboard of recipes or runs.
 
     Parameters
     ----------
     what
         Names or folders of recipes, folders of runs that `scmf evaluate RUN --tasks …` has scored. With every shipped
-        recipe the whole ledger takes part: baselines and whatever else is filed there.
-    ledger
+        recipe the whole folder takes part: baselines and whatever else is filed there.
+    results_dir
         Folder of result files of the recipes.
     out
-        Folder for the pages: beside the ledger for recipes, ``runs/comparison`` when a run is among them.
+        Folder for the pages: beside the results for recipes, ``runs/comparison`` when a run is among them.
 
     Raises
     ------
@@ -93,20 +95,21 @@ def compare_measured(
         recipes[recipe.name] = recipe
     whole = set(list_recipes()) <= set(recipes)
     if whole:
-        results += read_results(ledger)
+        results += read_results(results_dir)
     else:
         for name in (*recipes, *(("baselines",) if recipes or runs else ())):
-            results += read_results(ledger, name)
+            results += read_results(results_dir, name)
     results = list({(result.path, result.recipe_digest): result for result in reversed(results)}.values())
     if not any(result.recipe != "baselines" for result in results):
         raise ConfigError(
-            f"no result of {', '.join(what)} in {ledger}", wanted="result files", where="scmf compare",
+            f"no result of {', '.join(what)} in {results_dir}", wanted="result files", where="scmf compare",
             fix="`scmf reproduce RECIPE` measures a recipe, `scmf evaluate RUN --tasks all` a run",
         )  # fmt: skip
     log.info(f"{len(results)} results of {len({result.recipe for result in results})} recipes")
     expected, verdicts = _verdicts(recipes, results)
-    board = build_leaderboard(results, leaks=known_leaks(), expected=expected, verdicts=verdicts)
-    return Board(board, write_leaderboard(out or (RUNS_OUT if runs else ledger.parent), board), whole)
+    leaderboard = build_leaderboard(results, leaks=known_leaks(), expected=expected, verdicts=verdicts)
+    pages = write_leaderboard(out or (RUNS_OUT if runs else results_dir.parent), leaderboard)
+    return WrittenLeaderboard(leaderboard, pages, whole)
 
 
 def known_leaks() -> dict[str, dict[str, tuple[str, str]]]:

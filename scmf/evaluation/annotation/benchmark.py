@@ -19,8 +19,10 @@ from scmf.core.errors import EvaluationError
 from scmf.evaluation.annotation import transfer
 from scmf.evaluation.annotation.cross_validation import CROSS_VALIDATED, cross_validated
 from scmf.evaluation.annotation.label_scores import confusion, definitions, from_confusion, per_class, score
-from scmf.evaluation.score import CellLabels, Score, check_vectors, package
+from scmf.evaluation.annotation.metric_table import METRICS
+from scmf.evaluation.score import CellLabels, check_vectors, package
 from scmf.evaluation.uncertainty import bootstrap_labels
+from scmf.results.score import Score
 
 __all__ = [
     "CONSTANT", "CROSS_VALIDATED", "HEAD", "LINEAR", "NEAREST", "SHUFFLED", "TRANSFER", "Annotation", "Unseen",
@@ -109,7 +111,7 @@ class Annotation:
         seed: int = 0,
         method: str = SHUFFLED,
     ) -> Iterator[Score]:
-        """The floor: probes of a representation (N, D) whose training labels were shuffled among the training cells."""
+        """Chance: probes of a representation (N, D) whose training labels were shuffled among the training cells."""
         _check(truth, unseen)
         check_vectors(x_ND, method, where=self.name)
         labels, train = truth.labels.copy(), truth.rows("train")
@@ -190,13 +192,12 @@ class Annotation:
             protocol=protocol,
             method=method,
             metrics=found.metrics,
-            definitions=lines,
+            **(METRICS.facts(found.metrics, sklearn=package("scikit-learn")) | {"definitions": lines}),
             n_cells=len(true),
             n_train=len(train_labels),
             seconds=time.perf_counter() - started,
             details=details,
             intervals=found.intervals,
-            lower_is_better=("unseen_share",) if "unseen_share" in found.metrics else (),
         )
 
     def majority(self, truth: CellLabels, *, unseen: Unseen = "error") -> Score:

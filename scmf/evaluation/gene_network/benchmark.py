@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.gene_network.metrics import RegulatorDraws, definitions, edge_scores, pairs_of, weight_matrix
+from scmf.evaluation.gene_network.metric_table import METRICS
+from scmf.evaluation.gene_network.metrics import RegulatorDraws, edge_scores, pairs_of, weight_matrix
 from scmf.evaluation.gene_network.truth import NetworkTruth
-from scmf.evaluation.score import Score
 from scmf.evaluation.uncertainty import bootstrap
+from scmf.results.score import Score
 
 DRAWS = 200
 SHOWN = 30
@@ -60,7 +61,7 @@ def network_genes(
 ) -> tuple[Any, list[str], list[str]]:
     """The cells on the genes that take part, the regulators and the targets.
 
-    Targets are the most variable genes (scanpy, flavour ``seurat``, of training cells) and the regulators; regulators
+    Targets are the most variable genes (scanpy, flavor ``seurat``, of training cells) and the regulators; regulators
     are the transcription factors of any truth that at least 5 % of the cells express. Where no factor is among the
     names of the genes, Ensembl ids are named by the human gene table (`with_symbols`).
 
@@ -183,7 +184,7 @@ class GeneNetwork:
             protocol=pairs.protocol,
             method=method,
             metrics=metrics,
-            definitions=definitions(universe=pairs.description),
+            **METRICS.facts(metrics, universe=pairs.description),
             n_cells=int(pairs.universe.sum()),
             n_train=None,
             seconds=time.perf_counter() - started,
