@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Protocol
 
 from scmf.core.config.run import EvalConfig
 from scmf.evaluation.cells import TaskCells
-from scmf.evaluation.score import Score
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
+from scmf.results.score import Score
 
 
 class Benchmark(Protocol):

@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-import resource
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +25,14 @@ from scmf.core.errors import EvaluationError
 from scmf.core.paths import shipped
 from scmf.evaluation.callbacks import callbacks_of
 from scmf.evaluation.cells import TaskCells
+from scmf.evaluation.pretraining_metrics import METRICS
 from scmf.evaluation.run import scores_of_recipe
-from scmf.evaluation.score import Score
 from scmf.evaluation.submissions.baselines import BaselinesSubmission
 from scmf.evaluation.submissions.model import ModelSubmission
 from scmf.results.pages.reproduction_plots import ConfusionInput, EmbeddingInput
+from scmf.results.record import Measurement
 from scmf.results.result import Result
+from scmf.results.score import Score
 from scmf.training.data import Prepared, prepare
 from scmf.training.loop import TrainingReport
 from scmf.training.pretrain import pretrain
@@ -140,7 +140,7 @@ def _pretraining_score(recipe: Recipe, prepared: Prepared, report: TrainingRepor
         protocol=training.pretraining_task,
         method="pretrained",
         metrics={"valid_loss": losses[-1]},
-        definitions={"valid_loss": objective.definition},
+        **METRICS.facts(("valid_loss",), objective=objective.definition),
         n_cells=len(prepared.part("valid")),
         n_train=len(prepared.part("train")),
         seconds=report.seconds,
@@ -161,30 +161,19 @@ def _name(text: str) -> str:
 
 
 def _result(recipe: Recipe, score: Score, facts: dict[str, Any]) -> Result:
-    seed = None if score.method in DETERMINISTIC else recipe.config.training.seed
-    data = {key: facts[key] for key in ("dataset", "sha256", "split", "split_sha256")}
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    return Result(
+    measurement = Measurement(
         recipe=recipe.name,
         variant=recipe.variant,
         tier="mini",
-        benchmark=score.benchmark,
         dataset=_name(facts["dataset"]),
         split=_name(str(facts["split"])),
-        protocol=score.protocol,
-        method=score.method,
-        seed=seed,
-        metrics=score.metrics,
-        definitions=score.definitions,
-        higher_is_better=score.higher_is_better,
-        n_cells=score.n_cells,
-        n_train=score.n_train,
         recipe_digest=recipe.digest,
-        provenance=provenance.collect(data=data, seed=seed, overrides=list(recipe.overrides)),
         command=_command(recipe),
-        seconds=round(score.seconds, 2),
-        peak_memory_mb=round(rss, 1),
+        data=facts,
+        seed=None if score.method in DETERMINISTIC else recipe.config.training.seed,
+        more={"overrides": list(recipe.overrides)},
     )
+    return measurement.result(score, detailed=False)
 
 
 def _confusion(scores: Sequence[Score]) -> ConfusionInput | None:

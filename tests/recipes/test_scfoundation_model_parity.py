@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from scmf.core.paths import data_dir, reference_dir, shipped
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 
 
 def load_recipe_module(name: str) -> ModuleType:

@@ -5,9 +5,10 @@ import random
 import pytest
 
 from scmf.experiments.leaderboard import known_leaks
+from scmf.results.judge import Verdict
 from scmf.results.pages.leaderboard_rows import words
 from scmf.results.pages.leaderboard_tables import tables
-from scmf.results.result import Absence, Verdict
+from scmf.results.result import Absence
 from tests.fixtures.leaderboard_pages import ledger, result
 
 LEAKS = known_leaks()
