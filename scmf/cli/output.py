@@ -52,7 +52,7 @@ def print_answer(answer: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    from scmf.core.files import dump_yaml
+    from scmf.core.yaml import dump_yaml
 
     print(dump_yaml(answer), end="")
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scmf.core.files import shipped
+from scmf.core.paths import shipped
 
 RUNS = Path("runs")
 """Root of everything that commands write by default, relative to the current folder; ignored by git."""

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.score import CellLabels, Interval, Score
+from scmf.data.loading.labels import CellLabels
+from scmf.evaluation.score import Interval, Score
 
 DRAWS = 5
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.errors import ConfigError, EvaluationError
-from scmf.core.files import data_dir, reference_dir
+from scmf.core.paths import data_dir, reference_dir
 from scmf.evaluation.integration.benchmark import BATCH, BIO
 from scmf.experiments.folders import Folders
 from scmf.experiments.seeds import SeedRun, SharedInputs, run_seed

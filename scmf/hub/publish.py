@@ -21,7 +21,8 @@ from typing import Any
 
 from scmf.core import provenance
 from scmf.core.errors import ConfigError
-from scmf.core.files import dump_yaml, write_json, write_text
+from scmf.core.files import write_json, write_text
+from scmf.core.yaml import dump_yaml
 from scmf.hub import folder as folders
 from scmf.hub import upload
 from scmf.hub.card import Subject, card_text, training_yaml

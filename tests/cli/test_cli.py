@@ -203,7 +203,8 @@ def test_schema_is_json_and_can_be_a_file(command, tmp_path):
 def test_the_schema_accepts_the_shipped_recipe(command):
     import jsonschema
 
-    from scmf.core.files import load_yaml, shipped
+    from scmf.core.paths import shipped
+    from scmf.core.yaml import load_yaml
 
     schema = json.loads(command("schema")[1])
     recipe = load_yaml(shipped("recipes") / "geneformer" / "recipe.yaml")

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.score import CellLabels, Score
+from scmf.data.loading.labels import CellLabels
+from scmf.evaluation.score import Score
 from scmf.evaluation.subsamples import bounded, strata_sizes, subsamples
 
 N = 400

@@ -20,7 +20,7 @@ from scmf.core.config.training import FinetuneConfig as FinetuneConfig
 from scmf.core.config.training import TrainingConfig as TrainingConfig
 from scmf.core.config.validation import validate as validate
 from scmf.core.errors import ConfigError
-from scmf.core.files import load_yaml
+from scmf.core.yaml import load_yaml
 
 
 class EvalConfig(Section):

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.label_scores import definitions, score
-from scmf.evaluation.score import CellLabels, Interval
+from scmf.evaluation.score import Interval
 from scmf.evaluation.uncertainty import bootstrap, bootstrap_labels
 
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import EvaluationError, MissingExtraError
-from scmf.core.files import cache_dir
-from scmf.evaluation.score import CellLabels, Score, check_vectors, package
+from scmf.core.paths import cache_dir
+from scmf.data.loading.labels import CellLabels
+from scmf.evaluation.score import Score, check_vectors, package
 from scmf.evaluation.subsamples import DRAWS, bounded
 
 log = logging.getLogger(__name__)

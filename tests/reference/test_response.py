@@ -8,7 +8,7 @@ from scipy.stats import mannwhitneyu, rankdata
 from sklearn.metrics import root_mean_squared_error
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.response import FALLING, binary, continuous, definitions, over_folds
+from tests.reference.response import FALLING, binary, continuous, definitions, over_folds
 
 # Whole numbers have many ties, which is where definitions differ.
 vectors = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=4, max_size=40)

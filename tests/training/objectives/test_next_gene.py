@@ -10,8 +10,8 @@ import torch
 from scmf.core import registry as plugins
 from scmf.core.config.training import TrainingConfig
 from scmf.models.autoregressive_transformer import AutoregressiveTransformerConfig, AutoregressiveTransformerModel
-from scmf.training.next_gene import NextGenePrediction
-from scmf.training.objectives import IGNORED
+from scmf.training.objectives.masking import IGNORED
+from scmf.training.objectives.next_gene import NextGenePrediction
 
 TOKENIZER = SimpleNamespace(max_length=5, all_special_ids=[1, 0, 2])
 BATCH = {

@@ -1,12 +1,12 @@
 """Masking: against the official collator's draws, and by its rules."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.training.objectives import IGNORED, CellClassification, MaskedGenePrediction
+from scmf.training.objectives.masked_gene import MaskedGenePrediction
+from scmf.training.objectives.masking import IGNORED
 
 SPECIAL = (0, 1, 2, 3)
 
@@ -111,11 +111,3 @@ def test_every_step_predicts_something_unless_match_official():
     assert rare.predictions(rare.prepare(source, torch.Generator().manual_seed(0))) == 1
     official = objective(ratio=1e-9, match_official=True)
     assert official.predictions(official.prepare(source, torch.Generator().manual_seed(0))) == 0
-
-
-def test_classification_passes_the_batch_through():
-    made = {"input_ids": torch.ones(3, 2), "labels": torch.tensor([0, 1, 1])}
-    task = CellClassification()
-    assert task.prepare(made, torch.Generator()) is made
-    assert task.predictions(made) == 3
-    assert np.isscalar(task.predictions(made))

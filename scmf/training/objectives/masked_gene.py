@@ -1,53 +1,20 @@
-"""Objectives: what a batch of tokens is trained to predict.
+"""Masked gene prediction, the objective of Geneformer: some tokens are masked, and the model names them.
 
-An objective turns a padded batch into model inputs with labels and says how many predictions the
-loss is a mean of. It owns no weights. Lives elsewhere: the loss itself (the model), the loop (loop).
+Lives here: which tokens are chosen and what stands in their place. Lives elsewhere: the loss (the model), the loop
+(training.loop).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from scmf.core.config.training import TrainingConfig
 from scmf.core.errors import TrainingError
-
-IGNORED = -100
-"""Label of positions that do not enter the loss."""
-
-
-class Objective(Protocol):
-    """What the loop asks of an objective."""
-
-    @classmethod
-    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, match_official: bool) -> Self:
-        """The objective of a ``training`` section for the tokens of ``tokenizer``."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """What the progress bar calls it."""
-        ...
-
-    @property
-    def definition(self) -> str:
-        """What the loss is, with its unit and the package that computes it; reports show it."""
-        ...
-
-    def at(self, step: int) -> Self:
-        """The objective at an optimizer step, counted from 0; most do not change."""
-        ...
-
-    def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the model's inputs, labels included; random choices come from ``generator`` alone."""
-        ...
-
-    def predictions(self, inputs: dict[str, Tensor]) -> int:
-        """Number of predictions the loss of ``inputs`` is a mean of."""
-        ...
+from scmf.training.objectives.masking import IGNORED
 
 
 @dataclass(frozen=True)
@@ -163,31 +130,3 @@ class MaskedGenePrediction:
     def predictions(self, inputs: dict[str, Tensor]) -> int:
         """Number of chosen positions."""
         return int((inputs["labels"] != IGNORED).sum())
-
-
-@dataclass(frozen=True)
-class CellClassification:
-    """Cell-type classification: mean cross entropy, in nats, over the cells of a batch.
-
-    Source: ``BertForSequenceClassification``, the head of the official cell classifier.
-    """
-
-    name: str = "cell_classification"
-    definition: str = "mean cross entropy of the classes of the cells, in nats (torch)"
-
-    @classmethod
-    def from_settings(cls, training: TrainingConfig, tokenizer: Any, *, match_official: bool) -> Self:
-        """It has no settings."""
-        return cls()
-
-    def at(self, step: int) -> Self:
-        """The same at every step."""
-        return self
-
-    def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the batch as it is; its ``labels`` are classes, int64 (B,)."""
-        return batch
-
-    def predictions(self, inputs: dict[str, Tensor]) -> int:
-        """Number of cells."""
-        return len(inputs["labels"])

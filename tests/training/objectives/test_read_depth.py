@@ -16,7 +16,7 @@ from scmf.core.errors import ConfigError, TrainingError
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
 from scmf.tokenizers.continuous import ContinuousTokenizer
 from scmf.tokenizers.rank_value import RankValueTokenizer
-from scmf.training.read_depth import ReadDepthAware
+from scmf.training.objectives.read_depth import ReadDepthAware
 
 GENES = [f"G{i:03d}" for i in range(120)]
 

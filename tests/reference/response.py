@@ -38,13 +38,13 @@ def binary(score_N: np.ndarray, label_N: np.ndarray) -> dict[str, float]:
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    score_N, label_N = _pair(score_N, label_N, "scmf.evaluation.response.binary")
+    score_N, label_N = _pair(score_N, label_N, "tests.reference.response.binary")
     found = sorted(set(label_N.tolist()))
     if found != [0.0, 1.0]:
         raise EvaluationError(
             f"labels {', '.join(f'{value:g}' for value in found[:5])}",
             wanted="0 and 1, at least one of each: with one class there is no curve",
-            where="scmf.evaluation.response.binary",
+            where="tests.reference.response.binary",
             fix="choose folds in which both occur",
         )
     return {
@@ -73,13 +73,13 @@ def continuous(predicted_N: np.ndarray, measured_N: np.ndarray) -> dict[str, flo
     """
     from scipy.stats import pearsonr, spearmanr
 
-    predicted_N, measured_N = _pair(predicted_N, measured_N, "scmf.evaluation.response.continuous")
+    predicted_N, measured_N = _pair(predicted_N, measured_N, "tests.reference.response.continuous")
     for name, values in (("predicted", predicted_N), ("measured", measured_N)):
         if not np.ptp(values):
             raise EvaluationError(
                 f"all {len(values)} {name} values are {values[0]:g}",
                 wanted="two different values or more: a constant has no correlation",
-                where="scmf.evaluation.response.continuous",
+                where="tests.reference.response.continuous",
                 fix="look at the prediction, or file an absence",
             )
     return {
@@ -108,7 +108,7 @@ def over_folds(folds: Mapping[str, dict[str, float]]) -> dict[str, float]:
         raise EvaluationError(
             f"no {lacking[0]}" if lacking else "no fold",
             wanted="every metric of every fold",
-            where="scmf.evaluation.response.over_folds",
+            where="tests.reference.response.over_folds",
             fix="measure what is missing",
         )
     return {name: float(np.mean([metrics[name] for metrics in folds.values()])) for name in sorted(names)}

@@ -1,7 +1,7 @@
 """Next-gene prediction, the objective of TranscriptFormer: the gene that comes next, and its count.
 
-Lives here: which rows predict what, the random order of the genes. Lives elsewhere: the losses (the model), the other
-objectives (objectives, value_objectives, read_depth), the loop (loop).
+Lives here: which rows predict what, the random order of the genes. Lives elsewhere: the losses (the model), the loop
+(training.loop).
 
 Shape suffixes: B cells, L genes of the longest cell, R = 1 + L rows (START and genes).
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scmf.core.config.training import TrainingConfig
 from scmf.models.autoregressive_transformer import next_genes
-from scmf.training.objectives import IGNORED
+from scmf.training.objectives.masking import IGNORED
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,8 @@ class NextGenePrediction:
     are shorter than the longest the tokenizer gives (a cell that fills it may have been cut).
 
     ``match_official`` reproduces the official targets: the end takes the place of the last gene of a cell that fills
-    the
-    sequence, with the count 1, and no other cell has an end, so that a model never learns to stop. The other half of
-    the official loss is the model's ``options.match_official``: gene losses are divided by all positions, padding
+    the sequence, with the count 1, and no other cell has an end, so that a model never learns to stop. The other half
+    of the official loss is the model's ``options.match_official``: gene losses are divided by all positions, padding
     included.
 
     Source: Pearce et al. 2025, doi:10.1101/2025.04.25.650731; formulas of ``transcriptformer`` 0.6.1. The order of the

@@ -1,9 +1,9 @@
 """Read-depth-aware pretraining (scFoundation): predict values at full depth from a thinned and masked cell.
 
 Lives here: thinning of counts, masks, which genes are to be predicted. Lives elsewhere: the loss itself (the model),
-the other objectives (objectives, value_objectives, next_gene), the loop (loop).
+the loop (training.loop).
 
-Legend: B cells, L tokens of the batch, M genes to be predicted, V token ids.
+Shape suffixes: B cells, L tokens of the batch, M genes to be predicted, V token ids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scmf.core.config.training import TrainingConfig
 from scmf.core.errors import TrainingError
-from scmf.training.objectives import IGNORED
+from scmf.training.objectives.masking import IGNORED
 
 DEPTH_TOKENS = ("<T>", "<S>")
 """Names of the tokens of the depth to reach and of the depth of the cell."""
@@ -183,9 +183,9 @@ class ReadDepthAware:
             self._leave_one(cells, seen_BV, visible_BV, hidden_BV, rng)
         seen = self._encoder_sees(cells, visible_BV, shown_BV)
         targets = _targets(chosen_BV, true_BV, hidden_BV)
-        beside = {name: tensor for name, tensor in batch.items() if name not in (*seen, "depth")}
+        cell_tensors = {name: tensor for name, tensor in batch.items() if name not in (*seen, "depth")}
         depth = {} if cells.depth_B2 is None else {"depth": torch.from_numpy(cells.depth_B2.astype(np.float32))}
-        return {**beside, **seen, **depth, **targets}
+        return {**cell_tensors, **seen, **depth, **targets}
 
     def predictions(self, inputs: dict[str, Tensor]) -> int:
         """Number of genes to be predicted."""
