@@ -228,12 +228,12 @@ def data_hvg(
     """Highly variable genes by a flavour of scanpy, over cells on disk, of the training cells alone."""
     from scmf.core.files import write_text
     from scmf.data.preprocess.hvg import highly_variable_genes
-    from scmf.data.splits.read import read_parts
+    from scmf.data.splits.read import read_codes
     from scmf.data.stores.corpus import Corpus
     from scmf.data.stores.open import open_stores
 
     corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
-    keep = None if split is None else read_parts(split, corpus) == 0
+    keep = None if split is None else read_codes(split, corpus) == 0
     found = highly_variable_genes(corpus, keep=keep, flavor=flavor, n_top_genes=n_top_genes, batch_key=batch_key)  # type: ignore[arg-type]
     write_text(out, "".join(f"{gene}\n" for gene in found.selected))
     cells = corpus.n_cells if keep is None else int(keep.sum())

@@ -29,7 +29,7 @@ def baselines(prepared: Prepared) -> dict[str, np.ndarray]:
     """Vectors of all cells without a model; they depend on the cells and the split alone."""
     log.info("baselines: highly variable genes, principal components")
     threads = torch.get_num_threads()
-    vectors = baseline_representations(prepared.cells, prepared.part("train"))
+    vectors = baseline_representations(prepared.cells, prepared.rows("train"))
     torch.set_num_threads(threads)  # thread pools are limited and let go on the way, torch's with them
     return vectors
 

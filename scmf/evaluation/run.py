@@ -16,8 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from scmf.core import provenance
 from scmf.core.config.run import EvalConfig
 from scmf.core.errors import ConfigError
@@ -148,7 +146,7 @@ def _integration(
     vectors = {method: x_ND for method, x_ND in subject.vectors(task, cells).items() if method != "hvg"}
     if not vectors:
         return
-    train = np.flatnonzero(cells.obs["part"].to_numpy() == "train")
+    train = cells.rows("train")
     pca = vectors["pca"] if "pca" in vectors else baseline_representations(cells, train)["pca"]
     if not task.protocols or "scib" in task.protocols:
         yield from Integration().run(vectors, truth, unintegrated=pca, max_cells=task.max_cells)
@@ -271,9 +269,8 @@ def _absent(name: str, task: Task, subject: Subject, cells: Any, reason: str, se
 
 def _facts(name: str, task: Task, subject: Subject, cells: Any) -> dict[str, Any]:
     """What every result of a task says beside its numbers."""
-    origin, held = subject.origin, cells.uns["scmf"]
+    origin = subject.origin
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    data = {key: held[key] for key in ("dataset", "sha256", "split", "split_sha256")}
     return {
         "recipe": origin.recipe,
         "variant": origin.variant,
@@ -284,7 +281,7 @@ def _facts(name: str, task: Task, subject: Subject, cells: Any) -> dict[str, Any
         "recipe_digest": sha256_json([origin.digest, task.model_dump(mode="json")])
         if origin.recipe == BASELINES
         else origin.digest,
-        "provenance": provenance.collect(data=data, seed=origin.seed, task=name),
+        "provenance": provenance.collect(data=cells.facts.provenance, seed=origin.seed, task=name),
         "command": shlex.join(["scmf", "evaluate", *origin.words, "--tasks", name]),
         "peak_memory_mb": round(rss, 1),
         "parameters": origin.parameters,

@@ -137,19 +137,19 @@ class CellLabels:
 
     @classmethod
     def of(cls, cells: Any) -> CellLabels:
-        """Read the truth from an AnnData as `scmf.data.loading.load.load_cells` returns it.
+        """Read the truth from cells as `scmf.data.loading.load.load_cells` returns them.
 
         Raises
         ------
         EvaluationError
             If the cells have no labels or no split.
         """
-        facts = cells.uns["scmf"]
-        if not facts.get("label_key"):
+        facts = cells.facts
+        if not facts.label_key:
             raise EvaluationError(
                 "cells without labels", wanted="a column of obs", where="data.label_key", fix="name the column"
             )
-        if "part" not in cells.obs:
+        if cells.split is None:
             raise EvaluationError(
                 "cells without a split", wanted="train and test parts", where="data.split", fix="name a split"
             )
@@ -158,10 +158,10 @@ class CellLabels:
             return cells.obs[key].astype(str).to_numpy() if key else None
 
         return cls(
-            labels=cells.obs[facts["label_key"]].astype(str).to_numpy(),
-            batches=column(facts.get("batch_key")),
-            parts=cells.obs["part"].astype(str).to_numpy(),
-            donors=column(facts.get("donor_key")),
+            labels=cells.obs[facts.label_key].astype(str).to_numpy(),
+            batches=column(facts.batch_key),
+            parts=cells.split,
+            donors=column(facts.donor_key),
         )
 
     def take(self, rows: np.ndarray) -> CellLabels:

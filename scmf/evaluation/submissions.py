@@ -117,7 +117,7 @@ class Baselines(Nothing):
         """``hvg`` and ``pca``, fitted on the training cells."""
         from scmf.evaluation.baselines import baseline_representations
 
-        return baseline_representations(cells, np.flatnonzero(cells.obs["part"].to_numpy() == "train"))
+        return baseline_representations(cells, cells.rows("train"))
 
     def predictions(self, task: Task, truth: Any) -> Mapping[str, Any]:
         """No change, means, additive, linear, nearest, and the replicate ceiling."""
@@ -195,7 +195,7 @@ class Model(Nothing):
         """The cells as this model reads them: symbols taken to Ensembl ids where its tokenizer knows only those."""
         from scmf.data.loading.load import load_cells
 
-        kind = cells.uns["scmf"]["gene_ids"]
+        kind = cells.facts.gene_ids
         ensembl = any(str(token).startswith("ENSG") for token in self.tokenizer.get_vocab())
         if kind == "symbol" and ensembl and task.gene_set is not None:
             cells = load_cells(data_of(task, gene_set=task.gene_set))
@@ -205,9 +205,7 @@ class Model(Nothing):
         """Tokens of the cells. A batch column is left out: a model knows the batches of its training alone."""
         from scmf.tokenizers.build import tokenize
 
-        mine = self.on(task, cells).copy()
-        mine.uns["scmf"] = {**mine.uns["scmf"], "batch_key": None}
-        return tokenize(self.tokenizer, mine)
+        return tokenize(self.tokenizer, self.on(task, cells).without_batches())
 
     def vectors(self, task: Task, cells: Any) -> Mapping[str, np.ndarray]:
         """Embeddings by the layer and pooling of the run."""

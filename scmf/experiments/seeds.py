@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import EvaluationError
 from scmf.core.files import shipped
+from scmf.data.loading.facts import DataFacts
 from scmf.evaluation import own_cells
 from scmf.evaluation.callbacks import callbacks_of
 from scmf.evaluation.score import CellLabels, Score
@@ -99,7 +99,7 @@ def run_seed(
             ),
     ]  # fmt: skip
     log.info(f"seed {seed} done in {time.perf_counter() - started:.0f} s")
-    facts, truth = prepared.cells.uns["scmf"], CellLabels.of(prepared.cells)
+    facts, truth = prepared.facts, CellLabels.of(prepared.cells)
     batches = truth.parts if truth.batches is None else truth.batches
     return SeedRun(
         seed,
@@ -137,8 +137,8 @@ def _pretraining_score(recipe: Recipe, prepared: Prepared, report: TrainingRepor
         method="pretrained",
         metrics={"valid_loss": losses[-1]},
         definitions={"valid_loss": objective.definition},
-        n_cells=len(prepared.part("valid")),
-        n_train=len(prepared.part("train")),
+        n_cells=len(prepared.rows("valid")),
+        n_train=len(prepared.rows("train")),
         seconds=report.seconds,
     )
 
@@ -156,17 +156,16 @@ def _name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(text).name if "/" in text else text).strip("-") or "cells"
 
 
-def _result(recipe: Recipe, score: Score, facts: dict[str, Any]) -> Result:
+def _result(recipe: Recipe, score: Score, facts: DataFacts) -> Result:
     seed = None if score.method in DETERMINISTIC else recipe.config.training.seed
-    data = {key: facts[key] for key in ("dataset", "sha256", "split", "split_sha256")}
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     return Result(
         recipe=recipe.name,
         variant=recipe.variant,
         tier="mini",
         benchmark=score.benchmark,
-        dataset=_name(facts["dataset"]),
-        split=_name(str(facts["split"])),
+        dataset=_name(facts.dataset),
+        split=_name(str(facts.split)),
         protocol=score.protocol,
         method=score.method,
         seed=seed,
@@ -176,7 +175,7 @@ def _result(recipe: Recipe, score: Score, facts: dict[str, Any]) -> Result:
         n_cells=score.n_cells,
         n_train=score.n_train,
         recipe_digest=recipe.digest,
-        provenance=provenance.collect(data=data, seed=seed, overrides=list(recipe.overrides)),
+        provenance=provenance.collect(data=facts.provenance, seed=seed, overrides=list(recipe.overrides)),
         command=_command(recipe),
         seconds=round(score.seconds, 2),
         peak_memory_mb=round(rss, 1),

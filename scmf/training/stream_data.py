@@ -21,6 +21,7 @@ from scmf.core.config.run import RunConfig, TokenizerConfig, TrainingConfig
 from scmf.core.distributed import main_first
 from scmf.core.errors import ConfigError, DataError, from_value_error
 from scmf.core.files import cache_dir, sha256_json
+from scmf.data.loading.facts import DataFacts
 from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.preprocess.statistics_pass import corpus_statistics
@@ -114,20 +115,22 @@ class Streamed:
         What the stream calls.
     settings
         The section ``data.stream``.
-    batch_key
-        Column of ``obs`` with the batch, or None.
     """
 
     opened: OpenedCorpus
     tokenizer: Any
     encoder: Encoder
     settings: StreamConfig
-    batch_key: str | None = None
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What the cells are, for provenance."""
+    def facts(self) -> DataFacts:
+        """What the cells are."""
         return self.opened.facts
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Which cells, split, genes and filters, as a run records it."""
+        return self.opened.provenance
 
     @property
     def n_training(self) -> int:
@@ -137,18 +140,16 @@ class Streamed:
     @cached_property
     def digest(self) -> str:
         """Digest of what the model is trained on, and in which order."""
-        facts = self.opened.facts
+        facts = self.facts
         order = self.settings.model_dump(mode="json", exclude={"threads", "cache_tokens", "valid_cells", "max_open_gb"})
-        return sha256_json(
-            [facts["sha256"], facts["split_sha256"], facts["removed"], self.tokenizer.fingerprint, order]
-        )
+        return sha256_json([facts.sha256, facts.split_sha256, dict(facts.removed), self.tokenizer.fingerprint, order])
 
     def batches(self, training: TrainingConfig) -> BatchesOf:
         """What gives each process its share of the training cells."""
         corpus, settings = self.opened.corpus, self.settings
         how: Arrangement = "length" if training.group_by_length and settings.batches == "shuffle" else settings.batches
         groups = self.opened.codes(settings.batches_by) if settings.batches_by is not None else None
-        copies = self.opened.copies(settings, seed=training.seed)
+        sampler = self.opened.sampler(settings, seed=training.seed)
         beside = self.beside
         shape = Shape(training.batch_size, settings.block_cells, settings.buffer_blocks)
         _refuse_large_buffer(corpus, shape, settings)
@@ -161,7 +162,7 @@ class Streamed:
                 seed=training.seed,
                 rank=rank,
                 world_size=world_size,
-                copies=copies,
+                sampler=sampler,
                 how=how,
                 groups=groups,
                 per_cell=beside,
@@ -194,14 +195,15 @@ class Streamed:
         """What columns of ``obs`` add to each cell of the corpus: the tensors of the tokenizer, and the batch."""
         names = self.tokenizer.obs_columns
         tensors = self.tokenizer.cell_tensors({name: self.opened.column(name).astype(str).to_numpy() for name in names})
-        if self.batch_key is not None:
-            tensors[BATCH_IDS] = batch_codes(self.opened.column(self.batch_key).astype(str).to_numpy())
+        if self.facts.batch_key is not None:
+            tensors[BATCH_IDS] = batch_codes(self.opened.column(self.facts.batch_key).astype(str).to_numpy())
         return tensors
 
     @property
     def batch_names(self) -> list[str]:
-        """Batches of the corpus, sorted; empty without ``data.batch_key``."""
-        return [] if self.batch_key is None else sorted(set(self.opened.column(self.batch_key).astype(str)))
+        """Batches of the corpus, sorted; empty without a batch column."""
+        key = self.facts.batch_key
+        return [] if key is None else sorted(set(self.opened.column(key).astype(str)))
 
 
 def prepare_stream(config: RunConfig) -> Streamed:
@@ -220,17 +222,16 @@ def prepare_stream(config: RunConfig) -> Streamed:
     with main_first():
         tokenizer = _tokenizer(config, opened)
     learn_columns(tokenizer, {name: opened.column(name).astype(str).to_numpy() for name in tokenizer.obs_columns})
-    batch_key = config.data.batch_key
     if config.data.tokens is not None or settings.cache_tokens is not None:
         _refuse_values(tokenizer, config)
     if config.data.tokens is not None:
         return Streamed(opened, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
     encoder = TokenEncoder(tokenizer, aligner=opened.aligner)
     if settings.cache_tokens is None:
-        return Streamed(opened, tokenizer, encoder, settings, batch_key)
+        return Streamed(opened, tokenizer, encoder, settings)
     with main_first():
         cached = cached_tokens(opened, encoder, settings.cache_tokens, made_by=encoder.fingerprint)
-    return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings, batch_key)
+    return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
 
 
 def _refuse_values(tokenizer: Any, config: RunConfig) -> None:
@@ -261,7 +262,7 @@ def _tokenizer(
     keep = opened.mask("train")
     log.info(f"medians of {int(keep.sum()):,} training cells")
     aligner = opened.aligner
-    key = sha256_json([opened.facts, None if aligner is None else aligner.fingerprint])
+    key = sha256_json([opened.provenance, None if aligner is None else aligner.fingerprint])
     state = cache_dir() / "statistics" / f"{key[:16]}.npz"
     state.parent.mkdir(parents=True, exist_ok=True)
     statistics = corpus_statistics(

@@ -30,8 +30,8 @@ from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.ragged import BadRows, Encoded, Encoder, RawCounts, copy_rows
 from scmf.data.stores.store import CountBlock
 from scmf.data.stream.arrange import Arrangement, arrange
-from scmf.data.stream.plan import Copies, EpochPlan, Fetch, Piece, Shape, StreamPlan
-from scmf.data.stream.sampling import Once
+from scmf.data.stream.plan import EpochPlan, Fetch, Piece, Shape, StreamPlan
+from scmf.data.stream.sampling import EachOnceSampler, Sampler
 
 _BATCHES_CUT = 16
 """Batches that are cut in one go: handing them over one by one would cost more than making them."""
@@ -113,7 +113,7 @@ class CellStream:
         Seed of all orders.
     rank, world_size
         Which share of the cells this process (or worker) takes, of how many.
-    copies
+    sampler
         How often each cell comes in an epoch, see `scmf.data.stream.sampling`; None for once.
     how
         Order inside a fetch, see `scmf.data.stream.arrange.Arrangement`.
@@ -140,7 +140,7 @@ class CellStream:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        copies: Copies | None = None,
+        sampler: Sampler | None = None,
         how: Arrangement = "shuffle",
         groups: np.ndarray | None = None,
         per_cell: Mapping[str, np.ndarray] | None = None,
@@ -151,7 +151,7 @@ class CellStream:
     ) -> None:
         self.corpus, self.encode = corpus, RawCounts() if encode is None else encode
         self.plan = StreamPlan(
-            corpus.offsets, shape or Shape(), seed=seed, copies=copies, rank=rank, world_size=world_size
+            corpus.offsets, shape or Shape(), seed=seed, sampler=sampler, rank=rank, world_size=world_size
         )
         self.how, self.groups, self.per_cell = how, groups, dict(per_cell or {})
         self.layout, self.length, self.threads = layout, length, max(1, threads)
@@ -345,5 +345,5 @@ class FetchedRows:
 def in_order(corpus: Corpus, encode: Encoder, keep: np.ndarray | None = None, *, threads: int = 2) -> Iterator[Batch]:
     """Every cell (of ``keep``, boolean) once in the order of the corpus, encoded by threads, in ragged batches."""
     shape = Shape(batch_size=4096, block_cells=4096, buffer_blocks=1, shuffle=False)
-    copies = None if keep is None else Once(keep)
-    return CellStream(corpus, encode, shape=shape, copies=copies, layout="ragged", threads=threads).epoch(0)
+    sampler = None if keep is None else EachOnceSampler(keep)
+    return CellStream(corpus, encode, shape=shape, sampler=sampler, layout="ragged", threads=threads).epoch(0)

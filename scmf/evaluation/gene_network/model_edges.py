@@ -165,6 +165,4 @@ def _tokens(tokenizer: Any, cells: Any) -> TokenCells:
     vocabulary = tokenizer.get_vocab()
     names = [str(name) in vocabulary or str(name).partition(".")[0] in vocabulary for name in cells.var_names]
     mine = cells[np.asarray(cells[:, names].X.sum(axis=1)).ravel() > 0] if any(names) else cells
-    mine = mine.copy()
-    mine.uns["scmf"] = {**mine.uns["scmf"], "batch_key": None}
-    return tokenize(tokenizer, mine)
+    return tokenize(tokenizer, mine.without_batches())

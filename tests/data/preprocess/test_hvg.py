@@ -42,7 +42,7 @@ def case(request):
     if request.param == "synthetic":
         return *synthetic(), "study"
     try:
-        cells = load_cells(DataConfig(dataset="pancreas"))
+        cells = load_cells(DataConfig(dataset="pancreas")).adata
     except ScmfError as error:
         pytest.skip(f"the card pancreas cannot be had here: {error.found}")
     keep = (np.arange(cells.n_obs) % 4 > 0) & cells.obs["Dataset"].notna().to_numpy()
