@@ -16,7 +16,8 @@ from scmf.core.config.run import RunConfig, TrainingConfig
 from scmf.core.files import sha256_json
 from scmf.data.loading.facts import DataFacts, LoadedCells
 from scmf.data.loading.load import load_cells
-from scmf.data.tokens.tokens import PerEpochTokens, TokenCells
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.tokenizers.build import (
     fitted_tokenizer,
     given_tokenizer,
@@ -45,7 +46,7 @@ class Prepared:
 
     cells: LoadedCells
     tokenizer: Any
-    tokens: TokenCells
+    tokens: Ragged
 
     def rows(self, split: str) -> np.ndarray:
         """Indices of the cells of ``train``, ``valid`` or ``test``; without a split all cells train."""
@@ -77,11 +78,11 @@ class Prepared:
         key = self.facts.batch_key
         return sorted(set(self.cells.obs[key].astype(str))) if key and key in self.cells.obs else []
 
-    def batches(self, training: TrainingConfig) -> TokenCells | PerEpochTokens:
+    def batches(self, training: TrainingConfig) -> Ragged | PerEpochTokens:
         """The training cells, in memory, drawn anew each epoch where the tokenizer draws."""
         return training_tokens(self.tokenizer, self.cells, self.tokens, self.rows("train"))
 
-    def valid_tokens(self) -> TokenCells:
+    def valid_tokens(self) -> Ragged:
         """The validation cells."""
         return self.tokens.select(self.rows("valid"))
 

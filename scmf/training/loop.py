@@ -29,7 +29,16 @@ from scmf.core import progress
 from scmf.core.config.run import TrainingConfig
 from scmf.core.errors import TrainingError
 from scmf.core.files import write_text
-from scmf.data.tokens.tokens import Batches, BatchesOf, BatchOrder, MemoryBatches, PerEpochTokens, TokenCells, in_order
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import (
+    Batches,
+    BatchesOf,
+    BatchOrder,
+    MemoryBatches,
+    PerEpochTokens,
+    in_order,
+    padded_tensors,
+)
 from scmf.training import checkpoints
 from scmf.training.objectives import Objective
 
@@ -112,13 +121,13 @@ def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
 
 def train(
     model: Any,
-    cells: TokenCells | PerEpochTokens | BatchesOf,
+    cells: Ragged | PerEpochTokens | BatchesOf,
     *,
     objective: Objective,
     settings: TrainingConfig,
     out: Path,
     digest: str,
-    valid: TokenCells | None = None,
+    valid: Ragged | None = None,
     callbacks: Sequence[EvaluationCallback] = (),
     evaluate_every: int = 1,
 ) -> TrainingReport:
@@ -158,7 +167,7 @@ def train(
     accelerator = make_accelerator(settings, out)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     source: Batches
-    if isinstance(cells, TokenCells | PerEpochTokens):
+    if isinstance(cells, Ragged | PerEpochTokens):
         lengths = (cells.draw(0) if isinstance(cells, PerEpochTokens) else cells).lengths
         order = BatchOrder(lengths, settings.batch_size, settings.group_by_length, settings.seed, world_size, rank)
         source = MemoryBatches(cells, order)
@@ -276,7 +285,7 @@ class Evaluation:
     accelerator: Any
     model: Any
     objective: Objective
-    valid: TokenCells | None
+    valid: Ragged | None
     callbacks: Sequence[EvaluationCallback]
     batch_size: int
 
@@ -294,11 +303,11 @@ class Evaluation:
         return values
 
     @torch.no_grad()
-    def _loss(self, model: Any, cells: TokenCells) -> float:
+    def _loss(self, model: Any, cells: Ragged) -> float:
         summed, count = 0.0, 0
         generator = torch.Generator().manual_seed(0)
         for rows in in_order(cells, batch_size=self.batch_size):
-            batch = self.objective.prepare(cells.pad(rows), generator)
+            batch = self.objective.prepare(padded_tensors(cells, rows), generator)
             weight = self.objective.predictions(batch)
             with self.accelerator.autocast():
                 output = model(**{name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})

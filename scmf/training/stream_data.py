@@ -26,19 +26,20 @@ from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.preprocess.statistics_pass import corpus_statistics
 from scmf.data.stores.corpus import Corpus
-from scmf.data.stores.ragged import BadRows, Encoded, Encoder
+from scmf.data.stores.ragged import BadRows, Encoder, Ragged
 from scmf.data.stores.store import CountBlock
 from scmf.data.stores.token_store import ReadyTokens
 from scmf.data.stream.arrange import Arrangement
 from scmf.data.stream.plan import Shape
 from scmf.data.stream.reader import CellStream, in_order
 from scmf.data.tokens.cache import cached_tokens, tokenise_to
-from scmf.data.tokens.tokens import BatchesOf, TokenCells
+from scmf.data.tokens.tokens import BatchesOf
 from scmf.tokenizers.build import (
     BATCH_IDS,
     batch_codes,
     given_tokenizer,
     learn_columns,
+    ragged_of,
     tokenizer_shape,
     with_vectors,
 )
@@ -62,7 +63,7 @@ class TokenEncoder:
 
     def __init__(self, tokenizer: Any, *, aligner: GeneAligner | None = None, draw: int = 0) -> None:
         self.tokenizer, self.aligner, self.draw = tokenizer, aligner, draw
-        self.fill: Mapping[str, float] = tokenizer.fill
+        self.pad_values: Mapping[str, float] = tokenizer.fill
         self._without_genes = tokenizer.n_special_per_cell
         self._dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max else np.int32
 
@@ -77,7 +78,7 @@ class TokenEncoder:
             return self
         return TokenEncoder(self.tokenizer, aligner=self.aligner, draw=epoch)
 
-    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
+    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Ragged:
         """See `scmf.data.stores.ragged.Encoder`."""
         totals = None
         if self.aligner is not None:
@@ -98,7 +99,7 @@ class TokenEncoder:
                 fix="leave such cells out: data.filter.min_genes or min_counts, or a split without them",
                 rows=empty,
             )
-        return Encoded(cells.offsets, cells.columns, cells.cells)
+        return ragged_of(self.tokenizer, cells)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Streamed:
         how: Arrangement = "length" if training.group_by_length and settings.batches == "shuffle" else settings.batches
         groups = self.opened.codes(settings.batches_by) if settings.batches_by is not None else None
         sampler = self.opened.sampler(settings, seed=training.seed)
-        beside = self.beside
+        cell_tensors = self.cell_tensors
         shape = Shape(training.batch_size, settings.block_cells, settings.buffer_blocks)
         _refuse_large_buffer(corpus, shape, settings)
 
@@ -165,7 +166,7 @@ class Streamed:
                 sampler=sampler,
                 how=how,
                 groups=groups,
-                per_cell=beside,
+                cell_tensors=cell_tensors,
                 dtypes={"input_ids": np.int64},
                 threads=settings.threads,
             )
@@ -173,25 +174,22 @@ class Streamed:
 
         return share
 
-    def valid_tokens(self) -> TokenCells:
+    def valid_tokens(self) -> Ragged:
         """At most ``valid_cells`` validation cells, spread evenly, in memory."""
         cells = np.flatnonzero(self.opened.mask("valid"))
         if len(cells) > self.settings.valid_cells:
             cells = cells[np.linspace(0, len(cells) - 1, self.settings.valid_cells).astype(np.int64)]
         keep = np.zeros(self.opened.corpus.n_cells, bool)
         keep[cells] = True
-        fill = self.encoder.fill
-        parts = list(in_order(self.opened.corpus, self.encoder, keep)) if len(cells) else []
-        if not parts:
-            return TokenCells(np.zeros(1, np.int64), {name: np.empty(0, np.int32) for name in fill}, {}, fill)
-        lengths = np.concatenate([np.zeros(1, np.int64), *(batch.lengths for batch in parts)])
-        columns = {name: np.concatenate([batch.columns[name] for batch in parts]) for name in fill}
-        beside = {name: np.concatenate([batch.per_cell[name] for batch in parts]) for name in parts[0].per_cell}
-        beside |= {name: values[np.flatnonzero(keep)] for name, values in self.beside.items()}
-        return TokenCells(np.cumsum(lengths), columns, beside, fill)
+        pad_values = self.encoder.pad_values
+        if not len(cells):
+            return Ragged(np.zeros(1, np.int64), {name: np.empty(0, np.int32) for name in pad_values}, {}, pad_values)
+        batches = in_order(self.opened.corpus, self.encoder, keep)
+        tokens = Ragged.joined([batch.ragged(pad_values) for batch in batches])
+        return tokens.with_cell_tensors(**{name: values[cells] for name, values in self.cell_tensors.items()})
 
     @cached_property
-    def beside(self) -> dict[str, np.ndarray]:
+    def cell_tensors(self) -> dict[str, np.ndarray]:
         """What columns of ``obs`` add to each cell of the corpus: the tensors of the tokenizer, and the batch."""
         names = self.tokenizer.obs_columns
         tensors = self.tokenizer.cell_tensors({name: self.opened.column(name).astype(str).to_numpy() for name in names})

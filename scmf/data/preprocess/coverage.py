@@ -20,6 +20,7 @@ from scmf.data.genes.orthologs import Many, load_orthologs
 from scmf.data.preprocess.aligner_columns import Columns
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.open import open_stores
 from scmf.data.stores.store import Store
 
 _SPAN = 64
@@ -269,8 +270,6 @@ def coverage_of_files(
     counts, gene_ids, storage_options
         See `scmf.data.stores.open.open_stores`.
     """
-    from scmf.data.stores.open import open_stores
-
     genes = load_gene_set(vocabulary)
     table = None if orthologs is None else load_orthologs(orthologs)
     aligner = GeneAligner.of(genes, mapping=genes.gene_map(), orthologs=table)

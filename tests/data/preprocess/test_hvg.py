@@ -11,7 +11,8 @@ from scmf.core.config.run import DataConfig
 from scmf.core.errors import ConfigError, DataError, GeneError, MissingExtraError, ScmfError
 from scmf.data.loading.load import load_cells
 from scmf.data.preprocess.hvg import Cutoffs, highly_variable_genes
-from scmf.data.preprocess.normalize import LibrarySize, Log1p, Pipeline
+from scmf.data.preprocess.normalize import Pipeline
+from scmf.data.preprocess.steps import LibrarySize, Log1p
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from tests.conftest import synthetic_cells
