@@ -214,7 +214,7 @@ def data_hvg(
     files: Files,
     out: Annotated[Path, typer.Option("--out", help="Text file with one gene a line, for data.gene_set.")],
     split: Annotated[
-        Path | None, typer.Option("--split", help="TSV with cell_id and part; only its training cells are looked at.")
+        Path | None, typer.Option("--split", help="TSV with cell_id and split; only its training cells are looked at.")
     ] = None,
     flavor: Annotated[
         str, typer.Option("--flavor", help="seurat, cell_ranger, seurat_v3, seurat_v3_paper, pearson_residuals.")

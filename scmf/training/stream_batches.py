@@ -16,7 +16,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from scmf.core.errors import TrainingError
 from scmf.data.stores.ragged import attention_mask
-from scmf.data.stream.reader import Batch, CellStream
+from scmf.data.stream.batch import Batch
+from scmf.data.stream.reader import CellStream
 
 
 def to_tensors(batch: Batch) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ def check_file(
     min_genes
         Cells with fewer detected genes are counted.
     split
-        A TSV with columns cell_id and part: run the leak audit (`scmf.data.splits.leaks`). What it claims to keep
+        A TSV with columns cell_id and split: run the leak audit (`scmf.data.splits.leaks`). What it claims to keep
         whole is
         taken from the file that `scmf data split` writes beside it, where there is one.
     donor_key

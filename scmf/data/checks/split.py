@@ -70,7 +70,7 @@ def check_split(
     uris
         ``.h5ad`` files and zarr stores; together they are the cells of the split.
     split
-        TSV with columns cell_id and part.
+        TSV with columns cell_id and split.
     donor_key
         Column whose values must not lie in two parts, besides those that the split itself claims to keep whole.
     batch_key

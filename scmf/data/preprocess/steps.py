@@ -114,7 +114,8 @@ class Blocks:
     def __call__(self) -> Iterator[tuple[CountBlock, Sequence[str]]]:
         """One pass."""
         for piece in self._corpus.scan(keep=self._keep, threads=self._threads):
-            block, genes = piece.counts, self._corpus.stores[piece.store].genes
+            block = piece.counts
+            genes: Sequence[str] = self._corpus.stores[piece.store].genes
             for step in self._before:
                 block, genes = step.apply(block, genes)
             yield block, genes

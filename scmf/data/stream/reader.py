@@ -8,7 +8,8 @@
 Two fetches are alive at a time, so memory does not depend on the corpus. The threads run compiled code and system
 calls that release the GIL; the result does not depend on their number.
 
-Lives here: threads, memory, the batch. Lives elsewhere: which cells (plan), their order (arrange), the copies (ragged).
+Lives here: threads, memory, cutting batches. Lives elsewhere: which cells (plan), their order (arrange), the compiled
+copy (stores.ragged), the batch (batch).
 
 Legend: B cells of a batch, L longest row of a batch.
 """
@@ -19,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,76 +27,15 @@ import numpy as np
 
 from scmf.core.errors import ConfigError, DataError
 from scmf.data.stores.corpus import Corpus
-from scmf.data.stores.ragged import BadRows, Encoder, Ragged, RawCounts, copy_rows, offsets_of
-from scmf.data.stores.store import CountBlock
+from scmf.data.stores.ragged import BadRows, Encoder, Ragged, RawCounts, copy_rows
 from scmf.data.stream.arrange import Arrangement, arrange
+from scmf.data.stream.batch import Batch, Waiting
 from scmf.data.stream.plan import EpochPlan, Fetch, Piece, Shape, StreamPlan
 from scmf.data.stream.sampling import EachOnceSampler, Sampler
 
 _BATCHES_CUT = 16
 """Batches that are cut in one go: handing them over one by one would cost more than making them."""
 _CUTS_AHEAD = 3
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Cells of one step.
-
-    Parameters
-    ----------
-    cells
-        Numbers of the cells in the corpus, int64 (B,).
-    lengths
-        Entries of each row, int64 (B,).
-    columns
-        Ragged (N,) or padded (B, L) arrays by name, as the encoder calls them.
-    cell_tensors
-        One value a cell (B,) or a few (B, k) by name: those of the encoder and the codes of ``obs`` columns that were
-        asked for.
-    """
-
-    cells: np.ndarray
-    lengths: np.ndarray
-    columns: dict[str, np.ndarray]
-    cell_tensors: dict[str, np.ndarray]
-
-    @property
-    def offsets(self) -> np.ndarray:
-        """Where ragged rows begin, int64 (B+1,)."""
-        return offsets_of(self.lengths)
-
-    def ragged(self, pad_values: Mapping[str, float]) -> Ragged:
-        """The rows of a ragged batch."""
-        return Ragged(self.offsets, self.columns, self.cell_tensors, pad_values)
-
-    def counts(self, n_genes: int) -> CountBlock:
-        """The counts of a ragged batch that the encoder left as they are."""
-        return CountBlock(self.offsets, self.columns["indices"], self.columns["data"], n_genes)
-
-
-@dataclass
-class Waiting:
-    """How long the consumer waited for batches, in seconds, and how many cells it was given.
-
-    Parameters
-    ----------
-    seconds
-        Spent inside ``next()`` of the stream.
-    since
-        Clock (``time.perf_counter``) when counting began.
-    cells, batches
-        Given so far.
-    """
-
-    seconds: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
-    cells: int = 0
-    batches: int = 0
-
-    @property
-    def share(self) -> float:
-        """Share of the time since then that was spent waiting for data."""
-        return self.seconds / max(time.perf_counter() - self.since, 1e-9)
 
 
 class CellStream:
