@@ -11,13 +11,13 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
 from scmf.core.workspace import default_folder
+from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.protocol import Benchmark
@@ -127,7 +127,7 @@ def scores_of_recipe(recipe: Recipe, submissions: Sequence[Submission], cells: T
 # --- from scores to results -----------------------------------------------------------------------
 
 
-def _measurement(name: str, task: Task, submission: Submission, cells: Any) -> Measurement:
+def _measurement(name: str, task: Task, submission: Submission, cells: LoadedCells) -> Measurement:
     """What every result of a task says beside its numbers."""
     origin = submission.origin
     return Measurement(
@@ -138,7 +138,7 @@ def _measurement(name: str, task: Task, submission: Submission, cells: Any) -> M
         split=Path(task.split).stem,
         recipe_digest=sha256_json([origin.digest, task.facts()]) if origin.recipe == BASELINES else origin.digest,
         command=shlex.join(["scmf", "evaluate", *origin.words, "--tasks", name]),
-        data=cells.uns["scmf"],
+        data=cells.facts.provenance,
         seed=origin.seed,
         parameters=origin.parameters,
         corpora=origin.corpora,

@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import EvaluationError
 from scmf.core.paths import shipped
+from scmf.data.loading.facts import DataFacts
 from scmf.evaluation.callbacks import callbacks_of
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.pretraining_metrics import METRICS
@@ -103,7 +103,7 @@ def run_seed(
         *scores_of_recipe(seeded, scored, shared.cells),
     ]
     log.info(f"seed {seed} done in {time.perf_counter() - started:.0f} s")
-    facts, truth = prepared.cells.uns["scmf"], shared.cells.labels
+    facts, truth = prepared.facts, shared.cells.labels
     batches = truth.parts if truth.batches is None else truth.batches
     return SeedRun(
         seed,
@@ -141,8 +141,8 @@ def _pretraining_score(recipe: Recipe, prepared: Prepared, report: TrainingRepor
         method="pretrained",
         metrics={"valid_loss": losses[-1]},
         **METRICS.facts(("valid_loss",), objective=objective.definition),
-        n_cells=len(prepared.part("valid")),
-        n_train=len(prepared.part("train")),
+        n_cells=len(prepared.rows("valid")),
+        n_train=len(prepared.rows("train")),
         seconds=report.seconds,
     )
 
@@ -160,16 +160,16 @@ def _name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(text).name if "/" in text else text).strip("-") or "cells"
 
 
-def _result(recipe: Recipe, score: Score, facts: dict[str, Any]) -> Result:
+def _result(recipe: Recipe, score: Score, facts: DataFacts) -> Result:
     measurement = Measurement(
         recipe=recipe.name,
         variant=recipe.variant,
         tier="mini",
-        dataset=_name(facts["dataset"]),
-        split=_name(str(facts["split"])),
+        dataset=_name(facts.dataset),
+        split=_name(str(facts.split)),
         recipe_digest=recipe.digest,
         command=_command(recipe),
-        data=facts,
+        data=facts.provenance,
         seed=None if score.method in DETERMINISTIC else recipe.config.training.seed,
         more={"overrides": list(recipe.overrides)},
     )

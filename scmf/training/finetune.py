@@ -17,7 +17,8 @@ from scmf.core.config.run import TrainingConfig
 from scmf.core.errors import ConfigError, ModelError, from_value_error
 from scmf.core.files import sha256_json
 from scmf.data.loading.labels import CellLabels
-from scmf.data.tokens.tokens import PerEpochTokens, TokenCells
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.models.checkpoint import copy_frozen, load_weights
 from scmf.models.embed import classify_tokens
 from scmf.tokenizers.build import (
@@ -88,14 +89,14 @@ def finetune(
     return classes[logits_NC.argmax(axis=1)]
 
 
-def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> TokenCells | PerEpochTokens:
+def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> Ragged | PerEpochTokens:
     """The cells ``rows`` with their classes, drawn anew each epoch where the tokenizer draws."""
     tokens = training_tokens(prepared.tokenizer, prepared.cells, prepared.tokens, rows)
     labels = np.asarray(labels, np.int64)
-    if isinstance(tokens, TokenCells):
-        return tokens.with_cells(labels=labels)
+    if isinstance(tokens, Ragged):
+        return tokens.with_cell_tensors(labels=labels)
     draw = tokens.draw
-    return PerEpochTokens(lambda epoch: draw(epoch).with_cells(labels=labels))
+    return PerEpochTokens(lambda epoch: draw(epoch).with_cell_tensors(labels=labels))
 
 
 def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: bool, seed: int) -> Any:

@@ -103,7 +103,7 @@ def network_genes(
     if top_genes is not None and top_genes < first.sum():
         import scanpy as sc
 
-        training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
+        training = cells[cells.rows("train")]
         reference = log_normalized(training)[:, first].copy()
         sc.pp.highly_variable_genes(reference, n_top_genes=top_genes, flavor="seurat")
         kept[np.flatnonzero(first)[~reference.var["highly_variable"].to_numpy()]] = False
