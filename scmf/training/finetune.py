@@ -1,6 +1,6 @@
 """Fine-tuning: a cell-type head on a pretrained network, or on the same network from random weights.
 
-Lives here: `finetune`. Lives elsewhere: the loop (loop), the scores of what is predicted (evaluation).
+Lives here: `finetune`. Lives elsewhere: the loop (loop), the scores of the predictions (evaluation).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def finetune(
     folder
         Weights that give the shape and, for ``pretrained``, the start.
     method
-        ``pretrained``, or ``untrained``: the same network and budget from random weights, which says
-        how much of the score is due to pretraining.
+        ``pretrained``, or ``untrained``: the same network and budget from random weights, which shows how much of the
+        score is due to pretraining.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def finetune(
     """
     settings = recipe.config.eval.finetune
     if settings is None:
-        raise ConfigError("eval.finetune is null", wanted="a section", where="eval.finetune", fix="give its keys")
+        raise ConfigError("eval.finetune is null", wanted="a section", where="eval.finetune", fix="set its keys")
     truth, seed = CellLabels.of(prepared.cells), recipe.config.training.seed
     truth.check_trained_labels()
     rows, test = truth.rows("train"), truth.rows("test")
@@ -90,7 +90,7 @@ def finetune(
 
 
 def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> Ragged | PerEpochTokens:
-    """The cells ``rows`` with their classes, drawn anew each epoch where the tokenizer draws."""
+    """The cells ``rows`` with their classes, tokenized again in each epoch where the tokenizer is stochastic."""
     tokens = training_tokens(prepared.tokenizer, prepared.cells, prepared.tokens, rows)
     labels = np.asarray(labels, np.int64)
     if isinstance(tokens, Ragged):

@@ -84,7 +84,7 @@ def train(
     model
         A model whose ``forward(**batch)`` returns ``.loss``, a mean over the objective's predictions.
     cells
-        Tokens of the training cells in memory, fixed or drawn anew in every epoch; or a function that gives a process
+        Tokens of the training cells in memory, fixed or drawn again in every epoch; or a function that gives a process
         its share of a stream.
     objective
         What is predicted.

@@ -65,7 +65,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("dies_at", [1, 7, 10, 13])
-def test_a_run_that_died_anywhere_goes_on_to_the_bit(tmp_path, monkeypatch, grouped, accumulation, dies_at):
+def test_a_run_interrupted_anywhere_resumes_bit_exactly(tmp_path, monkeypatch, grouped, accumulation, dies_at):
     config = settings(
         checkpoint_every_n_steps=3, group_by_length=grouped, gradient_accumulation=accumulation, max_epochs=4
     )
