@@ -132,7 +132,7 @@ def gears_simulation(
     Source: snap-stanford/GEARS f374e43, `gears/data_utils.py`.
     """
     genes = {name: genes_of(name, separator=separator or "", controls=controls) for name in sorted(conditions)}
-    how = _OfGears(seed) if draws == "gears" else _Rounded(np.random.default_rng(seed))
+    how: _Draws = _OfGears(seed) if draws == "gears" else _Rounded(np.random.default_rng(seed))
     parts = _simulation(genes, {}, (train_share, valid_share), how)
     return {name: SPLITS[part] for name, part in parts.items()}
 
