@@ -26,7 +26,7 @@ reproduce: install
 # One process a processor, eight at most; one thread each. A file of tests stays in one process: fixtures are made once.
 WORKERS ?= logical
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .
