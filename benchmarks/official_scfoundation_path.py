@@ -155,9 +155,9 @@ def _single_cell(
 
 def _cells(copies: int) -> tuple[sp.csr_matrix, tuple[str, ...], list[str], str]:
     """Counts, symbols of their columns, the gene list and a name: 400 PBMCs of the oracle, else synthetic cells."""
-    from scmf.core.files import data_dir, oracle_dir
+    from scmf.core.paths import data_dir, reference_dir
 
-    oracle, mirror = oracle_dir(), data_dir()
+    oracle, mirror = reference_dir(), data_dir()
     path = oracle / "scfoundation" / "input" / "real400.h5ad" if oracle else Path("absent")
     table = mirror / "scfoundation_vocab" / "OS_scRNA_gene_index.19264.tsv" if mirror else Path("absent")
     rng = np.random.default_rng(0)

@@ -293,16 +293,16 @@ def _repeated(cells: sp.csr_matrix, copies: int) -> sp.csr_matrix:
 
 
 def _oracle(*parts: str) -> Path | None:
-    from scmf.core.files import oracle_dir
+    from scmf.core.paths import reference_dir
 
-    root = oracle_dir()
+    root = reference_dir()
     path = root.joinpath(*parts) if root else None
     return path if path is not None and path.is_file() else None
 
 
 def _cells(copies: int) -> tuple[sp.csr_matrix, np.ndarray, str]:
     """400 PBMCs over the genes that the published vocabulary has, else synthetic cells; token ids of the columns."""
-    from scmf.core.files import data_dir
+    from scmf.core.paths import data_dir
 
     path, mirror = _oracle("geneformer", "inputs", "real_pbmc400.h5ad"), data_dir()
     vocabulary = mirror / "scgpt_vocab" / "default_census_vocab.json" if mirror else None

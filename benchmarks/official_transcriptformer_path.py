@@ -137,10 +137,10 @@ def _default(
 
 def _cells(copies: int) -> tuple[sp.csr_matrix, tuple[str, ...], dict[str, int], str]:
     """Counts, gene ids, the vocabulary and a name: 400 PBMCs of the oracle, else synthetic cells."""
-    from scmf.core.files import oracle_dir
+    from scmf.core.paths import reference_dir
 
-    root = oracle_dir() / "transcriptformer" if oracle_dir() else Path("absent")
-    path, table = root / "input" / "real400.h5ad", root / "gene_set.json"
+    root = reference_dir() / "transcriptformer" if reference_dir() else Path("absent")
+    path, table = root / "input" / "real400.h5ad", root / "gene_vocab.json"
     rng = np.random.default_rng(0)
     if path.is_file() and table.is_file():
         import anndata

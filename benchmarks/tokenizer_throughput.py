@@ -8,7 +8,7 @@ dataset (ours, with the ids as int16; the official path as restated in ``officia
 as int32). Before anything is timed the tokens of all
 four are compared: equal for every cell, exact ties as sets.
 
-Cells: 400 real PBMCs 50 times over with rows permuted where ``SCMF_ORACLE_DIR`` and ``SCMF_DATA_DIR`` hold them,
+Cells: 400 real PBMCs 50 times over with rows permuted where ``SCMF_REFERENCE_DIR`` and ``SCMF_DATA_DIR`` hold them,
 else synthetic ones of 20,000 genes. Bars: twice the numpy loop, twenty times the official path.
 """
 
@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import official_path
 
 from scmf.core import provenance
-from scmf.core.files import data_dir, oracle_dir, write_json
+from scmf.core.files import write_json
+from scmf.core.paths import data_dir, reference_dir
 from scmf.data.tokens.arrow import TokenDatasetWriter, write_token_dataset
 from scmf.tokenizers.rank_value import RankValueTokenizer
 
@@ -66,7 +67,7 @@ class Work:
 
 def real_cells(copies: int) -> Work | None:
     """400 PBMCs of the oracle, several times over in another order each; None if they are not at hand."""
-    oracle, mirror = oracle_dir(), data_dir()
+    oracle, mirror = reference_dir(), data_dir()
     path = oracle / "geneformer" / "inputs" / "real_pbmc400.h5ad" if oracle else None
     if path is None or not path.is_file() or mirror is None:
         return None

@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scmf.core.files import data_dir as tables_dir
+from scmf.core.paths import data_dir as tables_dir
 from scmf.models.configuration_masked_autoencoder import MaskedAutoencoderConfig
 from scmf.models.masked_autoencoder import MaskedAutoencoderModel
 from scmf.results.parity import ParityCase

@@ -27,7 +27,7 @@ import torch
 from scmf.results.parity import ParityCase
 from scmf.tokenizers.binned import BinnedTokenizer
 from scmf.tokenizers.binned_draws import OfficialDraws
-from scmf.training.value_objectives import official_mask
+from scmf.training.objectives.masked_value import official_mask
 
 N_BINS = 51
 """Bins of every official program that does not name another number."""

@@ -1,6 +1,6 @@
 """``scmf data``: cards, conversion, statistics, splits, gene vocabularies.
 
-Lives here: parse, call one function, print. Lives elsewhere: the verbs (cli), printing (cli_print).
+Lives here: parse, call one function, print. Lives elsewhere: the other verbs (main), printing (output).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from scmf.cli.output import Json, Quiet, print_answer, print_json, print_report, print_table
+from scmf.cli.options import Json, Quiet
+from scmf.cli.output import print_answer, print_json, print_report, print_table
 
 data_app = typer.Typer(help="Cards, conversion, statistics, splits, gene vocabularies.", no_args_is_help=True)
 
@@ -117,7 +118,7 @@ def data_stats(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cells that detect each gene, its counts and its non-zero median, in one pass. A killed pass goes on."""
+    """Cells that detect each gene, its counts and its non-zero median, in one pass. An interrupted pass resumes."""
     from scmf.data.preprocess.statistics_pass import corpus_statistics
     from scmf.data.stores.corpus import Corpus
     from scmf.data.stores.open import open_stores
@@ -157,7 +158,7 @@ def data_convert(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rewrite cells as shuffled, sharded zarr (AnnData's own). A killed run goes on when the command is repeated."""
+    """Rewrite cells as shuffled, sharded zarr (AnnData's own). Repeat the command to resume an interrupted run."""
     from scmf.core import registry as plugins
     from scmf.core.errors import ConfigError
     from scmf.data.convert.convert import convert
@@ -186,7 +187,7 @@ def data_tokenize(
     vocabulary: Annotated[
         str, typer.Option("--vocabulary", help="Vocabulary card, such as geneformer-v2, or the folder of a tokenizer.")
     ],
-    max_length: Annotated[int, typer.Option("--max-genes", min=3, help="Longest sequence.")] = 2048,
+    max_length: Annotated[int, typer.Option("--max-length", min=3, help="Longest sequence.")] = 2048,
     special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Put <cls> and <eos> around.")] = False,
     columns: Annotated[
         list[str] | None, typer.Option("--column", help="Column of obs to keep. May be repeated.")

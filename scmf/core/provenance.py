@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scmf.core.files import DISTRIBUTION
+DISTRIBUTION = "scmodelforge"
+"""The name on the package index, kept in this one place."""
 
 _PACKAGES = (
     DISTRIBUTION, "torch", "transformers", "accelerate", "numpy", "scipy", "numba", "anndata",

@@ -1,7 +1,7 @@
 """The verbs ``evaluate`` and ``embed``: what a saved model is worth, and its vectors in an AnnData.
 
-Lives here: from a folder and a file to scores or to a new file. Lives elsewhere: one run (run), the
-benchmarks (eval).
+Lives here: from a folder and a file to scores or to a new file. Lives elsewhere: the engine that scores (run), what a
+model gives to it (submissions.model).
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from scmf.core.config.run import DataConfig, EvalConfig, RunConfig, apply_overri
 from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import atomic_path
 from scmf.data.loading.load import load_cells, read_file
-from scmf.evaluation import own_cells
+from scmf.evaluation.cells import TaskCells
+from scmf.evaluation.run import scores_of_recipe
+from scmf.evaluation.submissions.baselines import BaselinesSubmission
+from scmf.evaluation.submissions.model import ModelSubmission
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import embed_tokens
 from scmf.results.score import Score
@@ -71,13 +74,12 @@ def evaluate_folder(
     cells = load_cells(recipe.config.data)
     tokens = tokenize(tokenizer, cells, batch_names=getattr(model.config, "batch_names", None))
     prepared = Prepared(cells, tokenizer, tokens)
-    vectors = own_cells.representations(recipe, prepared, model)
     if recipe.config.eval.finetune is not None and not (folder / "model").is_dir():
         evaluation = recipe.config.eval.model_copy(update={"finetune": None})
         recipe = replace(recipe, config=recipe.config.model_copy(update={"eval": evaluation}))
         log.info("the fine-tuned head is left out: it needs the folder of a run to work in")
-    others = own_cells.baselines(prepared)
-    return list(own_cells.evaluate(recipe, prepared, vectors, baselines=others, out=folder))
+    submissions = (BaselinesSubmission.of_recipe(), ModelSubmission.of_recipe(recipe, model, prepared, folder))
+    return list(scores_of_recipe(recipe, submissions, TaskCells(cells)))
 
 
 def embed_to_file(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.score import CellLabels
+from scmf.data.loading.labels import CellLabels
 from scmf.results.score import Interval, Score
 
 DRAWS = 5

@@ -1,7 +1,7 @@
-"""The verb ``compare`` for what was measured: recipes or runs -> results -> the leaderboard. No torch.
+"""The verb ``compare``: recipes or runs -> results -> the leaderboard. No torch.
 
 Lives here: which results belong to what was named, their verdicts, where the pages go. Lives elsewhere: tables and
-pages (results.pages), the grid that trains (tokenizer_grid).
+pages (scmf.results.pages), training under several tokenizers (tokenizer_grid).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from scmf.core.config.recipe import Recipe, find_recipe, list_recipes, load_recipe
 from scmf.core.errors import ConfigError
+from scmf.core.workspace import committed_results, default_folder
 from scmf.data.cards.card import list_cards
 from scmf.results.expected import Expected, judge_results, load_expected
 from scmf.results.judge import Verdict
@@ -23,9 +24,6 @@ from scmf.results.pages.table import number
 from scmf.results.result import CellKey, Result
 
 log = logging.getLogger(__name__)
-
-
-RUNS_OUT = Path("runs/comparison")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class WrittenLeaderboard:
 def compare_measured(
     what: Sequence[str],
     *,
-    results_dir: Path,
+    results_dir: Path | None = None,
     out: Path | None = None,
 ) -> WrittenLeaderboard:
     """The leaderboard of recipes or runs.
@@ -67,18 +65,20 @@ def compare_measured(
     Parameters
     ----------
     what
-        Names or folders of recipes, folders of runs that `scmf evaluate RUN --tasks …` has scored. With every shipped
-        recipe the whole folder takes part: baselines and whatever else is filed there.
+        Names or folders of recipes, folders that hold ``results/``: runs that `scmf evaluate RUN --tasks …` has
+        scored, reproductions (``runs/reproduce/<recipe>``). With every shipped recipe all results of ``results_dir``
+        take part: baselines and whatever else is filed there.
     results_dir
-        Folder of result files of the recipes.
+        Folder of result files of the recipes; those that come with the package when None.
     out
-        Folder for the pages: beside the results for recipes, ``runs/comparison`` when a run is among them.
+        Folder for the pages; ``runs/compare`` when None.
 
     Raises
     ------
     ConfigError
         A name means nothing, a run has no results, or there is no result at all.
     """
+    results_dir = results_dir or committed_results()
     recipes: dict[str, Recipe] = {}
     results: list[Result] = []
     runs = 0
@@ -86,7 +86,7 @@ def compare_measured(
         folder = Path(word)
         if folder.is_file() and folder.suffix != ".yaml":
             continue  # a README beside the recipes: recipes/* names it, too
-        if (folder / "run.json").is_file():
+        if (folder / "run.json").is_file() or (folder / "results").is_dir():
             runs += 1
             results += _of_run(folder)
             continue
@@ -108,8 +108,7 @@ def compare_measured(
     log.info(f"{len(results)} results of {len({result.recipe for result in results})} recipes")
     expected, verdicts = _verdicts(recipes, results)
     leaderboard = build_leaderboard(results, leaks=known_leaks(), expected=expected, verdicts=verdicts)
-    pages = write_leaderboard(out or (RUNS_OUT if runs else results_dir.parent), leaderboard)
-    return WrittenLeaderboard(leaderboard, pages, whole)
+    return WrittenLeaderboard(leaderboard, write_leaderboard(out or default_folder("compare"), leaderboard), whole)
 
 
 def known_leaks() -> dict[str, dict[str, tuple[str, str]]]:

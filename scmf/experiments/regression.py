@@ -15,6 +15,7 @@ from pathlib import Path
 
 from scmf.core.config.recipe import Recipe, list_recipes, load_recipe
 from scmf.core.errors import ConfigError, ScmfError
+from scmf.core.workspace import checkout, committed_results, default_folder
 from scmf.experiments import reproduce as reproduction
 from scmf.results.expected import load_expected
 from scmf.results.judge import Verdict
@@ -24,10 +25,7 @@ from scmf.results.result import CellKey, Result
 
 log = logging.getLogger(__name__)
 
-COMMITTED = Path("leaderboard/results")
-"""Result files that are part of the repository; only read here."""
-
-SCRATCH = Path(".cache/check")
+SCRATCH = default_folder("check")
 """Where a check writes its runs, result files and pages."""
 
 
@@ -36,7 +34,7 @@ def check_all(
     *,
     tiers: Sequence[str] = ("parity", "mini"),
     measured: Path | None = None,
-    committed: Path = COMMITTED,
+    committed: Path | None = None,
     runs: Path = SCRATCH / "runs",
     results_dir: Path = SCRATCH / "results",
     reports: Path = SCRATCH / "reports",
@@ -52,7 +50,7 @@ def check_all(
     measured
         A folder of results measured before, judged in place of a run; the tiers do not matter then.
     committed
-        The committed results.
+        The committed results, only read; those that come with the package when None.
     runs, results_dir, reports
         Scratch folders.
 
@@ -62,10 +60,11 @@ def check_all(
         ``results_dir`` or ``reports`` is a folder of the repository that a check must not touch, ``measured`` does not
         exist, or a recipe is unknown.
     """
-    for folder, kept in ((results_dir, committed), (reports, Path("reports"))):
+    committed = committed or committed_results()
+    for folder, kept in ((results_dir, committed), (reports, (checkout() or Path()) / "reports")):
         if measured is None and folder.resolve() == kept.resolve():
             raise ConfigError(
-                f"the check would write into {folder}", wanted="a scratch folder", where="--ledger, --reports",
+                f"the check would write into {folder}", wanted="a scratch folder", where="--results, --reports",
                 fix=f"leave them out, or name another, for example {SCRATCH / 'results'}",
             )  # fmt: skip
     if measured is not None and not measured.is_dir():

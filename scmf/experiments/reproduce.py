@@ -20,10 +20,11 @@ from typing import Any
 
 from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.errors import ConfigError, EvaluationError
-from scmf.core.files import data_dir, reference_dir
+from scmf.core.paths import data_dir, reference_dir
 from scmf.evaluation.annotation.metric_table import METRICS as ANNOTATION
 from scmf.evaluation.integration.metric_table import BATCH, BIO, SCIB_METRICS
 from scmf.evaluation.pretraining_metrics import METRICS as PRETRAINING
+from scmf.experiments.folders import Folders
 from scmf.experiments.seeds import SeedRun, SharedInputs, run_seed
 from scmf.models.checkpoint import quiet_transformers
 from scmf.results.expected import Expected, expected_cells, judge_results, load_expected, write_expected
@@ -46,15 +47,6 @@ MORE_SEEDS = (100, 101, 102)
 MIN_BANDS = {**ANNOTATION.min_bands, **SCIB_METRICS.min_bands, **PRETRAINING.min_bands}
 """Smallest half-width of a band, in the unit of the metric, of every metric that is judged: two or three test cells,
 and what other processors round differently. A metric that is not here is shown and not judged."""
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where a reproduction writes: runs (checkpoints, logs), results_dir (result files), reports (pages)."""
-
-    runs: Path
-    results_dir: Path
-    reports: Path
 
 
 @dataclass
@@ -177,9 +169,9 @@ def reproduce(
     overrides: tuple[str, ...] = (),
     seeds: Sequence[int] = (FIRST_SEED,),
     record: bool = False,
-    runs: Path = Path("runs"),
-    results_dir: Path = Path("leaderboard/results"),
-    reports: Path = Path("reports"),
+    runs: Path | None = None,
+    results_dir: Path | None = None,
+    reports: Path | None = None,
     on_case: Callable[[ParityCase], None] = lambda _: None,
 ) -> Outcome:
     """Reproduce a recipe and judge it.
@@ -202,9 +194,10 @@ def reproduce(
         Write the results as expected values into the recipe's ``expected.yaml`` instead of judging them; comparisons
         with the official code into the table of its README.
     runs, results_dir, reports
-        Folders for runs, result files and pages.
+        Folders for runs, result files and pages; `scmf.experiments.folders.Folders.of` chooses those not given.
     """
     recipe = load_recipe(name, variant=variant, overrides=overrides)
+    folders = Folders.of(recipe, record=record, runs=runs, results_dir=results_dir, reports=reports)
     outcome = Outcome(recipe)
     if "parity" in tiers:
         folder = reference_dir()
@@ -224,7 +217,6 @@ def reproduce(
                 write_parity_table(recipe.folder / "README.md", outcome.parity)
                 log.info(f"wrote the parity table into {recipe.folder / 'README.md'}")
     if "mini" in tiers:
-        folders = Folders(runs, results_dir, reports)
         _mini(outcome, seeds, record=record, folders=folders)
     return outcome
 

@@ -22,11 +22,13 @@ from scmf.core import provenance
 from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import EvaluationError
-from scmf.core.files import shipped
-from scmf.evaluation import own_cells
+from scmf.core.paths import shipped
 from scmf.evaluation.callbacks import callbacks_of
+from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.pretraining_metrics import METRICS
-from scmf.evaluation.score import CellLabels
+from scmf.evaluation.run import scores_of_recipe
+from scmf.evaluation.submissions.baselines import BaselinesSubmission
+from scmf.evaluation.submissions.model import ModelSubmission
 from scmf.results.pages.reproduction_plots import ConfusionInput, EmbeddingInput
 from scmf.results.record import Measurement
 from scmf.results.result import Result
@@ -54,10 +56,10 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """What all seeds share: cells, tokens and the vectors of the baselines."""
+    """What all seeds share: cells with the vectors of the baselines, and tokens."""
 
     prepared: Prepared
-    baselines: dict[str, np.ndarray]
+    cells: TaskCells
 
     @classmethod
     def of(
@@ -66,7 +68,7 @@ class SharedInputs:
     ) -> SharedInputs:
         """Load and tokenize the cells of ``recipe``; neither depends on the seed."""
         prepared = prepare(recipe.config)
-        return cls(prepared, own_cells.baselines(prepared))
+        return cls(prepared, TaskCells(prepared.cells).with_baselines())
 
 
 def run_seed(
@@ -92,15 +94,16 @@ def run_seed(
     out = runs / f"{recipe.name}-{recipe.variant}" / name
     started = time.perf_counter()
     model, report = pretrain(seeded, prepared, out, callbacks=callbacks_of(seeded.config.eval, prepared))
-    vectors = own_cells.representations(seeded, prepared, model)
+    submission = ModelSubmission.of_recipe(seeded, model, prepared, out)
+    log.info("embedding cells")
+    vectors = submission.own_vectors
+    scored = (BaselinesSubmission.of_recipe(), submission) if first else (submission,)
     scores = [
         _pretraining_score(seeded, prepared, report),
-        *own_cells.evaluate(
-            seeded, prepared, vectors, baselines=shared.baselines, out=out, score_baselines=first,
-            ),
-    ]  # fmt: skip
+        *scores_of_recipe(seeded, scored, shared.cells),
+    ]
     log.info(f"seed {seed} done in {time.perf_counter() - started:.0f} s")
-    facts, truth = prepared.cells.uns["scmf"], CellLabels.of(prepared.cells)
+    facts, truth = prepared.cells.uns["scmf"], shared.cells.labels
     batches = truth.parts if truth.batches is None else truth.batches
     return SeedRun(
         seed,

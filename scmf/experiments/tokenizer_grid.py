@@ -1,7 +1,7 @@
-"""The verb ``compare``: the same architecture under several tokenizers, with the same cells, budget and seeds.
+"""The verb ``sweep``: one architecture trained under several tokenizers, with the same cells, budget and seeds.
 
-Lives here: the grid of runs, what is held equal, which differences are told apart. Lives elsewhere: one run (run,
-seeds), the metrics (eval), printing (cli).
+Lives here: the runs, what is held equal, which differences exceed the spread of the seeds. Lives elsewhere: one run
+(seeds), the metrics (scmf.evaluation), printing (scmf.cli).
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tokenizer": {"order": "random", "vectors": "fit"},
     },
 }
-"""How a strategy enters ``transformer_encoder``: where the expression of a gene stands (its rank, a bin, a number), and
-which genes of a cell too long are kept (the highest ranks; a draw)."""
+"""How ``transformer_encoder`` reads a strategy: expression as rank, bin or number; which genes of a long cell stay."""
 
 OWN = "own"
 """Objective that leaves each strategy the one it was published with."""
@@ -61,7 +60,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison: a strategy or a baseline.
+    """One line of the table: a strategy or a baseline.
 
     Parameters
     ----------
@@ -87,8 +86,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What a grid of runs found.
+class Sweep:
+    """What a sweep found.
 
     Parameters
     ----------
@@ -179,7 +178,7 @@ class Comparison:
         return "\n".join(said) + "\n"
 
 
-def compare_tokenizers(
+def sweep_tokenizers(
     base: str,
     strategies: Sequence[str],
     *,
@@ -189,7 +188,7 @@ def compare_tokenizers(
     overrides: tuple[str, ...] = (),
     seeds: Sequence[int] = (0,),
     out: Path,
-) -> Comparison:
+) -> Sweep:
     """Train one architecture under each tokenizer, on the same cells with the same budget, and score all of them.
 
     Parameters
@@ -207,7 +206,7 @@ def compare_tokenizers(
     seeds
         Seeds; differences are told apart from two on.
     out
-        Folder for runs, ``results/``, ``compare.json`` and ``compare.md``. Finished runs in it are not trained again.
+        Folder for runs, ``results/``, ``sweep.json`` and ``sweep.md``. Finished runs in it are not trained again.
 
     Raises
     ------
@@ -219,8 +218,8 @@ def compare_tokenizers(
         plugins.check("tokenizers", strategy)
     plugins.check("models", architecture)
     if not strategies or not seeds:
-        raise ConfigError("no tokenizer or no seed", wanted="at least one of each", where="compare", fix="name them")
-    words = ["scmf", "compare", "--config", base, "--model", architecture, "--objective", objective]
+        raise ConfigError("no tokenizer or no seed", wanted="at least one of each", where="sweep", fix="name them")
+    words = ["scmf", "sweep", "--config", base, "--model", architecture, "--objective", objective]
     words += [*(("--variant", variant) if variant else ()), *(word for text in overrides for word in ("--set", text))]
     rows: list[Row] = []
     others: list[Row] = []
@@ -243,10 +242,10 @@ def compare_tokenizers(
             where="--tokenizers, --model, --objective",
             fix="choose another pair",
         )
-    comparison = Comparison(architecture, f"{recipe.name}, {recipe.variant}", tuple(seeds), rows + others, absent)
-    write_json(out / "compare.json", comparison.to_json())
-    write_text(out / "compare.md", comparison.markdown())
-    return comparison
+    sweep = Sweep(architecture, f"{recipe.name}, {recipe.variant}", tuple(seeds), rows + others, absent)
+    write_json(out / "sweep.json", sweep.to_json())
+    write_text(out / "sweep.md", sweep.markdown())
+    return sweep
 
 
 def under(recipe: Recipe, strategy: str, *, architecture: str, objective: str) -> Recipe:
@@ -262,16 +261,10 @@ def under(recipe: Recipe, strategy: str, *, architecture: str, objective: str) -
     raw["model"]["options"] = options
     if recipe.config.training.pretraining_task != objective:
         raw["training"]["options"] = {}
-    raw = deep_merge(
-        raw,
-        {
-            "tokenizer": {"strategy": strategy},
-            "model": {"architecture": architecture},
-            "training": {"pretraining_task": objective},
-        },
-    )
+    chosen = {"tokenizer": {"strategy": strategy}, "model": {"architecture": architecture}}
+    raw = deep_merge(raw, {**chosen, "training": {"pretraining_task": objective}})
     config = validate(RunConfig, raw, where=f"{recipe.name} with tokenizer {strategy}")
-    return replace(recipe, name=f"compare-{recipe.name}-{architecture}", variant=strategy, config=config)
+    return replace(recipe, name=f"sweep-{recipe.name}-{architecture}", variant=strategy, config=config)
 
 
 def _strategy_rows(

@@ -16,7 +16,8 @@ from typing import Any
 
 from scmf.core.config.recipe import Identity, Recipe, list_recipes, load_recipe
 from scmf.core.errors import ConfigError, MissingExtraError
-from scmf.core.files import DISTRIBUTION, dump_yaml
+from scmf.core.provenance import DISTRIBUTION
+from scmf.core.yaml import dump_yaml
 from scmf.hub.results import Model
 from scmf.hub.scrub import public, public_command
 from scmf.models.origin import Checkpoint, Link, spdx

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from scmf.core.errors import ModelError
-from scmf.core.files import DISTRIBUTION, sha256_file
+from scmf.core.files import sha256_file
+from scmf.core.provenance import DISTRIBUTION
 from scmf.models.origin import RECORD, Checkpoint
 
 KEPT = (".safetensors", ".json", ".npz", ".py", ".txt", ".tsv")

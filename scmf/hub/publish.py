@@ -21,7 +21,8 @@ from typing import Any
 
 from scmf.core import provenance
 from scmf.core.errors import ConfigError
-from scmf.core.files import dump_yaml, write_json, write_text
+from scmf.core.files import write_json, write_text
+from scmf.core.yaml import dump_yaml
 from scmf.hub import folder as folders
 from scmf.hub import upload
 from scmf.hub.card import Subject, card_text, training_yaml
@@ -59,7 +60,7 @@ def publish(
     out
         The folder to make; ``<folder>.published`` when None. One that was made here is replaced.
     results
-        Files or ledgers with scores of this model.
+        Files or folders with scores of this model.
     license
         License of weights that you trained from random ones. Weights that come from others keep theirs.
     private

@@ -43,7 +43,8 @@ from pydantic import ConfigDict, field_validator, model_validator
 from scmf.core.config.section import Section
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, EvaluationError
-from scmf.core.files import dump_yaml, load_yaml, write_text
+from scmf.core.files import write_text
+from scmf.core.yaml import dump_yaml, load_yaml
 from scmf.results.judge import Verdict, VerdictKind, judge
 from scmf.results.result import CellKey, Result
 

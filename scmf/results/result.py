@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from scmf.core.config.section import Section
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, EvaluationError
-from scmf.results.schema import SCHEMA_VERSION, upgrade
+from scmf.results.schema import upgrade
 from scmf.results.score import Interval
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -55,7 +55,7 @@ class Result(Section):
 
     model_config = ConfigDict(strict=True)
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[2] = 2
     """Version of the JSON; files of an earlier one are read by `scmf.results.schema.upgrade`."""
     recipe: str
     variant: str

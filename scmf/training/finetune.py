@@ -16,8 +16,8 @@ from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import TrainingConfig
 from scmf.core.errors import ConfigError, ModelError, from_value_error
 from scmf.core.files import sha256_json
+from scmf.data.loading.labels import CellLabels
 from scmf.data.tokens.tokens import PerEpochTokens, TokenCells
-from scmf.evaluation.score import CellLabels
 from scmf.models.checkpoint import copy_frozen, load_weights
 from scmf.models.embed import classify_tokens
 from scmf.tokenizers.build import (
@@ -25,7 +25,7 @@ from scmf.tokenizers.build import (
 )
 from scmf.training.data import Prepared
 from scmf.training.loop import train
-from scmf.training.objectives import CellClassification
+from scmf.training.objectives.cell_classification import CellClassification
 
 log = logging.getLogger(__name__)
 

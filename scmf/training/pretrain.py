@@ -1,7 +1,7 @@
 """Pretraining: the model of a recipe on prepared cells, saved as the folder of a run.
 
-Lives here: `pretrain`. Lives elsewhere: the cells (data, stream_data), the loop (loop), what is scored on the way
-(callbacks, which the caller hands in).
+Lives here: `pretrain`. Lives elsewhere: the cells (data, stream_data), the loop (loop), evaluations during training
+(callbacks, which the caller passes).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from scmf.models.build import build_model
 from scmf.models.checkpoint import save_model
 from scmf.models.origin import RECORD, Checkpoint, training_record
 from scmf.training.data import Prepared
-from scmf.training.loop import EvaluationCallback, TrainingReport, train
+from scmf.training.loop import TrainingReport, train
 from scmf.training.stream_data import Streamed
+from scmf.training.validation import EvaluationCallback
 
 log = logging.getLogger(__name__)
 

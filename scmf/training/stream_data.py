@@ -20,7 +20,8 @@ from scmf.core.config.data import DataConfig, StreamConfig
 from scmf.core.config.run import RunConfig, TokenizerConfig, TrainingConfig
 from scmf.core.distributed import main_first
 from scmf.core.errors import ConfigError, DataError, from_value_error
-from scmf.core.files import cache_dir, sha256_json
+from scmf.core.files import sha256_json
+from scmf.core.paths import cache_dir
 from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.preprocess.statistics_pass import corpus_statistics

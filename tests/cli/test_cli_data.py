@@ -105,7 +105,7 @@ def test_split_then_train_streamed_then_tokenise_with_its_tokenizer(folder, coll
 
     scmf(
         "data", "tokenize", folder / "*.h5ad", "--out", tmp_path / "tokens", "--vocabulary", tmp_path / "run/model",
-        "--max-genes", "40", "--column", "cell_type", "--quiet",
+        "--max-length", "40", "--column", "cell_type", "--quiet",
     )  # fmt: skip
     datasets = pytest.importorskip("datasets")
     tokens = datasets.load_from_disk(str(tmp_path / "tokens"))

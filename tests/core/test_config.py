@@ -18,7 +18,8 @@ from scmf.core.config.run import (
     validate,
 )
 from scmf.core.errors import ConfigError
-from scmf.core.files import load_yaml, shipped
+from scmf.core.paths import shipped
+from scmf.core.yaml import load_yaml
 
 DATA = {"dataset": "pancreas", "split": "donor"}
 

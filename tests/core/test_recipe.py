@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from scmf.core.config.recipe import find_recipe, list_recipes, load_recipe
 from scmf.core.config.run import RunConfig
 from scmf.core.errors import ConfigError
-from scmf.core.files import shipped
+from scmf.core.paths import shipped
 
 IDENTITY = {
     "name": "tiny", "title": "A tiny one", "paper": "Somebody 2020", "doi": "10.1/2", "code": "none",

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.score import CellLabels
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.subsamples import bounded, strata_sizes, subsamples
 from scmf.results.score import Score
 

@@ -1,4 +1,4 @@
-"""Subjects scored on tasks, and filed: baselines, a run, vectors, predicted cells, edges; tasks as callbacks."""
+"""Submissions scored on tasks, and filed: baselines, a run, vectors, predicted cells, edges; tasks as callbacks."""
 
 import json
 
@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from scmf.core.errors import ConfigError, DataError
-from scmf.evaluation.run import evaluate_tasks, inline
+from scmf.evaluation.callbacks import inline
+from scmf.evaluation.run import evaluate_tasks
 from scmf.evaluation.tasks import load_suite
 from scmf.results.ledger import read_results
 from tests.cli.test_cli import scmf
@@ -87,7 +88,7 @@ def test_vectors_of_a_file_are_matched_by_cell_id(suite, toy_env, tmp_path):
         evaluate_tasks(str(path), tasks=["types"], **{**ask, "name": None})
 
 
-def test_what_a_subject_cannot_give_is_filed_as_a_reason(suite, tmp_path):
+def test_what_a_submission_cannot_give_is_filed_as_a_reason(suite, tmp_path):
     path = tmp_path / "edges.tsv"
     pd.DataFrame({"regulator": ["A"], "target": ["B"], "weight": [1.0]}).to_csv(path, sep="\t", index=False)
     results = evaluate_tasks(str(path), tasks=["types"], suite=suite, name="edges/v1", results_dir=tmp_path / "l")
@@ -102,7 +103,7 @@ def test_words_that_mean_nothing_are_refused(suite, tmp_path):
 
 
 def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scmf.evaluation.run.load_suite", lambda: load_suite(suite))
+    monkeypatch.setattr("scmf.evaluation.callbacks.load_suite", lambda: load_suite(suite))
     code, _, err = scmf(
         capsys, monkeypatch, "train", "--config", toy_env / "recipe.yaml", "--out", tmp_path / "run", "--quiet",
         "--set", "eval.tasks=[types, batches]", "--set", "training.trackers=[tensorboard]",
@@ -115,7 +116,7 @@ def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_pa
 
 
 def test_callbacks_do_not_change_what_is_trained(suite, toy_env, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scmf.evaluation.run.load_suite", lambda: load_suite(suite))
+    monkeypatch.setattr("scmf.evaluation.callbacks.load_suite", lambda: load_suite(suite))
     losses = []
     for tasks in ("[]", "[types]"):
         out = tmp_path / f"run{len(losses)}"

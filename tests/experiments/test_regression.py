@@ -144,7 +144,7 @@ def test_a_run_goes_into_scratch_folders_and_its_outcome_is_the_check(recipe, co
     monkeypatch.chdir(tmp_path)
     found = check_all([str(recipe.folder)], committed=committed)
     assert {str(seen[name]) for name in ("runs", "results_dir", "reports")} == {
-        ".cache/check/runs", ".cache/check/results", ".cache/check/reports"
+        "runs/check/runs", "runs/check/results", "runs/check/reports"
     }  # fmt: skip
     assert not found.ok and not found.recipes[0].failed_cases[0].passed
     assert found.table()[0][1] == "parity tok/a" and "row 3" in found.table()[0][-1]

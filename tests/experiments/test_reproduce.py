@@ -8,8 +8,8 @@ import pytest
 
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError, EvaluationError
-from scmf.evaluation import own_cells
 from scmf.experiments import reproduce as reproduction
+from scmf.experiments import seeds
 from scmf.experiments.reproduce import reproduce
 from scmf.experiments.seeds import SeedRun
 from scmf.results.expected import load_expected
@@ -134,7 +134,7 @@ def test_a_killed_reproduction_goes_on_and_gives_the_same_numbers(recorded, toy_
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(own_cells, "representations", dying)
+        patch.setattr(seeds, "scores_of_recipe", dying)
         with pytest.raises(Killed):
             again(recorded, tmp_path / "parts")
     parts = again(recorded, tmp_path / "parts")

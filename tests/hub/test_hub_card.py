@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard
 
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError
-from scmf.core.files import load_yaml, shipped
+from scmf.core.paths import shipped
+from scmf.core.yaml import load_yaml
 from scmf.data.cards.card import load_card
 from scmf.hub.card import Subject, card_text, front_matter
 from scmf.hub.results import Model, gather
@@ -232,7 +233,7 @@ def test_an_address_becomes_a_name_and_other_texts_stay(text, shown):
 
 
 def test_the_published_configuration_is_one_that_trains(tmp_path, mini):
-    from scmf.core.files import dump_yaml
+    from scmf.core.yaml import dump_yaml
     from scmf.hub.card import training_yaml
 
     (tmp_path / "training.yaml").write_text(dump_yaml(training_yaml(mini)))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
-from scmf.core.files import reference_dir
+from scmf.core.paths import reference_dir
 from scmf.models.masked_autoencoder import (
     MaskedAutoencoderConfig,
     MaskedAutoencoderForSequenceClassification,

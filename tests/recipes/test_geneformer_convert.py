@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from scmf.core.errors import ChecksumError, ModelError
-from scmf.core.files import data_dir, sha256_file, shipped
+from scmf.core.files import sha256_file
+from scmf.core.paths import data_dir, shipped
 
 
 def load_recipe_module(name: str) -> ModuleType:

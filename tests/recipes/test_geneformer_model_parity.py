@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
-from scmf.core.files import reference_dir, shipped
+from scmf.core.paths import reference_dir, shipped
 from scmf.results.parity import ParityCase
 
 

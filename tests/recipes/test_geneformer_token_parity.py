@@ -15,7 +15,7 @@ import pytest
 import scipy.sparse as sp
 
 from scmf.core.errors import SourceError
-from scmf.core.files import data_dir, shipped
+from scmf.core.paths import data_dir, shipped
 from scmf.data.cards import sources
 from scmf.data.cards.downloads import UnavailableError
 from scmf.data.genes.vocabulary import GeneTables

@@ -16,7 +16,8 @@ import torch
 from transformers import AutoModel, AutoModelForPreTraining
 
 from scmf.core.errors import ChecksumError, ModelError
-from scmf.core.files import data_dir, reference_dir, sha256_file, shipped
+from scmf.core.files import sha256_file
+from scmf.core.paths import data_dir, reference_dir, shipped
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from scmf.core.files import data_dir, reference_dir, shipped
+from scmf.core.paths import data_dir, reference_dir, shipped
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
 from scmf.results.parity import ParityCase
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from scmf.core.errors import ChecksumError, ModelError
-from scmf.core.files import sha256_file, shipped
+from scmf.core.files import sha256_file
+from scmf.core.paths import shipped
 from scmf.models.generative_transformer import GenerativeTransformerConfig, GenerativeTransformerModel
 
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from scmf.core.errors import ChecksumError, DataError, ModelError
-from scmf.core.files import reference_dir, sha256_file, shipped
+from scmf.core.files import sha256_file
+from scmf.core.paths import reference_dir, shipped
 
 
 def load_recipe_module(name: str) -> ModuleType:

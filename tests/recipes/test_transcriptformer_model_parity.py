@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scmf.core.files import reference_dir, shipped
+from scmf.core.paths import reference_dir, shipped
 from scmf.models.autoregressive_transformer import (
     AutoregressiveTransformerConfig,
     AutoregressiveTransformerModel,

@@ -17,7 +17,8 @@ from scipy import sparse
 
 from scmf.core.config.run import DataConfig
 from scmf.core.errors import CountsError, SourceError
-from scmf.core.files import sha256_file, shipped
+from scmf.core.files import sha256_file
+from scmf.core.paths import shipped
 from scmf.data.cards.card import list_cards, load_card
 from scmf.data.cards.sources import fetch
 from scmf.data.checks.authenticity import joint_detection_ratio, label_accuracy, shuffled_within

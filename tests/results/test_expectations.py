@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scmf.core.errors import ConfigError, EvaluationError
-from scmf.core.files import dump_yaml, load_yaml, shipped
+from scmf.core.paths import shipped
+from scmf.core.yaml import dump_yaml, load_yaml
 from scmf.results.expected import (
     Expected,
     ExpectedCell,

@@ -11,8 +11,9 @@ from scmf.core.errors import TrainingError
 from scmf.data.tokens.tokens import TokenCells
 from scmf.models.transformer_encoder import TransformerEncoderConfig, TransformerEncoderForMaskedLM
 from scmf.training import checkpoints
+from scmf.training.distributed import make_accelerator
 from scmf.training.loop import train
-from scmf.training.objectives import MaskedGenePrediction
+from scmf.training.objectives.masked_gene import MaskedGenePrediction
 
 VOCAB = 60
 
@@ -154,7 +155,7 @@ def test_accumulated_batches_count_every_prediction_once(tmp_path):
         network = model(dropout=0.0)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-        accelerator = loop.make_accelerator(settings(), tmp_path)
+        accelerator = make_accelerator(settings(), tmp_path)
         found[name] = loop._step(
             accelerator, network, optimizer, schedule, [cells().pad(part) for part in parts],
             objective=Fixed(), settings=settings(max_grad_norm=None), position=(0, 0),

@@ -22,7 +22,9 @@ from scmf.core import registry as plugins
 from scmf.core.config.run import RunConfig, apply_overrides, deep_merge, json_schema, validate
 from scmf.core.config.section import Section
 from scmf.core.errors import ConfigError
-from scmf.core.files import load_yaml, sha256_json, shipped
+from scmf.core.files import sha256_json
+from scmf.core.paths import shipped
+from scmf.core.yaml import load_yaml
 
 _CAME_LATER = {
     "data": ("census", "tokens", "storage_options", "gene_set", "orthologs", "filter", "stream"),

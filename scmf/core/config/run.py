@@ -20,7 +20,7 @@ from scmf.core.config.training import FinetuneConfig as FinetuneConfig
 from scmf.core.config.training import TrainingConfig as TrainingConfig
 from scmf.core.config.validation import validate as validate
 from scmf.core.errors import ConfigError
-from scmf.core.files import load_yaml
+from scmf.core.yaml import load_yaml
 
 
 class EvalConfig(Section):
@@ -31,7 +31,7 @@ class EvalConfig(Section):
     benchmarks: tuple[Literal["annotation", "integration"], ...] = ("annotation",)
     """Benchmarks to run on the cells of ``data``."""
     tasks: tuple[str, ...] = ()
-    """Tasks of the leaderboard (`scmf evaluate ls`) to score the weights on at each evaluation during training."""
+    """Tasks of the leaderboard (`scmf tasks`) to score the weights on at each evaluation during training."""
     embedding_layer: int = Field(-1, le=0)
     """Counted from the last layer: 0 is the last layer's output, -1 the one before (official default)."""
     pooling: Literal["cell", "cls", "max", "all"] = "cell"

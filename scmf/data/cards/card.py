@@ -16,7 +16,8 @@ from scmf.core import registry as plugins
 from scmf.core.config.section import Section
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, DataError
-from scmf.core.files import load_yaml, shipped
+from scmf.core.paths import shipped
+from scmf.core.yaml import load_yaml
 from scmf.data.cards.assembly import Assembly, PerturbationKeys
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -16,7 +16,8 @@ import importlib.util
 from pathlib import Path
 
 from scmf.core.errors import SourceError
-from scmf.core.files import atomic_path, cache_dir, data_dir, sha256_file
+from scmf.core.files import atomic_path, sha256_file
+from scmf.core.paths import cache_dir, data_dir
 from scmf.data.cards.card import (
     Card,
     CardFile,

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from scmf.core.errors import DataError
-from scmf.core.files import DISTRIBUTION, sha256_json
+from scmf.core.files import sha256_json
+from scmf.core.provenance import DISTRIBUTION
 from scmf.data.convert.rows import Totals
 from scmf.data.convert.zarr_writer import write_root
 from scmf.data.stores.store import Store

@@ -20,7 +20,8 @@ import pandas as pd
 from anndata import AnnData
 
 from scmf.core.errors import ConfigError, DataError
-from scmf.core.files import dump_yaml, load_yaml, write_text
+from scmf.core.files import write_text
+from scmf.core.yaml import dump_yaml, load_yaml
 from scmf.data.splits import perturbation as perturbation_parts
 from scmf.data.splits.assign import assign_groups
 from scmf.data.splits.groups import ObsColumns, joined_groups, tabulate

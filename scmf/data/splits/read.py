@@ -22,11 +22,9 @@ import pandas as pd
 from scmf.core.errors import ChecksumError, ConfigError, DataError
 from scmf.core.files import atomic_path, sha256_file
 from scmf.data.cards.card import Card, load_card
+from scmf.data.splits.assign import PARTS as PARTS  # read from here, too
 from scmf.data.stores.cell_ids import hash_ids, unique_ids
 from scmf.data.stores.corpus import Corpus
-
-PARTS = ("train", "valid", "test")
-"""The parts of a split, in this order."""
 
 _ROWS = 1 << 20
 """Rows of a split file held at once."""

@@ -18,7 +18,8 @@ import numpy as np
 
 from scmf.core import progress
 from scmf.core.errors import DataError
-from scmf.core.files import load_yaml, sha256_json, write_json
+from scmf.core.files import sha256_json, write_json
+from scmf.core.yaml import load_yaml
 from scmf.data.loading.open_corpus import OpenedCorpus, open_token_folders
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.ragged import Encoder

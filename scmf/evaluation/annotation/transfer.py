@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.label_scores import definitions, score
 from scmf.evaluation.annotation.metric_table import METRICS
-from scmf.evaluation.score import CellLabels
 from scmf.evaluation.uncertainty import bootstrap, bootstrap_labels
 from scmf.results.score import Interval
 

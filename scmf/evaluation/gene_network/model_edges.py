@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from scmf.core.errors import ConfigError
+from scmf.data.genes.vocabulary import annotation
 from scmf.data.tokens.tokens import TokenCells
 from scmf.evaluation.gene_network.baselines import edge_table
 from scmf.evaluation.gene_network.benchmark import symbols_of
@@ -29,6 +30,7 @@ from scmf.evaluation.gene_network.model_contexts import (
     knockout,
     known,
 )
+from scmf.models.checkpoint import load_run_model
 from scmf.tokenizers.build import tokenize
 
 DEFAULT_WAYS = ("gene_embedding", "attention", "knockout")
@@ -50,8 +52,6 @@ def run_edges(
     ways: Sequence[str] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """`model_edges` of the folder of a run, or of a checkpoint."""
-    from scmf.models.checkpoint import load_run_model
-
     network, tokenizer = load_run_model(folder)
     return model_edges(network, tokenizer, cells, regulators=regulators, targets=targets, ways=ways)
 
@@ -136,8 +136,6 @@ def gene_vectors(network: Any, tokenizer: Any, genes: Iterable[str]) -> dict[str
 
 def _ensembl(genes: Sequence[str]) -> dict[str, str]:
     """Symbol to Ensembl id by GENCODE, where a symbol has one gene."""
-    from scmf.data.genes.vocabulary import annotation
-
     rows = annotation("human-genes")
     rows = rows[~rows["symbol"].duplicated(keep=False)]
     ids = dict(zip(rows["symbol"], rows["gene"], strict=True))

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import EvaluationError, MissingExtraError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.integration.benchmark import check_batches, check_finite
 from scmf.evaluation.integration.metric_table import BATCH, BIO, SCGPT_METRICS
-from scmf.evaluation.score import CellLabels, check_vectors, package
+from scmf.evaluation.score import check_vectors, package
 from scmf.evaluation.subsamples import DRAWS, bounded
 from scmf.results.score import Score
 

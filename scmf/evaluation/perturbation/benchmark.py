@@ -17,13 +17,17 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import EvaluationError
+from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.perturbation import ranks as perturbation_ranks
 from scmf.evaluation.perturbation.baselines import additive, linear, nearest, no_change, replicates, train_mean
 from scmf.evaluation.perturbation.energy_distance import energy_distance_pertpy, energy_distance_scperturb
 from scmf.evaluation.perturbation.metric_table import COMPONENTS, METRICS, SET_CELLS, SUBGROUP, pertpy_metric
 from scmf.evaluation.perturbation.metrics import log_fold_change, most_expressed, profile_metrics, top_de
 from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Prediction, check_prediction, mean_profile
+from scmf.evaluation.protocol import Benchmark
 from scmf.evaluation.score import package
+from scmf.evaluation.submissions.protocol import Submission
+from scmf.evaluation.tasks import Task
 from scmf.evaluation.uncertainty import bootstrap_means
 from scmf.results.score import Score
 
@@ -32,7 +36,7 @@ log = logging.getLogger(__name__)
 CEILING = "ceiling"
 
 
-class Perturbation:
+class Perturbation(Benchmark):
     """Benchmark ``perturbation``.
 
     Parameters
@@ -47,10 +51,30 @@ class Perturbation:
     """
 
     name = "perturbation"
+    asks_for = "predicted cells"
+    task_options = ("top_genes",)
+    log_expression = True
 
     def __init__(self, *, cells: bool = True, draws: int = 1000, distances: Sequence[str] = ()) -> None:
         self.cells, self.draws = cells, draws
         self.distances = {name: pertpy_distance(name) for name in distances}
+
+    @classmethod
+    def score(cls, task: Task, submission: Submission, cells: TaskCells) -> Iterator[Score]:
+        """Scores of the predictions, and the ceiling where the submission has it among its references."""
+        truth = PerturbationTruth.of(cells.adata)
+        if task.top_genes is not None:
+            truth = truth.on_variable_genes(task.top_genes)
+        predictions = submission.predictions(task, truth)
+        if not predictions:
+            return
+        # the score of the challenge starts from the train mean, whoever is scored
+        base = {} if "train_mean" in predictions else {"train_mean": train_mean(truth)}
+        for score in cls().run(truth, {**base, **predictions}):
+            if score.method in predictions:
+                yield score
+        if CEILING in submission.references:
+            yield cls().ceiling(truth)
 
     def baselines(self, truth: PerturbationTruth) -> dict[str, Prediction]:
         """Method to prediction: no change, train mean, linear, nearest, and additive where there are combinations."""

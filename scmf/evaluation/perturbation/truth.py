@@ -18,7 +18,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.perturbation.splits import TEST, TRAIN, genes_of
+from scmf.data.splits.conditions import TEST, TRAIN
+from scmf.data.splits.perturbation import genes_of
 
 Pair = tuple[str, str]
 """Covariate (cell type, line) and condition."""
@@ -149,7 +150,7 @@ class PerturbationTruth:
 
     def genes_of(self, condition: str) -> tuple[str, ...]:
         """Perturbed genes of a condition."""
-        return genes_of(condition, self.separator)
+        return genes_of(condition, separator=self.separator or "", controls=())
 
     def on_variable_genes(self, count: int) -> PerturbationTruth:
         """The same screen on the ``count`` genes with the largest variance over training cells, in their order."""

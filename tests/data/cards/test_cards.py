@@ -7,7 +7,7 @@ import yaml
 
 from scmf.core.config.run import json_schema
 from scmf.core.errors import ConfigError, DataError
-from scmf.core.files import shipped
+from scmf.core.paths import shipped
 from scmf.data.cards.card import Card, HubSource, IndexSource, file_of, list_cards, load_card
 
 SUM = "0" * 64

@@ -13,7 +13,8 @@ from scipy import sparse
 
 from scmf.core.config.run import DataConfig, RunConfig
 from scmf.core.errors import DataError
-from scmf.core.files import data_dir, sha256_file
+from scmf.core.files import sha256_file
+from scmf.core.paths import data_dir
 from scmf.data.cards.card import list_cards
 from scmf.data.checks.file import check_card, check_file
 from scmf.data.genes.vocabulary import GeneTables

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from scmf.core.errors import ConfigError, DataError, GeneError, SourceError
-from scmf.core.files import data_dir
+from scmf.core.paths import data_dir
 from scmf.data.cards.card import load_card
 from scmf.data.genes.gene_sets import GeneSet, load_gene_set, named_gene_sets
 from scmf.data.genes.ids import GeneMap

@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given, settings
 
 from scmf.core.errors import ConfigError, DataError, GeneError, SourceError
-from scmf.core.files import reference_dir, sha256_file
+from scmf.core.files import sha256_file
+from scmf.core.paths import reference_dir
 from scmf.data.cards.card import list_cards
 from scmf.data.checks.file import check_card
 from scmf.data.genes import align_vectors as align_module
@@ -197,7 +198,7 @@ def test_the_file_of_transcriptformer_gives_its_table_in_its_order():
     if folder is None or not (folder / "emb_matrix.npy").is_file():
         pytest.skip("SCMF_REFERENCE_DIR has no transcriptformer")
     table = read_gene_vectors(folder / "ckpt_small" / "vocabs" / "homo_sapiens_gene.h5")
-    vocabulary = json.loads((folder / "gene_set.json").read_text())
+    vocabulary = json.loads((folder / "gene_vocab.json").read_text())
     matrix = np.load(folder / "emb_matrix.npy").astype(np.float32)
     for row, gene in enumerate(table.genes[:100]):
         np.testing.assert_array_equal(table.vectors[row], matrix[vocabulary[gene]])

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from scmf.core.errors import ChecksumError, DataError
-from scmf.core.files import cache_dir, data_dir
+from scmf.core.paths import cache_dir, data_dir
 from scmf.data.cards.card import load_card
 from scmf.data.genes.human_names import HumanNames
 from scmf.data.genes.vocabulary import (

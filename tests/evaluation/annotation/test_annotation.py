@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scmf.core.errors import EvaluationError, MissingExtraError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.benchmark import CONSTANT, HEAD, LINEAR, NEAREST, SHUFFLED, Annotation, confusion, score
-from scmf.evaluation.score import CellLabels
 
 # Test cells of the cardiomyopathy classifier (rows true, columns predicted), as printed in the official
 # Geneformer notebook examples/cell_classification.ipynb: accuracy 0.8642, macro F1 0.8427.

@@ -9,10 +9,10 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.benchmark import CROSS_VALIDATED, Annotation
 from scmf.evaluation.annotation.cross_validation import cross_validated
 from scmf.evaluation.annotation.metric_table import FOLDED
-from scmf.evaluation.score import CellLabels
 
 
 def cells(kinds=3, n=90):

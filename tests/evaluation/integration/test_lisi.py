@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scmf.core.files import data_dir
+from scmf.core.paths import data_dir
 from scmf.evaluation.integration.benchmark import NEIGHBORS, _scib_metrics, exact_neighbors
 
 PERPLEXITY = 30

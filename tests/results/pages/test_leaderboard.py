@@ -103,7 +103,7 @@ def test_compare_takes_recipes_and_runs_and_imports_nothing_heavy(tmp_path):
             write_result(tmp_path / "ledger", one)
     code = (
         "import sys; sys.argv = ['scmf', 'compare', 'geneformer', 'scgpt', 'scfoundation', 'transcriptformer', "
-        f"'--ledger', {str(tmp_path / 'ledger')!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet']\n"
+        f"'--results', {str(tmp_path / 'ledger')!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet']\n"
         "from scmf.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code in (0, None), stop.code\n"
         "heavy = {'torch', 'anndata', 'scanpy', 'pandas', 'transformers', 'sklearn'} & set(sys.modules)\n"
