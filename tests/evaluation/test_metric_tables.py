@@ -30,3 +30,8 @@ def test_what_is_judged_and_what_is_a_part_of_a_mean():
     }  # fmt: skip
     assert BIO == ("isolated_labels", "kmeans_nmi", "kmeans_ari", "silhouette_label", "clisi")
     assert BATCH == ("bras", "ilisi", "kbet", "graph_connectivity", "pcr_comparison")
+
+
+def test_labels_are_written_as_the_field_writes_them():
+    facts = ANNOTATION.facts(["accuracy", "macro_f1", "unseen_detection_auroc"], sklearn="scikit-learn")
+    assert facts["labels"] == {"macro_f1": "macro F1", "unseen_detection_auroc": "unseen detection AUROC"}

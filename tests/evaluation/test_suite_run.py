@@ -75,7 +75,7 @@ def test_vectors_of_a_file_are_matched_by_cell_id(suite, toy_env, tmp_path):
     cells.obsm["X_mine"] = np.eye(3)[cells.obs["cell_type"].cat.codes] + 0.01 * np.arange(3)
     path = tmp_path / "mine.h5ad"
     cells[::-1].copy().write_h5ad(path)
-    ask = {"suite": suite, "obsm": "X_mine", "name": "my-model/v1", "ledger": tmp_path / "l"}
+    ask = {"suite": suite, "obsm": "X_mine", "name": "my-model/v1", "results_dir": tmp_path / "l"}
     results = evaluate_tasks(str(path), tasks=["types"], **ask)
     linear = next(r for r in results if r.protocol == "linear_probe")
     assert linear.metrics["accuracy"] == 1 and (linear.recipe, linear.variant) == ("my-model", "v1")

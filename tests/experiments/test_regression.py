@@ -143,7 +143,7 @@ def test_a_run_goes_into_scratch_folders_and_its_outcome_is_the_check(recipe, co
     monkeypatch.setattr(reproduction, "reproduce", quick)
     monkeypatch.chdir(tmp_path)
     found = check_all([str(recipe.folder)], committed=committed)
-    assert {str(seen[name]) for name in ("runs", "ledger", "reports")} == {
+    assert {str(seen[name]) for name in ("runs", "results_dir", "reports")} == {
         "runs/check/runs", "runs/check/results", "runs/check/reports"
     }  # fmt: skip
     assert not found.ok and not found.recipes[0].failed_cases[0].passed

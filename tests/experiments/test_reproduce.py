@@ -29,7 +29,7 @@ def quick_pages():
 
 
 def folders(root):
-    return {"runs": root / "runs", "ledger": root / "ledger", "reports": root / "reports"}
+    return {"runs": root / "runs", "results_dir": root / "ledger", "reports": root / "reports"}
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def parity_recipe(root, body):
         "data: {dataset: pancreas}\nvariants: {tiny: {description: d, tier: mini}}\n"
     )
     (root / "parity_toy.py").write_text(
-        "from scmf.results.result import ParityCase\ndef cases(folder, data_dir=None):\n" + body
+        "from scmf.results.parity import ParityCase\ndef cases(folder, data_dir=None):\n" + body
     )
     return str(root)
 
