@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from scmf.core import registry as plugins
+from scmf.core import registry
+from scmf.core.config.renamed import current_names, first_names
 from scmf.core.config.run import DataConfig
 from scmf.core.config.section import Section, known
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError
-from scmf.core.files import load_yaml, shipped
+from scmf.core.files import load_yaml, sha256_json, shipped
 
 ALL = "all"
 """Name that stands for every task."""
@@ -54,6 +55,15 @@ class Task(Section):
     genes of training cells, where a screen has too many to test each of them."""
     gene_set: str | None = None
     """Gene vocabulary that gene symbols are taken to before a model with Ensembl ids reads the cells."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_today(cls, raw: Any) -> Any:
+        return current_names("task", raw)
+
+    def digest(self, scored: str) -> str:
+        """Sha256 of the task and of the digest of what is scored on it."""
+        return sha256_json([scored, first_names("task", self.model_dump(mode="json"))])
 
     @field_validator("dataset", "split")
     @classmethod
@@ -98,7 +108,7 @@ class Suite(Section):
                     f"task {name!r}",
                     wanted=f"one of {', '.join(choice)}",
                     where="leaderboard/suite.yaml",
-                    fix=plugins.did_you_mean(name, choice),
+                    fix=registry.did_you_mean(name, choice),
                 )
         return {
             name: task for name, task in self.tasks.items() if ALL in names or name in names or task.benchmark in names
