@@ -49,6 +49,19 @@ Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the r
 Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML file.")]
 
 
+@app.callback()
+def every_command(
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Let classes that a file names by package.module:Class, and plugins, run."),
+    ] = False,
+) -> None:
+    """Reproducible recipes for single-cell foundation models. AnnData in, AnnData out."""
+    from scmf.core import registry
+
+    registry.trust(trust)
+
+
 def main() -> None:
     """Entry point: errors of ours and Ctrl-C become a few words and an exit code, others keep their traceback.
 
@@ -115,14 +128,14 @@ def reproduce(
         others = bool(variant or overrides or record or seeds != "0")
         _check_recipes(recipe, check=check, measured=measured, tiers=tier, alone=others, json_=json_, quiet=quiet)
         return
-    from scmf.core import registry as plugins
+    from scmf.core import registry
     from scmf.core.errors import ConfigError
     from scmf.experiments.reproduce import TIERS
     from scmf.experiments.reproduce import reproduce as run_reproduction
 
     for name in tier or ():
         if name not in TIERS:
-            hint = plugins.did_you_mean(name, list(TIERS))
+            hint = registry.did_you_mean(name, list(TIERS))
             raise ConfigError(f"tier {name!r}", wanted=f"one of {', '.join(TIERS)}", where="--tier", fix=hint)
     outcome = run_reproduction(
         recipe,

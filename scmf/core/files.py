@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scmf.core.config.renamed import warn_renamed
 from scmf.core.errors import ConfigError
 
 DISTRIBUTION = "scmodelforge"
@@ -219,4 +220,6 @@ def data_dir() -> Path | None:
 def reference_dir() -> Path | None:
     """Folder with outputs of the official codes (``SCMF_REFERENCE_DIR``), or None."""
     found = os.environ.get("SCMF_REFERENCE_DIR")
+    if not found and (found := os.environ.get("SCMF_ORACLE_DIR")):
+        warn_renamed("environment", "SCMF_ORACLE_DIR", "SCMF_REFERENCE_DIR")
     return Path(found) if found else None

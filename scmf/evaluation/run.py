@@ -281,9 +281,7 @@ def _facts(name: str, task: Task, subject: Subject, cells: Any) -> dict[str, Any
         "benchmark": task.benchmark,
         "dataset": Path(task.dataset).stem,
         "split": Path(task.split).stem,
-        "recipe_digest": task.digest(origin.digest)
-        if origin.recipe == BASELINES
-        else origin.digest,
+        "recipe_digest": task.digest(origin.digest) if origin.recipe == BASELINES else origin.digest,
         "provenance": provenance.collect(data=data, seed=origin.seed, task=name),
         "command": shlex.join(["scmf", "evaluate", *origin.words, "--tasks", name]),
         "peak_memory_mb": round(rss, 1),

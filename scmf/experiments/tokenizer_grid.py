@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.config.run import RunConfig, deep_merge
 from scmf.core.config.validation import validate
@@ -220,8 +220,8 @@ def compare_tokenizers(
     """
     recipe = load_recipe(base, variant=variant, overrides=overrides)
     for strategy in strategies:
-        plugins.check("tokenizers", strategy)
-    plugins.check("models", architecture)
+        registry.check("tokenizers", strategy)
+    registry.check("models", architecture)
     if not strategies or not seeds:
         raise ConfigError("no tokenizer or no seed", wanted="at least one of each", where="compare", fix="name them")
     words = ["scmf", "compare", "--config", base, "--model", architecture, "--objective", objective]

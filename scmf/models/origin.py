@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scmf.core.config.renamed import current_names
 from scmf.core.errors import ModelError, ScmfError
 from scmf.core.files import sha256_file
 from scmf.data.cards.card import load_card
@@ -120,8 +121,8 @@ class Checkpoint:
             note = model.parent / "run.json"
         return cls(
             model=model,
-            config=_json(model / "config.json"),
-            record=_json(model / RECORD),
+            config=current_names("config.json", _json(model / "config.json")),
+            record=current_names(RECORD, _json(model / RECORD)),
             run=_json(note),
             folder=note.parent if note.is_file() else model,
         )
@@ -235,7 +236,7 @@ def _parts(checkpoint: Checkpoint) -> Iterator[Link]:
         if name in (None, "fit"):
             continue
         if (Path(name) / RECORD).is_file():
-            beside = Checkpoint(Path(name), {}, _json(Path(name) / RECORD), {}, Path(name))
+            beside = Checkpoint(Path(name), {}, current_names(RECORD, _json(Path(name) / RECORD)), {}, Path(name))
             no = [link for link in _recorded(beside) if link.may_publish is False]
             yield from (Link(link.folder, part, link.license, False, allowed=link.allowed) for link in no)
             continue

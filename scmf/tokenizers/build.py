@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from scmf.core import registry as plugins
+from scmf.core import registry
+from scmf.core.config.renamed import load_tokenizer
 from scmf.core.config.run import RunConfig, TokenizerConfig
 from scmf.core.errors import ConfigError, DataError, from_value_error
 from scmf.data.loading.restrict import DEPTH
@@ -40,9 +41,9 @@ def given_tokenizer(settings: TokenizerConfig) -> Any:
     ConfigError
         The saved one has another shape, or the strategy needs tables that the vocabulary does not have.
     """
-    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
+    strategy, shape = registry.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     if (Path(settings.vocabulary) / "tokenizer_config.json").is_file():
-        saved = strategy.from_pretrained(settings.vocabulary)
+        saved = load_tokenizer(strategy, settings.vocabulary)
         held = getattr(saved, "options", {})
         found = {name: held[name] if name in held else getattr(saved, name) for name in shape if name != "vectors"}
         wanted = {name: value for name, value in shape.items() if name != "vectors"}
@@ -66,7 +67,7 @@ def fitted_tokenizer(
 ) -> Any:
     """A tokenizer whose vocabulary comes from the training cells of an AnnData."""
     settings = config.tokenizer
-    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
+    strategy, shape = registry.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
     chosen, depth = training, _depth(training)
     if settings.top_genes is not None:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scmf.core import provenance
-from scmf.core import registry as plugins
+from scmf.core import provenance, registry
 from scmf.core.config.recipe import Recipe
 from scmf.core.distributed import is_main
 from scmf.core.files import sha256_json, write_json
@@ -36,7 +35,7 @@ def pretrain(
     """Pretrain the model of ``recipe`` on the training cells, in memory or streamed, and save it under ``out``."""
     config, tokenizer = recipe.config, prepared.tokenizer
     model = build_model(config, tokenizer, seed=config.training.seed, batch_names=prepared.batch_names)
-    objective_class = plugins.resolve("objectives", config.training.pretraining_task)
+    objective_class = registry.resolve("objectives", config.training.pretraining_task)
     objective = objective_class.from_settings(
         config.training, tokenizer, match_official=config.tokenizer.match_official
     )

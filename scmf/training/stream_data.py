@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.data import DataConfig, StreamConfig
 from scmf.core.config.run import RunConfig, TokenizerConfig, TrainingConfig
 from scmf.core.distributed import main_first
@@ -286,7 +286,7 @@ def _tokenizer(
             where="tokenizer.options.vectors: fit",
             fix="fit them once in memory on a part of the cells and name the saved tokenizer as tokenizer.vocabulary",
         )
-    strategy = plugins.resolve("tokenizers", settings.strategy)
+    strategy = registry.resolve("tokenizers", settings.strategy)
     shape = with_vectors(tokenizer_shape(settings), list(token_ids))
     if hasattr(strategy, "vocabulary_of"):
         token_ids = strategy.vocabulary_of(sorted(medians), **shape)

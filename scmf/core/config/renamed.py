@@ -7,8 +7,10 @@ digests recorded before a key was renamed stay true. Lives elsewhere: what a key
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from scmf.core.errors import ConfigError
@@ -70,6 +72,24 @@ def current_names(place: str, values: Any) -> Any:
             warn_renamed(place, key, new)
         found[new] = value
     return found
+
+
+def renamed_in(place: str, path: Path) -> dict[str, Any]:
+    """The keys of a saved JSON file that have another name today, under that name; none when there is no such file."""
+    if not path.is_file():
+        return {}
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    found = current_names(place, saved)
+    return {key: value for key, value in found.items() if key not in saved}
+
+
+def load_tokenizer(strategy: Any, folder: Path | str) -> Any:
+    """``strategy.from_pretrained`` of a folder on this machine, also one that was saved with the names of before."""
+    renamed = renamed_in("tokenizer", Path(folder) / "tokenizer_config.json")
+    tokenizer = strategy.from_pretrained(folder, local_files_only=True, **renamed)
+    for old in RENAMED["tokenizer"]:
+        tokenizer.init_kwargs.pop(old, None)
+    return tokenizer
 
 
 def current_sections(raw: Any) -> Any:

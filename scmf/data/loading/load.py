@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData, concat, read_h5ad
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.run import DataConfig
 from scmf.core.errors import CountsError, DataError, GeneError
 from scmf.core.files import sha256_file, sha256_json
@@ -240,7 +240,7 @@ def _key(adata: AnnData, asked: str | None, of_card: str | None, name: str) -> s
             f"no column {key!r} in obs",
             wanted=f"the column named by {name}",
             where=f"data.{name}" if asked else f"{name} of the card",
-            fix=plugins.did_you_mean(key, [str(column) for column in adata.obs.columns]),
+            fix=registry.did_you_mean(key, [str(column) for column in adata.obs.columns]),
         )
     return key
 

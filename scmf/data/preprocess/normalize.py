@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError
 from scmf.data.preprocess.columns import gene_columns, places
 from scmf.data.stores.corpus import Corpus
@@ -295,7 +295,7 @@ class Pipeline:
             if entry.get("step") not in known:
                 name = str(entry.get("step"))
                 raise ConfigError(
-                    f"step {name!r}", where="preprocessing pipeline", fix=plugins.did_you_mean(name, list(known))
+                    f"step {name!r}", where="preprocessing pipeline", fix=registry.did_you_mean(name, list(known))
                 )
             steps.append(known[entry["step"]](**fields))
         return cls(steps, fitted_on=value.get("fitted_on"))
