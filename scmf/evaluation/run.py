@@ -29,6 +29,7 @@ from scmf.evaluation.integration.benchmark import Integration
 from scmf.evaluation.score import CellLabels, Score
 from scmf.evaluation.submissions import BASELINES, Baselines, Model, Origin, Subject, find_subject
 from scmf.evaluation.tasks import Task, data_of, load_suite
+from scmf.models.run_folder import RunFolder
 from scmf.results.result import Absence, Result, ResultInterval, write_result
 from scmf.training.loop import EvaluationCallback
 
@@ -77,7 +78,7 @@ def evaluate_tasks(
         raise ConfigError("no task", wanted="at least one", where="--tasks", fix="`scmf evaluate ls` lists them")
     who = find_subject(subject, tasks=chosen.values(), obsm=obsm, name=name, corpora=corpora)
     folder = Path(subject)
-    root = ledger or (folder / "results" if folder.is_dir() else Path("leaderboard/results"))
+    root = ledger or (RunFolder(folder).results if folder.is_dir() else Path("leaderboard/results"))
     results = []
     for title, task in chosen.items():
         log.info(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")

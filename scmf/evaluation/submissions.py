@@ -9,7 +9,6 @@ Array legend: N cells, D embedding width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scmf.core.config.run import EvalConfig, RunConfig
+from scmf.core.config.run import EvalConfig
 from scmf.core.errors import ConfigError, DataError, EvaluationError
 from scmf.core.files import sha256_file, sha256_json
 from scmf.evaluation.tasks import Task, data_of
+from scmf.models.run_folder import RunFolder
 
 KNOWN_GENES = 5
 """Perturbed training genes that a model must have vectors for: those of two genes are all alike but for a sign."""
@@ -152,24 +152,23 @@ class Model(Nothing):
         from scmf.models.checkpoint import load_run_model
 
         model, tokenizer = load_run_model(folder)
-        note = next((f / "run.json" for f in (folder, folder.parent) if (f / "run.json").is_file()), None)
+        run = RunFolder.find(folder)
         parameters = sum(value.numel() for value in model.parameters())
         layer, pooling = model.embedding_defaults
-        if note is None:
+        if run is None:
             weights = folder / "model.safetensors"
             origin = Origin(
                 folder.resolve().name, "checkpoint", "published", sha256_file(weights), (str(folder),),
                 parameters=parameters,
             )  # fmt: skip
             return cls(origin, model, tokenizer, EvalConfig(embedding_layer=layer, pooling=pooling), folder)
-        facts = json.loads(note.read_text(encoding="utf-8"))
-        config = RunConfig.model_validate(facts["config"])
+        config = run.config
         corpus = config.data.dataset or ", ".join(Path(file).name for file in config.data.files) or "streamed"
         origin = Origin(
-            facts["recipe"], facts["variant"], "mini", facts["recipe_digest"], (str(folder),),
-            seed=facts["seed"], parameters=parameters, corpora=(f"{corpus}.{config.data.split or 'all'}",),
+            *(run.fact(key) for key in ("recipe", "variant")), "mini", run.fact("recipe_digest"), (str(folder),),
+            seed=run.fact("seed"), parameters=parameters, corpora=(f"{corpus}.{config.data.split or 'all'}",),
         )  # fmt: skip
-        return cls(origin, model, tokenizer, config.eval, note.parent)
+        return cls(origin, model, tokenizer, config.eval, run.path)
 
     @property
     def untrained(self) -> Any:
@@ -218,21 +217,17 @@ class Model(Nothing):
 
     def labels(self, task: Task, cells: Any) -> Mapping[str, np.ndarray]:
         """Labels by a head that is fine-tuned as the run's own recipe says; nothing where it says nothing."""
-        from scmf.core.config.recipe import Recipe
         from scmf.training.data import Prepared
         from scmf.training.finetune import finetune
 
-        if self.folder is None or self.settings.finetune is None or not (self.folder / "run.json").is_file():
+        run = None if self.folder is None else RunFolder.find(self.folder)
+        if run is None or self.settings.finetune is None:
             return {}
-        facts = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        config = RunConfig.model_validate(facts["config"])
-        recipe = Recipe(self.origin.recipe, self.origin.variant, config, None, {}, self.folder)
+        recipe = run.recipe()
         mine = self.on(task, cells)
         prepared = Prepared(mine, self.tokenizer, self.tokens(task, cells))
-        out = self.folder / "tasks" / f"{task.dataset}.{task.split}"
-        return {
-            method: finetune(recipe, prepared, self.folder / "model", out, method=method) for method in self.methods
-        }
+        out = run.path / "tasks" / f"{task.dataset}.{task.split}"
+        return {method: finetune(recipe, prepared, run.model, out, method=method) for method in self.methods}
 
     def predictions(self, task: Task, truth: Any) -> Mapping[str, Any]:
         """The linear model of Ahlmann-Eltze et al. with the gene vectors of the network."""

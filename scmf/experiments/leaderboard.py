@@ -15,6 +15,7 @@ from typing import Any
 from scmf.core.config.recipe import Recipe, find_recipe, list_recipes, load_recipe
 from scmf.core.errors import ConfigError
 from scmf.data.cards.card import list_cards
+from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected, judge_results, load_expected
 from scmf.results.pages.leaderboard import MARKS, Leaderboard, build_leaderboard, write_leaderboard
 from scmf.results.pages.table import number
@@ -84,7 +85,7 @@ def compare_measured(
         folder = Path(word)
         if folder.is_file() and folder.suffix != ".yaml":
             continue  # a README beside the recipes: recipes/* names it, too
-        if (folder / "run.json").is_file():
+        if RunFolder(folder).note.is_file():
             runs += 1
             results += _of_run(folder)
             continue
@@ -119,10 +120,10 @@ def known_leaks() -> dict[str, dict[str, tuple[str, str]]]:
 
 
 def _of_run(folder: Path) -> list[Result]:
-    found = read_results(folder / "results")
+    found = read_results(RunFolder(folder).results)
     if not found:
         raise ConfigError(
-            "a run without results", wanted="result files", where=folder / "results",
+            "a run without results", wanted="result files", where=RunFolder(folder).results,
             fix=f"scmf evaluate {folder} --tasks all",
         )  # fmt: skip
     return found

@@ -24,6 +24,7 @@ from scmf.core.files import data_dir, reference_dir
 from scmf.evaluation.integration.benchmark import BATCH, BIO
 from scmf.experiments.seeds import SeedRun, SharedInputs, run_seed
 from scmf.models.checkpoint import quiet_transformers
+from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected, expected_cells, judge_results, load_expected, write_expected
 from scmf.results.pages.parity import write_parity_table
 from scmf.results.pages.reproduction import write_report
@@ -281,7 +282,7 @@ def _mini(
         verdicts=outcome.verdicts,
         parity_cases=outcome.parity or [],
         figures_inputs=FigureInputs(
-            loss_logs={f"seed {r.seed}": r.folder / "pretraining" / "log.jsonl" for r in done},
+            loss_logs={f"seed {r.seed}": RunFolder(r.folder).log for r in done},
             embedding=done[0].embedding,
             confusion=done[0].confusion,
         ),

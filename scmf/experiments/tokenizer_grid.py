@@ -22,6 +22,7 @@ from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.files import write_json, write_text
 from scmf.experiments.seeds import SharedInputs, run_seed
+from scmf.models.run_folder import RunFolder
 from scmf.results.result import Result, write_result
 
 log = logging.getLogger(__name__)
@@ -312,10 +313,10 @@ def _add(samples: dict[Key, list[float]], result: Result) -> None:
 
 def _facts(folder: Path, results: Sequence[Result]) -> dict[str, Any]:
     """Parameters, steps and seconds of a run, from its files."""
-    log = (folder / "pretraining" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    log = RunFolder(folder).log.read_text(encoding="utf-8").splitlines()
     seconds = [result.seconds for result in results if result.benchmark == "pretraining"]
     return {
-        "parameters": json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"],
+        "parameters": RunFolder(folder).fact("parameters"),
         "steps": json.loads(log[-1])["step"],
         "seconds": seconds[0] if seconds else None,
     }

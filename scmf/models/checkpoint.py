@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForPreTraining
 from scmf.core import registry
 from scmf.core.config.renamed import RENAMED, load_tokenizer, renamed_in
 from scmf.core.errors import ModelError
+from scmf.models.run_folder import RunFolder
 
 
 def copy_frozen(source: Any, target: Any) -> None:
@@ -82,9 +83,7 @@ def load_run_model(folder: Path | str) -> tuple[Any, Any]:
 
     Only built-in classes are used; code inside the folder is never run.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
-        folder = folder / "model"
+    folder = RunFolder.weights_in(folder)
     _register_family(folder)
     model = load_weights(AutoModelForPreTraining, folder)
     return model.eval(), _load_tokenizer(folder)

@@ -44,7 +44,7 @@ def given_tokenizer(settings: TokenizerConfig) -> Any:
     strategy, shape = registry.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     if (Path(settings.vocabulary) / "tokenizer_config.json").is_file():
         saved = load_tokenizer(strategy, settings.vocabulary)
-        held = getattr(saved, "options", {})
+        held = saved.options
         found = {name: held[name] if name in held else getattr(saved, name) for name in shape if name != "vectors"}
         wanted = {name: value for name, value in shape.items() if name != "vectors"}
         if found != wanted:
@@ -139,7 +139,7 @@ def tokenize(tokenizer: Any, cells: Any, *, draw: int = 0, batch_names: Sequence
     beside = {**encoded.cells, **beside}
     if (key := cells.uns["scmf"].get("batch_key")) and key in cells.obs:
         beside[BATCH_IDS] = batch_codes(cells.obs[key].astype(str).to_numpy(), batch_names)
-    return TokenCells(encoded.offsets, encoded.columns, beside, tokenizer.fill)
+    return TokenCells(encoded.offsets, encoded.columns, beside, tokenizer.pad_values)
 
 
 def training_tokens(tokenizer: Any, cells: Any, tokens: TokenCells, rows: np.ndarray) -> TokenCells | PerEpochTokens:

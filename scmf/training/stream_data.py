@@ -61,8 +61,8 @@ class TokenEncoder:
 
     def __init__(self, tokenizer: Any, *, aligner: GeneAligner | None = None, draw: int = 0) -> None:
         self.tokenizer, self.aligner, self.draw = tokenizer, aligner, draw
-        self.fill: Mapping[str, float] = tokenizer.fill
-        self._without_genes = tokenizer.n_special_per_cell
+        self.fill: Mapping[str, float] = tokenizer.pad_values
+        self._without_genes = tokenizer.num_special_tokens_to_add()
         self._dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max else np.int32
 
     @property
@@ -288,9 +288,7 @@ def _tokenizer(
         )
     strategy = registry.resolve("tokenizers", settings.strategy)
     shape = with_vectors(tokenizer_shape(settings), list(token_ids))
-    if hasattr(strategy, "vocabulary_of"):
-        token_ids = strategy.vocabulary_of(sorted(medians), **shape)
-    return strategy.from_tables(token_ids, medians, aliases, **shape)
+    return strategy.from_tables(strategy.vocabulary_of(sorted(medians), **shape), medians, aliases, **shape)
 
 
 def panel_genes(corpus: Corpus, aligner: GeneAligner) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A name becomes a class: built in, an alias, an entry point of another distribution, a dotted path; trust comes first."""
+"""A name becomes a class: built in, an alias, an entry point or a dotted path, whose code runs only after trust."""
 
 import subprocess
 import sys
@@ -139,7 +139,7 @@ def test_the_command_line_gives_the_word(package, tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("data: {dataset: pancreas}\ntokenizer: {strategy: 'outside_tokens:Tokens'}\n")
     runner = CliRunner()
-    assert "would run" in str(runner.invoke(app, ["train", "--config", str(file)]).exception)
+    assert "would run" in str(runner.invoke(app, ["train", "--config", str(file), "--out", str(tmp_path / "run")]).exception)
     assert not (package / RAN).exists()
 
 

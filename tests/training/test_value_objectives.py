@@ -45,7 +45,7 @@ def tokenizer(**facts: Any) -> SimpleNamespace:
     given = {
         "model_input_names": ["input_ids", "attention_mask", "values"],
         "all_special_ids": [PAD, CLS],
-        "fill": {"input_ids": PAD, "values": -2.0},
+        "pad_values": {"input_ids": PAD, "values": -2.0},
         "pad_value": -2.0,
         "mask_value": -1.0,
         "special_tokens": True,
