@@ -159,12 +159,12 @@ def data_convert(
     quiet: Quiet = False,
 ) -> None:
     """Rewrite cells as shuffled, sharded zarr (AnnData's own). Repeat the command to resume an interrupted run."""
-    from scmf.core import registry as plugins
+    from scmf.core import registry
     from scmf.core.errors import ConfigError
     from scmf.data.convert.convert import convert
 
     if genes not in ("union", "intersection"):
-        hint = plugins.did_you_mean(genes, ["union", "intersection"])
+        hint = registry.did_you_mean(genes, ["union", "intersection"])
         raise ConfigError(f"--genes {genes}", wanted="union or intersection", where="--genes", fix=hint)
     report = convert(
         files,

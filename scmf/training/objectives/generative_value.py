@@ -69,8 +69,8 @@ class GenerativeValuePrediction:
         return cls(
             generated_shares=tuple(training.all_options["generated_shares"]),
             special_token_ids=special,
-            pad_token_id=tokenizer.fill["input_ids"],
-            pad_value=tokenizer.fill["values"],
+            pad_token_id=tokenizer.pad_values["input_ids"],
+            pad_value=tokenizer.pad_values["values"],
             second_pass_after=training.all_options["second_pass_after"] if begins_with_cls else None,
             match_official=match_official,
         )

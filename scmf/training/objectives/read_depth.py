@@ -117,7 +117,7 @@ class ReadDepthAware:
             **training.all_options,
             gene_V=gene_V,
             pad_token_id=tokenizer.pad_token_id,
-            pad_value=tokenizer.fill["values"],
+            pad_value=tokenizer.pad_values["values"],
             depth_token_ids=tuple(vocabulary[name] for name in DEPTH_TOKENS) if given.get("depth_tokens") else None,
             scale=float(given.get("target_sum") or 10_000) if of_counts else None,
             longest=tokenizer.max_length,
