@@ -200,10 +200,10 @@ def data_tokenize(
 ) -> None:
     """Rank-value tokens of all cells as a Hugging Face dataset that the official Geneformer reads."""
     from scmf.core.config.run import DataConfig
-    from scmf.training.stream_data import tokenise_files
+    from scmf.training.stream_data import tokenize_files
 
     data = {"files": files, "counts": counts, "gene_ids": gene_ids, "filter": {"min_genes": min_genes}}
-    written = tokenise_files(
+    written = tokenize_files(
         DataConfig.model_validate(data), out, vocabulary=vocabulary, max_length=max_length,
         special_tokens=special_tokens,
         columns=columns or (), )  # fmt: skip

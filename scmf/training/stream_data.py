@@ -33,7 +33,7 @@ from scmf.data.stores.token_store import ReadyTokens
 from scmf.data.stream.arrange import Arrangement
 from scmf.data.stream.plan import Shape
 from scmf.data.stream.reader import CellStream, in_order
-from scmf.data.tokens.cache import cached_tokens, tokenise_to
+from scmf.data.tokens.cache import cached_tokens, tokenize_to
 from scmf.data.tokens.tokens import BatchesOf
 from scmf.tokenizers.build import (
     BATCH_IDS,
@@ -314,7 +314,7 @@ def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig) -
         )
 
 
-def tokenise_files(
+def tokenize_files(
     data: DataConfig,
     out: Path,
     *,
@@ -337,8 +337,6 @@ def tokenise_files(
         As in the section ``tokenizer``.
     columns
         Columns of ``obs`` to keep.
-    note
-        Told in a few words what is going on.
 
     Returns
     -------
@@ -348,4 +346,4 @@ def tokenise_files(
     settings = TokenizerConfig(vocabulary=vocabulary, max_length=max_length, special_tokens=special_tokens)
     tokenizer = given_tokenizer(settings)
     opened = open_corpus(data)
-    return tokenise_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)
+    return tokenize_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)

@@ -69,7 +69,7 @@ def current_names(place: str, values: Any) -> Any:
                 raise ConfigError(
                     f"{key} and {new}", wanted=f"{new} alone", where=place, fix=f"remove {key}, its name of before"
                 )
-            warn_renamed(place, key, new)
+            warn_renamed(place, str(key), str(new))
         found[new] = value
     return found
 
