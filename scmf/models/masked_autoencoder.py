@@ -6,7 +6,7 @@ the genes it saw, a mask for those to be predicted, an embedded zero for the oth
 gene. Parameters and buffers carry the official names, so that official checkpoints load key for key.
 
 Lives here: the network, the cell classifier, pooling of embeddings. Lives elsewhere: the configuration
-(``configuration_masked_autoencoder.py``), masking and downsampling (``scmf/training/read_depth.py``), official weights
+(``configuration_masked_autoencoder.py``), masking and downsampling (``scmf.training.objectives``), official weights
 (``recipes/scfoundation/convert.py``). Both model files are copied into every checkpoint, which therefore loads without
 scmf; they import only torch, transformers and the standard library.
 
