@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent / "splits"
 
 def write(name: str, parts: pd.Series, *columns: pd.Series) -> None:
     """Write one split and print its checksum and what lies where."""
-    sha256 = write_split(FOLDER / f"{name}.tsv.gz", parts.to_dict())
+    sha256 = write_split(FOLDER / f"{name}.tsv.gz", parts.to_dict(), column="part")
     print(f"{name}.tsv.gz\n  sha256: {sha256}\n  {parts.value_counts().to_dict()}")
     for column in columns:
         print(pd.crosstab(column, parts).to_string())

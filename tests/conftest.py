@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: synthetic cells, a tiny recipe, the oracle folder."""
+"""Fixtures that several packages share: synthetic cells, a tiny recipe, the oracle folder."""
 
 import gzip
 import os

@@ -24,7 +24,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 from scmf.tokenizers.binned import BinnedTokenizer
 from scmf.tokenizers.binned_draws import OfficialDraws
 from scmf.training.objectives.masked_value import official_mask

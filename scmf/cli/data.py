@@ -215,7 +215,7 @@ def data_hvg(
     files: Files,
     out: Annotated[Path, typer.Option("--out", help="Text file with one gene a line, for data.gene_set.")],
     split: Annotated[
-        Path | None, typer.Option("--split", help="TSV with cell_id and part; only its training cells are looked at.")
+        Path | None, typer.Option("--split", help="TSV with cell_id and split; only its training cells are looked at.")
     ] = None,
     flavor: Annotated[
         str, typer.Option("--flavor", help="seurat, cell_ranger, seurat_v3, seurat_v3_paper, pearson_residuals.")
@@ -229,12 +229,12 @@ def data_hvg(
     """Highly variable genes by a flavour of scanpy, over cells on disk, of the training cells alone."""
     from scmf.core.files import write_text
     from scmf.data.preprocess.hvg import highly_variable_genes
-    from scmf.data.splits.read import read_parts
+    from scmf.data.splits.read import read_codes
     from scmf.data.stores.corpus import Corpus
     from scmf.data.stores.open import open_stores
 
     corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
-    keep = None if split is None else read_parts(split, corpus) == 0
+    keep = None if split is None else read_codes(split, corpus) == 0
     found = highly_variable_genes(corpus, keep=keep, flavor=flavor, n_top_genes=n_top_genes, batch_key=batch_key)  # type: ignore[arg-type]
     write_text(out, "".join(f"{gene}\n" for gene in found.selected))
     cells = corpus.n_cells if keep is None else int(keep.sum())

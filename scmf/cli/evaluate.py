@@ -66,7 +66,7 @@ def evaluate(
 
         found = evaluate_tasks(
             submission, tasks=names_of(tasks), suite=suite, obsm=obsm, name=name, corpora=tuple(trained_on or ()),
-            ledger=results,
+            results_dir=results,
         )  # fmt: skip
         _print_results(found, as_json=json_)
         return
@@ -146,16 +146,16 @@ def compare(
     from scmf.core.config.recipe import list_recipes
     from scmf.experiments.leaderboard import compare_measured
 
-    board = compare_measured(list_recipes() if what == ["all"] else what, ledger=results, out=out)
-    pages = list(board.pages)
+    leaderboard = compare_measured(list_recipes() if what == ["all"] else what, results_dir=results, out=out)
+    pages = list(leaderboard.pages)
     if history is not None:
-        from scmf.results.history import write_changes
+        from scmf.results.history import write_history
 
-        pages.append(write_changes(".", history))
+        pages.append(write_history(".", history))
     if json_:
-        print_json(board.to_json())
+        print_json(leaderboard.to_json())
         return
-    for title, heads, lines in board.terminal_tables():
+    for title, heads, lines in leaderboard.terminal_tables():
         print(title)
         print_table(tuple(heads), [tuple(line) for line in lines])
     for page in pages:

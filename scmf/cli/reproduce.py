@@ -85,7 +85,7 @@ def reproduce(
         seeds=seeds_of(seeds),
         record=record,
         runs=runs,
-        ledger=results,
+        results_dir=results,
         reports=reports,
         on_case=lambda case: log.info(f"{'ok  ' if case.passed else 'FAIL'} {case.name}: {case.compared}"),
     )

@@ -1,23 +1,84 @@
 """YAML 1.2: the reader and the writer of every YAML file of ours.
 
-Lives here: `load_yaml`, `dump_yaml`. Lives elsewhere: atomic writing (`core.files`), what the files say (config,
-data.cards, results).
+Lives here: `load_yaml`, `dump_yaml`, and the scalars of the core schema of YAML 1.2. ruamel.yaml parses and writes.
+Lives elsewhere: atomic writing (`core.files`), what the files say (config, data.cards, results).
 """
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import SafeRepresenter
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.serializer import Serializer
+
 from scmf.core.errors import ConfigError
 
 
-def load_yaml(source: Path | str, *, where: str | None = None) -> Any:
-    """Read YAML by the rules of version 1.2.
+class _CoreSchema(VersionedResolver):
+    """Plain scalars by the core schema of YAML 1.2, section 10.3.2.
 
-    PyYAML follows version 1.1, in which ``no`` is false, ``1e-4`` a string and ``012`` ten.
-    Here only ``true`` and ``false`` are booleans and ``1e-4`` is a number.
+    The resolver of ruamel.yaml adds to it dates, merge keys, ``0b11`` and ``1_000``, which are text here.
+    """
+
+    versioned_resolver: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+0123456789."),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+):
+    for _character in _first:
+        _entry = (f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"))
+        _CoreSchema.versioned_resolver.setdefault(_character, []).append(_entry)
+
+
+class _BothVersions(VersionedResolver):
+    """For writing: what YAML 1.1 takes for something else than text gets quotes, so that any reader reads the same."""
+
+    processing_version = (1, 1)
+
+
+class _Anchors(Serializer):
+    """Anchors are called same001, same002, …."""
+
+    ANCHOR_TEMPLATE = "same{:03d}"
+
+
+class _Plain(SafeRepresenter):
+    """Plain dicts, lists and scalars."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Only a dict that holds something is written once and referred to."""
+        return not (isinstance(data, dict) and data)
+
+    def text(self, data: str) -> Any:
+        """A string; quoted where it looks like a number (1e5, 0o7, a version) or has invisible characters."""
+        odd = re.fullmatch(r"[-+.0-9][-+.\w]*", data) or not data.replace("\n", "").isprintable()
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if odd else None)
+
+    def number(self, data: float) -> Any:
+        """A float; 1.0e-05, as YAML 1.1 wants it, not 1e-05."""
+        node = self.represent_float(data)
+        node.value = re.sub(r"^(-?\d+)e", r"\1.0e", node.value)
+        return node
+
+
+_Plain.add_representer(str, _Plain.text)
+_Plain.add_representer(float, _Plain.number)
+
+
+def load_yaml(source: Path | str, *, where: str | None = None) -> Any:
+    """Read YAML by the rules of version 1.2: ``no`` is text, ``1e-4`` a number, ``012`` twelve.
 
     Parameters
     ----------
@@ -25,9 +86,12 @@ def load_yaml(source: Path | str, *, where: str | None = None) -> Any:
         A path, or the text itself when it is a string.
     where
         How to call the text in an error.
-    """
-    import yaml
 
+    Raises
+    ------
+    ConfigError
+        For what is not YAML and for a duplicate key, with the line.
+    """
     if isinstance(source, Path):
         where = where or str(source)
         try:
@@ -39,57 +103,16 @@ def load_yaml(source: Path | str, *, where: str | None = None) -> Any:
             raise ConfigError(found, wanted="a YAML file", where=where, fix="check the path") from error
     else:
         text, where = source, where or "YAML text"
+    reader = YAML(typ="safe")  # the parser of ruamel.yaml.clib where it is installed
+    reader.Resolver = _CoreSchema
     try:
-        return yaml.load(text, Loader=_yaml_loader())  # noqa: S506  (a SafeLoader subclass)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of 5,000 digits, or `!!int x`
-        raise ConfigError(f"not YAML: {error}", where=where, fix="mend the syntax at that line") from error
-
-
-_LOADER: Any = None
-
-
-def _yaml_loader() -> Any:
-    global _LOADER  # built once; yaml is imported only when it is needed
-    if _LOADER is None:
-        import yaml
-
-        class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-            """SafeLoader with the scalars of YAML 1.2 and no silent duplicate keys."""
-
-            def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-                keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-                for key in keys:
-                    if keys.count(key) > 1:
-                        raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", node.start_mark)
-                return super().construct_mapping(node, deep=deep)
-
-        def integer(loader: Any, node: Any) -> int:
-            return _yaml_int(loader.construct_scalar(node))
-
-        Loader.yaml_implicit_resolvers = {}
-        for tag, pattern, first in (
-            ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-            ("null", r"~|null|Null|NULL|", "~nN\0"),
-            ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-            ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+0123456789."),
-            ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
-        ):
-            letters = ["" if c == "\0" else c for c in first]
-            Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), letters)
-        Loader.add_constructor("tag:yaml.org,2002:int", integer)
-        _LOADER = Loader
-    return _LOADER
-
-
-def _yaml_int(text: str) -> int:
-    sign = -1 if text.startswith("-") else 1
-    body = text.lstrip("+-")
-    base = {"0o": 8, "0x": 16}.get(body[:2], 10)
-    return sign * int(body[2:] if base != 10 else body, base)
-
-
-# A string that YAML 1.2 reads as a number although PyYAML, which knows 1.1, writes it bare: 1e5, 0o7, a digest.
-_NUMBER_LIKE = re.compile(r"[-+.0-9][-+.\w]*")
+        return reader.load(text)
+    except DuplicateKeyError as error:
+        key = re.match(r'found duplicate key "(.*?)" with value', error.problem, re.DOTALL)
+        found = f"duplicate key {key[1] if key else ''!r}, line {error.problem_mark.line + 1}"
+        raise ConfigError(found, wanted="each key once", where=where, fix="remove one of the two") from error
+    except (YAMLError, ValueError) as error:  # ValueError: a number of 5,000 digits, or `!!int x`
+        raise ConfigError(f"not YAML: {error}", where=where, fix="correct the syntax at that line") from error
 
 
 def dump_yaml(value: Any, *, width: int = 100) -> str:
@@ -97,21 +120,9 @@ def dump_yaml(value: Any, *, width: int = 100) -> str:
 
     A dict that occurs several times as the same object is written once, with an anchor.
     """
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        """SafeDumper with quotes for strings that YAML 1.2 takes for numbers, or that hold invisible characters."""
-
-        def ignore_aliases(self, data: Any) -> bool:
-            return not (isinstance(data, dict) and data)
-
-        def generate_anchor(self, node: Any) -> str:
-            return super().generate_anchor(node).replace("id", "same")
-
-    def text(dumper: Any, string: str) -> Any:
-        odd = _NUMBER_LIKE.fullmatch(string) or not string.replace("\n", "").isprintable()
-        style = '"' if odd else None
-        return dumper.represent_scalar("tag:yaml.org,2002:str", string, style=style)
-
-    Dumper.add_representer(str, text)
-    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=width)
+    writer = YAML(typ="safe", pure=True)
+    writer.Resolver, writer.Representer, writer.Serializer = _BothVersions, _Plain, _Anchors
+    writer.default_flow_style, writer.width, writer.sort_base_mapping_type_on_output = False, width, False
+    text = io.StringIO()
+    writer.dump(value, text)
+    return re.sub(r" +\n", "\n", text.getvalue())  # a folded line ends in a blank that means nothing

@@ -37,8 +37,8 @@ def callbacks_of(settings: EvalConfig, prepared: Prepared | Streamed) -> list[Ev
 
 def _probe_of(settings: EvalConfig, prepared: Prepared) -> list[EvaluationCallback]:
     """Probes of the run's own cells, from training to validation cells."""
-    facts = prepared.cells.uns["scmf"]
-    if "annotation" not in settings.benchmarks or not facts.get("label_key") or "part" not in prepared.cells.obs:
+    facts = prepared.facts
+    if "annotation" not in settings.benchmarks or not facts.label_key or prepared.split is None:
         return []
     truth = CellLabels.of(prepared.cells)
     rows = np.flatnonzero(np.isin(truth.parts, ("train", "valid")))

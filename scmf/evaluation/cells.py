@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
+from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.baselines import baseline_representations
 
@@ -26,12 +26,12 @@ class TaskCells:
     Parameters
     ----------
     adata
-        AnnData as `scmf.data.loading.load.load_cells` returns it.
+        As `scmf.data.loading.load.load_cells` returns them.
     known
         Labels and parts, where they are not those of ``adata``.
     """
 
-    adata: Any
+    adata: LoadedCells
     known: CellLabels | None = None
 
     @cached_property
@@ -45,9 +45,8 @@ class TaskCells:
         import torch
 
         log.info("baselines: highly variable genes, principal components")
-        parts = self.adata.obs["part"].to_numpy() if "part" in self.adata.obs else np.repeat("train", self.adata.n_obs)
         threads = torch.get_num_threads()
-        vectors = baseline_representations(self.adata, np.flatnonzero(parts == "train"))
+        vectors = baseline_representations(self.adata, self.adata.rows("train"))
         torch.set_num_threads(threads)  # thread pools are limited and let go on the way, torch's with them
         return vectors
 

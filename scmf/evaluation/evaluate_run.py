@@ -19,11 +19,11 @@ from scmf.core.files import atomic_path
 from scmf.data.loading.load import load_cells, read_file
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.run import scores_of_recipe
-from scmf.evaluation.score import Score
 from scmf.evaluation.submissions.baselines import BaselinesSubmission
 from scmf.evaluation.submissions.model import ModelSubmission
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import embed_tokens
+from scmf.results.score import Score
 from scmf.tokenizers.build import tokenize
 from scmf.training.data import Prepared
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 from scmf.core.config.run import EvalConfig
+from scmf.core.config.section import Section
 from scmf.evaluation.cells import TaskCells
-from scmf.evaluation.score import Score
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
+from scmf.results.score import Score
 
 
 class Benchmark(Protocol):
@@ -29,6 +30,8 @@ class Benchmark(Protocol):
         Keys of `scmf.evaluation.tasks.Task` that a task of this benchmark may carry beside those of every task.
     required_options
         Key that every task must carry, to what is said where it is lacking.
+    Options
+        Section that checks ``options`` of a task, which only this benchmark knows.
     log_expression
         Cells may come as log-normalized expression without counts.
     """
@@ -37,6 +40,7 @@ class Benchmark(Protocol):
     asks_for: ClassVar[str]
     task_options: ClassVar[tuple[str, ...]] = ()
     required_options: ClassVar[Mapping[str, str]] = {}
+    Options: ClassVar[type[Section]] = Section
     log_expression: ClassVar[bool] = False
 
     @classmethod

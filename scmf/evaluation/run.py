@@ -7,30 +7,28 @@ submissions, the benchmarks, what is scored during training (callbacks), the pag
 from __future__ import annotations
 
 import logging
-import resource
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from scmf.core import provenance
 from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
 from scmf.core.workspace import default_folder
+from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.protocol import Benchmark
-from scmf.evaluation.score import Score
 from scmf.evaluation.submissions.baselines import BASELINES
 from scmf.evaluation.submissions.find import find_submission
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task, data_of, load_suite, tasks_of
-from scmf.results.result import Absence, Result, ResultInterval, write_result
+from scmf.results.ledger import write_result
+from scmf.results.record import Measurement
+from scmf.results.result import Result
+from scmf.results.score import Score
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,7 @@ def evaluate_tasks(
     obsm: str | None = None,
     name: str | None = None,
     corpora: tuple[str, ...] = (),
-    ledger: Path | None = None,
+    results_dir: Path | None = None,
 ) -> list[Result]:
     """Score a submission on tasks and file the results.
 
@@ -55,7 +53,7 @@ def evaluate_tasks(
         Names of tasks, of benchmarks, or ``all``.
     suite
         A suite of your own.
-    ledger
+    results_dir
         Folder for result files; ``results`` in the folder of a run, else ``runs/evaluate/results``.
 
     Returns
@@ -68,7 +66,7 @@ def evaluate_tasks(
         raise ConfigError("no task", wanted="at least one", where="--tasks", fix="`scmf tasks` lists them")
     who = find_submission(submission, tasks=chosen.values(), obsm=obsm, name=name, corpora=corpora)
     folder = Path(submission)
-    root = ledger or (folder / "results" if folder.is_dir() else default_folder("evaluate", "results"))
+    root = results_dir or (folder / "results" if folder.is_dir() else default_folder("evaluate", "results"))
     results = []
     for title, task in chosen.items():
         log.info(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")
@@ -89,10 +87,11 @@ def run_task(
     count = 0
     for score in scores(task, submission, cells):
         count += 1
-        yield _result(name, task, submission, score, cells.adata)
+        yield _measurement(name, task, submission, cells.adata).result(score)
     if not count:
         reason = f"it gives no {plugins.resolve('benchmarks', task.benchmark).asks_for}"
-        yield _absent(name, task, submission, cells.adata, reason, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        yield _measurement(name, task, submission, cells.adata).absent(task.benchmark, reason, seconds=seconds)
 
 
 def cells_of(task: Task) -> TaskCells:
@@ -128,53 +127,20 @@ def scores_of_recipe(recipe: Recipe, submissions: Sequence[Submission], cells: T
 # --- from scores to results -----------------------------------------------------------------------
 
 
-def _result(name: str, task: Task, submission: Submission, score: Score, cells: Any) -> Result:
-    return Result(
-        **_facts(name, task, submission, cells),
-        protocol=score.protocol,
-        method=score.method,
-        seed=submission.origin.seed,
-        metrics=score.metrics,
-        definitions=score.definitions,
-        higher_is_better=score.higher_is_better,
-        n_cells=score.n_cells,
-        n_train=score.n_train,
-        seconds=round(score.seconds, 2),
-        intervals={metric: ResultInterval(**asdict(interval)) for metric, interval in score.intervals.items()},
-        details=score.details,
-    )
-
-
-def _absent(name: str, task: Task, submission: Submission, cells: Any, reason: str, seconds: float) -> Result:
-    return Result(
-        **_facts(name, task, submission, cells),
-        protocol="any",
-        method="any",
-        seed=submission.origin.seed,
-        metrics={},
-        definitions={},
-        higher_is_better={},
-        seconds=round(seconds, 2),
-        absence=Absence(kind="not_applicable", reason=reason),
-    )
-
-
-def _facts(name: str, task: Task, submission: Submission, cells: Any) -> dict[str, Any]:
+def _measurement(name: str, task: Task, submission: Submission, cells: LoadedCells) -> Measurement:
     """What every result of a task says beside its numbers."""
-    origin, held = submission.origin, cells.uns["scmf"]
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    data = {key: held[key] for key in ("dataset", "sha256", "split", "split_sha256")}
-    return {
-        "recipe": origin.recipe,
-        "variant": origin.variant,
-        "tier": origin.tier,
-        "benchmark": task.benchmark,
-        "dataset": Path(task.dataset).stem,
-        "split": Path(task.split).stem,
-        "recipe_digest": sha256_json([origin.digest, task.facts()]) if origin.recipe == BASELINES else origin.digest,
-        "provenance": provenance.collect(data=data, seed=origin.seed, task=name),
-        "command": shlex.join(["scmf", "evaluate", *origin.words, "--tasks", name]),
-        "peak_memory_mb": round(rss, 1),
-        "parameters": origin.parameters,
-        "corpora": origin.corpora,
-    }
+    origin = submission.origin
+    return Measurement(
+        recipe=origin.recipe,
+        variant=origin.variant,
+        tier=origin.tier,
+        dataset=Path(task.dataset).stem,
+        split=Path(task.split).stem,
+        recipe_digest=sha256_json([origin.digest, task.facts()]) if origin.recipe == BASELINES else origin.digest,
+        command=shlex.join(["scmf", "evaluate", *origin.words, "--tasks", name]),
+        data=cells.facts.provenance,
+        seed=origin.seed,
+        parameters=origin.parameters,
+        corpora=origin.corpora,
+        more={"task": name},
+    )

@@ -1,10 +1,11 @@
-"""Score: what a benchmark returns. No provenance, no verdict: those come later (scmf.results.result)."""
+"""What benchmarks of cells share: labels, batches and parts of cells, and checks of a representation.
+
+Lives elsewhere: what a benchmark returns (scmf.results.score).
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -12,82 +13,6 @@ from scmf.core.errors import EvaluationError, MissingExtraError
 
 HVG_GENES = 2000
 """Highly variable genes of the HVG and PCA baselines."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Where a number would lie if other cells (donors, perturbations) had been drawn.
-
-    Parameters
-    ----------
-    low, high
-        Ends, in the unit of the metric.
-    level
-        Share of draws inside, for example 0.95.
-    unit
-        What was drawn anew: ``cells``, ``donors``, ``perturbations``, ``edges``, ``subsamples``.
-    n_units
-        How many of them there are.
-    draws
-        Draws made.
-    """
-
-    low: float
-    high: float
-    level: float
-    unit: str
-    n_units: int
-    draws: int
-
-
-@dataclass(frozen=True)
-class Score:
-    """Metrics of one method under one protocol.
-
-    Parameters
-    ----------
-    benchmark, protocol, method
-        For example ``annotation``, ``linear_probe``, ``pretrained``.
-    metrics
-        Metric to value.
-    definitions
-        Metric to one line that names the package and its version.
-    n_cells
-        Cells that were scored.
-    n_train
-        Cells that a probe was fitted on; None where nothing is fitted.
-    seconds
-        Wall time.
-    details
-        What plots need beside the numbers, as plain JSON values, for example a confusion matrix. Not judged.
-    intervals
-        Metric to its interval, where one was drawn.
-    lower_is_better
-        Metrics that are better when lower, beside those whose name ends in ``loss``.
-    """
-
-    benchmark: str
-    protocol: str
-    method: str
-    metrics: dict[str, float]
-    definitions: dict[str, str]
-    n_cells: int
-    n_train: int | None
-    seconds: float
-    details: dict[str, Any] = field(default_factory=dict)
-    intervals: dict[str, Interval] = field(default_factory=dict)
-    lower_is_better: tuple[str, ...] = ()
-
-    @property
-    def higher_is_better(self) -> dict[str, bool]:
-        """Direction of each metric: losses and those in ``lower_is_better`` fall, all else rises."""
-        return {name: not name.endswith("loss") and name not in self.lower_is_better for name in self.metrics}
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the details, as a JSON object."""
-        value = {key: getattr(self, key) for key in ("benchmark", "protocol", "method", "metrics", "definitions")}
-        value["intervals"] = {name: asdict(interval) for name, interval in self.intervals.items()}
-        return {**value, "n_cells": self.n_cells, "n_train": self.n_train, "seconds": round(self.seconds, 2)}
 
 
 def package(name: str, extra: str = "eval") -> str:

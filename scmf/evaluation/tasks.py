@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import DataConfig
-from scmf.core.config.section import Section, known
+from scmf.core.config.section import Section, check_options, known
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError
 from scmf.core.paths import shipped
@@ -26,10 +26,10 @@ ALL = "all"
 """Name that stands for every task."""
 
 
-COMMON = ("benchmark", "dataset", "split", "description", "protocols", "batch_key", "label_key", "gene_set")
+COMMON = ("benchmark", "dataset", "split", "description", "protocols", "batch_key", "label_key", "gene_set", "options")
 """Keys of every task; the others are options that a benchmark must know (its ``task_options``)."""
 
-LATER = ("knn_neighbors",)
+LATER = ("knn_neighbors", "options")
 """Keys that came after the first results were filed."""
 
 
@@ -63,6 +63,8 @@ class Task(Section):
     top_genes: int | None = Field(None, ge=10)
     """``gene_network``: most variable genes that take part, beside the regulators; ``perturbation``: the most variable
     genes of training cells, where a screen has too many to test each of them."""
+    options: dict[str, Any] = {}
+    """What only this benchmark knows, checked by its ``Options``; for benchmarks from outside."""
     gene_set: str | None = None
     """Gene vocabulary that gene symbols are taken to before a model with Ensembl ids reads the cells."""
 
@@ -82,6 +84,7 @@ class Task(Section):
                 every = plugins.names("benchmarks")
                 owners = [name for name in every if key in plugins.resolve("benchmarks", name).task_options]
                 raise ValueError(f"`{key}` belongs to {' and '.join(owners)}, not to {self.benchmark}")
+        check_options(self.options, {self.benchmark: benchmark.Options}, choice=self.benchmark)
         for key, said in benchmark.required_options.items():
             if not getattr(self, key):
                 raise ValueError(f"`{key}` {said}")

@@ -22,14 +22,14 @@ class Folders:
     ----------
     runs
         Checkpoints and logs.
-    ledger
+    results_dir
         Result files.
     reports
         Report pages.
     """
 
     runs: Path
-    ledger: Path
+    results_dir: Path
     reports: Path
 
     @classmethod
@@ -39,7 +39,7 @@ class Folders:
         *,
         record: bool = False,
         runs: Path | None = None,
-        ledger: Path | None = None,
+        results_dir: Path | None = None,
         reports: Path | None = None,
     ) -> Folders:
         """The folders that were named; for the others ``runs/reproduce/<recipe>``, or the committed ones.
@@ -50,7 +50,7 @@ class Folders:
             The recipe that is reproduced.
         record
             Expected values are recorded: results and pages of a recipe of the checkout go to its committed folders.
-        runs, ledger, reports
+        runs, results_dir, reports
             Folders that were named by the caller.
 
         Raises
@@ -68,5 +68,5 @@ class Folders:
                     where=recipe.folder,
                     fix=f"copy the folder and record there: scmf reproduce ./{recipe.name} --record",
                 )
-            ledger, reports = ledger or committed_results(), reports or root / "reports"
-        return cls(runs or own / "runs", ledger or own / "results", reports or own / "reports")
+            results_dir, reports = results_dir or committed_results(), reports or root / "reports"
+        return cls(runs or own / "runs", results_dir or own / "results", reports or own / "reports")

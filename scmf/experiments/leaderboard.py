@@ -17,15 +17,17 @@ from scmf.core.errors import ConfigError
 from scmf.core.workspace import committed_results, default_folder
 from scmf.data.cards.card import list_cards
 from scmf.results.expected import Expected, judge_results, load_expected
+from scmf.results.judge import Verdict
+from scmf.results.ledger import read_results
 from scmf.results.pages.leaderboard import MARKS, Leaderboard, build_leaderboard, write_leaderboard
 from scmf.results.pages.table import number
-from scmf.results.result import CellKey, Result, Verdict, read_results
+from scmf.results.result import CellKey, Result
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Board:
+class WrittenLeaderboard:
     """A leaderboard and the files it was written to."""
 
     leaderboard: Leaderboard
@@ -55,18 +57,18 @@ class Board:
 def compare_measured(
     what: Sequence[str],
     *,
-    ledger: Path | None = None,
+    results_dir: Path | None = None,
     out: Path | None = None,
-) -> Board:
+) -> WrittenLeaderboard:
     """The leaderboard of recipes or runs.
 
     Parameters
     ----------
     what
         Names or folders of recipes, folders that hold ``results/``: runs that `scmf evaluate RUN --tasks …` has
-        scored, reproductions (``runs/reproduce/<recipe>``). With every shipped recipe all results of ``ledger`` take
-        part: baselines and whatever else is filed there.
-    ledger
+        scored, reproductions (``runs/reproduce/<recipe>``). With every shipped recipe all results of ``results_dir``
+        take part: baselines and whatever else is filed there.
+    results_dir
         Folder of result files of the recipes; those that come with the package when None.
     out
         Folder for the pages; ``runs/compare`` when None.
@@ -76,7 +78,7 @@ def compare_measured(
     ConfigError
         A name means nothing, a run has no results, or there is no result at all.
     """
-    ledger = ledger or committed_results()
+    results_dir = results_dir or committed_results()
     recipes: dict[str, Recipe] = {}
     results: list[Result] = []
     runs = 0
@@ -93,20 +95,20 @@ def compare_measured(
         recipes[recipe.name] = recipe
     whole = set(list_recipes()) <= set(recipes)
     if whole:
-        results += read_results(ledger)
+        results += read_results(results_dir)
     else:
         for name in (*recipes, *(("baselines",) if recipes or runs else ())):
-            results += read_results(ledger, name)
+            results += read_results(results_dir, name)
     results = list({(result.path, result.recipe_digest): result for result in reversed(results)}.values())
     if not any(result.recipe != "baselines" for result in results):
         raise ConfigError(
-            f"no result of {', '.join(what)} in {ledger}", wanted="result files", where="scmf compare",
+            f"no result of {', '.join(what)} in {results_dir}", wanted="result files", where="scmf compare",
             fix="`scmf reproduce RECIPE` measures a recipe, `scmf evaluate RUN --tasks all` a run",
         )  # fmt: skip
     log.info(f"{len(results)} results of {len({result.recipe for result in results})} recipes")
     expected, verdicts = _verdicts(recipes, results)
-    board = build_leaderboard(results, leaks=known_leaks(), expected=expected, verdicts=verdicts)
-    return Board(board, write_leaderboard(out or default_folder("compare"), board), whole)
+    leaderboard = build_leaderboard(results, leaks=known_leaks(), expected=expected, verdicts=verdicts)
+    return WrittenLeaderboard(leaderboard, write_leaderboard(out or default_folder("compare"), leaderboard), whole)
 
 
 def known_leaks() -> dict[str, dict[str, tuple[str, str]]]:

@@ -9,14 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-import resource
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,14 +22,17 @@ from scmf.core import registry as plugins
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import EvaluationError
 from scmf.core.paths import shipped
+from scmf.data.loading.facts import DataFacts
 from scmf.evaluation.callbacks import callbacks_of
 from scmf.evaluation.cells import TaskCells
+from scmf.evaluation.pretraining_metrics import METRICS
 from scmf.evaluation.run import scores_of_recipe
-from scmf.evaluation.score import Score
 from scmf.evaluation.submissions.baselines import BaselinesSubmission
 from scmf.evaluation.submissions.model import ModelSubmission
 from scmf.results.pages.reproduction_plots import ConfusionInput, EmbeddingInput
+from scmf.results.record import Measurement
 from scmf.results.result import Result
+from scmf.results.score import Score
 from scmf.training.data import Prepared, prepare
 from scmf.training.loop import TrainingReport
 from scmf.training.pretrain import pretrain
@@ -103,7 +103,7 @@ def run_seed(
         *scores_of_recipe(seeded, scored, shared.cells),
     ]
     log.info(f"seed {seed} done in {time.perf_counter() - started:.0f} s")
-    facts, truth = prepared.cells.uns["scmf"], shared.cells.labels
+    facts, truth = prepared.facts, shared.cells.labels
     batches = truth.parts if truth.batches is None else truth.batches
     return SeedRun(
         seed,
@@ -140,9 +140,9 @@ def _pretraining_score(recipe: Recipe, prepared: Prepared, report: TrainingRepor
         protocol=training.pretraining_task,
         method="pretrained",
         metrics={"valid_loss": losses[-1]},
-        definitions={"valid_loss": objective.definition},
-        n_cells=len(prepared.part("valid")),
-        n_train=len(prepared.part("train")),
+        **METRICS.facts(("valid_loss",), objective=objective.definition),
+        n_cells=len(prepared.rows("valid")),
+        n_train=len(prepared.rows("train")),
         seconds=report.seconds,
     )
 
@@ -160,31 +160,20 @@ def _name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(text).name if "/" in text else text).strip("-") or "cells"
 
 
-def _result(recipe: Recipe, score: Score, facts: dict[str, Any]) -> Result:
-    seed = None if score.method in DETERMINISTIC else recipe.config.training.seed
-    data = {key: facts[key] for key in ("dataset", "sha256", "split", "split_sha256")}
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    return Result(
+def _result(recipe: Recipe, score: Score, facts: DataFacts) -> Result:
+    measurement = Measurement(
         recipe=recipe.name,
         variant=recipe.variant,
         tier="mini",
-        benchmark=score.benchmark,
-        dataset=_name(facts["dataset"]),
-        split=_name(str(facts["split"])),
-        protocol=score.protocol,
-        method=score.method,
-        seed=seed,
-        metrics=score.metrics,
-        definitions=score.definitions,
-        higher_is_better=score.higher_is_better,
-        n_cells=score.n_cells,
-        n_train=score.n_train,
+        dataset=_name(facts.dataset),
+        split=_name(str(facts.split)),
         recipe_digest=recipe.digest,
-        provenance=provenance.collect(data=data, seed=seed, overrides=list(recipe.overrides)),
         command=_command(recipe),
-        seconds=round(score.seconds, 2),
-        peak_memory_mb=round(rss, 1),
+        data=facts.provenance,
+        seed=None if score.method in DETERMINISTIC else recipe.config.training.seed,
+        more={"overrides": list(recipe.overrides)},
     )
+    return measurement.result(score, detailed=False)
 
 
 def _confusion(scores: Sequence[Score]) -> ConfusionInput | None:

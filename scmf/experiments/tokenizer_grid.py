@@ -22,7 +22,9 @@ from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.files import write_json, write_text
 from scmf.experiments.seeds import SharedInputs, run_seed
-from scmf.results.result import Result, write_result
+from scmf.results.ledger import write_result
+from scmf.results.result import Result
+from scmf.results.significance import BEST, EQUAL, WORSE, Estimate, differ
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +43,6 @@ OWN = "own"
 """Objective that leaves each strategy the one it was published with."""
 
 OWN_OBJECTIVE = {"rank_value": "masked_gene_prediction"}
-
-ALPHA = 0.05
-"""Level of Welch's t-test between a strategy and the best one."""
 
 SHOWN = (
     ("annotation", "linear_probe", "accuracy"),
@@ -109,20 +108,17 @@ class Sweep:
     def verdicts(self, key: Key) -> dict[str, str]:
         """For each pretrained strategy: ``best``, ``worse`` or ``not distinguishable`` from the best; "" for one seed.
 
-        Welch's t-test, two-sided, at .05 (scipy.stats.ttest_ind), between the samples of the seeds.
+        Told apart by `scmf.results.significance.differ`: Welch's t-test between the seeds, two-sided, at .05.
         """
-        from scipy.stats import ttest_ind
-
         rows = [row for row in self.rows if row.method == "pretrained" and len(row.samples.get(key, [])) > 1]
         if len(rows) < 2:
             return {}
         best = max(rows, key=lambda row: statistics.mean(row.samples[key]))
-        found = {best.name: "best"}
+        found = {best.name: BEST}
         for row in rows:
             if row is not best:
-                same = row.samples[key] == best.samples[key]
-                p = 1.0 if same else float(ttest_ind(row.samples[key], best.samples[key], equal_var=False).pvalue)
-                found[row.name] = "worse" if p < ALPHA else "not distinguishable"
+                apart = differ(Estimate(tuple(row.samples[key])), Estimate(tuple(best.samples[key])))
+                found[row.name] = WORSE if apart else EQUAL
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -161,7 +157,7 @@ class Sweep:
         heads = ["tokenizer, method", *(f"{key[1].replace('_', ' ')}, {key[2]}" for key in keys)]
         heads += ["parameters", "seconds"]
         marks = {key: self.verdicts(key) for key in keys}
-        sign = {"best": " *", "not distinguishable": " =", "worse": ""}
+        sign = {BEST: " *", EQUAL: " =", WORSE: ""}
         lines = []
         for row in self.rows:
             cells = [_written(row.samples.get(key, [])) + sign.get(marks[key].get(row.name, ""), "") for key in keys]

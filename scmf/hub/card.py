@@ -22,8 +22,9 @@ from scmf.hub.results import Model
 from scmf.hub.scrub import public, public_command
 from scmf.models.origin import Checkpoint, Link, spdx
 from scmf.results.expected import Expected
+from scmf.results.judge import Verdict
 from scmf.results.pages import table
-from scmf.results.result import Result, Verdict
+from scmf.results.result import Result
 
 _TEMPLATES = Path(__file__).parents[1] / "results" / "pages" / "templates"
 _SHOWN = Verdict("not_applicable", "shown, not judged")

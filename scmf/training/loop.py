@@ -24,7 +24,14 @@ import torch
 from scmf.core import progress
 from scmf.core.config.run import TrainingConfig
 from scmf.core.errors import TrainingError
-from scmf.data.tokens.tokens import Batches, BatchesOf, BatchOrder, MemoryBatches, PerEpochTokens, TokenCells
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import (
+    Batches,
+    BatchesOf,
+    BatchOrder,
+    MemoryBatches,
+    PerEpochTokens,
+)
 from scmf.training import checkpoints
 from scmf.training.distributed import make_accelerator, sum_over_ranks
 from scmf.training.log import RunLog, end_trackers, start_trackers
@@ -60,13 +67,13 @@ class TrainingReport:
 
 def train(
     model: Any,
-    cells: TokenCells | PerEpochTokens | BatchesOf,
+    cells: Ragged | PerEpochTokens | BatchesOf,
     *,
     objective: Objective,
     settings: TrainingConfig,
     out: Path,
     digest: str,
-    valid: TokenCells | None = None,
+    valid: Ragged | None = None,
     callbacks: Sequence[EvaluationCallback] = (),
     evaluate_every: int = 1,
 ) -> TrainingReport:
@@ -77,7 +84,7 @@ def train(
     model
         A model whose ``forward(**batch)`` returns ``.loss``, a mean over the objective's predictions.
     cells
-        Tokens of the training cells in memory, fixed or drawn anew in every epoch; or a function that gives a process
+        Tokens of the training cells in memory, fixed or drawn again in every epoch; or a function that gives a process
         its share of a stream.
     objective
         What is predicted.
@@ -156,10 +163,10 @@ def train(
     return TrainingReport(step, resumed_from, time.perf_counter() - started, log.path, source.wait_share())
 
 
-def _batches(cells: TokenCells | PerEpochTokens | BatchesOf, settings: TrainingConfig, accelerator: Any) -> Batches:
+def _batches(cells: Ragged | PerEpochTokens | BatchesOf, settings: TrainingConfig, accelerator: Any) -> Batches:
     """Batches of ``cells`` for the current process."""
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    if not isinstance(cells, TokenCells | PerEpochTokens):
+    if not isinstance(cells, Ragged | PerEpochTokens):
         return cells(rank, world_size)
     lengths = (cells.draw(0) if isinstance(cells, PerEpochTokens) else cells).lengths
     order = BatchOrder(lengths, settings.batch_size, settings.group_by_length, settings.seed, world_size, rank)

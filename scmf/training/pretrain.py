@@ -49,7 +49,7 @@ def pretrain(
         "recipe_digest": recipe.digest,
         "config": config.model_dump(mode="json"),
         "parameters": sum(value.numel() for value in model.parameters()),
-        "provenance": provenance.collect(data=prepared.facts),
+        "provenance": provenance.collect(data=prepared.provenance),
     }
     if is_main():
         write_json(out / "run.json", facts)

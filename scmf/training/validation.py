@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
-from scmf.data.tokens.tokens import TokenCells, in_order
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import in_order, padded_tensors
 from scmf.training.distributed import on_main
 from scmf.training.objectives.protocol import Objective
 
@@ -46,7 +47,7 @@ class Validation:
     accelerator: Any
     model: Any
     objective: Objective
-    cells: TokenCells | None
+    cells: Ragged | None
     callbacks: Sequence[EvaluationCallback]
     batch_size: int
 
@@ -65,11 +66,11 @@ class Validation:
         return values
 
     @torch.no_grad()
-    def _loss(self, model: Any, cells: TokenCells) -> float:
+    def _loss(self, model: Any, cells: Ragged) -> float:
         summed, count = 0.0, 0
         generator = torch.Generator().manual_seed(0)
         for rows in in_order(cells, batch_size=self.batch_size):
-            batch = self.objective.prepare(cells.pad(rows), generator)
+            batch = self.objective.prepare(padded_tensors(cells, rows), generator)
             weight = self.objective.predictions(batch)
             with self.accelerator.autocast():
                 output = model(**{name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})

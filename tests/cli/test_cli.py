@@ -322,7 +322,7 @@ def test_reproduce_prints_both_tiers_and_says_no(toy_env, tmp_path, monkeypatch,
     for name in ("recipe.yaml", "expected.yaml"):
         (tmp_path / name).write_text((toy_env / name).read_text())
     (tmp_path / "parity_toy.py").write_text(
-        "from scmf.results.result import ParityCase\n"
+        "from scmf.results.parity import ParityCase\n"
         "def cases(folder, data_dir=None):\n"
         "    yield ParityCase('tok/a', '3 cells', True, 0.0, 0.0)\n"
         "    yield ParityCase('tok/b', '3 cells', False, float('nan'), 0.0, 'cell 2 differs')\n"

@@ -1,13 +1,14 @@
-"""YAML 1.2: scalars, keys, and the errors of what is not YAML."""
+"""YAML 1.2: scalars, keys, what is written, and the errors of what is not YAML."""
 
 import math
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scmf.core.errors import ConfigError
-from scmf.core.yaml import load_yaml
+from scmf.core.yaml import dump_yaml, load_yaml
 
 
 @pytest.mark.parametrize(
@@ -38,10 +39,56 @@ def test_nan_is_a_number(text):
     assert math.isnan(load_yaml(text))
 
 
-@pytest.mark.parametrize("text", ["a: 1\na: 2", "{a: 1, b: {c: 1, c: 2}}", "- x: 1\n  x: 1", "1: a\n0x1: b"])
-def test_a_key_that_stands_twice_is_refused(text):
-    with pytest.raises(ConfigError, match="stands twice"):
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("a: 1\na: 2", "a", 2), ("b:\n  c: 1\n\n  c: 2", "c", 4), ("{a: 1, b: {c: 1, c: 2}}", "c", 1),
+        ("- x: 1\n  x: 1", "x", 2), ("1: a\n0x1: b", "1", 2),
+    ],
+)  # fmt: skip
+def test_a_duplicate_key_is_refused_with_its_line(text, key, line):
+    with pytest.raises(ConfigError, match=rf"duplicate key '{key}', line {line}\b") as caught:
         load_yaml(text, where="my.yaml")
+    assert caught.value.where == "my.yaml"
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(("text", "line"), [("a: 1\nb: [1\nc: 2", 3), ("a: 1\nb: c: d", 2), ("a: 1\n\t- b", 2)])
+def test_what_is_not_yaml_names_the_line(text, line):
+    with pytest.raises(ConfigError, match=rf"(?s)not YAML: .*line {line}\b"):
+        load_yaml(text)
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+SCALARS = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False) | st.text(max_size=30)
+
+
+@given(st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=8), v, max_size=3)))
+def test_what_is_written_reads_back_equal(value):
+    assert load_yaml(dump_yaml(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "1e5", "1e-05", "012", "0o7", "12:30", "2024-08-16", "1_000", "=", "~", "true", "1.2.3"]
+)
+def test_readers_of_yaml_1_1_read_the_same(text):
+    written = dump_yaml({"text": text, "rate": 1e-5})
+    assert yaml.safe_load(written) == load_yaml(written) == {"text": text, "rate": 1e-5}
+
+
+def test_long_lines_are_folded_without_blanks_at_their_ends():
+    value = {"note": "word " * 60 + "end", "quoted": "it's: " + "word " * 60 + "end"}
+    written = dump_yaml(value)
+    assert load_yaml(written) == value
+    assert all(line == line.rstrip() and len(line) <= 105 for line in written.splitlines())
+
+
+def test_a_dict_used_twice_is_written_once():
+    shared = {"digest": "abc"}
+    written = dump_yaml([{"with": shared}, {"with": shared}])
+    assert written.count("digest") == 1
+    assert load_yaml(written) == [{"with": shared}, {"with": shared}]
 
 
 @pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\t- a", "'open", "!!python/object:os.system {}", "!!int x"])

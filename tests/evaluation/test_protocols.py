@@ -4,16 +4,21 @@ import inspect
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from scmf.core import registry
 from scmf.core.config.recipe import load_recipe
+from scmf.core.config.section import Section
+from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.protocol import Benchmark
+from scmf.evaluation.run import scores
+from scmf.evaluation.score import Score
 from scmf.evaluation.submissions.baselines import BaselinesSubmission
 from scmf.evaluation.submissions.edges import EdgesSubmission
 from scmf.evaluation.submissions.model import ModelSubmission
 from scmf.evaluation.submissions.predictions import PredictionsSubmission
-from scmf.evaluation.submissions.protocol import Submission
+from scmf.evaluation.submissions.protocol import EmptySubmission, Origin, Submission
 from scmf.evaluation.submissions.vectors import VectorsSubmission
 from scmf.evaluation.tasks import COMMON, Task, tasks_of
 
@@ -58,6 +63,41 @@ def test_a_recipe_makes_tasks_of_its_own_cells():
     assert (tasks["annotation"].dataset, tasks["annotation"].split) == ("pancreas", "donor")
     assert tasks["annotation"].knn_neighbors == 7 and tasks["annotation"].finetune
     assert tasks["integration"].protocols == ("scib",)
+
+
+class Counted(Benchmark):
+    """A benchmark from outside: one class."""
+
+    class Options(Section):
+        """Its own options."""
+
+        least: int = 1
+
+    name = "counted"
+    asks_for = "vectors of cells"
+
+    @classmethod
+    def score(cls, task, submission, cells):
+        least = cls.Options(**task.options).least
+        for method, x_ND in submission.vectors(task, cells).items():
+            n_cells = len(x_ND)
+            yield Score(cls.name, "all", method, {"share": n_cells / least}, {"share": "cells"}, n_cells, None, 0.0)
+
+
+def test_a_new_benchmark_is_one_class(monkeypatch):
+    monkeypatch.setitem(registry.BUILT_IN["benchmarks"], "counted", f"{__name__}:Counted")
+    task = Task.model_validate({**TASK, "benchmark": "counted", "options": {"least": 4}})
+    with pytest.raises(ValueError, match="did you mean 'least'"):
+        Task.model_validate({**TASK, "benchmark": "counted", "options": {"leest": 4}})
+    with pytest.raises(ValueError, match="annotation has no options"):
+        Task.model_validate({**TASK, "options": {"least": 4}})
+
+    class Given(EmptySubmission):
+        def vectors(self, task, cells):
+            return {"mine": np.zeros((8, 2))}
+
+    one = Given(Origin("mine", "v1", "published", "0", ()))
+    assert [score.metrics for score in scores(task, one, TaskCells(None))] == [{"share": 2.0}]
 
 
 def test_options_that_came_later_leave_old_digests_as_they_are():

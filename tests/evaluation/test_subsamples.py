@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from scmf.core.errors import EvaluationError
 from scmf.data.loading.labels import CellLabels
-from scmf.evaluation.score import Score
 from scmf.evaluation.subsamples import bounded, strata_sizes, subsamples
+from scmf.results.score import Score
 
 N = 400
 LABELS = np.repeat(["often", "seldom", "rare"], [300, 96, 4])

@@ -13,8 +13,9 @@ from scmf.experiments import seeds
 from scmf.experiments.reproduce import reproduce
 from scmf.experiments.seeds import SeedRun
 from scmf.results.expected import load_expected
+from scmf.results.ledger import read_results
 from scmf.results.pages.reproduction import write_report
-from scmf.results.result import ParityCase, read_results
+from scmf.results.parity import ParityCase
 
 EMBEDDED = ("mini",)
 
@@ -28,7 +29,7 @@ def quick_pages():
 
 
 def folders(root):
-    return {"runs": root / "runs", "ledger": root / "ledger", "reports": root / "reports"}
+    return {"runs": root / "runs", "results_dir": root / "ledger", "reports": root / "reports"}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_changed_expected_median_of_samples_is_off(recorded, toy_env, tmp_path
     text = (copy / "expected.yaml").read_text()
     assert "metric: accuracy" in text
     expected = load_expected(copy / "expected.yaml")
-    majority = next(cell for cell in expected.embedded if cell.method == "majority" and cell.metric == "accuracy")
+    majority = next(cell for cell in expected.mini if cell.method == "majority" and cell.metric == "accuracy")
     (copy / "expected.yaml").write_text(text.replace(repr(majority.samples[None]), repr(majority.samples[None] + 0.02)))
     outcome = reproduce(str(copy), tiers=EMBEDDED, **folders(tmp_path))
     kinds = {
@@ -201,7 +202,7 @@ def parity_recipe(root, body):
         "data: {dataset: pancreas}\nvariants: {tiny: {description: d, tier: mini}}\n"
     )
     (root / "parity_toy.py").write_text(
-        "from scmf.results.result import ParityCase\ndef cases(folder, data_dir=None):\n" + body
+        "from scmf.results.parity import ParityCase\ndef cases(folder, data_dir=None):\n" + body
     )
     return str(root)
 

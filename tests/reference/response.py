@@ -127,7 +127,7 @@ def definitions() -> dict[str, str]:
     }
 
 
-FALLING = ("rmse",)
+LOWER_IS_BETTER = ("rmse",)
 """Metrics that are better when lower."""
 
 

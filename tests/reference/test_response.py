@@ -8,7 +8,7 @@ from scipy.stats import mannwhitneyu, rankdata
 from sklearn.metrics import root_mean_squared_error
 
 from scmf.core.errors import EvaluationError
-from tests.reference.response import FALLING, binary, continuous, definitions, over_folds
+from tests.reference.response import LOWER_IS_BETTER, binary, continuous, definitions, over_folds
 
 # Whole numbers have many ties, which is where definitions differ.
 vectors = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=4, max_size=40)
@@ -98,4 +98,4 @@ def test_what_has_no_value_is_an_error_that_says_why(call, found):
 def test_a_mean_over_folds_is_plain_and_every_metric_has_a_definition():
     assert over_folds({"a": {"m": 0.0, "n": 1.0}, "b": {"m": 1.0, "n": 4.0}}) == {"m": 0.5, "n": 2.5}
     known = {*binary(np.array([0, 1]), np.array([0, 1])), *continuous(np.array([0, 1]), np.array([0, 2]))}
-    assert set(definitions()) == known and set(FALLING) <= known
+    assert set(definitions()) == known and set(LOWER_IS_BETTER) <= known

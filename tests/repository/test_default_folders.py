@@ -13,7 +13,8 @@ from scmf.experiments.folders import Folders
 from scmf.experiments.leaderboard import compare_measured
 from scmf.experiments.regression import SCRATCH, check_all
 from scmf.experiments.reproduce import reproduce
-from scmf.results.result import Result, write_result
+from scmf.results.ledger import write_result
+from scmf.results.result import Result
 from tests import ROOT
 
 

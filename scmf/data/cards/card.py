@@ -116,7 +116,7 @@ class Split(Section):
     """A frozen assignment of every cell to ``train``, ``valid`` or ``test``."""
 
     file: str
-    """TSV (gzip) with the columns cell_id and part, relative to the card."""
+    """TSV (gzip) with the columns cell_id and split (``part`` in the shipped ones), relative to the card."""
     sha256: Sha256
     """Checksum of that file."""
     by: str

@@ -30,7 +30,7 @@ from scmf.data.splits.findings import CheckReport
 from scmf.data.splits.groups import COLUMNS
 from scmf.data.splits.leaks import audit_leaks
 from scmf.data.splits.make import claimed_columns
-from scmf.data.splits.read import PARTS, read_split
+from scmf.data.splits.read import SPLITS, read_split
 from scmf.data.stores import counts as counts_
 from scmf.data.stores.cell_ids import hash_ids
 from scmf.data.stores.store import CountBlock
@@ -69,7 +69,7 @@ def check_file(
     min_genes
         Cells with fewer detected genes are counted.
     split
-        A TSV with columns cell_id and part: run the leak audit (`scmf.data.splits.leaks`). What it claims to keep
+        A TSV with columns cell_id and split: run the leak audit (`scmf.data.splits.leaks`). What it claims to keep
         whole is
         taken from the file that `scmf data split` writes beside it, where there is one.
     donor_key
@@ -130,8 +130,8 @@ def _check_split(
     try:
         parts = read_split(None, str(path.resolve()), cell_ids=cells.obs_names)
         sizes = parts.value_counts()
-        report.add("ok", "split", ", ".join(f"{part} {sizes[part]:,}" for part in PARTS))
-        report.facts["split"] = {part: int(sizes[part]) for part in PARTS}
+        report.add("ok", "split", ", ".join(f"{part} {sizes[part]:,}" for part in SPLITS))
+        report.facts["split"] = {part: int(sizes[part]) for part in SPLITS}
         claimed = [*claimed_columns(path), *([donor_key] if donor_key else [])]
         usual = [name for name in COLUMNS["donor"] if name in cells.obs and name not in claimed]
         findings = audit_leaks(

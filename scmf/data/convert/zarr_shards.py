@@ -1,6 +1,6 @@
 """Shard files of the zarr v3 sharding specification, written chunk by chunk.
 
-Lives here: the files of one array and the checksum of their index. Lives elsewhere: what the chunks are and the
+Lives here: the files of one array, each with its index. Lives elsewhere: what the chunks are and the
 metadata of the array (zarr_writer), reading (stores).
 """
 
@@ -11,27 +11,9 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+import google_crc32c
+
 _MISSING = 2**64 - 1
-
-
-def _crc_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC = _crc_table()
-
-
-def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli) of a few kilobytes: the index of a shard."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = value >> 8 ^ _CRC[(value ^ byte) & 0xFF]
-    return value ^ 0xFFFFFFFF
 
 
 class ShardedArray:
@@ -71,7 +53,7 @@ class ShardedArray:
             return
         absent = [(_MISSING, _MISSING)] * (self._per_shard - len(self._index))
         index = b"".join(struct.pack("<QQ", *entry) for entry in [*self._index, *absent])
-        self._file.write(index + struct.pack("<I", crc32c(index)))
+        self._file.write(index + struct.pack("<I", google_crc32c.value(index)))
         self._file.flush()
         os.fsync(self._file.fileno())
         self.close()

@@ -7,11 +7,11 @@ loading the cells (load), the metrics (scmf.evaluation).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.facts import LoadedCells
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ class CellLabels:
     donors: np.ndarray | None = None
 
     @classmethod
-    def of(cls, cells: Any) -> CellLabels:
-        """Read the truth from an AnnData as `scmf.data.loading.load.load_cells` returns it.
+    def of(cls, cells: LoadedCells) -> CellLabels:
+        """Read the labels of cells as `scmf.data.loading.load.load_cells` returns them.
 
         Raises
         ------
         EvaluationError
             If the cells have no labels or no split.
         """
-        facts = cells.uns["scmf"]
-        if not facts.get("label_key"):
+        facts = cells.facts
+        if not facts.label_key:
             raise EvaluationError(
                 "cells without labels", wanted="a column of obs", where="data.label_key", fix="name the column"
             )
-        if "part" not in cells.obs:
+        if cells.split is None:
             raise EvaluationError(
                 "cells without a split", wanted="train and test parts", where="data.split", fix="name a split"
             )
@@ -58,10 +58,10 @@ class CellLabels:
             return cells.obs[key].astype(str).to_numpy() if key else None
 
         return cls(
-            labels=cells.obs[facts["label_key"]].astype(str).to_numpy(),
-            batches=column(facts.get("batch_key")),
-            parts=cells.obs["part"].astype(str).to_numpy(),
-            donors=column(facts.get("donor_key")),
+            labels=cells.obs[facts.label_key].astype(str).to_numpy(),
+            batches=column(facts.batch_key),
+            parts=cells.split,
+            donors=column(facts.donor_key),
         )
 
     def take(self, rows: np.ndarray) -> CellLabels:

@@ -32,7 +32,8 @@ from scmf.core import registry as plugins
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
 from scmf.data.preprocess import moments
 from scmf.data.preprocess.moments import Selection, mean_and_variance
-from scmf.data.preprocess.normalize import LibrarySize, Log1p, Pipeline, SelectGenes
+from scmf.data.preprocess.normalize import Pipeline
+from scmf.data.preprocess.steps import LibrarySize, Log1p, SelectGenes
 from scmf.data.stores.corpus import Corpus
 
 Flavor = Literal["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper", "pearson_residuals"]

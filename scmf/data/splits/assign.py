@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-PARTS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 """The parts of a split, in this order."""
 
 _STARTS = 8

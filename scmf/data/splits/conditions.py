@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from scmf.core.errors import DataError
-from scmf.data.splits.assign import PARTS
+from scmf.data.splits.assign import SPLITS
 from scmf.data.splits.perturbation import genes_of
 
-TRAIN, VALID, TEST = PARTS
+TRAIN, VALID, TEST = SPLITS
 
 
 def held_out_doubles(

@@ -24,7 +24,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from scmf.core.errors import DataError
-from scmf.data.splits.assign import PARTS, assign_groups
+from scmf.data.splits.assign import SPLITS, assign_groups
 
 CONTROLS = ("control", "ctrl")
 """Names of a control that are known without being told."""
@@ -132,9 +132,9 @@ def gears_simulation(
     Source: snap-stanford/GEARS f374e43, `gears/data_utils.py`.
     """
     genes = {name: genes_of(name, separator=separator or "", controls=controls) for name in sorted(conditions)}
-    how = _OfGears(seed) if draws == "gears" else _Rounded(np.random.default_rng(seed))
+    how: _Draws = _OfGears(seed) if draws == "gears" else _Rounded(np.random.default_rng(seed))
     parts = _simulation(genes, {}, (train_share, valid_share), how)
-    return {name: PARTS[part] for name, part in parts.items()}
+    return {name: SPLITS[part] for name, part in parts.items()}
 
 
 def _unseen(

@@ -21,7 +21,7 @@ from scmf.core import registry as plugins
 from scmf.core.errors import DataError, MissingExtraError
 from scmf.core.files import sha256_json
 from scmf.data.stores.files.byte_ranges import LocalFiles, as_bytes
-from scmf.data.stores.ragged import Encoded
+from scmf.data.stores.ragged import Ragged
 from scmf.data.stores.store import CountBlock, CsrStore, FlatArray, RowIndex, merge_ranges
 
 
@@ -35,11 +35,11 @@ class ReadyTokens:
     """
 
     def __init__(self, pad_token_id: int) -> None:
-        self.fill: Mapping[str, float] = {"input_ids": pad_token_id}
+        self.pad_values: Mapping[str, float] = {"input_ids": pad_token_id}
 
-    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
+    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Ragged:
         """See `scmf.data.stores.ragged.Encoder`."""
-        return Encoded(counts.indptr, {"input_ids": counts.indices}, {})
+        return Ragged(counts.indptr, {"input_ids": counts.indices}, {}, self.pad_values)
 
 
 class TokenStore(CsrStore):

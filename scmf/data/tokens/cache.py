@@ -62,7 +62,7 @@ def cached_tokens(
         The folder holds tokens of other cells or of another tokenizer.
     """
     corpus = opened.corpus
-    made_of = sha256_json([corpus.fingerprint, opened.facts["removed"], made_by, cells_per_part])
+    made_of = sha256_json([corpus.fingerprint, dict(opened.facts.removed), made_by, cells_per_part])
     key = folder / "cache.json"
     if key.is_file():
         if (found := load_yaml(key)["made_of"]) != made_of:
@@ -73,7 +73,7 @@ def cached_tokens(
                 fix="give data.stream.cache_tokens another folder, or remove this one",
             )
     else:
-        write_json(key, {"made_of": made_of, "dataset": opened.facts["dataset"], "n_cells": corpus.n_cells})
+        write_json(key, {"made_of": made_of, "dataset": opened.facts.dataset, "n_cells": corpus.n_cells})
     starts = range(0, corpus.n_cells, cells_per_part)
     missing = [start for start in starts if not (folder / _name(start // cells_per_part)).is_dir()]
     if missing:

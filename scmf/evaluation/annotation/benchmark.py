@@ -21,12 +21,14 @@ from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation import transfer
 from scmf.evaluation.annotation.cross_validation import CROSS_VALIDATED, cross_validated
 from scmf.evaluation.annotation.label_scores import confusion, definitions, from_confusion, per_class, score
+from scmf.evaluation.annotation.metric_table import METRICS
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.protocol import Benchmark
-from scmf.evaluation.score import Score, check_vectors, package
+from scmf.evaluation.score import check_vectors, package
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
 from scmf.evaluation.uncertainty import bootstrap_labels
+from scmf.results.score import Score
 
 __all__ = [
     "CONSTANT", "CROSS_VALIDATED", "HEAD", "LINEAR", "MAJORITY", "NEAREST", "SHUFFLED", "TRANSFER", "Annotation",
@@ -143,7 +145,7 @@ class Annotation(Benchmark):
         seed: int = 0,
         method: str = SHUFFLED,
     ) -> Iterator[Score]:
-        """The floor: probes of a representation (N, D) whose training labels were shuffled among the training cells."""
+        """Chance: probes of a representation (N, D) whose training labels were shuffled among the training cells."""
         _check(truth, unseen)
         check_vectors(x_ND, method, where=self.name)
         labels, train = truth.labels.copy(), truth.rows("train")
@@ -224,13 +226,12 @@ class Annotation(Benchmark):
             protocol=protocol,
             method=method,
             metrics=found.metrics,
-            definitions=lines,
+            **(METRICS.facts(found.metrics, sklearn=package("scikit-learn")) | {"definitions": lines}),
             n_cells=len(true),
             n_train=len(train_labels),
             seconds=time.perf_counter() - started,
             details=details,
             intervals=found.intervals,
-            lower_is_better=("unseen_share",) if "unseen_share" in found.metrics else (),
         )
 
     def majority(self, truth: CellLabels, *, unseen: Unseen = "error") -> Score:

@@ -19,13 +19,14 @@ from scmf.data.genes.ids import canonical, is_ensembl
 from scmf.data.genes.vocabulary import annotation
 from scmf.evaluation.baselines import log_normalized
 from scmf.evaluation.cells import TaskCells
-from scmf.evaluation.gene_network.metrics import RegulatorDraws, definitions, edge_scores, pairs_of, weight_matrix
+from scmf.evaluation.gene_network.metric_table import METRICS
+from scmf.evaluation.gene_network.metrics import RegulatorDraws, edge_scores, pairs_of, weight_matrix
 from scmf.evaluation.gene_network.truth import NetworkTruth, read_truth
 from scmf.evaluation.protocol import Benchmark
-from scmf.evaluation.score import Score
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
 from scmf.evaluation.uncertainty import bootstrap
+from scmf.results.score import Score
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def network_genes(
 ) -> tuple[Any, list[str], list[str]]:
     """The cells on the genes that take part, the regulators and the targets.
 
-    Targets are the most variable genes (scanpy, flavour ``seurat``, of training cells) and the regulators; regulators
+    Targets are the most variable genes (scanpy, flavor ``seurat``, of training cells) and the regulators; regulators
     are the transcription factors of any truth that at least 5 % of the cells express. Where no factor is among the
     names of the genes, Ensembl ids are named by the human gene table (`with_symbols`).
 
@@ -102,7 +103,7 @@ def network_genes(
     if top_genes is not None and top_genes < first.sum():
         import scanpy as sc
 
-        training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
+        training = cells[cells.rows("train")]
         reference = log_normalized(training)[:, first].copy()
         sc.pp.highly_variable_genes(reference, n_top_genes=top_genes, flavor="seurat")
         kept[np.flatnonzero(first)[~reference.var["highly_variable"].to_numpy()]] = False
@@ -200,7 +201,7 @@ class GeneNetwork(Benchmark):
             protocol=pairs.protocol,
             method=method,
             metrics=metrics,
-            definitions=definitions(universe=pairs.description),
+            **METRICS.facts(metrics, universe=pairs.description),
             n_cells=int(pairs.universe.sum()),
             n_train=None,
             seconds=time.perf_counter() - started,

@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 
 from scmf.core.errors import ModelError, from_value_error
-from scmf.data.tokens.tokens import TokenCells
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import padded_tensors
 from scmf.evaluation.gene_network.baselines import edge_table
 
 SEED = 0
@@ -63,7 +64,7 @@ def _unable(network: Any, way: str) -> ModelError:
 @torch.no_grad()
 def context_embedding(
     network: Any,
-    tokens: TokenCells,
+    tokens: Ragged,
     ids: dict[str, int],
     regulators: Sequence[str],
     targets: Sequence[str],
@@ -113,7 +114,7 @@ def context_embedding(
 @torch.no_grad()
 def attention(
     network: Any,
-    tokens: TokenCells,
+    tokens: Ragged,
     ids: dict[str, int],
     regulators: Sequence[str],
     targets: Sequence[str],
@@ -180,7 +181,7 @@ def _layer(layer: int, n_layers: int) -> int:
 @torch.no_grad()
 def knockout(
     network: Any,
-    tokens: TokenCells,
+    tokens: Ragged,
     ids: dict[str, int],
     regulators: Sequence[str],
     targets: Sequence[str],
@@ -223,7 +224,7 @@ def knockout(
             t, at = _positions(left["input_ids"], column_of)
             if not len(t):
                 continue  # nothing to look at is left
-            without = TokenCells(np.array([0, int(kept.sum())]), left, whole.cells, whole.fill)
+            without = Ragged(np.array([0, int(kept.sum())]), left, whole.cell_tensors, whole.pad_values)
             total[t] += _moved(_states(network, whole)[kept][at], _states(network, without)[at])
             seen[t] += 1
         weights[number] = np.divide(total, seen, out=np.zeros_like(total), where=seen > 0)
@@ -247,7 +248,7 @@ def cosines(table: np.ndarray, rows: Sequence[int], columns: Sequence[int]) -> n
     return np.abs(table[list(rows)] @ table[list(columns)].T)
 
 
-def _states(network: Any, tokens: TokenCells, *, layer: int = 0) -> np.ndarray:
+def _states(network: Any, tokens: Ragged, *, layer: int = 0) -> np.ndarray:
     """Vector of every token of one cell, float64 (L, D)."""
     try:
         states = network.embed(**_batch(network, tokens, np.array([0])), layer=layer, pooling="gene")
@@ -257,9 +258,9 @@ def _states(network: Any, tokens: TokenCells, *, layer: int = 0) -> np.ndarray:
     return found
 
 
-def _batch(network: Any, tokens: TokenCells, rows: np.ndarray) -> dict[str, torch.Tensor]:
+def _batch(network: Any, tokens: Ragged, rows: np.ndarray) -> dict[str, torch.Tensor]:
     device = next(network.parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in tokens.pad(rows).items()}
+    batch = {name: tensor.to(device) for name, tensor in padded_tensors(tokens, rows).items()}
     batch.pop("labels", None)
     return batch
 

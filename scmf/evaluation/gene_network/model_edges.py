@@ -18,7 +18,7 @@ import pandas as pd
 
 from scmf.core.errors import ConfigError
 from scmf.data.genes.vocabulary import annotation
-from scmf.data.tokens.tokens import TokenCells
+from scmf.data.stores.ragged import Ragged
 from scmf.evaluation.gene_network.baselines import edge_table
 from scmf.evaluation.gene_network.benchmark import symbols_of
 from scmf.evaluation.gene_network.model_contexts import (
@@ -158,11 +158,9 @@ def gene_embedding(
     return edge_table(weights, rows, columns, how="|cosine| of input gene vectors")
 
 
-def _tokens(tokenizer: Any, cells: Any) -> TokenCells:
+def _tokens(tokenizer: Any, cells: Any) -> Ragged:
     """Tokens of the cells that hold a gene of the tokenizer, without batches: a model knows those of its training."""
     vocabulary = tokenizer.get_vocab()
     names = [str(name) in vocabulary or str(name).partition(".")[0] in vocabulary for name in cells.var_names]
     mine = cells[np.asarray(cells[:, names].X.sum(axis=1)).ravel() > 0] if any(names) else cells
-    mine = mine.copy()
-    mine.uns["scmf"] = {**mine.uns["scmf"], "batch_key": None}
-    return tokenize(tokenizer, mine)
+    return tokenize(tokenizer, mine.without_batches())

@@ -13,9 +13,9 @@ from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.integration.benchmark import Integration
 from scmf.evaluation.integration.composites import Composites
 from scmf.evaluation.protocol import Benchmark
-from scmf.evaluation.score import Score
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
+from scmf.results.score import Score
 
 
 class IntegrationBenchmark(Benchmark):

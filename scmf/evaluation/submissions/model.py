@@ -21,8 +21,9 @@ import torch
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import EvalConfig, RunConfig
 from scmf.core.files import sha256_file
+from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
-from scmf.data.tokens.tokens import TokenCells
+from scmf.data.stores.ragged import Ragged
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.gene_network.model_edges import gene_vectors, model_edges
 from scmf.evaluation.perturbation.baselines import linear
@@ -114,9 +115,9 @@ class ModelSubmission(EmptySubmission):
         """Method to network."""
         return {method: self.model if method == "pretrained" else self.untrained for method in self.methods}
 
-    def read(self, task: Task, adata: Any) -> Any:
+    def read(self, task: Task, adata: LoadedCells) -> LoadedCells:
         """The cells as this model reads them: symbols taken to Ensembl ids where its tokenizer knows only those."""
-        kind = adata.uns["scmf"]["gene_ids"]
+        kind = adata.facts.gene_ids
         ensembl = any(str(token).startswith("ENSG") for token in self.tokenizer.get_vocab())
         if kind == "symbol" and ensembl and task.gene_set is not None:
             adata = load_cells(data_of(task, gene_set=task.gene_set))
@@ -130,11 +131,9 @@ class ModelSubmission(EmptySubmission):
         if self.prepared is not None and cells.adata is self.prepared.cells:
             return self.prepared
         adata = self.read(task, cells.adata)
-        mine = adata.copy()
-        mine.uns["scmf"] = {**mine.uns["scmf"], "batch_key": None}
-        return Prepared(adata, self.tokenizer, tokenize(self.tokenizer, mine))
+        return Prepared(adata, self.tokenizer, tokenize(self.tokenizer, adata.without_batches()))
 
-    def embed(self, tokens: TokenCells) -> dict[str, np.ndarray]:
+    def embed(self, tokens: Ragged) -> dict[str, np.ndarray]:
         """Method to embeddings (N, D) by the layer and pooling of the run."""
         return {name: embed_tokens(network, tokens, settings=self.settings) for name, network in self.networks.items()}
 

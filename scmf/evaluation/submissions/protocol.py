@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Origin:
 
     recipe: str
     variant: str
-    tier: str
+    tier: Literal["parity", "mini", "published"]
     digest: str
     words: tuple[str, ...]
     seed: int | None = None

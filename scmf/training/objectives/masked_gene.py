@@ -1,6 +1,6 @@
 """Masked gene prediction, the objective of Geneformer: some tokens are masked, and the model names them.
 
-Lives here: which tokens are chosen and what stands in their place. Lives elsewhere: the loss (the model), the loop
+Lives here: which tokens are chosen and what replaces them. Lives elsewhere: the loss (the model), the loop
 (training.loop).
 """
 
@@ -117,7 +117,7 @@ class MaskedGenePrediction:
         return {**batch, "input_ids": inputs_BL, "labels": labels_BL}
 
     def _random_tokens(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        """Any token under ``match_official``, else any gene; special tokens stand in front or behind the genes."""
+        """Any token under ``match_official``, else any gene; special ids lie below or above those of the genes."""
         special = self.special_token_ids
         in_front = special[-1] == len(special) - 1
         first = len(special) if in_front and not self.match_official else 0

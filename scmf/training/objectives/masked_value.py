@@ -42,7 +42,7 @@ class MaskedValuePrediction:
     mask_ratio
         Share of the values of a cell that are hidden.
     mask_value, pad_value
-        What stands for a hidden value; the value at padding (None: not known).
+        The value that replaces a hidden one; the value at padding (None: not known).
     special_token_ids
         Ids that are no genes.
     include_cls

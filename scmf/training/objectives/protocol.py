@@ -1,7 +1,7 @@
 """What the loop asks of an objective.
 
 An objective turns a padded batch into model inputs with labels and says how many predictions the loss is a mean of. It
-owns no weights. Lives elsewhere: the loss itself (the model), the loop (training.loop), which class a name stands for
+owns no weights. Lives elsewhere: the loss itself (the model), the loop (training.loop), the class of a name
 (core.registry).
 """
 

@@ -39,7 +39,7 @@ class ReadDepthAware:
     """Read-depth-aware masked value prediction, the objective of scFoundation.
 
     A share of the cells is thinned: each count survives with a probability of that cell, and the counts that are left
-    are normalized anew. The token T says the depth of the cell as it was, S that of what is left. Of the genes with a
+    are normalized again. The token T says the depth of the cell as it was, S that of what is left. Of the genes with a
     count ``mask_ratio`` are chosen, of those without one ``zero_mask_ratio``; a chosen gene is hidden (it leaves the
     encoder, and the decoder sees a mask), shown with the value of another gene of the batch, or shown as it is. The
     loss is the mean squared error over chosen genes against the values before thinning:

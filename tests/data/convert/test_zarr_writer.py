@@ -1,4 +1,4 @@
-"""One AnnData zarr group in pieces, against zarr-python, anndata and google-crc32c."""
+"""One AnnData zarr group in pieces, against zarr-python and anndata."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +11,6 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.convert.zarr_shards import crc32c
 from scmf.data.convert.zarr_writer import DatasetWriter, chunk_size, read_back, shard_size, write_root
 
 
@@ -39,14 +38,6 @@ def write(path, matrix, pool, *, pieces=(), chunk=104, chunks_per_shard=3):
     )
     writer.finish(obs, pd.DataFrame(index=[f"g{i}" for i in range(matrix.shape[1])]))
     return writer
-
-
-def test_crc32c_is_that_of_the_reference_implementation():
-    google_crc32c = pytest.importorskip("google_crc32c")
-    rng = np.random.default_rng(0)
-    for size in (0, 1, 16, 1024):
-        data = rng.bytes(size)
-        assert crc32c(data) == google_crc32c.value(data)
 
 
 @settings(max_examples=25, deadline=None)

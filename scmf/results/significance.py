@@ -1,8 +1,8 @@
 """Which of two numbers is better, and whether that can be said at all.
 
 Lives here: the spread of one estimate, the test of a difference, the marks of a column. Lives elsewhere: rows
-(leaderboard_rows), the verdict against expected samples (results), paired differences on the same units
-(eval.uncertainty).
+(pages), the verdict against expected samples (judge), paired differences on the same units
+(scmf.evaluation.uncertainty).
 
 The test, two-sided at .05: Welch's t where both have two seeds or more; else the same with the standard error that an
 interval implies, as if it were known exactly (the normal distribution where both have only an interval); seeds that

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scmf.results.pages.comparison import BEST, EQUAL, UNKNOWN, WORSE, Estimate, differ, interval, marks
+from scmf.results.significance import BEST, EQUAL, UNKNOWN, WORSE, Estimate, differ, interval, marks
 
 SAMPLES = st.lists(st.integers(0, 1000).map(lambda n: n / 1000), min_size=2, max_size=6)
 

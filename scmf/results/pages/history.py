@@ -1,6 +1,7 @@
 """Moves of numbers between two measurements, and how a page shows them.
 
-Lives here: what a move and a change are, and their Markdown. Lives elsewhere: reading them out of git (changes).
+Lives here: what a move and a change are, and their Markdown. Lives elsewhere: reading them out of git
+(scmf.results.history).
 """
 
 from __future__ import annotations

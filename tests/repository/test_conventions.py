@@ -1,4 +1,4 @@
-"""Rules of the house that no linter knows."""
+"""Conventions of this repository that no linter checks."""
 
 import ast
 

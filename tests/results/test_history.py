@@ -7,8 +7,10 @@ import pytest
 
 from scmf.core.errors import ConfigError
 from scmf.results.expected import ExpectedCell, MeasuredWith, write_expected
-from scmf.results.history import changes, versions, write_changes
-from scmf.results.result import Result, band, write_result
+from scmf.results.history import find_changes, versions, write_history
+from scmf.results.judge import band
+from scmf.results.ledger import write_result
+from scmf.results.result import Result
 from tests import ROOT
 
 SAMPLES = {1: 0.80, 2: 0.81, 3: 0.82, 4: 0.83, 5: 0.84}
@@ -57,7 +59,7 @@ class Repository:
         return write_result(self.root / "leaderboard" / "results", Result(**{**facts, **other}))
 
     def page(self):
-        return write_changes(self.root, self.root / "page.md").read_text()
+        return write_history(self.root, self.root / "page.md").read_text()
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def repository(tmp_path):
 
 def test_a_first_measurement_is_no_move(repository):
     repository.measure(0.82)
-    assert not changes(repository.root)
+    assert not find_changes(repository.root)
     assert "No number has moved." in repository.page()
 
 
@@ -84,7 +86,7 @@ def test_a_move_names_values_bands_and_the_commits_between_that_touch_code_or_re
     repository.write("recipes/other/recipe.yaml", "lr: 2")
     last = repository.commit("another recipe")
     repository.measure(0.86, day=2)
-    (change,) = changes(repository.root)
+    (change,) = find_changes(repository.root)
     assert (change.before, change.after) == (first[:9], last[:9])
     assert [subject for _, subject in change.commits] == ["A higher rate", "Heads are scaled by their width"]
     (move,) = change.moves
@@ -114,7 +116,7 @@ def test_measured_again_and_the_same_is_no_move_and_is_counted(repository):
     repository.measure(0.82)
     repository.commit("results")
     repository.measure(0.82, day=2)
-    assert not changes(repository.root)
+    assert not find_changes(repository.root)
     assert "| toy | 1 | 0 | 1 | 0 |" in repository.page()
 
 
@@ -124,7 +126,7 @@ def test_what_came_back_has_moved_twice_newest_first(repository):
         repository.commit(f"code {day}")
         repository.measure(value, day=day)
         repository.commit("results")
-    found = changes(repository.root)
+    found = find_changes(repository.root)
     assert [(c.moves[0].before, c.moves[0].after, c.time[:10]) for c in found] == [
         (0.83, 0.82, "2026-01-03"),
         (0.82, 0.83, "2026-01-02"),
@@ -141,7 +143,7 @@ def test_the_furthest_move_stands_first_and_a_lost_number_is_said(repository):
     repository.measure(0.7, seed=1, day=2)
     absence = {"kind": "failed", "reason": "diverged"}
     repository.measure(0, seed=2, day=2, metrics={}, absence=absence)
-    (change,) = changes(repository.root)
+    (change,) = find_changes(repository.root)
     assert [(move.seed, move.after) for move in change.moves] == [(1, 0.7), (0, 0.821), (2, None)]
     assert "| 2 | 0.8200 | — | not measured | — |" in repository.page()
 
@@ -150,7 +152,7 @@ def test_packages_and_recipe_that_differ_are_said_besides(repository):
     repository.measure(0.82, packages={"torch": "2.13.0"})
     repository.commit("results")
     repository.measure(0.83, day=2, packages={"torch": "2.14.0"}, recipe_digest="e" * 64)
-    (change,) = changes(repository.root)
+    (change,) = find_changes(repository.root)
     assert change.besides == ("the recipe: digest dddddddd → eeeeeeee", "torch: 2.13.0 → 2.14.0")
     assert "No commit between them touches the code or the recipe." in repository.page()
 
@@ -183,7 +185,7 @@ def test_a_merge_counts_once_and_broken_files_do_not_matter(repository):
     repository.write("docs/a.md", "words")
     repository.commit("words")
     repository.git("merge", "-q", "--no-ff", "-m", "merge", "side")
-    (change,) = changes(repository.root)
+    (change,) = find_changes(repository.root)
     assert [(move.before, move.after) for move in change.moves] == [(0.82, 0.84)]
 
 
