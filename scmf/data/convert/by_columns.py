@@ -23,6 +23,7 @@ from scmf.core.errors import DataError
 from scmf.data.stores import counts as counts_
 from scmf.data.stores.anndata_store import AnnDataStore, SparseMatrix
 from scmf.data.stores.h5ad_store import H5adStore
+from scmf.data.stores.open import _is_h5ad, _sources
 from scmf.data.stores.store import FlatArray, RowIndex, Store
 from scmf.data.stores.zarr_store import ZarrStore
 
@@ -226,8 +227,6 @@ def open_for_conversion(
     memory
         Bytes for the cells of a CSC matrix that are in memory; the fewer, the more passes over the file.
     """
-    from scmf.data.stores.open import _is_h5ad, _sources
-
     stores: list[Store] = []
     try:
         for uri in uris:

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scmf.core.errors import DataError
+from scmf.data.convert.by_columns import open_for_conversion
 from scmf.data.convert.report import ConvertReport
 from scmf.data.convert.steps import WORK, Conversion
 from scmf.data.stores.corpus import Corpus
@@ -125,8 +126,6 @@ def convert(
 def _open(
     uris: Sequence[str | Path], counts: str, gene_ids: str, memory: int, storage_options: dict[str, Any] | None
 ) -> Corpus:
-    from scmf.data.convert.by_columns import open_for_conversion
-
     return Corpus(
         open_for_conversion(uris, counts=counts, gene_ids=gene_ids, memory=memory // 4, storage_options=storage_options)
     )
