@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install reproduce test lint format bench bench-data bench-data-endurance clean
+.PHONY: install reproduce test lint format leaderboard reports bench bench-data bench-data-endurance clean
 
 # One pip call, so that everything is resolved together against the pinned set.
 $(STAMP): pyproject.toml constraints.txt
@@ -18,12 +18,15 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)
 
+# What a user runs writes below runs/ only, which git ignores.
 RECIPE ?= geneformer
 reproduce: install
 	$(BIN)/scmf reproduce $(RECIPE)
 
+# One process a processor, eight at most; one thread each. A file of tests stays in one process: fixtures are made once.
+WORKERS ?= logical
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .
@@ -33,6 +36,14 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# For maintainers. Committed files change here and with `scmf reproduce NAME --record`, nowhere else: the pages of the
+# leaderboard from the committed results; results and report of one recipe, measured again.
+leaderboard: install
+	$(BIN)/scmf compare all --out leaderboard --history reports/CHANGES.md
+
+reports: install
+	$(BIN)/scmf reproduce $(RECIPE) --results leaderboard/results --reports reports
 
 bench: install
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/tokenizer_throughput.py

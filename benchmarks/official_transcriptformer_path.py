@@ -140,7 +140,7 @@ def _cells(copies: int) -> tuple[sp.csr_matrix, tuple[str, ...], dict[str, int],
     from scmf.core.paths import reference_dir
 
     root = reference_dir() / "transcriptformer" if reference_dir() else Path("absent")
-    path, table = root / "input" / "real400.h5ad", root / "gene_set.json"
+    path, table = root / "input" / "real400.h5ad", root / "gene_vocab.json"
     rng = np.random.default_rng(0)
     if path.is_file() and table.is_file():
         import anndata

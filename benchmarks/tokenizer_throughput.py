@@ -8,7 +8,7 @@ dataset (ours, with the ids as int16; the official path as restated in ``officia
 as int32). Before anything is timed the tokens of all
 four are compared: equal for every cell, exact ties as sets.
 
-Cells: 400 real PBMCs 50 times over with rows permuted where ``SCMF_ORACLE_DIR`` and ``SCMF_DATA_DIR`` hold them,
+Cells: 400 real PBMCs 50 times over with rows permuted where ``SCMF_REFERENCE_DIR`` and ``SCMF_DATA_DIR`` hold them,
 else synthetic ones of 20,000 genes. Bars: twice the numpy loop, twenty times the official path.
 """
 

@@ -17,7 +17,7 @@ import pandas as pd
 from scmf.core.config.run import DataConfig
 from scmf.data.cards.card import load_card
 from scmf.data.loading.load import load_cells
-from scmf.data.splits.read import PARTS, write_split
+from scmf.data.splits.read import SPLITS, write_split
 
 FOLDER = Path(__file__).parent / "splits"
 
@@ -72,12 +72,12 @@ def by_cell(labels: pd.Series, *, shares: dict[str, float]) -> pd.Series:
 def report(name: str, parts: pd.Series, obs: pd.DataFrame) -> None:
     """Write the split and print its checksum and what lies where."""
     path = FOLDER / f"{name}.tsv.gz"
-    sha256 = write_split(path, parts.to_dict())
+    sha256 = write_split(path, parts.to_dict(), column="part")
     print(f"{path.name}\n  sha256: {sha256}")
-    print(pd.crosstab(obs["label"], parts)[list(PARTS)].to_string())
+    print(pd.crosstab(obs["label"], parts)[list(SPLITS)].to_string())
     for column in ("donor", "batch"):
         if column in obs:
-            for part in PARTS:
+            for part in SPLITS:
                 print(f"  {column} {part}: {sorted(obs.loc[parts == part, column].astype(str).unique())}")
 
 

@@ -15,15 +15,16 @@ from make_splits import by_cell
 
 from scmf.core.config.run import DataConfig
 from scmf.data.loading.load import load_cells
+from scmf.data.splits.conditions import all_doubles, cell_parts, held_out_conditions
+from scmf.data.splits.perturbation import gears_simulation
 from scmf.data.splits.read import write_split
-from scmf.evaluation.perturbation.splits import all_doubles, cell_parts, gears_simulation, held_out_conditions
 
 FOLDER = Path(__file__).parent / "splits"
 
 
 def write(name: str, parts: pd.Series, *columns: pd.Series) -> None:
     """Write one split and print its checksum and what lies where."""
-    sha256 = write_split(FOLDER / f"{name}.tsv.gz", parts.to_dict())
+    sha256 = write_split(FOLDER / f"{name}.tsv.gz", parts.to_dict(), column="part")
     print(f"{name}.tsv.gz\n  sha256: {sha256}\n  {parts.value_counts().to_dict()}")
     for column in columns:
         print(pd.crosstab(column, parts).to_string())
@@ -63,7 +64,7 @@ def main() -> None:
     names = sorted(set(norman) - {"control"})
     rules = {
         "combinations": {"condition_parts": all_doubles(names)},
-        "gears": {"condition_parts": gears_simulation(names, seed=1)},
+        "gears": {"condition_parts": gears_simulation(names, controls=(), seed=1, draws="rounded")},
     }
     screen_splits("norman", rules, key="condition", kind="", control="control")
 

@@ -1,7 +1,8 @@
-"""Fixtures that several rooms share: synthetic cells, a tiny recipe, the oracle folder."""
+"""Fixtures that several packages share: synthetic cells, a tiny recipe, the oracle folder."""
 
 import gzip
 import os
+from collections import Counter
 from pathlib import Path
 
 import anndata as ad
@@ -17,6 +18,13 @@ from tests.fixtures.servers import http_files, memory, s3, s3_server  # noqa: F4
 # How fast examples are drawn says something about the machine and nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests first: processes that run side by side then end together."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
 
 N_GENES = 120
 TYPES = ("alpha", "beta", "delta")

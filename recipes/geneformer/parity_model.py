@@ -42,7 +42,7 @@ from scmf.models.transformer_encoder import (
     TransformerEncoderModel,
     TransformerEncoderPreTrainedModel,
 )
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 
 TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4

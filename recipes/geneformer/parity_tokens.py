@@ -30,7 +30,7 @@ import numpy as np
 
 from scmf.core.errors import MissingExtraError
 from scmf.data.genes.vocabulary import GeneTables, load_vocabulary
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 from scmf.tokenizers.rank_value import RankValueTokenizer
 
 VERSIONS = {"V1": ("geneformer-v1", 2048, False), "V2": ("geneformer-v2", 4096, True)}

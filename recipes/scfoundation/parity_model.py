@@ -34,7 +34,7 @@ from torch import Tensor
 from scmf.core.paths import data_dir as tables_dir
 from scmf.models.configuration_masked_autoencoder import MaskedAutoencoderConfig
 from scmf.models.masked_autoencoder import MaskedAutoencoderModel
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 
 TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4

@@ -31,7 +31,7 @@ import numpy as np
 from scmf.data.cards.card import file_of, load_card
 from scmf.data.cards.sources import fetch_file
 from scmf.data.genes.vocabulary import read_tokens
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 from scmf.tokenizers.continuous import ContinuousTokenizer
 from scmf.tokenizers.encoded import EncodedCells
 

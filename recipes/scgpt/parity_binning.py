@@ -30,7 +30,7 @@ import scipy.sparse as sp
 from scmf.data.cards.card import file_of, load_card
 from scmf.data.cards.sources import fetch_file
 from scmf.data.genes.vocabulary import read_tokens
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 from scmf.tokenizers.binned import BinnedTokenizer
 from scmf.tokenizers.binned_draws import OfficialDraws, digit_bounds
 from scmf.tokenizers.gene_columns import as_floats

@@ -37,8 +37,8 @@ from scmf.core.errors import ScmfError
 from scmf.models import generative_transformer as ours
 from scmf.models.configuration_generative_transformer import GenerativeTransformerConfig
 from scmf.models.generative_transformer import GenerativeTransformerModel, GenerativeTransformerOutput
-from scmf.results.result import ParityCase
-from scmf.training.value_objectives import GenerativeValuePrediction
+from scmf.results.parity import ParityCase
+from scmf.training.objectives.generative_value import GenerativeValuePrediction
 
 TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4

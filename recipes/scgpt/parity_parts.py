@@ -31,8 +31,8 @@ from torch.nn.functional import cross_entropy
 from scmf.core.errors import ScmfError
 from scmf.models import generative_transformer as ours
 from scmf.models.configuration_generative_transformer import GenerativeTransformerConfig
-from scmf.results.result import ParityCase
-from scmf.training.value_objectives import official_mask
+from scmf.results.parity import ParityCase
+from scmf.training.objectives.masked_value import official_mask
 
 TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4

@@ -39,7 +39,7 @@ from transformers import AutoModel
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ScmfError
 from scmf.models.autoregressive_transformer import END, IGNORED, next_genes, sample_counts
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 from scmf.tokenizers.continuous import ContinuousTokenizer
 
 TOLERANCE = 1e-5

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 from scmf.tokenizers.continuous import ContinuousTokenizer
 from scmf.tokenizers.encoded import EncodedCells
 

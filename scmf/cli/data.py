@@ -1,6 +1,6 @@
 """``scmf data``: cards, conversion, statistics, splits, gene vocabularies.
 
-Lives here: parse, call one function, print. Lives elsewhere: the verbs (cli), printing (cli_print).
+Lives here: parse, call one function, print. Lives elsewhere: the other verbs (main), printing (output).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from scmf.cli.output import Json, Quiet, print_answer, print_json, print_report, print_table
+from scmf.cli.options import Json, Quiet
+from scmf.cli.output import print_answer, print_json, print_report, print_table
 
 data_app = typer.Typer(help="Cards, conversion, statistics, splits, gene vocabularies.", no_args_is_help=True)
 
@@ -117,7 +118,7 @@ def data_stats(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cells that detect each gene, its counts and its non-zero median, in one pass. A killed pass goes on."""
+    """Cells that detect each gene, its counts and its non-zero median, in one pass. An interrupted pass resumes."""
     from scmf.data.preprocess.statistics_pass import corpus_statistics
     from scmf.data.stores.corpus import Corpus
     from scmf.data.stores.open import open_stores
@@ -157,13 +158,13 @@ def data_convert(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rewrite cells as shuffled, sharded zarr (AnnData's own). A killed run goes on when the command is repeated."""
-    from scmf.core import registry as plugins
+    """Rewrite cells as shuffled, sharded zarr (AnnData's own). Repeat the command to resume an interrupted run."""
+    from scmf.core import registry
     from scmf.core.errors import ConfigError
     from scmf.data.convert.convert import convert
 
     if genes not in ("union", "intersection"):
-        hint = plugins.did_you_mean(genes, ["union", "intersection"])
+        hint = registry.did_you_mean(genes, ["union", "intersection"])
         raise ConfigError(f"--genes {genes}", wanted="union or intersection", where="--genes", fix=hint)
     report = convert(
         files,
@@ -186,7 +187,7 @@ def data_tokenize(
     vocabulary: Annotated[
         str, typer.Option("--vocabulary", help="Vocabulary card, such as geneformer-v2, or the folder of a tokenizer.")
     ],
-    max_length: Annotated[int, typer.Option("--max-genes", min=3, help="Longest sequence.")] = 2048,
+    max_length: Annotated[int, typer.Option("--max-length", min=3, help="Longest sequence.")] = 2048,
     special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Put <cls> and <eos> around.")] = False,
     columns: Annotated[
         list[str] | None, typer.Option("--column", help="Column of obs to keep. May be repeated.")
@@ -199,10 +200,10 @@ def data_tokenize(
 ) -> None:
     """Rank-value tokens of all cells as a Hugging Face dataset that the official Geneformer reads."""
     from scmf.core.config.run import DataConfig
-    from scmf.training.stream_data import tokenise_files
+    from scmf.training.stream_data import tokenize_files
 
     data = {"files": files, "counts": counts, "gene_ids": gene_ids, "filter": {"min_genes": min_genes}}
-    written = tokenise_files(
+    written = tokenize_files(
         DataConfig.model_validate(data), out, vocabulary=vocabulary, max_length=max_length,
         special_tokens=special_tokens,
         columns=columns or (), )  # fmt: skip
@@ -214,7 +215,7 @@ def data_hvg(
     files: Files,
     out: Annotated[Path, typer.Option("--out", help="Text file with one gene a line, for data.gene_set.")],
     split: Annotated[
-        Path | None, typer.Option("--split", help="TSV with cell_id and part; only its training cells are looked at.")
+        Path | None, typer.Option("--split", help="TSV with cell_id and split; only its training cells are looked at.")
     ] = None,
     flavor: Annotated[
         str, typer.Option("--flavor", help="seurat, cell_ranger, seurat_v3, seurat_v3_paper, pearson_residuals.")
@@ -228,12 +229,12 @@ def data_hvg(
     """Highly variable genes by a flavour of scanpy, over cells on disk, of the training cells alone."""
     from scmf.core.files import write_text
     from scmf.data.preprocess.hvg import highly_variable_genes
-    from scmf.data.splits.read import read_parts
+    from scmf.data.splits.read import read_codes
     from scmf.data.stores.corpus import Corpus
     from scmf.data.stores.open import open_stores
 
     corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
-    keep = None if split is None else read_parts(split, corpus) == 0
+    keep = None if split is None else read_codes(split, corpus) == 0
     found = highly_variable_genes(corpus, keep=keep, flavor=flavor, n_top_genes=n_top_genes, batch_key=batch_key)  # type: ignore[arg-type]
     write_text(out, "".join(f"{gene}\n" for gene in found.selected))
     cells = corpus.n_cells if keep is None else int(keep.sum())

@@ -1,7 +1,7 @@
-"""The verbs ``evaluate`` and ``compare`` of the command line. Nothing heavy is imported at the top.
+"""The verbs that score and show scores: ``evaluate``, ``tasks``, ``compare``. Nothing heavy is imported at the top.
 
-Lives here: parsing and printing. Lives elsewhere: scoring (evaluation, suite_run), the grid of tokenizers (compare),
-the leaderboard (board, report.leaderboard).
+Lives here: parsing and printing. Lives elsewhere: scoring (scmf.evaluation), the leaderboard
+(scmf.experiments.leaderboard, scmf.results.pages), which change moved which number (scmf.results.history).
 """
 
 from __future__ import annotations
@@ -11,39 +11,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scmf.cli.output import Json, Quiet, print_json, print_table, seeds_of
+from scmf.cli.options import Json, Quiet, Set, Variant, names_of
+from scmf.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from scmf.results.result import Result
 
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key, for example training.lr=1e-4.")
-]
-Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the recipe; its default if not given.")]
-
-
-def add_bench(app: typer.Typer) -> None:
-    """Add the verbs to the command line."""
-    app.command(name="evaluate")(evaluate)
-    app.command(name="compare")(compare)
+COMPARE = "runs/compare"
 
 
 def evaluate(
-    model: Annotated[
+    submission: Annotated[
         str,
         typer.Argument(
             help="Folder of a run or checkpoint; with --tasks also `baselines`, an .h5ad file with embeddings "
             "(--obsm) or predicted cells, or a table of edges (.tsv, .csv)."
         ),
     ],
-    config: Annotated[
-        str | None, typer.Option("--config", help="Recipe or YAML; that of the run if not given.")
-    ] = None,
-    variant: Variant = None,
-    overrides: Set = None,
     tasks: Annotated[
         str | None,
-        typer.Option("--tasks", help="Tasks of the leaderboard: all, a benchmark, or names (`scmf evaluate ls`)."),
+        typer.Option("--tasks", help="Tasks of the leaderboard: all, a benchmark, or names (`scmf tasks` lists them)."),
     ] = None,
     suite: Annotated[Path | None, typer.Option("--suite", help="A suite of your own, not the shipped one.")] = None,
     obsm: Annotated[str | None, typer.Option("--obsm", help="Key in obsm with embeddings.")] = None,
@@ -54,28 +41,39 @@ def evaluate(
         list[str] | None,
         typer.Option("--trained-on", help="Corpus that a file's maker was trained on, for the leak marks."),
     ] = None,
-    ledger: Annotated[
-        Path | None, typer.Option("--ledger", help="Folder for result files of --tasks; RUN/results if not given.")
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--results",
+            help="Folder for result files of --tasks.",
+            show_default="RUN/results, or runs/evaluate/results",
+        ),
     ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Recipe or YAML; that of the run if not given.")
+    ] = None,
+    variant: Variant = None,
+    overrides: Set = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a model beside its untrained self and the baselines, or anything on the tasks of the leaderboard."""
-    if model == "ls":
-        _list_tasks(suite, as_json=json_)
-        return
+    """Score a submission on tasks of the leaderboard; without --tasks, a run on the benchmarks of its own recipe.
+
+    A run is scored beside its untrained network and the baselines.
+    """
     if tasks is not None:
         from scmf.evaluation.run import evaluate_tasks
 
-        results = evaluate_tasks(
-            model, tasks=[task.strip() for task in tasks.split(",") if task.strip()], suite=suite, obsm=obsm,
-            name=name, corpora=tuple(trained_on or ()), ledger=ledger, )  # fmt: skip
-        _print_results(results, as_json=json_)
+        found = evaluate_tasks(
+            submission, tasks=names_of(tasks), suite=suite, obsm=obsm, name=name, corpora=tuple(trained_on or ()),
+            results_dir=results,
+        )  # fmt: skip
+        _print_results(found, as_json=json_)
         return
     from scmf.evaluation.evaluate_run import evaluate_folder
 
     scores = evaluate_folder(
-        Path(model),
+        Path(submission),
         config=config,
         variant=variant,
         overrides=tuple(overrides or ()),
@@ -93,14 +91,18 @@ def evaluate(
     )
 
 
-def _list_tasks(suite: Path | None, *, as_json: bool) -> None:
+def tasks(
+    suite: Annotated[Path | None, typer.Option("--suite", help="A suite of your own, not the shipped one.")] = None,
+    json_: Json = False,
+) -> None:
+    """List the tasks of the leaderboard: benchmark, cells, and what a good number means."""
     from scmf.evaluation.tasks import load_suite
 
-    tasks = load_suite(suite).tasks
-    if as_json:
-        print_json({name: task.model_dump(mode="json") for name, task in tasks.items()})
+    found = load_suite(suite).tasks
+    if json_:
+        print_json({name: task.model_dump(mode="json") for name, task in found.items()})
         return
-    rows = [(name, t.benchmark, f"{t.dataset}.{t.split}", t.description) for name, t in tasks.items()]
+    rows = [(name, t.benchmark, f"{t.dataset}.{t.split}", t.description) for name, t in found.items()]
     print_table(("task", "benchmark", "cells", "what a good number means"), rows)
 
 
@@ -123,76 +125,38 @@ def _print_results(results: list[Result], *, as_json: bool) -> None:
 
 def compare(
     what: Annotated[
-        list[str] | None,
-        typer.Argument(help="Recipes (recipes/*), folders of runs: the leaderboard of what was measured of them."),
-    ] = None,
-    tokenizers: Annotated[
-        str | None, typer.Option("--tokenizers", help="Names, such as rank_value,binned,continuous: train a grid.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Architecture that is trained under each of --tokenizers.")
-    ] = None,
-    config: Annotated[str, typer.Option("--config", help="Recipe or YAML: cells, sizes, budget.")] = "geneformer",
-    objective: Annotated[
-        str, typer.Option("--objective", help="One objective for all, or own: that of each strategy's paper.")
-    ] = "masked_gene_prediction",
-    seeds: Annotated[str, typer.Option("--seeds", help="0, or 1-5, or 1,3; differences are told from two on.")] = "0",
-    out: Annotated[
+        list[str],
+        typer.Argument(
+            help="Recipes (recipes/*, or `all`), folders of runs and reproductions (runs/reproduce/geneformer)."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the pages.", show_default=COMPARE)] = None,
+    results: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for tables (and runs); leaderboard/ for recipes, else runs/compare."),
+        typer.Option("--results", help="Result files of recipes.", show_default="those that come with scmf"),
     ] = None,
-    ledger: Annotated[Path, typer.Option("--ledger", help="Folder of result files.")] = Path("leaderboard/results"),
-    variant: Variant = None,
-    overrides: Set = None,
+    history: Annotated[
+        Path | None,
+        typer.Option("--history", help="Write a page too: which change moved which committed number, read from git."),
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The leaderboard of recipes or runs; with --tokenizers, one architecture trained under several tokenizers."""
-    from scmf.core.errors import ConfigError
+    """The leaderboard of recipes or runs: tables, page, CSV, JSON, figures. Nothing is trained."""
+    from scmf.core.config.recipe import list_recipes
+    from scmf.experiments.leaderboard import compare_measured
 
-    if bool(what) == bool(tokenizers) or bool(tokenizers) != bool(model):
-        raise ConfigError(
-            f"{len(what or [])} recipes or runs, --tokenizers {tokenizers}, --model {model}",
-            wanted="either recipes or runs, or --tokenizers together with --model",
-            where="scmf compare",
-            fix="scmf compare recipes/*, or scmf compare --tokenizers rank_value,binned --model transformer_encoder",
-        )
-    if what:
-        from scmf.experiments.leaderboard import compare_measured
+    leaderboard = compare_measured(list_recipes() if what == ["all"] else what, results_dir=results, out=out)
+    pages = list(leaderboard.pages)
+    if history is not None:
+        from scmf.results.history import write_history
 
-        board = compare_measured(what, ledger=ledger, out=out)
-        if json_:
-            print_json(board.to_json())
-            return
-        for title, heads, lines in board.terminal_tables():
-            print(title)
-            print_table(tuple(heads), [tuple(line) for line in lines])
-        for page in board.pages:
-            print(f"wrote {page}")
-        if out is None and board.whole and Path(".git").exists():
-            from scmf.results.history import write_changes
-
-            print(f"wrote {write_changes('.', 'reports/CHANGES.md')}")
-        return
-    from scmf.experiments.tokenizer_grid import compare_tokenizers
-
-    assert tokenizers is not None and model is not None
-    out = out or Path("runs/compare")
-    found = compare_tokenizers(
-        config,
-        [name.strip() for name in tokenizers.split(",") if name.strip()],
-        architecture=model,
-        objective=objective,
-        variant=variant,
-        overrides=tuple(overrides or ()),
-        seeds=seeds_of(seeds),
-        out=out,
-    )
+        pages.append(write_history(".", history))
     if json_:
-        print_json(found.to_json())
+        print_json(leaderboard.to_json())
         return
-    heads, lines = found.table()
-    print_table(tuple(heads), [tuple(line) for line in lines])
-    for strategy, reason in found.absent.items():
-        print(f"{strategy}: — ({reason})")
-    print(f"wrote {out / 'compare.md'} and {out / 'compare.json'}")
+    for title, heads, lines in leaderboard.terminal_tables():
+        print(title)
+        print_table(tuple(heads), [tuple(line) for line in lines])
+    for page in pages:
+        print(f"wrote {page}")

@@ -1,6 +1,6 @@
 """What the commands print: the answer on stdout, all else on stderr.
 
-Lives here: tables, YAML, JSON, notes, and how seeds are written. Lives elsewhere: the commands (cli, cli_data).
+Lives here: tables, YAML, JSON, and messages on stderr. Lives elsewhere: the commands and their options.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -38,12 +38,6 @@ def listen(quiet: bool = False) -> bool:
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     return quiet
-
-
-Quiet = Annotated[
-    bool, typer.Option("--quiet", callback=listen, help="Neither messages nor progress on stderr, warnings alone.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 
 
 def print_json(value: object) -> None:
@@ -117,19 +111,3 @@ def print_outcome(outcome: Outcome) -> None:
 def _parity_line(row: dict[str, Any]) -> tuple[str, ...]:
     passed = f"{row['passed']} of {row['cases']} cases"
     return row["part"], passed, f"{row['difference']:.2g}", f"{row['tolerance']:.2g}"
-
-
-def seeds_of(text: str) -> tuple[int, ...]:
-    """The seeds that ``0``, ``1-5`` or ``1,3`` names, without repeats."""
-    from scmf.core.errors import ConfigError
-
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        whole = first.isdecimal() and (last.isdecimal() if dash else True)
-        if not whole or (dash and int(last) < int(first)):
-            raise ConfigError(
-                f"--seeds {text}", wanted="numbers from 0, rising in a range", where="--seeds", fix="0, or 1-5, or 1,3"
-            )
-        seeds += range(int(first), int(last if dash else first) + 1)
-    return tuple(dict.fromkeys(seeds))

@@ -10,12 +10,8 @@ from typing import Annotated
 
 import typer
 
-from scmf.cli.output import Quiet, print_answer
-
-
-def add_publish(app: typer.Typer) -> None:
-    """Add the verb to the command line."""
-    app.command(name="publish")(publish)
+from scmf.cli.options import Json, Quiet
+from scmf.cli.output import print_answer
 
 
 def publish(
@@ -36,7 +32,7 @@ def publish(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Make the folder and push nothing.")] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Run code in the folder that is not ours.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")] = False,
+    json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a checkpoint stand alone, with license and model card, and push it to a Hugging Face Hub.

@@ -1,7 +1,7 @@
-"""Several processes of one run: who writes, who waits, how they end.
+"""Which process of a run this is: who writes, who waits, how they end.
 
-Lives here: the little that is not the loop's. Lives elsewhere: gradients and reductions (loop), shares of cells
-(batches, data.stream).
+Lives here: what a program asks before or after training. Lives elsewhere: what processes do together while they train
+(training.distributed), shares of cells (data.stream).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main_first() -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """End a process of several, without what the interpreter does at its end.
+    """End one of several processes at once, without the interpreter's shutdown.
 
     A worker thread of gloo may still hold a Python object then, and the process would abort (seen under load).
     """

@@ -122,7 +122,8 @@ def dump_yaml(value: Any, *, width: int = 100) -> str:
     """
     writer: Any = YAML(typ="safe", pure=True)
     writer.Resolver, writer.Representer, writer.Serializer = _BothVersions, _Plain, _Anchors
-    writer.default_flow_style, writer.width, writer.sort_base_mapping_type_on_output = False, width, False
+    writer.default_flow_style, writer.width = False, width
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = io.StringIO()
     writer.dump(value, text)
     return re.sub(r" +\n", "\n", text.getvalue())  # a folded line ends in a blank that means nothing

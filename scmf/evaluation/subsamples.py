@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.score import CellLabels, Interval, Score
+from scmf.data.loading.labels import CellLabels
+from scmf.results.score import Interval, Score
 
 DRAWS = 5
 
@@ -120,7 +121,9 @@ def bounded(
 
 
 def _range(values: Sequence[float]) -> Interval:
-    return Interval(min(values), max(values), 1.0, "subsamples", len(values), len(values))
+    return Interval(
+        low=min(values), high=max(values), level=1.0, unit="subsamples", n_units=len(values), draws=len(values)
+    )
 
 
 def _details(scores: Sequence[Score]) -> list[dict[str, Any]]:

@@ -1,28 +1,38 @@
 """The tasks of the leaderboard: which benchmark, on which cells and split, with which options. Frozen.
 
 A task has a name, so that a page, a command and a training callback mean the same thing by it. Lives here: the keys of
-``leaderboard/suite.yaml``, finding a task. Lives elsewhere: what is scored (subjects), the scoring (suite_run), the
-metrics (eval), the cells (cards in datasets/).
+``leaderboard/suite.yaml``, finding a task, the tasks that a recipe makes of its own cells. Lives elsewhere: what is
+scored (submissions), the scoring (run), which options a benchmark knows (its class), the cells (cards in datasets/).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from scmf.core import registry as plugins
+from scmf.core import registry
+from scmf.core.config.recipe import Recipe
+from scmf.core.config.renamed import current_names, first_names
 from scmf.core.config.run import DataConfig
-from scmf.core.config.section import Section, known
+from scmf.core.config.section import Section, check_options, known
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError
+from scmf.core.files import sha256_json
 from scmf.core.paths import shipped
 from scmf.core.yaml import load_yaml
 
 ALL = "all"
 """Name that stands for every task."""
+
+
+COMMON = ("benchmark", "dataset", "split", "description", "protocols", "batch_key", "label_key", "gene_set", "options")
+"""Keys of every task; the others are options that a benchmark must know (its ``task_options``)."""
+
+LATER = ("knn_neighbors", "options")
+"""Keys that came after the first results were filed."""
 
 
 class Task(Section):
@@ -46,6 +56,8 @@ class Task(Section):
     """``annotation``: what to do with test cells whose label has no training cell."""
     finetune: bool = False
     """``annotation``: fine-tune a head, too, as the recipe of the model says."""
+    knn_neighbors: int = Field(15, ge=1)
+    """``annotation``: neighbors that vote in the kNN probe."""
     max_cells: int | None = Field(None, ge=100)
     """``integration``: score subsamples of so many cells when there are more."""
     truths: tuple[str, ...] = ()
@@ -53,8 +65,19 @@ class Task(Section):
     top_genes: int | None = Field(None, ge=10)
     """``gene_network``: most variable genes that take part, beside the regulators; ``perturbation``: the most variable
     genes of training cells, where a screen has too many to test each of them."""
+    options: dict[str, Any] = {}
+    """What only this benchmark knows, checked by its ``Options``; for benchmarks from outside."""
     gene_set: str | None = None
     """Gene vocabulary that gene symbols are taken to before a model with Ensembl ids reads the cells."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_today(cls, raw: Any) -> Any:
+        return current_names("task", raw)
+
+    def digest(self, scored: str) -> str:
+        """Sha256 of the task and of the digest of what is scored on it."""
+        return sha256_json([scored, first_names("task", self._written())])
 
     @field_validator("dataset", "split")
     @classmethod
@@ -65,16 +88,26 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _options_of_the_benchmark(self) -> Task:
-        of = {
-            "unseen": ("annotation",), "finetune": ("annotation",), "max_cells": ("integration",),
-            "truths": ("gene_network",), "top_genes": ("gene_network", "perturbation"),
-        }  # fmt: skip
-        for key, benchmarks in of.items():
-            if getattr(self, key) != type(self).model_fields[key].default and self.benchmark not in benchmarks:
-                raise ValueError(f"`{key}` belongs to {' and '.join(benchmarks)}, not to {self.benchmark}")
-        if self.benchmark == "gene_network" and not self.truths:
-            raise ValueError("`truths` must name at least one network")
+        benchmark = registry.resolve("benchmarks", self.benchmark)
+        for key, field in type(self).model_fields.items():
+            given = key not in COMMON and getattr(self, key) != field.default
+            if given and key not in benchmark.task_options:
+                every = registry.names("benchmarks")
+                owners = [name for name in every if key in registry.resolve("benchmarks", name).task_options]
+                raise ValueError(f"`{key}` belongs to {' and '.join(owners)}, not to {self.benchmark}")
+        check_options(self.options, {self.benchmark: benchmark.Options}, choice=self.benchmark)
+        for key, said in benchmark.required_options.items():
+            if not getattr(self, key):
+                raise ValueError(f"`{key}` {said}")
         return self
+
+    def _written(self) -> dict[str, Any]:
+        """What a digest of the task is made of: keys of `LATER` only where they are set, so that old digests hold."""
+        keys = type(self).model_fields
+        whole = self.model_dump(mode="json")
+        return {
+            key: value for key, value in whole.items() if key not in LATER or getattr(self, key) != keys[key].default
+        }
 
 
 class Suite(Section):
@@ -99,7 +132,7 @@ class Suite(Section):
                     f"task {name!r}",
                     wanted=f"one of {', '.join(choice)}",
                     where="leaderboard/suite.yaml",
-                    fix=plugins.did_you_mean(name, choice),
+                    fix=registry.did_you_mean(name, choice),
                 )
         return {
             name: task for name, task in self.tasks.items() if ALL in names or name in names or task.benchmark in names
@@ -130,3 +163,21 @@ def data_of(task: Task, *, gene_set: str | None = None) -> DataConfig:
     keys |= {"batch_key": task.batch_key, "label_key": task.label_key}
     section: DataConfig = validate(DataConfig, keys, where="leaderboard/suite.yaml")
     return section
+
+
+def tasks_of(recipe: Recipe) -> dict[str, Task]:
+    """Benchmark to the task that a recipe's ``eval.benchmarks`` makes of its own cells, sorted by benchmark."""
+    data, settings = recipe.config.data, recipe.config.eval
+    cells = data.dataset or ", ".join(Path(file).name for file in data.files) or "cells"
+    return {
+        name: Task(
+            benchmark=name,
+            dataset=str(cells),
+            split=str(data.split or "all"),
+            description=f"the cells of {recipe.name}",
+            batch_key=data.batch_key,
+            label_key=data.label_key,
+            **registry.resolve("benchmarks", name).recipe_options(settings),
+        )
+        for name in sorted(settings.benchmarks)
+    }

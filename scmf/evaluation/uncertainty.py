@@ -3,7 +3,7 @@
 Lives here: the percentile bootstrap (Efron and Tibshirani 1993, chapter 13) over units or over whole groups
 of rows, two fast forms of it (means of values that each unit has, label metrics from counts), and the paired
 bootstrap of the difference of two methods. Lives elsewhere: the metrics themselves; the spread over seeds of
-training, which is another question and the business of `scmf.results.result`.
+training, which is another question and the business of `scmf.results.judge`.
 
 A percentile interval is too narrow for few units: at 30 normal values the nominal 95 % cover about 93 %, at five about
 83 %. The number of units therefore stands in each interval. Where all units agree (every cell right) the interval
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.score import Interval
+from scmf.results.score import Interval
 
 DRAWS, LEVEL = 1000, 0.95
 
@@ -265,7 +265,9 @@ def _intervals(
         known = values[np.isfinite(values)]
         if 2 * len(known) >= draws:
             low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-            found[name] = Interval(float(low), float(high), level, unit, n_units, len(known))
+            found[name] = Interval(
+                low=float(low), high=float(high), level=level, unit=unit, n_units=n_units, draws=len(known)
+            )
     return found
 
 

@@ -1,7 +1,7 @@
-"""The verb ``compare`` for what was measured: recipes or runs -> results -> the leaderboard. No torch.
+"""The verb ``compare``: recipes or runs -> results -> the leaderboard. No torch.
 
 Lives here: which results belong to what was named, their verdicts, where the pages go. Lives elsewhere: tables and
-pages (report.leaderboard), the grid that trains (compare).
+pages (scmf.results.pages), training under several tokenizers (tokenizer_grid).
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import Any
 
 from scmf.core.config.recipe import Recipe, find_recipe, list_recipes, load_recipe
 from scmf.core.errors import ConfigError
+from scmf.core.workspace import committed_results, default_folder
 from scmf.data.cards.card import list_cards
+from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected, judge_results, load_expected
+from scmf.results.judge import Verdict
+from scmf.results.ledger import read_results
 from scmf.results.pages.leaderboard import MARKS, Leaderboard, build_leaderboard, write_leaderboard
 from scmf.results.pages.table import number
-from scmf.results.result import CellKey, Result, Verdict, read_results
+from scmf.results.result import CellKey, Result
 
 log = logging.getLogger(__name__)
 
 
-RUNS_OUT = Path("runs/comparison")
-
-
 @dataclass(frozen=True)
-class Board:
+class WrittenLeaderboard:
     """A leaderboard and the files it was written to."""
 
     leaderboard: Leaderboard
@@ -57,26 +58,28 @@ class Board:
 def compare_measured(
     what: Sequence[str],
     *,
-    ledger: Path,
+    results_dir: Path | None = None,
     out: Path | None = None,
-) -> Board:
+) -> WrittenLeaderboard:
     """The leaderboard of recipes or runs.
 
     Parameters
     ----------
     what
-        Names or folders of recipes, folders of runs that `scmf evaluate RUN --tasks …` has scored. With every shipped
-        recipe the whole ledger takes part: baselines and whatever else is filed there.
-    ledger
-        Folder of result files of the recipes.
+        Names or folders of recipes, folders that hold ``results/``: runs that `scmf evaluate RUN --tasks …` has
+        scored, reproductions (``runs/reproduce/<recipe>``). With every shipped recipe all results of ``results_dir``
+        take part: baselines and whatever else is filed there.
+    results_dir
+        Folder of result files of the recipes; those that come with the package when None.
     out
-        Folder for the pages: beside the ledger for recipes, ``runs/comparison`` when a run is among them.
+        Folder for the pages; ``runs/compare`` when None.
 
     Raises
     ------
     ConfigError
         A name means nothing, a run has no results, or there is no result at all.
     """
+    results_dir = results_dir or committed_results()
     recipes: dict[str, Recipe] = {}
     results: list[Result] = []
     runs = 0
@@ -84,7 +87,7 @@ def compare_measured(
         folder = Path(word)
         if folder.is_file() and folder.suffix != ".yaml":
             continue  # a README beside the recipes: recipes/* names it, too
-        if (folder / "run.json").is_file():
+        if RunFolder(folder).note.is_file() or RunFolder(folder).results.is_dir():
             runs += 1
             results += _of_run(folder)
             continue
@@ -93,20 +96,20 @@ def compare_measured(
         recipes[recipe.name] = recipe
     whole = set(list_recipes()) <= set(recipes)
     if whole:
-        results += read_results(ledger)
+        results += read_results(results_dir)
     else:
         for name in (*recipes, *(("baselines",) if recipes or runs else ())):
-            results += read_results(ledger, name)
+            results += read_results(results_dir, name)
     results = list({(result.path, result.recipe_digest): result for result in reversed(results)}.values())
     if not any(result.recipe != "baselines" for result in results):
         raise ConfigError(
-            f"no result of {', '.join(what)} in {ledger}", wanted="result files", where="scmf compare",
+            f"no result of {', '.join(what)} in {results_dir}", wanted="result files", where="scmf compare",
             fix="`scmf reproduce RECIPE` measures a recipe, `scmf evaluate RUN --tasks all` a run",
         )  # fmt: skip
     log.info(f"{len(results)} results of {len({result.recipe for result in results})} recipes")
     expected, verdicts = _verdicts(recipes, results)
-    board = build_leaderboard(results, leaks=known_leaks(), expected=expected, verdicts=verdicts)
-    return Board(board, write_leaderboard(out or (RUNS_OUT if runs else ledger.parent), board), whole)
+    leaderboard = build_leaderboard(results, leaks=known_leaks(), expected=expected, verdicts=verdicts)
+    return WrittenLeaderboard(leaderboard, write_leaderboard(out or default_folder("compare"), leaderboard), whole)
 
 
 def known_leaks() -> dict[str, dict[str, tuple[str, str]]]:
@@ -119,10 +122,10 @@ def known_leaks() -> dict[str, dict[str, tuple[str, str]]]:
 
 
 def _of_run(folder: Path) -> list[Result]:
-    found = read_results(folder / "results")
+    found = read_results(RunFolder(folder).results)
     if not found:
         raise ConfigError(
-            "a run without results", wanted="result files", where=folder / "results",
+            "a run without results", wanted="result files", where=RunFolder(folder).results,
             fix=f"scmf evaluate {folder} --tasks all",
         )  # fmt: skip
     return found

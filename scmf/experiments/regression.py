@@ -1,8 +1,8 @@
 """The regression check: every shipped recipe measured again, judged, and held beside the committed results.
 
 Lives here: which recipes run, into which scratch folders, and the judging of results measured before. Lives elsewhere:
-running and judging one recipe (reproduce), the rule of judging (results), the table (report.regression_table), which
-commit moved which number (changes). Nothing here writes into the committed folders.
+running and judging one recipe (reproduce), the rule of judging (results), the table (results.pages.regression), which
+commit moved which number (results.history). Nothing here writes into the committed folders.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scmf.core.config.recipe import Recipe, list_recipes, load_recipe
 from scmf.core.errors import ConfigError, ScmfError
+from scmf.core.workspace import checkout, committed_results, default_folder
+from scmf.experiments import reproduce as reproduction
 from scmf.results.expected import load_expected
+from scmf.results.judge import Verdict
+from scmf.results.ledger import read_results
 from scmf.results.pages.regression import Check, Checked, Line
-from scmf.results.result import CellKey, Result, Verdict, read_results
+from scmf.results.result import CellKey, Result
 
 log = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from scmf.experiments.reproduce import Outcome
-
-COMMITTED = Path("leaderboard/results")
-"""The ledger that is part of the repository; only read here."""
-
-SCRATCH = Path(".cache/check")
+SCRATCH = default_folder("check")
 """Where a check writes its runs, result files and pages."""
 
 
@@ -37,9 +34,9 @@ def check_all(
     *,
     tiers: Sequence[str] = ("parity", "mini"),
     measured: Path | None = None,
-    committed: Path = COMMITTED,
+    committed: Path | None = None,
     runs: Path = SCRATCH / "runs",
-    ledger: Path = SCRATCH / "results",
+    results_dir: Path = SCRATCH / "results",
     reports: Path = SCRATCH / "reports",
 ) -> Check:
     """Measure every recipe again and judge it; one that cannot run is a line of the table, and the others go on.
@@ -51,28 +48,27 @@ def check_all(
     tiers
         Tiers to run, see `scmf.experiments.reproduce.TIERS`.
     measured
-        A ledger of results measured before, judged in place of a run; the tiers do not matter then.
+        A folder of results measured before, judged in place of a run; the tiers do not matter then.
     committed
-        The committed ledger.
-    runs, ledger, reports
+        The committed results, only read; those that come with the package when None.
+    runs, results_dir, reports
         Scratch folders.
 
     Raises
     ------
     ConfigError
-        ``ledger`` or ``reports`` is a folder of the repository that a check must not touch, ``measured`` does not
+        ``results_dir`` or ``reports`` is a folder of the repository that a check must not touch, ``measured`` does not
         exist, or a recipe is unknown.
     """
-    from scmf.experiments.reproduce import reproduce
-
-    for folder, kept in ((ledger, committed), (reports, Path("reports"))):
+    committed = committed or committed_results()
+    for folder, kept in ((results_dir, committed), (reports, (checkout() or Path()) / "reports")):
         if measured is None and folder.resolve() == kept.resolve():
             raise ConfigError(
-                f"the check would write into {folder}", wanted="a scratch folder", where="--ledger, --reports",
+                f"the check would write into {folder}", wanted="a scratch folder", where="--results, --reports",
                 fix=f"leave them out, or name another, for example {SCRATCH / 'results'}",
             )  # fmt: skip
     if measured is not None and not measured.is_dir():
-        raise ConfigError("no such folder", wanted="a ledger of results", where=measured, fix="measure first")
+        raise ConfigError("no such folder", wanted="a folder of results", where=measured, fix="measure first")
     checked = []
     for name in list_recipes() if recipes is None else recipes:
         recipe = load_recipe(name)
@@ -81,7 +77,9 @@ def check_all(
             if measured is not None:
                 checked.append(_judge(recipe, measured, committed))
             else:
-                again = partial(reproduce, name, tiers=tiers, runs=runs, ledger=ledger, reports=reports)
+                again = partial(
+                    reproduction.reproduce, name, tiers=tiers, runs=runs, results_dir=results_dir, reports=reports
+                )
                 checked.append(_run(recipe, partial(again), committed))
         except ScmfError as error:
             # One recipe that cannot be measured must not hide what the others have to say.
@@ -90,7 +88,7 @@ def check_all(
     return Check(tuple(checked))
 
 
-def _run(recipe: Recipe, again: Callable[[], Outcome], committed: Path) -> Checked:
+def _run(recipe: Recipe, again: Callable[[], reproduction.Outcome], committed: Path) -> Checked:
     outcome = again()
     lines = _lines(recipe, outcome.results, outcome.verdicts, committed)
     parity = None if outcome.parity is None else tuple(outcome.parity)
@@ -99,15 +97,13 @@ def _run(recipe: Recipe, again: Callable[[], Outcome], committed: Path) -> Check
 
 def _judge(recipe: Recipe, measured: Path, committed: Path) -> Checked:
     """Judge what lies in ``measured``; results of cells that the recipe does not expect are others' business."""
-    from scmf.experiments.reproduce import FIRST_SEED, judged
-
     expected = load_expected(recipe.folder / "expected.yaml")
     ours = {key[:-1] for key in expected.cells(recipe.variant)}
     results = [r for r in read_results(measured, recipe.name, variant=recipe.variant) if r.key("")[:-1] in ours]
     if not results:
         return Checked(recipe.name, recipe.variant, error=f"no results of it in {measured}")
     several = len({result.seed for result in results} - {None}) > 1
-    verdicts = judged(expected, results, recipe, first_seed=FIRST_SEED if several else None)
+    verdicts = reproduction.judged(expected, results, recipe, first_seed=reproduction.FIRST_SEED if several else None)
     absent = {"parity": "results of earlier runs were judged"}
     return Checked(recipe.name, recipe.variant, _lines(recipe, results, verdicts, committed), None, absent)
 

@@ -21,14 +21,21 @@ from typing import Any
 from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.errors import ConfigError, EvaluationError
 from scmf.core.paths import data_dir, reference_dir
-from scmf.evaluation.integration.benchmark import BATCH, BIO
+from scmf.evaluation.annotation.metric_table import METRICS as ANNOTATION
+from scmf.evaluation.integration.metric_table import BATCH, BIO, SCIB_METRICS
+from scmf.evaluation.pretraining_metrics import METRICS as PRETRAINING
+from scmf.experiments.folders import Folders
 from scmf.experiments.seeds import SeedRun, SharedInputs, run_seed
 from scmf.models.checkpoint import quiet_transformers
+from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected, expected_cells, judge_results, load_expected, write_expected
+from scmf.results.judge import Verdict
+from scmf.results.ledger import write_result
 from scmf.results.pages.parity import write_parity_table
 from scmf.results.pages.reproduction import write_report
 from scmf.results.pages.reproduction_plots import FigureInputs
-from scmf.results.result import CellKey, ParityCase, Result, Verdict, write_result
+from scmf.results.parity import ParityCase
+from scmf.results.result import CellKey, Result
 
 log = logging.getLogger(__name__)
 
@@ -38,25 +45,9 @@ FIRST_SEED = 0
 MORE_SEEDS = (100, 101, 102)
 """Seeds that decide, two of them, when the first lies outside its band. None may be an expected sample."""
 
-MIN_BANDS = {
-    "accuracy": 0.005,
-    "macro_f1": 0.005,
-    "valid_loss": 0.005,
-    "bio_conservation": 0.005,
-    "batch_correction": 0.005,
-    "overall": 0.005,
-}
-"""Smallest half-width of a band, in the unit of the metric: two or three test cells, and what other
-processors round differently. A metric that is not here is shown and not judged."""
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where a reproduction writes: runs (checkpoints, logs), ledger (result files), reports (pages)."""
-
-    runs: Path
-    ledger: Path
-    reports: Path
+MIN_BANDS = {**ANNOTATION.min_bands, **SCIB_METRICS.min_bands, **PRETRAINING.min_bands}
+"""Smallest half-width of a band, in the unit of the metric, of every metric that is judged: two or three test cells,
+and what other processors round differently. A metric that is not here is shown and not judged."""
 
 
 @dataclass
@@ -179,9 +170,9 @@ def reproduce(
     overrides: tuple[str, ...] = (),
     seeds: Sequence[int] = (FIRST_SEED,),
     record: bool = False,
-    runs: Path = Path("runs"),
-    ledger: Path = Path("leaderboard/results"),
-    reports: Path = Path("reports"),
+    runs: Path | None = None,
+    results_dir: Path | None = None,
+    reports: Path | None = None,
     on_case: Callable[[ParityCase], None] = lambda _: None,
 ) -> Outcome:
     """Reproduce a recipe and judge it.
@@ -191,7 +182,7 @@ def reproduce(
     name
         Recipe, by name or path.
     tiers
-        Which of `TIERS` to run. Parity without oracle files is absent with a reason when other tiers
+        Which of `TIERS` to run. Parity without outputs of the official code is absent with a reason when other tiers
         run, and an error when it was asked for alone.
     variant
         A variant of the mini tier; the recipe's default when None.
@@ -203,10 +194,11 @@ def reproduce(
     record
         Write the results as expected values into the recipe's ``expected.yaml`` instead of judging them; comparisons
         with the official code into the table of its README.
-    runs, ledger, reports
-        Folders for runs, result files and pages.
+    runs, results_dir, reports
+        Folders for runs, result files and pages; `scmf.experiments.folders.Folders.of` chooses those not given.
     """
     recipe = load_recipe(name, variant=variant, overrides=overrides)
+    folders = Folders.of(recipe, record=record, runs=runs, results_dir=results_dir, reports=reports)
     outcome = Outcome(recipe)
     if "parity" in tiers:
         folder = reference_dir()
@@ -226,7 +218,6 @@ def reproduce(
                 write_parity_table(recipe.folder / "README.md", outcome.parity)
                 log.info(f"wrote the parity table into {recipe.folder / 'README.md'}")
     if "mini" in tiers:
-        folders = Folders(runs, ledger, reports)
         _mini(outcome, seeds, record=record, folders=folders)
     return outcome
 
@@ -255,7 +246,7 @@ def _mini(
         first = not done
         done.append(run_seed(recipe, seed, shared, runs=folders.runs, first=first))
         for result in done[-1].results:
-            write_result(folders.ledger, result)
+            write_result(folders.results_dir, result)
         outcome.results = [result for seed_run in done for result in seed_run.results]
 
     for seed in seeds:
@@ -281,7 +272,7 @@ def _mini(
         verdicts=outcome.verdicts,
         parity_cases=outcome.parity or [],
         figures_inputs=FigureInputs(
-            loss_logs={f"seed {r.seed}": r.folder / "pretraining" / "log.jsonl" for r in done},
+            loss_logs={f"seed {r.seed}": RunFolder(r.folder).log for r in done},
             embedding=done[0].embedding,
             confusion=done[0].confusion,
         ),

@@ -9,27 +9,29 @@ from __future__ import annotations
 import json
 import logging
 import re
-import resource
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from scmf.core import provenance
-from scmf.core import registry as plugins
+from scmf.core import provenance, registry
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import EvaluationError
 from scmf.core.paths import shipped
-from scmf.evaluation import own_cells
+from scmf.data.loading.facts import DataFacts
 from scmf.evaluation.callbacks import callbacks_of
-from scmf.evaluation.score import CellLabels, Score
+from scmf.evaluation.cells import TaskCells
+from scmf.evaluation.pretraining_metrics import METRICS
+from scmf.evaluation.run import scores_of_recipe
+from scmf.evaluation.submissions.baselines import BaselinesSubmission
+from scmf.evaluation.submissions.model import ModelSubmission
 from scmf.results.pages.reproduction_plots import ConfusionInput, EmbeddingInput
+from scmf.results.record import Measurement
 from scmf.results.result import Result
+from scmf.results.score import Score
 from scmf.training.data import Prepared, prepare
 from scmf.training.loop import TrainingReport
 from scmf.training.pretrain import pretrain
@@ -53,10 +55,10 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """What all seeds share: cells, tokens and the vectors of the baselines."""
+    """What all seeds share: cells with the vectors of the baselines, and tokens."""
 
     prepared: Prepared
-    baselines: dict[str, np.ndarray]
+    cells: TaskCells
 
     @classmethod
     def of(
@@ -65,7 +67,7 @@ class SharedInputs:
     ) -> SharedInputs:
         """Load and tokenize the cells of ``recipe``; neither depends on the seed."""
         prepared = prepare(recipe.config)
-        return cls(prepared, own_cells.baselines(prepared))
+        return cls(prepared, TaskCells(prepared.cells).with_baselines())
 
 
 def run_seed(
@@ -91,15 +93,16 @@ def run_seed(
     out = runs / f"{recipe.name}-{recipe.variant}" / name
     started = time.perf_counter()
     model, report = pretrain(seeded, prepared, out, callbacks=callbacks_of(seeded.config.eval, prepared))
-    vectors = own_cells.representations(seeded, prepared, model)
+    submission = ModelSubmission.of_recipe(seeded, model, prepared, out)
+    log.info("embedding cells")
+    vectors = submission.own_vectors
+    scored = (BaselinesSubmission.of_recipe(), submission) if first else (submission,)
     scores = [
         _pretraining_score(seeded, prepared, report),
-        *own_cells.evaluate(
-            seeded, prepared, vectors, baselines=shared.baselines, out=out, score_baselines=first,
-            ),
-    ]  # fmt: skip
+        *scores_of_recipe(seeded, scored, shared.cells),
+    ]
     log.info(f"seed {seed} done in {time.perf_counter() - started:.0f} s")
-    facts, truth = prepared.cells.uns["scmf"], CellLabels.of(prepared.cells)
+    facts, truth = prepared.facts, shared.cells.labels
     batches = truth.parts if truth.batches is None else truth.batches
     return SeedRun(
         seed,
@@ -127,7 +130,7 @@ def _pretraining_score(recipe: Recipe, prepared: Prepared, report: TrainingRepor
             "no validation loss", wanted="cells in part 'valid'", where=report.log, fix="choose a split that has them"
         )
     training = recipe.config.training
-    family = plugins.resolve("objectives", training.pretraining_task)
+    family = registry.resolve("objectives", training.pretraining_task)
     objective = family.from_settings(
         training, prepared.tokenizer, match_official=recipe.config.tokenizer.match_official
     )
@@ -136,9 +139,9 @@ def _pretraining_score(recipe: Recipe, prepared: Prepared, report: TrainingRepor
         protocol=training.pretraining_task,
         method="pretrained",
         metrics={"valid_loss": losses[-1]},
-        definitions={"valid_loss": objective.definition},
-        n_cells=len(prepared.part("valid")),
-        n_train=len(prepared.part("train")),
+        **METRICS.facts(("valid_loss",), objective=objective.definition),
+        n_cells=len(prepared.rows("valid")),
+        n_train=len(prepared.rows("train")),
         seconds=report.seconds,
     )
 
@@ -156,31 +159,20 @@ def _name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(text).name if "/" in text else text).strip("-") or "cells"
 
 
-def _result(recipe: Recipe, score: Score, facts: dict[str, Any]) -> Result:
-    seed = None if score.method in DETERMINISTIC else recipe.config.training.seed
-    data = {key: facts[key] for key in ("dataset", "sha256", "split", "split_sha256")}
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    return Result(
+def _result(recipe: Recipe, score: Score, facts: DataFacts) -> Result:
+    measurement = Measurement(
         recipe=recipe.name,
         variant=recipe.variant,
         tier="mini",
-        benchmark=score.benchmark,
-        dataset=_name(facts["dataset"]),
-        split=_name(str(facts["split"])),
-        protocol=score.protocol,
-        method=score.method,
-        seed=seed,
-        metrics=score.metrics,
-        definitions=score.definitions,
-        higher_is_better=score.higher_is_better,
-        n_cells=score.n_cells,
-        n_train=score.n_train,
+        dataset=_name(facts.dataset),
+        split=_name(str(facts.split)),
         recipe_digest=recipe.digest,
-        provenance=provenance.collect(data=data, seed=seed, overrides=list(recipe.overrides)),
         command=_command(recipe),
-        seconds=round(score.seconds, 2),
-        peak_memory_mb=round(rss, 1),
+        data=facts.provenance,
+        seed=None if score.method in DETERMINISTIC else recipe.config.training.seed,
+        more={"overrides": list(recipe.overrides)},
     )
+    return measurement.result(score, detailed=False)
 
 
 def _confusion(scores: Sequence[Score]) -> ConfusionInput | None:

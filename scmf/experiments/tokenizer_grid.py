@@ -1,7 +1,7 @@
-"""The verb ``compare``: the same architecture under several tokenizers, with the same cells, budget and seeds.
+"""The verb ``sweep``: one architecture trained under several tokenizers, with the same cells, budget and seeds.
 
-Lives here: the grid of runs, what is held equal, which differences are told apart. Lives elsewhere: one run (run,
-seeds), the metrics (eval), printing (cli).
+Lives here: the runs, what is held equal, which differences exceed the spread of the seeds. Lives elsewhere: one run
+(seeds), the metrics (scmf.evaluation), printing (scmf.cli).
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.config.run import RunConfig, deep_merge
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.files import write_json, write_text
 from scmf.experiments.seeds import SharedInputs, run_seed
-from scmf.results.result import Result, write_result
+from scmf.models.run_folder import RunFolder
+from scmf.results.ledger import write_result
+from scmf.results.result import Result
+from scmf.results.significance import BEST, EQUAL, WORSE, Estimate, differ
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +38,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tokenizer": {"order": "random", "vectors": "fit"},
     },
 }
-"""How a strategy enters ``transformer_encoder``: where the expression of a gene stands (its rank, a bin, a number), and
-which genes of a cell too long are kept (the highest ranks; a draw)."""
+"""How ``transformer_encoder`` reads a strategy: expression as rank, bin or number; which genes of a long cell stay."""
 
 OWN = "own"
 """Objective that leaves each strategy the one it was published with."""
 
 OWN_OBJECTIVE = {"rank_value": "masked_gene_prediction"}
-
-ALPHA = 0.05
-"""Level of Welch's t-test between a strategy and the best one."""
 
 SHOWN = (
     ("annotation", "linear_probe", "accuracy"),
@@ -62,7 +61,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison: a strategy or a baseline.
+    """One line of the table: a strategy or a baseline.
 
     Parameters
     ----------
@@ -88,8 +87,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What a grid of runs found.
+class Sweep:
+    """What a sweep found.
 
     Parameters
     ----------
@@ -110,20 +109,17 @@ class Comparison:
     def verdicts(self, key: Key) -> dict[str, str]:
         """For each pretrained strategy: ``best``, ``worse`` or ``not distinguishable`` from the best; "" for one seed.
 
-        Welch's t-test, two-sided, at .05 (scipy.stats.ttest_ind), between the samples of the seeds.
+        Told apart by `scmf.results.significance.differ`: Welch's t-test between the seeds, two-sided, at .05.
         """
-        from scipy.stats import ttest_ind
-
         rows = [row for row in self.rows if row.method == "pretrained" and len(row.samples.get(key, [])) > 1]
         if len(rows) < 2:
             return {}
         best = max(rows, key=lambda row: statistics.mean(row.samples[key]))
-        found = {best.name: "best"}
+        found = {best.name: BEST}
         for row in rows:
             if row is not best:
-                same = row.samples[key] == best.samples[key]
-                p = 1.0 if same else float(ttest_ind(row.samples[key], best.samples[key], equal_var=False).pvalue)
-                found[row.name] = "worse" if p < ALPHA else "not distinguishable"
+                apart = differ(Estimate(tuple(row.samples[key])), Estimate(tuple(best.samples[key])))
+                found[row.name] = WORSE if apart else EQUAL
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -162,7 +158,7 @@ class Comparison:
         heads = ["tokenizer, method", *(f"{key[1].replace('_', ' ')}, {key[2]}" for key in keys)]
         heads += ["parameters", "seconds"]
         marks = {key: self.verdicts(key) for key in keys}
-        sign = {"best": " *", "not distinguishable": " =", "worse": ""}
+        sign = {BEST: " *", EQUAL: " =", WORSE: ""}
         lines = []
         for row in self.rows:
             cells = [_written(row.samples.get(key, [])) + sign.get(marks[key].get(row.name, ""), "") for key in keys]
@@ -183,7 +179,7 @@ class Comparison:
         return "\n".join(said) + "\n"
 
 
-def compare_tokenizers(
+def sweep_tokenizers(
     base: str,
     strategies: Sequence[str],
     *,
@@ -193,7 +189,7 @@ def compare_tokenizers(
     overrides: tuple[str, ...] = (),
     seeds: Sequence[int] = (0,),
     out: Path,
-) -> Comparison:
+) -> Sweep:
     """Train one architecture under each tokenizer, on the same cells with the same budget, and score all of them.
 
     Parameters
@@ -211,7 +207,7 @@ def compare_tokenizers(
     seeds
         Seeds; differences are told apart from two on.
     out
-        Folder for runs, ``results/``, ``compare.json`` and ``compare.md``. Finished runs in it are not trained again.
+        Folder for runs, ``results/``, ``sweep.json`` and ``sweep.md``. Finished runs in it are not trained again.
 
     Raises
     ------
@@ -220,11 +216,11 @@ def compare_tokenizers(
     """
     recipe = load_recipe(base, variant=variant, overrides=overrides)
     for strategy in strategies:
-        plugins.check("tokenizers", strategy)
-    plugins.check("models", architecture)
+        registry.check("tokenizers", strategy)
+    registry.check("models", architecture)
     if not strategies or not seeds:
-        raise ConfigError("no tokenizer or no seed", wanted="at least one of each", where="compare", fix="name them")
-    words = ["scmf", "compare", "--config", base, "--model", architecture, "--objective", objective]
+        raise ConfigError("no tokenizer or no seed", wanted="at least one of each", where="sweep", fix="name them")
+    words = ["scmf", "sweep", "--config", base, "--model", architecture, "--objective", objective]
     words += [*(("--variant", variant) if variant else ()), *(word for text in overrides for word in ("--set", text))]
     rows: list[Row] = []
     others: list[Row] = []
@@ -247,10 +243,10 @@ def compare_tokenizers(
             where="--tokenizers, --model, --objective",
             fix="choose another pair",
         )
-    comparison = Comparison(architecture, f"{recipe.name}, {recipe.variant}", tuple(seeds), rows + others, absent)
-    write_json(out / "compare.json", comparison.to_json())
-    write_text(out / "compare.md", comparison.markdown())
-    return comparison
+    sweep = Sweep(architecture, f"{recipe.name}, {recipe.variant}", tuple(seeds), rows + others, absent)
+    write_json(out / "sweep.json", sweep.to_json())
+    write_text(out / "sweep.md", sweep.markdown())
+    return sweep
 
 
 def under(recipe: Recipe, strategy: str, *, architecture: str, objective: str) -> Recipe:
@@ -266,16 +262,10 @@ def under(recipe: Recipe, strategy: str, *, architecture: str, objective: str) -
     raw["model"]["options"] = options
     if recipe.config.training.pretraining_task != objective:
         raw["training"]["options"] = {}
-    raw = deep_merge(
-        raw,
-        {
-            "tokenizer": {"strategy": strategy},
-            "model": {"architecture": architecture},
-            "training": {"pretraining_task": objective},
-        },
-    )
+    chosen = {"tokenizer": {"strategy": strategy}, "model": {"architecture": architecture}}
+    raw = deep_merge(raw, {**chosen, "training": {"pretraining_task": objective}})
     config = validate(RunConfig, raw, where=f"{recipe.name} with tokenizer {strategy}")
-    return replace(recipe, name=f"compare-{recipe.name}-{architecture}", variant=strategy, config=config)
+    return replace(recipe, name=f"sweep-{recipe.name}-{architecture}", variant=strategy, config=config)
 
 
 def _strategy_rows(
@@ -312,10 +302,10 @@ def _add(samples: dict[Key, list[float]], result: Result) -> None:
 
 def _facts(folder: Path, results: Sequence[Result]) -> dict[str, Any]:
     """Parameters, steps and seconds of a run, from its files."""
-    log = (folder / "pretraining" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    log = RunFolder(folder).log.read_text(encoding="utf-8").splitlines()
     seconds = [result.seconds for result in results if result.benchmark == "pretraining"]
     return {
-        "parameters": json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"],
+        "parameters": RunFolder(folder).fact("parameters"),
         "steps": json.loads(log[-1])["step"],
         "seconds": seconds[0] if seconds else None,
     }

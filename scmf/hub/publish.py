@@ -60,7 +60,7 @@ def publish(
     out
         The folder to make; ``<folder>.published`` when None. One that was made here is replaced.
     results
-        Files or ledgers with scores of this model.
+        Files or folders with scores of this model.
     license
         License of weights that you trained from random ones. Weights that come from others keep theirs.
     private

@@ -1,6 +1,6 @@
 """The scores of a model, gathered from files for its card.
 
-Takes result files, folders of them (a ledger), and what ``scmf evaluate --json`` printed. Lives here: reading, keeping
+Takes result files, folders of them, and what ``scmf evaluate --json`` printed. Lives here: reading, keeping
 what belongs to this model. Lives elsewhere: what a result is (scmf.results.result), how it is shown (card).
 """
 
@@ -17,10 +17,15 @@ from scmf.core.config.recipe import list_recipes, load_recipe
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_file
 from scmf.models.origin import Checkpoint
+from scmf.models.run_folder import NOTE
+from scmf.results.ledger import read_results
 from scmf.results.pages.table import OURS
-from scmf.results.result import Result, read_results
+from scmf.results.result import Result
 
-_SCORE = ("benchmark", "protocol", "method", "metrics", "definitions", "n_cells", "n_train", "seconds")
+_SCORE = (
+    "benchmark", "protocol", "method", "metrics", "definitions", "labels", "columns", "heads", "n_cells", "n_train",
+    "seconds",
+)  # fmt: skip
 """Keys of a score as ``scmf evaluate --json`` prints it."""
 
 
@@ -57,7 +62,7 @@ class Model:
         )
 
     def owns(self, result: Result) -> bool:
-        """Whether a result of a ledger was measured on this model, or on a baseline beside it."""
+        """Whether a result was measured on this model, or on a baseline beside it."""
         if (result.recipe, result.variant) != (self.recipe, self.variant):
             return False
         if self.digest is None:
@@ -138,7 +143,7 @@ def _of_score(score: dict[str, Any], model: Model, *, where: Path) -> Result:
     if not place["dataset"]:
         raise ConfigError(
             "scores that do not say on which cells",
-            wanted='keys "dataset" and "split" in every score, as the weights have no run.json',
+            wanted=f'keys "dataset" and "split" in every score, as the weights have no {NOTE}',
             where=where,
             fix="add them to the file",
         )
@@ -149,7 +154,8 @@ def _of_score(score: dict[str, Any], model: Model, *, where: Path) -> Result:
         "variant": _as_name(model.variant),
         "tier": "mini" if model.digest else "published",
         "seed": score.get("seed", model.seed),
-        "higher_is_better": {name: not name.endswith("loss") for name in score.get("metrics") or {}},
+        "higher_is_better": {name: not name.endswith("loss") for name in score.get("metrics") or {}}
+        | (score.get("higher_is_better") or {}),
         "recipe_digest": model.digest or "none",
         # where and by which versions it was measured stands in the definitions alone
         "provenance": {"data": place, "scores": {"file": where.name, "sha256": sha256_file(where)}},

@@ -333,6 +333,8 @@ class AutoregressiveTransformerPreTrainedModel(PreTrainedModel):
     """Tensors that are given and not trained; none in a model without given gene vectors."""
     embedding_defaults = (0, "cell")
     """Layer and pooling of the official embeddings."""
+    gives_attention, gives_gene_vectors, allows_knockout = False, True, True
+    """Whether it gives attention, a vector of each gene in its cell, and the vectors of a cell without one gene."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -13,10 +13,11 @@ import torch
 
 from scmf.core.config.run import EvalConfig
 from scmf.core.errors import ModelError, from_value_error
-from scmf.data.tokens.tokens import TokenCells, in_order
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import in_order, padded_tensors
 
 
-def embed_tokens(model: Any, cells: TokenCells, *, settings: EvalConfig) -> np.ndarray:
+def embed_tokens(model: Any, cells: Ragged, *, settings: EvalConfig) -> np.ndarray:
     """Embed every cell.
 
     Parameters
@@ -41,7 +42,7 @@ def embed_tokens(model: Any, cells: TokenCells, *, settings: EvalConfig) -> np.n
     device = next(model.parameters()).device
     out_ND: np.ndarray | None = None
     for rows in in_order(cells, batch_size=settings.batch_size):
-        batch = {name: tensor.to(device) for name, tensor in cells.pad(rows).items()}
+        batch = {name: tensor.to(device) for name, tensor in padded_tensors(cells, rows).items()}
         batch.pop("labels", None)
         try:
             x_BD = model.embed(**batch, layer=settings.embedding_layer, pooling=settings.pooling)
@@ -60,14 +61,14 @@ def embed_tokens(model: Any, cells: TokenCells, *, settings: EvalConfig) -> np.n
     return out_ND
 
 
-def classify_tokens(model: Any, cells: TokenCells, *, batch_size: int) -> np.ndarray:
+def classify_tokens(model: Any, cells: Ragged, *, batch_size: int) -> np.ndarray:
     """Logits of a classification model for every cell, float32 (N, C), without dropout."""
     device = next(model.parameters()).device
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     model.eval()
     with torch.no_grad():
         for rows in in_order(cells, batch_size=batch_size):
-            batch = {name: tensor.to(device) for name, tensor in cells.pad(rows).items()}
+            batch = {name: tensor.to(device) for name, tensor in padded_tensors(cells, rows).items()}
             batch.pop("labels", None)
             parts.append((rows, model(**batch).logits.float().cpu().numpy()))
     logits_NC = np.zeros((len(cells), parts[0][1].shape[1]), dtype=np.float32)

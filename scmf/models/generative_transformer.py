@@ -481,6 +481,8 @@ class GenerativeTransformerPreTrainedModel(PreTrainedModel):
     """Tensors that are given and not trained."""
     embedding_defaults = (0, "cell")
     """Layer and pooling of the official embeddings."""
+    gives_attention, gives_gene_vectors, allows_knockout = True, True, True
+    """Whether it gives attention, a vector of each gene in its cell, and the vectors of a cell without one gene."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -431,6 +431,8 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     """Objectives it can be trained under."""
     frozen_tensors: tuple[str, ...] = ()
     """Tensors that are given and not trained."""
+    gives_attention, gives_gene_vectors, allows_knockout = False, False, False
+    """Whether it gives attention, a vector of each gene in its cell, and the vectors of a cell without one gene."""
 
     @property
     def embedding_defaults(self) -> tuple[int, str]:

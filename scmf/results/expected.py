@@ -1,11 +1,11 @@
 """What a recipe should score: the reader and the writer of ``recipes/<name>/expected.yaml``.
 
 Lives here: the format of the file, which result belongs to which of its cells, how results become
-expectations. Lives elsewhere: the judging of the numbers (results).
+expectations. Lives elsewhere: the judging of the numbers (judge).
 
 The file has two lists::
 
-    embedded:                      # measured by this code; judged
+    mini:                          # measured by this code; judged
       - variant: mini              # with the next six keys: which number this is (see CellKey)
         dataset: pancreas
         split: donor
@@ -45,10 +45,11 @@ from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, EvaluationError
 from scmf.core.files import write_text
 from scmf.core.yaml import dump_yaml, load_yaml
-from scmf.results.result import CellKey, Result, Verdict, VerdictKind, judge
+from scmf.results.judge import Verdict, VerdictKind, judge
+from scmf.results.result import CellKey, Result
 
 _HEADER = """\
-# What this recipe should score. Format: the docstring of scmf/expectations.py.
+# What this recipe should score. Format: the docstring of scmf/results/expected.py.
 # `mini` is written by `scmf reproduce <recipe> --record` from one run a seed and judged by scmf/results/judge.py.
 # `published` is copied from its sources by hand and kept by --record; it is shown beside our numbers, never judged.
 """
@@ -152,13 +153,13 @@ class PublishedValue(Section):
 class Expected(Section):
     """Content of ``expected.yaml``."""
 
-    embedded: tuple[ExpectedCell, ...] = ()
+    mini: tuple[ExpectedCell, ...] = ()
     published: tuple[PublishedValue, ...] = ()
 
     @model_validator(mode="after")
     def _unique(self) -> Expected:
         for name, keys in (
-            ("mini", [str(cell.key) for cell in self.embedded]),
+            ("mini", [str(cell.key) for cell in self.mini]),
             ("published", [value.id for value in self.published]),
         ):
             if twice := sorted({key for key in keys if keys.count(key) > 1}):
@@ -167,7 +168,7 @@ class Expected(Section):
 
     def cells(self, variant: str | None = None) -> dict[CellKey, ExpectedCell]:
         """The expected cells of one variant, or of all, by key."""
-        return {cell.key: cell for cell in self.embedded if variant in (None, cell.variant)}
+        return {cell.key: cell for cell in self.mini if variant in (None, cell.variant)}
 
 
 def load_expected(path: Path | str) -> Expected:
@@ -180,13 +181,13 @@ def load_expected(path: Path | str) -> Expected:
     """
     raw = load_yaml(Path(path))
     if not isinstance(raw, dict):
-        raise ConfigError("not a mapping", wanted="the keys embedded and published", where=path, fix="see its header")
+        raise ConfigError("not a mapping", wanted="the keys mini and published", where=path, fix="see its header")
     raw = {key: tuple(value) if isinstance(value, list) else value or () for key, value in raw.items()}
     return validate(Expected, raw, where=str(path))
 
 
 def write_expected(
-    path: Path | str, embedded: Sequence[ExpectedCell], *, published: Sequence[PublishedValue] | None = None
+    path: Path | str, mini: Sequence[ExpectedCell], *, published: Sequence[PublishedValue] | None = None
 ) -> Path:
     """Write ``expected.yaml``: replace the variants measured anew, keep everything else.
 
@@ -194,17 +195,17 @@ def write_expected(
     ----------
     path
         The file; created when it does not exist.
-    embedded
+    mini
         New cells. All old cells of a variant that occurs here are dropped, those of other variants stay.
     published
         New published values; None keeps those in the file.
     """
     path = Path(path)
     old = load_expected(path) if path.exists() else Expected()
-    measured = {cell.variant for cell in embedded}
-    cells = [cell for cell in old.embedded if cell.variant not in measured] + list(embedded)
+    measured = {cell.variant for cell in mini}
+    cells = [cell for cell in old.mini if cell.variant not in measured] + list(mini)
     new = Expected(
-        embedded=tuple(sorted(cells, key=lambda cell: cell.key)),
+        mini=tuple(sorted(cells, key=lambda cell: cell.key)),
         published=old.published if published is None else tuple(published),
     )
     return write_text(path, _HEADER + dump_yaml(_plain(new), width=120))
@@ -214,7 +215,7 @@ def _plain(expected: Expected) -> dict[str, Any]:
     """Plain lists and dicts; equal `measured_with` are one object, so that YAML writes it once."""
     shared: dict[str, dict[str, Any]] = {}
     cells = []
-    for cell in expected.embedded:
+    for cell in expected.mini:
         row = cell.model_dump()
         row["samples"] = dict(sorted(cell.samples.items(), key=lambda item: item[0] or 0))
         with_what = cell.measured_with.model_dump(exclude_none=True)
@@ -299,10 +300,10 @@ def judge_results(
     for result in results:
         if variant not in (None, result.variant):
             continue
-        embedded = result.tier == "mini"
-        reason = "no expected samples" if embedded else "no published value on these cells"
+        in_mini = result.tier == "mini"
+        reason = "no expected samples" if in_mini else "no published value on these cells"
         for metric in result.metrics:
-            verdict = Verdict("missing" if embedded else "not_applicable", reason, n_obs=1)
+            verdict = Verdict("missing" if in_mini else "not_applicable", reason, n_obs=1)
             verdicts.setdefault(result.key(metric), verdict)
     return dict(sorted(verdicts.items()))
 

@@ -1,7 +1,7 @@
-"""Which change moved which number: the history of the ledger read from git, as ``reports/CHANGES.md``.
+"""Which change moved which number: the history of the result files read from git, as ``reports/CHANGES.md``.
 
 Lives here: the versions of every result file, what moved between two of them, the commits between. Lives
-elsewhere: the page (report.changes_page), what a result is (results), whether a number is in its band (regression).
+elsewhere: the page (pages.history), what a result is (result), whether a number is in its band (judge).
 
 A move is dated by the result itself (when it was measured, by which commit of the code), never by the commit that
 filed it: so that the page is the same before and after the results are committed. History is followed along first
@@ -20,11 +20,13 @@ from typing import Any
 from scmf.core.errors import ConfigError
 from scmf.core.files import write_text
 from scmf.results.expected import ExpectedCell, load_expected
-from scmf.results.pages.changes import Change, Move, sections
-from scmf.results.result import CellKey, band
+from scmf.results.judge import band
+from scmf.results.pages.history import Change, Move, sections
+from scmf.results.result import CellKey, Result
+from scmf.results.schema import upgrade
 
 RESULTS = "leaderboard/results"
-"""The ledger, relative to the root of the repository."""
+"""Folder of the result files, relative to the root of the repository."""
 
 _SHORT = 9
 _NOTHING = "0" * 40
@@ -70,7 +72,8 @@ def versions(root: Path) -> dict[str, list[dict[str, Any]]]:
     Returns
     -------
     dict
-        Path below the ledger -> JSON values. Content that is no result (broken, another schema) is left out.
+        Path below the folder -> JSON values, those of earlier versions of the schema as of today. Content that is no
+        result is left out.
 
     Raises
     ------
@@ -79,7 +82,7 @@ def versions(root: Path) -> dict[str, list[dict[str, Any]]]:
     """
     _check_history(root)
     log = _git(root, "log", "--first-parent", "-m", "--reverse", "--raw", "--no-abbrev", "--no-renames", "-z",
-               "--format=", "--", RESULTS, bad="no history of the ledger")  # fmt: skip
+               "--format=", "--", RESULTS, bad="no history of the result files")  # fmt: skip
     fields = [field for field in str(log).replace("\n", "").split("\0") if field]
     blobs: dict[str, list[str]] = {}
     for facts, path in zip(fields[::2], fields[1::2], strict=True):
@@ -93,9 +96,10 @@ def versions(root: Path) -> dict[str, list[dict[str, Any]]]:
             found.setdefault(file.relative_to(root).as_posix(), []).append(file.read_text(encoding="utf-8"))
     parsed = {}
     for path, contents in sorted(found.items()):
-        distinct = [text for i, text in enumerate(contents) if not i or text != contents[i - 1]]
-        if values := [value for text in distinct if (value := _result(text)) is not None]:
-            parsed[path.removeprefix(f"{RESULTS}/")] = values
+        values = [value for text in contents if (value := _result(text)) is not None]
+        # a file that was rewritten for a new schema was not measured again
+        if distinct := [value for i, value in enumerate(values) if not i or value != values[i - 1]]:
+            parsed[path.removeprefix(f"{RESULTS}/")] = distinct
     return parsed
 
 
@@ -119,13 +123,19 @@ def _result(text: str) -> dict[str, Any] | None:
         value = json.loads(text)
     except ValueError:
         return None
-    return value if isinstance(value, dict) and isinstance(value.get("metrics"), dict) else None
+    if not isinstance(value, dict) or not isinstance(value.get("metrics"), dict):
+        return None
+    try:
+        return Result.from_json(value).to_json()
+    except ConfigError:  # of a schema before 1, or edited by hand: what can be compared is compared
+        upgraded: dict[str, Any] = upgrade(value)
+        return upgraded
 
 
 # --- what moved -----------------------------------------------------------------------------------
 
 
-def changes(root: Path) -> list[Change]:
+def find_changes(root: Path) -> list[Change]:
     """What moved, by recipe and then newest first.
 
     Raises
@@ -168,7 +178,7 @@ def _moves(
 
 
 def _width(cell: ExpectedCell) -> float:
-    """Half-width of the band for one seed, as `scmf.results.result.judge` has it."""
+    """Half-width of the band for one seed, as `scmf.results.judge.judge` has it."""
     samples = list(cell.samples.values())
     enough = len(samples) > 1 and not cell.deterministic
     return band(samples, 1, min_band=cell.min_band, alpha=0.05) if enough else cell.min_band
@@ -223,7 +233,7 @@ def _besides(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
 # --- the page -------------------------------------------------------------------------------------
 
 
-def write_changes(root: Path | str, out: Path | str) -> Path:
+def write_history(root: Path | str, out: Path | str) -> Path:
     """Write the page; equal history and working tree give equal bytes.
 
     Parameters

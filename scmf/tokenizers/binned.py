@@ -45,7 +45,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
     both may be given. Edges and bounds are those of ``np.quantile`` and ``np.digitize`` to the bit.
 
     ==================================================  ==================================================
-    official behavior, kept by ``match_official=True``       default
+    official behavior, kept by ``match_official=True``  default
     ==================================================  ==================================================
     draws of one generator in the order of the cells:   draws keyed by seed, draw and what is in the cell:
     a cell's tokens depend on all cells before it       the same alone, in any batch, order and thread
@@ -125,11 +125,8 @@ class BinnedTokenizer(PreTrainedTokenizer):
         self._last_id = max(self._tokens, default=0)
         self._genes = {token: i for token, i in self._token_ids.items() if token not in (*SPECIAL, MASK)}
         self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
-        self.max_length, self.special_tokens, self.match_official = (
-            int(max_length),
-            bool(special_tokens),
-            bool(match_official),
-        )
+        self.max_length, self.special_tokens = int(max_length), bool(special_tokens)
+        self.match_official = bool(match_official)
         self.n_bins, self.include_zero_genes, self.cls_value = int(n_bins), bool(include_zero_genes), str(cls_value)
         self.pad_value, self.mask_value = float(pad_value), float(mask_value)
         self.long_cells, self.seed = str(long_cells), int(seed)
@@ -274,10 +271,10 @@ class BinnedTokenizer(PreTrainedTokenizer):
             Negative, NaN or infinite counts; wrong shapes; no known gene; an empty cell.
         """
         cells = self.encode_cells(counts, genes, n_counts=n_counts, empty=empty, draw=draw, draws=draws)
-        batch = padded(cells, fill=self.fill, longest=self.max_length, padding=padding, return_tensors=return_tensors)
-        if (
-            self.match_official and padding is not False
-        ):  # unknown genes carry the id of padding, and are hidden like it
+        batch = padded(
+            cells, pad_values=self.pad_values, longest=self.max_length, padding=padding, return_tensors=return_tensors
+        )
+        if self.match_official and padding is not False:  # unknown genes carry the id of padding: hidden like it
             batch["attention_mask"] = batch["attention_mask"] * (batch["input_ids"] != self.pad_token_id)
         return batch
 
@@ -336,9 +333,12 @@ class BinnedTokenizer(PreTrainedTokenizer):
         return cells
 
     @property
-    def fill(self) -> dict[str, float]:
+    def pad_values(self) -> dict[str, float]:
         """Column of a batch -> what fills short rows."""
         return {"input_ids": self.pad_token_id, "values": self.pad_value}
+
+    def fit_obs(self, obs: Mapping[str, Sequence[str]]) -> None:
+        """Learn from columns of obs: nothing."""
 
     @property
     def is_stochastic(self) -> bool:
@@ -349,8 +349,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         """Tensors made of columns of obs: none."""
         return {}
 
-    @property
-    def n_special_per_cell(self) -> int:
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Special tokens in every cell: a cell of this length has no gene."""
         return int(self.special_tokens)
 

@@ -12,11 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from scmf.core import registry as plugins
+from scmf.core import registry
+from scmf.core.config.renamed import load_tokenizer
 from scmf.core.config.run import RunConfig, TokenizerConfig
 from scmf.core.errors import ConfigError, DataError, from_value_error
-from scmf.data.loading.restrict import DEPTH
-from scmf.data.tokens.tokens import PerEpochTokens, TokenCells
+from scmf.data.genes.align_vectors import vectors_for
+from scmf.data.genes.vocabulary import load_vocabulary
+from scmf.data.loading.facts import LoadedCells
+from scmf.data.preprocess.hvg import highly_variable_genes
+from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.memory import MemoryStore
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import PerEpochTokens
 
 BATCH_IDS = "batch_ids"
 """Tensor with the batch (study, donor, assay) of a cell, for models that use it."""
@@ -40,10 +47,10 @@ def given_tokenizer(settings: TokenizerConfig) -> Any:
     ConfigError
         The saved one has another shape, or the strategy needs tables that the vocabulary does not have.
     """
-    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
+    strategy, shape = registry.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     if (Path(settings.vocabulary) / "tokenizer_config.json").is_file():
-        saved = strategy.from_pretrained(settings.vocabulary)
-        held = getattr(saved, "options", {})
+        saved = load_tokenizer(strategy, settings.vocabulary)
+        held = saved.options
         found = {name: held[name] if name in held else getattr(saved, name) for name in shape if name != "vectors"}
         wanted = {name: value for name, value in shape.items() if name != "vectors"}
         if found != wanted:
@@ -54,45 +61,39 @@ def given_tokenizer(settings: TokenizerConfig) -> Any:
                 fix="set the keys of `tokenizer` to those of the saved tokenizer",
             )
         return saved
-    from scmf.data.genes.vocabulary import load_vocabulary
-
     tables = load_vocabulary(settings.vocabulary)
     return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **with_vectors(shape, tables.genes))
 
 
 def fitted_tokenizer(
     config: RunConfig,
-    cells: Any,
+    cells: LoadedCells,
 ) -> Any:
-    """A tokenizer whose vocabulary comes from the training cells of an AnnData."""
+    """A tokenizer whose vocabulary comes from the training cells."""
     settings = config.tokenizer
-    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
-    training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
-    chosen, depth = training, _depth(training)
+    strategy, shape = registry.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
+    training = cells if cells.split is None else cells[cells.rows("train")]
+    chosen, totals = training, training.total_counts
     if settings.top_genes is not None:
         chosen = training[:, _most_variable(training, settings.top_genes)]
-        depth = np.asarray(training.X.sum(axis=1)).ravel() if depth is None else depth
+        totals = np.asarray(training.X.sum(axis=1)).ravel() if totals is None else totals
     try:
         made = strategy.fit(
             chosen.X,
             chosen.var_names,
             min_cells=settings.min_cells,
-            n_counts=depth,
+            n_counts=totals,
             **with_vectors(shape, chosen.var_names.tolist()),
         )
         learn_columns(made, obs_columns(made, training.obs))
         return made
     except ValueError as error:
-        raise from_value_error(DataError, error, where=cells.uns["scmf"]["dataset"]) from error
+        raise from_value_error(DataError, error, where=cells.facts.dataset) from error
 
 
-def _most_variable(training: Any, n_genes: int) -> list[str]:
+def _most_variable(training: LoadedCells, n_genes: int) -> list[str]:
     """Names of the most variable genes, in the order of the columns, as `scmf data hvg` chooses them (``seurat``)."""
-    from scmf.data.preprocess.hvg import highly_variable_genes
-    from scmf.data.stores.corpus import Corpus
-    from scmf.data.stores.memory import MemoryStore
-
-    corpus = Corpus([MemoryStore(training, counts="X", gene_ids="var_names")])
+    corpus = Corpus([MemoryStore(training.adata, counts="X", gene_ids="var_names")])
     return list(highly_variable_genes(corpus, keep=None, n_top_genes=n_genes).selected)
 
 
@@ -104,14 +105,12 @@ def with_vectors(
     source = shape.get("vectors")
     if source is None or source == "fit":
         return shape
-    from scmf.data.genes.align_vectors import vectors_for
-
     found, _ = vectors_for(source, genes)
     return {**shape, "vectors": (found.genes, found.vectors)}
 
 
-def tokenize(tokenizer: Any, cells: Any, *, draw: int = 0, batch_names: Sequence[str] | None = None) -> TokenCells:
-    """Tokens of all cells of an AnnData with raw counts.
+def tokenize(tokenizer: Any, cells: LoadedCells, *, draw: int = 0, batch_names: Sequence[str] | None = None) -> Ragged:
+    """Tokens of all cells.
 
     Parameters
     ----------
@@ -129,30 +128,51 @@ def tokenize(tokenizer: Any, cells: Any, *, draw: int = 0, batch_names: Sequence
     DataError
         For anything wrong with the cells; an empty cell is named.
     """
-    where = cells.uns["scmf"]["dataset"]
+    where = cells.facts.dataset
     try:
-        encoded = tokenizer.encode_cells(cells.X, cells.var_names, n_counts=_depth(cells), draw=draw)
-        beside = tokenizer.cell_tensors(obs_columns(tokenizer, cells.obs))
+        encoded = tokenizer.encode_cells(cells.X, cells.var_names, n_counts=cells.total_counts, draw=draw)
+        tensors = dict(tokenizer.cell_tensors(obs_columns(tokenizer, cells.obs)))
     except ValueError as error:
         raise from_value_error(DataError, error, where=where) from error
-    beside = {**encoded.cells, **beside}
-    if (key := cells.uns["scmf"].get("batch_key")) and key in cells.obs:
-        beside[BATCH_IDS] = batch_codes(cells.obs[key].astype(str).to_numpy(), batch_names)
-    return TokenCells(encoded.offsets, encoded.columns, beside, tokenizer.fill)
+    if (key := cells.facts.batch_key) and key in cells.obs:
+        tensors[BATCH_IDS] = batch_codes(cells.obs[key].astype(str).to_numpy(), batch_names)
+    return ragged_of(tokenizer, encoded, after=tensors)
 
 
-def training_tokens(tokenizer: Any, cells: Any, tokens: TokenCells, rows: np.ndarray) -> TokenCells | PerEpochTokens:
+def ragged_of(
+    tokenizer: Any,
+    encoded: Any,
+    *,
+    before: Mapping[str, np.ndarray] | None = None,
+    after: Mapping[str, np.ndarray] | None = None,
+) -> Ragged:
+    """What a tokenizer's ``encode_cells`` returned as rows that can be selected and padded.
+
+    Parameters
+    ----------
+    tokenizer
+        The tokenizer.
+    encoded
+        Its ``EncodedCells``, a type that travels in checkpoints and so knows nothing of scmf.
+    before, after
+        Arrays with one entry a cell that those of the tokenizer replace, and that replace them.
+    """
+    tensors = {**(before or {}), **encoded.cells, **(after or {})}
+    return Ragged(encoded.offsets, encoded.columns, tensors, tokenizer.pad_values)
+
+
+def training_tokens(tokenizer: Any, cells: LoadedCells, tokens: Ragged, rows: np.ndarray) -> Ragged | PerEpochTokens:
     """The cells ``rows`` for training: drawn anew each epoch where the tokenizer draws, else as they are."""
     first = tokens.select(rows)
     if not tokenizer.is_stochastic:
         return first
     chosen = cells[rows]
 
-    def draw(epoch: int) -> TokenCells:
+    def draw(epoch: int) -> Ragged:
         if epoch == 0:
             return first
-        encoded = tokenizer.encode_cells(chosen.X, chosen.var_names, n_counts=_depth(chosen), draw=epoch)
-        return TokenCells(encoded.offsets, encoded.columns, {**first.cells, **encoded.cells}, first.fill)
+        encoded = tokenizer.encode_cells(chosen.X, chosen.var_names, n_counts=chosen.total_counts, draw=epoch)
+        return ragged_of(tokenizer, encoded, before=first.cell_tensors)
 
     return PerEpochTokens(draw)
 
@@ -186,8 +206,3 @@ def batch_codes(names: np.ndarray, known: Sequence[str] | None = None) -> np.nda
             fix="give cells of the batches that the model was trained on",
         )
     return np.array([number[name] for name in names], np.int64)
-
-
-def _depth(cells: Any) -> np.ndarray | None:
-    """Counts of each cell over all genes, where the cells hold a part of the genes."""
-    return cells.obs[DEPTH].to_numpy() if cells.uns["scmf"].get("gene_set") else None

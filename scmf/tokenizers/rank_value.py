@@ -38,7 +38,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
     path to the last bit (see rank_value_kernel).
 
     ================================================  ==================================================
-    official quirk, kept by ``match_official=True``         default
+    official quirk, kept by ``match_official=True``   default
     ================================================  ==================================================
     an id in two columns: the token twice             raw counts summed, one token
     an id and its lower-case copy: the token twice    summed
@@ -106,11 +106,8 @@ class RankValueTokenizer(PreTrainedTokenizer):
         self._genes = {token: i for token, i in self._token_ids.items() if token not in SPECIAL}
         self._medians = {gene: float(medians[gene]) for gene in self._genes if gene in medians}
         self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
-        self.max_length, self.special_tokens, self.match_official = (
-            int(max_length),
-            bool(special_tokens),
-            bool(match_official),
-        )
+        self.max_length, self.special_tokens = int(max_length), bool(special_tokens)
+        self.match_official = bool(match_official)
         check_tables(
             self._token_ids, self._genes, self._medians, max_length=self.max_length, special_tokens=self.special_tokens
         )
@@ -192,11 +189,15 @@ class RankValueTokenizer(PreTrainedTokenizer):
                 where="min_cells",
                 fix="lower min_cells, or give more cells",
             )
-        special = SPECIAL if special_tokens else SPECIAL[:2]
-        token_ids = {token: i for i, token in enumerate([*special, *sorted(medians)])}
+        token_ids = cls.vocabulary_of(sorted(medians), special_tokens=special_tokens)
         return cls.from_tables(
             token_ids, medians, max_length=max_length, special_tokens=special_tokens, match_official=match_official
         )
+
+    @classmethod
+    def vocabulary_of(cls, genes: Sequence[str], *, special_tokens: bool, **options: Any) -> dict[str, int]:
+        """Token ids of a fitted vocabulary: the special tokens in use in front, then the genes as they stand."""
+        return {token: i for i, token in enumerate([*(SPECIAL if special_tokens else SPECIAL[:2]), *genes])}
 
     # --- using it ----------------------------------------------------------------------------------
 
@@ -305,6 +306,14 @@ class RankValueTokenizer(PreTrainedTokenizer):
         ranked = self.rank(counts, genes, n_counts=n_counts, empty=empty, dtype=dtype)
         return EncodedCells(ranked.offsets, {"input_ids": ranked.ids}, {})
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the strategy (``tokenizer.options`` of a configuration): none."""
+        return {}
+
+    def fit_obs(self, obs: Mapping[str, Sequence[str]]) -> None:
+        """Learn from columns of ``obs``: nothing."""
+
     def cell_tensors(self, obs: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         """Tensors made of columns of ``obs``: none."""
         return {}
@@ -339,13 +348,12 @@ class RankValueTokenizer(PreTrainedTokenizer):
         """Number of tokens, special ones included."""
         return len(self._token_ids)
 
-    @property
-    def n_special_per_cell(self) -> int:
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Special tokens in every cell: a cell of this length has no gene."""
         return 2 if self.special_tokens else 0
 
     @property
-    def fill(self) -> dict[str, float]:
+    def pad_values(self) -> dict[str, float]:
         """Column -> what fills short rows."""
         return {"input_ids": self.pad_token_id}
 

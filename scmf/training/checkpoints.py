@@ -1,8 +1,10 @@
-"""Resumable checkpoints: whole or absent, never half.
+"""Resumable checkpoints: each is complete or absent, never half-written.
 
-A checkpoint is a folder ``step-00000120`` that holds what accelerate saves (weights, optimizer,
-schedule, random states), the model's ``config.json`` (so that ``from_pretrained`` reads it too) and
-``progress.json``. It is written under a temporary name and renamed when it is complete.
+A checkpoint is a folder ``step-00000120`` that holds what accelerate saves (weights, optimizer, schedule, random
+states), the model's ``config.json`` (so that ``from_pretrained`` reads it too) and ``progress.json``. It is written
+under a temporary name and renamed when it is complete.
+
+Lives elsewhere: when one is written (loop), the saved model of a finished run (scmf.models.checkpoint).
 """
 
 from __future__ import annotations
@@ -17,26 +19,27 @@ from typing import Any
 
 from scmf.core.errors import TrainingError
 from scmf.core.files import write_json
+from scmf.training.distributed import on_main
 
 _NAME = re.compile(r"step-(\d{8})")
 
 
 @dataclass(frozen=True)
 class RunPosition:
-    """Where a run stands.
+    """How far a run has come.
 
     Parameters
     ----------
     step
         Optimizer steps done.
     epoch
-        Epoch to go on with, from 0.
+        Epoch to continue with, counted from 0.
     batch
         Batches of that epoch already used, on each rank.
     digest
-        Digest of everything that makes the run what it is; another one is another run.
+        Digest of everything that defines the run.
     world_size
-        Processes that took part; within an epoch their shares depend on it.
+        Number of processes; within an epoch their shares of the cells depend on it.
     """
 
     step: int
@@ -47,15 +50,15 @@ class RunPosition:
 
 
 def save(accelerator: Any, folder: Path, position: RunPosition, *, keep: int) -> Path:
-    """Write a checkpoint under ``folder`` and delete all but the newest ``keep``."""
+    """Write a checkpoint under ``folder`` and delete all but the newest ``keep``; every process calls it."""
     final = folder / f"step-{position.step:08d}"
     temporary = folder / f".{final.name}.part"
-    if accelerator.is_main_process:
+
+    def begin() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
-    if accelerator.is_main_process:
+
+    def finish() -> None:
         model = accelerator.unwrap_model(accelerator._models[0])
         model.config.save_pretrained(temporary)
         write_json(temporary / "progress.json", asdict(position))
@@ -64,12 +67,15 @@ def save(accelerator: Any, folder: Path, position: RunPosition, *, keep: int) ->
         _sync(folder)
         for old in complete(folder)[:-keep]:
             shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+
+    on_main(accelerator, begin)
+    accelerator.save_state(str(temporary))
+    on_main(accelerator, finish)
     return final
 
 
 def _sync(folder: Path) -> None:
-    """Make a rename durable; other systems than POSIX need nothing."""
+    """Make a rename durable; only POSIX systems need it."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         os.fsync(handle)
@@ -102,7 +108,7 @@ def restore(accelerator: Any, folder: Path, *, digest: str) -> RunPosition | Non
             f"a checkpoint that cannot be read: {error}",
             wanted="progress.json as written by this program",
             where=newest,
-            fix="delete that folder to go on from the one before",
+            fix="delete that folder to resume from the checkpoint before it",
         ) from error
     if position.digest != digest:
         raise TrainingError(
@@ -113,10 +119,10 @@ def restore(accelerator: Any, folder: Path, *, digest: str) -> RunPosition | Non
         )
     if position.batch and position.world_size != accelerator.num_processes:
         raise TrainingError(
-            f"a checkpoint in the middle of an epoch of {position.world_size} process(es)",
-            wanted=f"one of {accelerator.num_processes}: the shares of the cells depend on the number",
+            f"a checkpoint in the middle of an epoch, written by {position.world_size} process(es)",
+            wanted=f"one written by {accelerator.num_processes}: the shares of the cells depend on the number",
             where=newest,
-            fix=f"go on with {position.world_size} process(es); at the end of an epoch the number may change",
+            fix=f"resume with {position.world_size} process(es); the number may change only at the end of an epoch",
         )
     accelerator.load_state(str(newest))
     return position

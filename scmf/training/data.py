@@ -14,8 +14,10 @@ import numpy as np
 
 from scmf.core.config.run import RunConfig, TrainingConfig
 from scmf.core.files import sha256_json
+from scmf.data.loading.facts import DataFacts, LoadedCells
 from scmf.data.loading.load import load_cells
-from scmf.data.tokens.tokens import PerEpochTokens, TokenCells
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.tokenizers.build import (
     fitted_tokenizer,
     given_tokenizer,
@@ -35,52 +37,59 @@ class Prepared:
     Parameters
     ----------
     cells
-        AnnData as `scmf.data.loading.load.load_cells` returns it.
+        As `scmf.data.loading.load.load_cells` returns them.
     tokenizer
         Fitted on the training cells or built from a published vocabulary.
     tokens
         Tokens of all cells, in their order.
     """
 
-    cells: Any
+    cells: LoadedCells
     tokenizer: Any
-    tokens: TokenCells
+    tokens: Ragged
 
-    def part(self, name: str) -> np.ndarray:
-        """Indices of the cells of part ``name``; without a split all cells train."""
-        if "part" not in self.cells.obs:
-            return np.arange(self.cells.n_obs if name == "train" else 0)
-        return np.flatnonzero(self.cells.obs["part"].to_numpy() == name)
+    def rows(self, split: str) -> np.ndarray:
+        """Indices of the cells of ``train``, ``valid`` or ``test``; without a split all cells train."""
+        return self.cells.rows(split)
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What the cells are, for provenance."""
-        return {key: self.cells.uns["scmf"][key] for key in ("dataset", "sha256", "split", "split_sha256")}
+    def facts(self) -> DataFacts:
+        """What the cells are."""
+        return self.cells.facts
+
+    @property
+    def split(self) -> np.ndarray | None:
+        """``train``, ``valid`` or ``test`` of each cell, str (N,); None without a split."""
+        return self.cells.split
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Which cells and which split, as a run records it."""
+        return self.facts.provenance
 
     @property
     def n_training(self) -> int:
         """Training cells."""
-        return len(self.part("train"))
+        return len(self.rows("train"))
 
     @property
     def batch_names(self) -> list[str]:
         """Batches of the cells, sorted: what ``batch_ids`` counts. Empty without a batch column."""
-        key = self.cells.uns["scmf"].get("batch_key")
+        key = self.facts.batch_key
         return sorted(set(self.cells.obs[key].astype(str))) if key and key in self.cells.obs else []
 
-    def batches(self, training: TrainingConfig) -> TokenCells | PerEpochTokens:
+    def batches(self, training: TrainingConfig) -> Ragged | PerEpochTokens:
         """The training cells, in memory, drawn anew each epoch where the tokenizer draws."""
-        return training_tokens(self.tokenizer, self.cells, self.tokens, self.part("train"))
+        return training_tokens(self.tokenizer, self.cells, self.tokens, self.rows("train"))
 
-    def valid_tokens(self) -> TokenCells:
+    def valid_tokens(self) -> Ragged:
         """The validation cells."""
-        return self.tokens.select(self.part("valid"))
+        return self.tokens.select(self.rows("valid"))
 
     @property
     def digest(self) -> str:
         """Digest of what the model is trained on: file, split and vocabulary."""
-        facts = self.cells.uns["scmf"]
-        return sha256_json([facts["sha256"], facts["split_sha256"], self.tokenizer.fingerprint])
+        return sha256_json([self.facts.sha256, self.facts.split_sha256, self.tokenizer.fingerprint])
 
 
 def prepare(config: RunConfig) -> Prepared:

@@ -1,6 +1,6 @@
 """Fine-tuning: a cell-type head on a pretrained network, or on the same network from random weights.
 
-Lives here: `finetune`. Lives elsewhere: the loop (loop), the scores of what is predicted (evaluation).
+Lives here: `finetune`. Lives elsewhere: the loop (loop), the scores of the predictions (evaluation).
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import TrainingConfig
 from scmf.core.errors import ConfigError, ModelError, from_value_error
 from scmf.core.files import sha256_json
-from scmf.data.tokens.tokens import PerEpochTokens, TokenCells
-from scmf.evaluation.score import CellLabels
+from scmf.data.loading.labels import CellLabels
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.models.checkpoint import copy_frozen, load_weights
 from scmf.models.embed import classify_tokens
+from scmf.models.run_folder import RunFolder
 from scmf.tokenizers.build import (
     training_tokens,
 )
 from scmf.training.data import Prepared
 from scmf.training.loop import train
-from scmf.training.objectives import CellClassification
+from scmf.training.objectives.cell_classification import CellClassification
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +47,8 @@ def finetune(
     folder
         Weights that give the shape and, for ``pretrained``, the start.
     method
-        ``pretrained``, or ``untrained``: the same network and budget from random weights, which says
-        how much of the score is due to pretraining.
+        ``pretrained``, or ``untrained``: the same network and budget from random weights, which shows how much of the
+        score is due to pretraining.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def finetune(
     """
     settings = recipe.config.eval.finetune
     if settings is None:
-        raise ConfigError("eval.finetune is null", wanted="a section", where="eval.finetune", fix="give its keys")
+        raise ConfigError("eval.finetune is null", wanted="a section", where="eval.finetune", fix="set its keys")
     truth, seed = CellLabels.of(prepared.cells), recipe.config.training.seed
     truth.check_trained_labels()
     rows, test = truth.rows("train"), truth.rows("test")
@@ -76,7 +78,7 @@ def finetune(
         _with_labels(prepared, rows, labels),
         objective=CellClassification(),
         settings=loop,
-        out=out / "finetuning" / method,
+        out=RunFolder(out).finetuning(method),
         digest=sha256_json([recipe.digest, seed, prepared.digest, weights]),
         evaluate_every=0,
     )
@@ -88,14 +90,14 @@ def finetune(
     return classes[logits_NC.argmax(axis=1)]
 
 
-def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> TokenCells | PerEpochTokens:
-    """The cells ``rows`` with their classes, drawn anew each epoch where the tokenizer draws."""
+def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> Ragged | PerEpochTokens:
+    """The cells ``rows`` with their classes, tokenized again in each epoch where the tokenizer is stochastic."""
     tokens = training_tokens(prepared.tokenizer, prepared.cells, prepared.tokens, rows)
     labels = np.asarray(labels, np.int64)
-    if isinstance(tokens, TokenCells):
-        return tokens.with_cells(labels=labels)
+    if isinstance(tokens, Ragged):
+        return tokens.with_cell_tensors(labels=labels)
     draw = tokens.draw
-    return PerEpochTokens(lambda epoch: draw(epoch).with_cells(labels=labels))
+    return PerEpochTokens(lambda epoch: draw(epoch).with_cell_tensors(labels=labels))
 
 
 def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: bool, seed: int) -> Any:

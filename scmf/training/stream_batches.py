@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from scmf.core.errors import TrainingError
-from scmf.data.stream.reader import Batch, CellStream
+from scmf.data.stores.ragged import attention_mask
+from scmf.data.stream.batch import Batch
+from scmf.data.stream.reader import CellStream
 
 
 def to_tensors(batch: Batch) -> dict[str, Tensor]:
@@ -32,9 +34,8 @@ def to_tensors(batch: Batch) -> dict[str, Tensor]:
         for name, values in batch.columns.items()
     }
     longest = next(iter(batch.columns.values())).shape[1]
-    mask_BL = np.arange(longest) < batch.lengths[:, None]
-    tensors["attention_mask"] = torch.from_numpy(mask_BL.astype(np.int64))
-    for name, values in batch.per_cell.items():
+    tensors["attention_mask"] = torch.from_numpy(attention_mask(batch.lengths, longest))
+    for name, values in batch.cell_tensors.items():
         tensors[name] = torch.from_numpy(np.ascontiguousarray(values))
     return tensors
 

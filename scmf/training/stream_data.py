@@ -15,30 +15,32 @@ from typing import Any
 
 import numpy as np
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.data import DataConfig, StreamConfig
 from scmf.core.config.run import RunConfig, TokenizerConfig, TrainingConfig
 from scmf.core.distributed import main_first
 from scmf.core.errors import ConfigError, DataError, from_value_error
 from scmf.core.files import sha256_json
 from scmf.core.paths import cache_dir
+from scmf.data.loading.facts import DataFacts
 from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.preprocess.statistics_pass import corpus_statistics
 from scmf.data.stores.corpus import Corpus
-from scmf.data.stores.ragged import BadRows, Encoded, Encoder
+from scmf.data.stores.ragged import BadRows, Encoder, Ragged
 from scmf.data.stores.store import CountBlock
 from scmf.data.stores.token_store import ReadyTokens
 from scmf.data.stream.arrange import Arrangement
 from scmf.data.stream.plan import Shape
 from scmf.data.stream.reader import CellStream, in_order
-from scmf.data.tokens.cache import cached_tokens, tokenise_to
-from scmf.data.tokens.tokens import BatchesOf, TokenCells
+from scmf.data.tokens.cache import cached_tokens, tokenize_to
+from scmf.data.tokens.tokens import BatchesOf
 from scmf.tokenizers.build import (
     BATCH_IDS,
     batch_codes,
     given_tokenizer,
     learn_columns,
+    ragged_of,
     tokenizer_shape,
     with_vectors,
 )
@@ -62,8 +64,8 @@ class TokenEncoder:
 
     def __init__(self, tokenizer: Any, *, aligner: GeneAligner | None = None, draw: int = 0) -> None:
         self.tokenizer, self.aligner, self.draw = tokenizer, aligner, draw
-        self.fill: Mapping[str, float] = tokenizer.fill
-        self._without_genes = tokenizer.n_special_per_cell
+        self.pad_values: Mapping[str, float] = tokenizer.pad_values
+        self._without_genes = tokenizer.num_special_tokens_to_add()
         self._dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max else np.int32
 
     @property
@@ -77,7 +79,7 @@ class TokenEncoder:
             return self
         return TokenEncoder(self.tokenizer, aligner=self.aligner, draw=epoch)
 
-    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
+    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Ragged:
         """See `scmf.data.stores.ragged.Encoder`."""
         totals = None
         if self.aligner is not None:
@@ -98,7 +100,7 @@ class TokenEncoder:
                 fix="leave such cells out: data.filter.min_genes or min_counts, or a split without them",
                 rows=empty,
             )
-        return Encoded(cells.offsets, cells.columns, cells.cells)
+        return ragged_of(self.tokenizer, cells)
 
 
 @dataclass(frozen=True)
@@ -115,20 +117,22 @@ class Streamed:
         What the stream calls.
     settings
         The section ``data.stream``.
-    batch_key
-        Column of ``obs`` with the batch, or None.
     """
 
     opened: OpenedCorpus
     tokenizer: Any
     encoder: Encoder
     settings: StreamConfig
-    batch_key: str | None = None
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What the cells are, for provenance."""
+    def facts(self) -> DataFacts:
+        """What the cells are."""
         return self.opened.facts
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Which cells, split, genes and filters, as a run records it."""
+        return self.opened.provenance
 
     @property
     def n_training(self) -> int:
@@ -138,19 +142,17 @@ class Streamed:
     @cached_property
     def digest(self) -> str:
         """Digest of what the model is trained on, and in which order."""
-        facts = self.opened.facts
+        facts = self.facts
         order = self.settings.model_dump(mode="json", exclude={"threads", "cache_tokens", "valid_cells", "max_open_gb"})
-        return sha256_json(
-            [facts["sha256"], facts["split_sha256"], facts["removed"], self.tokenizer.fingerprint, order]
-        )
+        return sha256_json([facts.sha256, facts.split_sha256, dict(facts.removed), self.tokenizer.fingerprint, order])
 
     def batches(self, training: TrainingConfig) -> BatchesOf:
         """What gives each process its share of the training cells."""
         corpus, settings = self.opened.corpus, self.settings
         how: Arrangement = "length" if training.group_by_length and settings.batches == "shuffle" else settings.batches
         groups = self.opened.codes(settings.batches_by) if settings.batches_by is not None else None
-        copies = self.opened.copies(settings, seed=training.seed)
-        beside = self.beside
+        sampler = self.opened.sampler(settings, seed=training.seed)
+        cell_tensors = self.cell_tensors
         shape = Shape(training.batch_size, settings.block_cells, settings.buffer_blocks)
         _refuse_large_buffer(corpus, shape, settings)
 
@@ -162,10 +164,10 @@ class Streamed:
                 seed=training.seed,
                 rank=rank,
                 world_size=world_size,
-                copies=copies,
+                sampler=sampler,
                 how=how,
                 groups=groups,
-                per_cell=beside,
+                cell_tensors=cell_tensors,
                 dtypes={"input_ids": np.int64},
                 threads=settings.threads,
             )
@@ -173,36 +175,34 @@ class Streamed:
 
         return share
 
-    def valid_tokens(self) -> TokenCells:
+    def valid_tokens(self) -> Ragged:
         """At most ``valid_cells`` validation cells, spread evenly, in memory."""
         cells = np.flatnonzero(self.opened.mask("valid"))
         if len(cells) > self.settings.valid_cells:
             cells = cells[np.linspace(0, len(cells) - 1, self.settings.valid_cells).astype(np.int64)]
         keep = np.zeros(self.opened.corpus.n_cells, bool)
         keep[cells] = True
-        fill = self.encoder.fill
-        parts = list(in_order(self.opened.corpus, self.encoder, keep)) if len(cells) else []
-        if not parts:
-            return TokenCells(np.zeros(1, np.int64), {name: np.empty(0, np.int32) for name in fill}, {}, fill)
-        lengths = np.concatenate([np.zeros(1, np.int64), *(batch.lengths for batch in parts)])
-        columns = {name: np.concatenate([batch.columns[name] for batch in parts]) for name in fill}
-        beside = {name: np.concatenate([batch.per_cell[name] for batch in parts]) for name in parts[0].per_cell}
-        beside |= {name: values[np.flatnonzero(keep)] for name, values in self.beside.items()}
-        return TokenCells(np.cumsum(lengths), columns, beside, fill)
+        pad_values = self.encoder.pad_values
+        if not len(cells):
+            return Ragged(np.zeros(1, np.int64), {name: np.empty(0, np.int32) for name in pad_values}, {}, pad_values)
+        batches = in_order(self.opened.corpus, self.encoder, keep)
+        tokens = Ragged.joined([batch.ragged(pad_values) for batch in batches])
+        return tokens.with_cell_tensors(**{name: values[cells] for name, values in self.cell_tensors.items()})
 
     @cached_property
-    def beside(self) -> dict[str, np.ndarray]:
+    def cell_tensors(self) -> dict[str, np.ndarray]:
         """What columns of ``obs`` add to each cell of the corpus: the tensors of the tokenizer, and the batch."""
         names = self.tokenizer.obs_columns
         tensors = self.tokenizer.cell_tensors({name: self.opened.column(name).astype(str).to_numpy() for name in names})
-        if self.batch_key is not None:
-            tensors[BATCH_IDS] = batch_codes(self.opened.column(self.batch_key).astype(str).to_numpy())
+        if self.facts.batch_key is not None:
+            tensors[BATCH_IDS] = batch_codes(self.opened.column(self.facts.batch_key).astype(str).to_numpy())
         return tensors
 
     @property
     def batch_names(self) -> list[str]:
-        """Batches of the corpus, sorted; empty without ``data.batch_key``."""
-        return [] if self.batch_key is None else sorted(set(self.opened.column(self.batch_key).astype(str)))
+        """Batches of the corpus, sorted; empty without a batch column."""
+        key = self.facts.batch_key
+        return [] if key is None else sorted(set(self.opened.column(key).astype(str)))
 
 
 def prepare_stream(config: RunConfig) -> Streamed:
@@ -221,17 +221,16 @@ def prepare_stream(config: RunConfig) -> Streamed:
     with main_first():
         tokenizer = _tokenizer(config, opened)
     learn_columns(tokenizer, {name: opened.column(name).astype(str).to_numpy() for name in tokenizer.obs_columns})
-    batch_key = config.data.batch_key
     if config.data.tokens is not None or settings.cache_tokens is not None:
         _refuse_values(tokenizer, config)
     if config.data.tokens is not None:
         return Streamed(opened, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
     encoder = TokenEncoder(tokenizer, aligner=opened.aligner)
     if settings.cache_tokens is None:
-        return Streamed(opened, tokenizer, encoder, settings, batch_key)
+        return Streamed(opened, tokenizer, encoder, settings)
     with main_first():
         cached = cached_tokens(opened, encoder, settings.cache_tokens, made_by=encoder.fingerprint)
-    return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings, batch_key)
+    return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
 
 
 def _refuse_values(tokenizer: Any, config: RunConfig) -> None:
@@ -262,7 +261,7 @@ def _tokenizer(
     keep = opened.mask("train")
     log.info(f"medians of {int(keep.sum()):,} training cells")
     aligner = opened.aligner
-    key = sha256_json([opened.facts, None if aligner is None else aligner.fingerprint])
+    key = sha256_json([opened.provenance, None if aligner is None else aligner.fingerprint])
     state = cache_dir() / "statistics" / f"{key[:16]}.npz"
     state.parent.mkdir(parents=True, exist_ok=True)
     statistics = corpus_statistics(
@@ -287,11 +286,9 @@ def _tokenizer(
             where="tokenizer.options.vectors: fit",
             fix="fit them once in memory on a part of the cells and name the saved tokenizer as tokenizer.vocabulary",
         )
-    strategy = plugins.resolve("tokenizers", settings.strategy)
+    strategy = registry.resolve("tokenizers", settings.strategy)
     shape = with_vectors(tokenizer_shape(settings), list(token_ids))
-    if hasattr(strategy, "vocabulary_of"):
-        token_ids = strategy.vocabulary_of(sorted(medians), **shape)
-    return strategy.from_tables(token_ids, medians, aliases, **shape)
+    return strategy.from_tables(strategy.vocabulary_of(sorted(medians), **shape), medians, aliases, **shape)
 
 
 def panel_genes(corpus: Corpus, aligner: GeneAligner) -> dict[str, str]:
@@ -317,7 +314,7 @@ def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig) -
         )
 
 
-def tokenise_files(
+def tokenize_files(
     data: DataConfig,
     out: Path,
     *,
@@ -340,8 +337,6 @@ def tokenise_files(
         As in the section ``tokenizer``.
     columns
         Columns of ``obs`` to keep.
-    note
-        Told in a few words what is going on.
 
     Returns
     -------
@@ -351,4 +346,4 @@ def tokenise_files(
     settings = TokenizerConfig(vocabulary=vocabulary, max_length=max_length, special_tokens=special_tokens)
     tokenizer = given_tokenizer(settings)
     opened = open_corpus(data)
-    return tokenise_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)
+    return tokenize_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)

@@ -58,7 +58,7 @@ def test_ctrl_c_is_one_line_and_exit_130():
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; the same command goes on\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; repeat the command to resume\n")
 
 
 # --- chains ---------------------------------------------------------------------------------------
@@ -322,13 +322,13 @@ def test_reproduce_prints_both_tiers_and_says_no(toy_env, tmp_path, monkeypatch,
     for name in ("recipe.yaml", "expected.yaml"):
         (tmp_path / name).write_text((toy_env / name).read_text())
     (tmp_path / "parity_toy.py").write_text(
-        "from scmf.results.result import ParityCase\n"
+        "from scmf.results.parity import ParityCase\n"
         "def cases(folder, data_dir=None):\n"
         "    yield ParityCase('tok/a', '3 cells', True, 0.0, 0.0)\n"
         "    yield ParityCase('tok/b', '3 cells', False, float('nan'), 0.0, 'cell 2 differs')\n"
     )
     monkeypatch.setenv("SCMF_REFERENCE_DIR", str(tmp_path))
-    folders = ["--runs", tmp_path / "r", "--ledger", tmp_path / "l", "--reports", tmp_path / "p"]
+    folders = ["--runs", tmp_path / "r", "--results", tmp_path / "l", "--reports", tmp_path / "p"]
     code, out, err = command("reproduce", tmp_path, *folders)
     assert code == 1
     assert "1 of 2 cases" in out and "cell 2 differs" in out and "majority class" in out and "NOT reproduced" in out

@@ -98,14 +98,14 @@ def test_split_then_train_streamed_then_tokenise_with_its_tokenizer(folder, coll
     }
     (tmp_path / "my.yaml").write_text(json.dumps(config))
     answer = json.loads(scmf("train", "--config", tmp_path / "my.yaml", "--out", tmp_path / "run", "--json", "--quiet"))
-    parts = pd.read_csv(split, sep="\t")["part"].value_counts()
+    parts = pd.read_csv(split, sep="\t")["split"].value_counts()
     assert answer["steps"] == 2 * -(-parts["train"] // 32)
     losses = [json.loads(line) for line in (tmp_path / "run/pretraining/log.jsonl").open()]
     assert "valid_loss" in losses[-1]
 
     scmf(
         "data", "tokenize", folder / "*.h5ad", "--out", tmp_path / "tokens", "--vocabulary", tmp_path / "run/model",
-        "--max-genes", "40", "--column", "cell_type", "--quiet",
+        "--max-length", "40", "--column", "cell_type", "--quiet",
     )  # fmt: skip
     datasets = pytest.importorskip("datasets")
     tokens = datasets.load_from_disk(str(tmp_path / "tokens"))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.benchmark import LINEAR, NEAREST, TRANSFER, Annotation
 from scmf.evaluation.integration.composites import Composites
-from scmf.evaluation.score import CellLabels
 
 N, D = 96, 6
 PROBES = (LINEAR, NEAREST, TRANSFER)

@@ -18,7 +18,7 @@ import yaml
 
 from scmf.evaluation.annotation.label_scores import from_confusion, per_class, score
 from scmf.evaluation.integration.composites import composites
-from scmf.evaluation.response import binary, continuous, over_folds
+from tests.reference.response import binary, continuous, over_folds
 
 SHARED = Path(os.environ["SCMF_DATA_DIR"]).parent if os.environ.get("SCMF_DATA_DIR") else None
 HERE = SHARED is not None and (SHARED / "specs" / "published_values.yaml").is_file()

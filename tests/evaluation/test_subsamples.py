@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.score import CellLabels, Score
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.subsamples import bounded, strata_sizes, subsamples
+from scmf.results.score import Score
 
 N = 400
 LABELS = np.repeat(["often", "seldom", "rare"], [300, 96, 4])

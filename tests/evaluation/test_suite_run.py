@@ -1,4 +1,4 @@
-"""Subjects scored on tasks, and filed: baselines, a run, vectors, predicted cells, edges; tasks as callbacks."""
+"""Submissions scored on tasks, and filed: baselines, a run, vectors, predicted cells, edges; tasks as callbacks."""
 
 import json
 
@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from scmf.core.errors import ConfigError, DataError
-from scmf.evaluation.run import evaluate_tasks, inline
+from scmf.evaluation.callbacks import inline
+from scmf.evaluation.run import evaluate_tasks
 from scmf.evaluation.tasks import load_suite
-from scmf.results.result import read_results
+from scmf.results.ledger import read_results
 from tests.cli.test_cli import scmf
 
 
@@ -40,7 +41,7 @@ def trained(toy_env, tmp_path, capsys, monkeypatch):
 
 
 def test_baselines_are_scored_and_filed_with_provenance(suite, tmp_path):
-    results = evaluate_tasks("baselines", tasks=["all"], suite=suite, ledger=tmp_path / "ledger")
+    results = evaluate_tasks("baselines", tasks=["all"], suite=suite, results_dir=tmp_path / "ledger")
     found = {(r.benchmark, r.protocol, r.method) for r in results}
     assert {("annotation", "linear_probe", m) for m in ("hvg", "pca", "shuffled_labels")} <= found
     assert ("integration", "scgpt", "pca") in found and ("annotation", "constant", "majority") in found
@@ -74,7 +75,7 @@ def test_vectors_of_a_file_are_matched_by_cell_id(suite, toy_env, tmp_path):
     cells.obsm["X_mine"] = np.eye(3)[cells.obs["cell_type"].cat.codes] + 0.01 * np.arange(3)
     path = tmp_path / "mine.h5ad"
     cells[::-1].copy().write_h5ad(path)
-    ask = {"suite": suite, "obsm": "X_mine", "name": "my-model/v1", "ledger": tmp_path / "l"}
+    ask = {"suite": suite, "obsm": "X_mine", "name": "my-model/v1", "results_dir": tmp_path / "l"}
     results = evaluate_tasks(str(path), tasks=["types"], **ask)
     linear = next(r for r in results if r.protocol == "linear_probe")
     assert linear.metrics["accuracy"] == 1 and (linear.recipe, linear.variant) == ("my-model", "v1")
@@ -87,22 +88,22 @@ def test_vectors_of_a_file_are_matched_by_cell_id(suite, toy_env, tmp_path):
         evaluate_tasks(str(path), tasks=["types"], **{**ask, "name": None})
 
 
-def test_what_a_subject_cannot_give_is_filed_as_a_reason(suite, tmp_path):
+def test_what_a_submission_cannot_give_is_filed_as_a_reason(suite, tmp_path):
     path = tmp_path / "edges.tsv"
     pd.DataFrame({"regulator": ["A"], "target": ["B"], "weight": [1.0]}).to_csv(path, sep="\t", index=False)
-    results = evaluate_tasks(str(path), tasks=["types"], suite=suite, name="edges/v1", ledger=tmp_path / "l")
+    results = evaluate_tasks(str(path), tasks=["types"], suite=suite, name="edges/v1", results_dir=tmp_path / "l")
     assert [r.absence.reason for r in results] == ["it gives no vectors of cells"]
 
 
 def test_words_that_mean_nothing_are_refused(suite, tmp_path):
     with pytest.raises(ConfigError, match="baselines, the folder of a run"):
-        evaluate_tasks("no/such", tasks=["types"], suite=suite, ledger=tmp_path)
+        evaluate_tasks("no/such", tasks=["types"], suite=suite, results_dir=tmp_path)
     with pytest.raises(ConfigError, match="did you mean 'types'"):
-        evaluate_tasks("baselines", tasks=["tpyes"], suite=suite, ledger=tmp_path)
+        evaluate_tasks("baselines", tasks=["tpyes"], suite=suite, results_dir=tmp_path)
 
 
 def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scmf.evaluation.run.load_suite", lambda: load_suite(suite))
+    monkeypatch.setattr("scmf.evaluation.callbacks.load_suite", lambda: load_suite(suite))
     code, _, err = scmf(
         capsys, monkeypatch, "train", "--config", toy_env / "recipe.yaml", "--out", tmp_path / "run", "--quiet",
         "--set", "eval.tasks=[types, batches]", "--set", "training.trackers=[tensorboard]",
@@ -115,7 +116,7 @@ def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_pa
 
 
 def test_callbacks_do_not_change_what_is_trained(suite, toy_env, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scmf.evaluation.run.load_suite", lambda: load_suite(suite))
+    monkeypatch.setattr("scmf.evaluation.callbacks.load_suite", lambda: load_suite(suite))
     losses = []
     for tasks in ("[]", "[types]"):
         out = tmp_path / f"run{len(losses)}"

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scmf.core.errors import EvaluationError
 from scmf.evaluation import uncertainty
 from scmf.evaluation.annotation.benchmark import score
-from scmf.evaluation.score import Interval
 from scmf.evaluation.uncertainty import (
     Difference,
     bootstrap,
@@ -22,6 +21,7 @@ from scmf.evaluation.uncertainty import (
     differs_means,
     draw_rows,
 )
+from scmf.results.score import Interval
 
 
 def labels(n=1000, classes=10, right=0.7, seed=0):
@@ -222,7 +222,9 @@ def test_a_better_method_is_told_and_the_sign_says_which():
 
 def test_a_difference_is_distinguishable_only_when_its_interval_leaves_out_0():
     def made(low, high):
-        return Difference((low + high) / 2, Interval(low, high, 0.95, "cells", 10, 100)).distinguishable
+        return Difference(
+            (low + high) / 2, Interval(low=low, high=high, level=0.95, unit="cells", n_units=10, draws=100)
+        ).distinguishable
 
     assert made(0.1, 0.2) and made(-0.2, -0.1)
     assert not made(-0.1, 0.2) and not made(0.0, 0.2)

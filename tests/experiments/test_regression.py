@@ -10,8 +10,11 @@ from scmf.experiments import reproduce as reproduction
 from scmf.experiments.regression import check_all
 from scmf.experiments.reproduce import Outcome, judged
 from scmf.results.expected import ExpectedCell, MeasuredWith, load_expected, write_expected
+from scmf.results.judge import Verdict
+from scmf.results.ledger import write_result
 from scmf.results.pages.regression import COLUMNS, Check, Checked, Line
-from scmf.results.result import CellKey, ParityCase, Result, Verdict, write_result
+from scmf.results.parity import ParityCase
+from scmf.results.result import CellKey, Result
 
 SAMPLES = {1: 0.80, 2: 0.81, 3: 0.82, 4: 0.83, 5: 0.84}
 MEAN = 0.82
@@ -140,8 +143,8 @@ def test_a_run_goes_into_scratch_folders_and_its_outcome_is_the_check(recipe, co
     monkeypatch.setattr(reproduction, "reproduce", quick)
     monkeypatch.chdir(tmp_path)
     found = check_all([str(recipe.folder)], committed=committed)
-    assert {str(seen[name]) for name in ("runs", "ledger", "reports")} == {
-        ".cache/check/runs", ".cache/check/results", ".cache/check/reports"
+    assert {str(seen[name]) for name in ("runs", "results_dir", "reports")} == {
+        "runs/check/runs", "runs/check/results", "runs/check/reports"
     }  # fmt: skip
     assert not found.ok and not found.recipes[0].failed_cases[0].passed
     assert found.table()[0][1] == "parity tok/a" and "row 3" in found.table()[0][-1]
@@ -162,7 +165,7 @@ def test_one_recipe_that_cannot_run_does_not_hide_the_others(recipe, committed, 
 
 def test_committed_folders_are_never_written_and_a_missing_ledger_is_one_error(recipe, committed, tmp_path):
     with pytest.raises(ConfigError, match="would write into"):
-        check_all([str(recipe.folder)], committed=committed, ledger=committed)
+        check_all([str(recipe.folder)], committed=committed, results_dir=committed)
     with pytest.raises(ConfigError, match="no such folder"):
         check(recipe, tmp_path / "nowhere", committed)
 

@@ -8,13 +8,14 @@ import pytest
 
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError, EvaluationError
-from scmf.evaluation import own_cells
 from scmf.experiments import reproduce as reproduction
+from scmf.experiments import seeds
 from scmf.experiments.reproduce import reproduce
 from scmf.experiments.seeds import SeedRun
 from scmf.results.expected import load_expected
+from scmf.results.ledger import read_results
 from scmf.results.pages.reproduction import write_report
-from scmf.results.result import ParityCase, read_results
+from scmf.results.parity import ParityCase
 
 EMBEDDED = ("mini",)
 
@@ -28,7 +29,7 @@ def quick_pages():
 
 
 def folders(root):
-    return {"runs": root / "runs", "ledger": root / "ledger", "reports": root / "reports"}
+    return {"runs": root / "runs", "results_dir": root / "ledger", "reports": root / "reports"}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_changed_expected_median_of_samples_is_off(recorded, toy_env, tmp_path
     text = (copy / "expected.yaml").read_text()
     assert "metric: accuracy" in text
     expected = load_expected(copy / "expected.yaml")
-    majority = next(cell for cell in expected.embedded if cell.method == "majority" and cell.metric == "accuracy")
+    majority = next(cell for cell in expected.mini if cell.method == "majority" and cell.metric == "accuracy")
     (copy / "expected.yaml").write_text(text.replace(repr(majority.samples[None]), repr(majority.samples[None] + 0.02)))
     outcome = reproduce(str(copy), tiers=EMBEDDED, **folders(tmp_path))
     kinds = {
@@ -133,7 +134,7 @@ def test_a_killed_reproduction_goes_on_and_gives_the_same_numbers(recorded, toy_
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(own_cells, "representations", dying)
+        patch.setattr(seeds, "scores_of_recipe", dying)
         with pytest.raises(Killed):
             again(recorded, tmp_path / "parts")
     parts = again(recorded, tmp_path / "parts")
@@ -201,7 +202,7 @@ def parity_recipe(root, body):
         "data: {dataset: pancreas}\nvariants: {tiny: {description: d, tier: mini}}\n"
     )
     (root / "parity_toy.py").write_text(
-        "from scmf.results.result import ParityCase\ndef cases(folder, data_dir=None):\n" + body
+        "from scmf.results.parity import ParityCase\ndef cases(folder, data_dir=None):\n" + body
     )
     return str(root)
 

@@ -14,7 +14,6 @@ from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
 from scmf.cli import main as cli
-from scmf.cli.publish import add_publish
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError, ModelError
 from scmf.evaluation.evaluate_run import evaluate_folder
@@ -26,9 +25,6 @@ from scmf.training.data import prepare
 from scmf.training.pretrain import pretrain
 from tests.conftest import synthetic_cells
 from tests.fixtures.hub_server import TOKEN, File, Repository, serve
-
-if not any(command.name == "publish" for command in cli.app.registered_commands):
-    add_publish(cli.app)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 
 from scmf.core.config.run import EvalConfig
 from scmf.core.errors import ModelError
-from scmf.data.tokens.tokens import TokenCells
+from scmf.data.stores.ragged import Ragged
 from scmf.models.embed import classify_tokens, embed_tokens
 from scmf.models.transformer_encoder import (
     TransformerEncoderConfig,
@@ -46,7 +46,7 @@ def cells():
     rng = np.random.default_rng(0)
     rows = [np.concatenate([[CLS], rng.integers(4, VOCAB, length - 2), [EOS]]) for length in LENGTHS]
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
-    return TokenCells(offsets, {"input_ids": np.concatenate(rows).astype(np.int32)}, {}, {"input_ids": PAD})
+    return Ragged(offsets, {"input_ids": np.concatenate(rows).astype(np.int32)}, {}, {"input_ids": PAD})
 
 
 def rows_of(cells):
@@ -99,7 +99,7 @@ def test_dropout_is_off_and_the_model_goes_on_training_afterwards(model, cells):
 
 
 def test_labels_of_the_cells_are_not_asked_for(model, cells):
-    labeled = cells.with_cells(labels=np.arange(len(LENGTHS)))
+    labeled = cells.with_cell_tensors(labels=np.arange(len(LENGTHS)))
     np.testing.assert_array_equal(embed(model, labeled), embed(model, cells))
 
 

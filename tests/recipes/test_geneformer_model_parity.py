@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from scmf.core.paths import reference_dir, shipped
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 
 
 def load_recipe_module(name: str) -> ModuleType:

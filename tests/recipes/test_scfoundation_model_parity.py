@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from scmf.core.paths import data_dir, reference_dir, shipped
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 
 
 def load_recipe_module(name: str) -> ModuleType:
@@ -40,7 +40,7 @@ needs_oracle = pytest.mark.skipif(
     reason="SCMF_REFERENCE_DIR names no folder with outputs of the official code",
 )
 ENCODER = "encoder.transformer_encoder.1.self_attn.in_proj_weight"
-PARTS = ("weights.safetensors", "inputs.safetensors", "outputs.safetensors", "grads_mask_mse.safetensors")
+SPLITS = ("weights.safetensors", "inputs.safetensors", "outputs.safetensors", "grads_mask_mse.safetensors")
 
 
 def failures(folder: Path) -> dict[str, ParityCase]:
@@ -268,7 +268,7 @@ def written(tmp_path: Path) -> Path:
     loss.backward()
     outputs |= {"mask.recon": recon, "mask.mse_masked": loss.reshape(1)}
     gradients = {name: p.grad for name, p in model.named_parameters()}
-    for file, tensors in zip(PARTS, (model.state_dict(), inputs, outputs, gradients), strict=True):
+    for file, tensors in zip(SPLITS, (model.state_dict(), inputs, outputs, gradients), strict=True):
         save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, folder / file)
     n_parameters = sum(p.numel() for p in model.parameters())
     (folder.parent / "some_info.json").write_text(json.dumps({"other_name": {"n_params": n_parameters}}))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from scmf.core.paths import reference_dir, shipped
 from scmf.models import generative_transformer as ours
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 from tests.reference.scgpt_plain import VOCAB, WIDTH, Plain, write_case
 
 

@@ -21,7 +21,7 @@ from scmf.models.autoregressive_transformer import (
     AutoregressiveTransformerModel,
     next_genes,
 )
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 
 
 def load_recipe_module(name: str) -> ModuleType:

@@ -95,7 +95,7 @@ def record(root, name, stem, counts, genes, *, facts_only=False, seed=None, **se
     """Write an input and what the restated loader makes of it."""
     for part in ("input", "out"):
         (root / part).mkdir(parents=True, exist_ok=True)
-    (root / "gene_set.json").write_text(json.dumps(KNOWN))
+    (root / "gene_vocab.json").write_text(json.dumps(KNOWN))
     (root / "assay_vocab.json").write_text(json.dumps(ASSAYS))
     cells = anndata.AnnData(counts)
     cells.var["ensembl_id"] = genes

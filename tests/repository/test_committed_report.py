@@ -7,8 +7,8 @@ import pytest
 from scmf.core.config.recipe import load_recipe
 from scmf.experiments.reproduce import judged
 from scmf.results.expected import load_expected
+from scmf.results.ledger import read_results
 from scmf.results.pages.table import VERDICTS, number, table_rows, tally
-from scmf.results.result import read_results
 from tests import ROOT
 
 NAMES = ("geneformer", "scgpt", "scfoundation", "transcriptformer")

@@ -1,114 +1,60 @@
-"""The figures of the README stand in files of the repository."""
+"""The README and the guide for contributors are short, and name only files, commands and options that exist."""
 
-import json
 import re
-import statistics
 
 import pytest
+from typer.main import get_command
 
-from scmf.results.expected import load_expected
+from scmf.cli.main import app
 from tests import ROOT
+from tests.conftest import synthetic_cells
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-RECIPES = {
-    "geneformer": "Geneformer", "scgpt": "scGPT", "scfoundation": "scFoundation", "transcriptformer": "TranscriptFormer"
-}  # fmt: skip
-EXPECTED = {name: load_expected(ROOT / "recipes" / name / "expected.yaml").cells("mini") for name in RECIPES}
-COLUMNS = {  # of the table of scores
-    ("linear_probe", "accuracy"): 2,
-    ("constant", "accuracy"): 2,
-    ("knn_probe", "accuracy"): 3,
-    ("finetuned_head", "accuracy"): 4,
-    ("scib", "overall"): 5,
-}
-BASELINES = {"pca": "*PCA (", "hvg": "*HVG (", "majority": "*majority class*"}
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = get_command(app).commands
 
 
-def shown(samples):
-    """A mean as the README writes it."""
-    values = list(samples.values())
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
+def commands_of(text):
+    """Words of every command line of ours, in code spans and in blocks."""
+    for line in re.findall(r"(?:^|`)(?:\.venv/bin/)?scmf ([^`\n]+)", text, re.MULTILINE):
+        yield line.partition("#")[0].split()
 
 
-@pytest.mark.parametrize(
-    ("name", "cell"),
-    [
-        pytest.param(name, cell, id=f"{name}-{cell.protocol}-{cell.method}-{cell.metric}")
-        for name, cells in EXPECTED.items()
-        for cell in cells.values()
-        if (cell.protocol, cell.metric) in COLUMNS
-    ],
-)
-def test_scores_are_those_of_the_expected_values(name, cell):
-    start = BASELINES.get(cell.method) or (
-        f"| {RECIPES[name]} |" if cell.method == "pretrained" else f"| *{RECIPES[name]}, untrained* |"
-    )
-    row = next(line for line in TEXT.splitlines() if line.removeprefix("| ").startswith(start.removeprefix("| ")))
-    assert row.split("|")[COLUMNS[cell.protocol, cell.metric]].strip() == shown(cell.samples)
+def test_the_readme_has_at_most_90_lines():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 90
 
 
-def test_throughput_is_that_of_the_benchmark_file():
-    figures = json.loads((ROOT / "benchmarks" / "tokenizer_throughput.json").read_text(encoding="utf-8"))
-    rates = {name: value["cpu"] for name, value in figures["cells_per_second"].items()}
-    for rate in rates.values():
-        assert f"| {rate:,} |" in TEXT
-    assert f"{figures['ratios']['rank']['cpu']:.1f} times as fast" in TEXT
-    assert f"{figures['ratios']['end to end']['cpu']:.1f} times as fast (int16)" in TEXT
-    assert f"{rates['end to end: ours, int32'] / rates['end to end: official path']:.1f} (int32)" in TEXT
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_to_a_file(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (page.parent / target).exists(), target
 
 
-def test_input_pipelines_are_those_of_the_benchmark_file():
-    found = json.loads((ROOT / "benchmarks" / "input_pipelines.json").read_text(encoding="utf-8"))["pipelines"]
-    for name, pipeline in found.items():
-        ours, official = (f"{pipeline['cells_per_second'][of]['cpu']:,}" for of in ("ours", "official"))
-        assert f"| {name} | {ours} | {official} | {pipeline['ratio']['cpu']:.0f} |" in TEXT
-        assert pipeline["ratio"]["cpu"] >= pipeline["bar"]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_and_option_exists(page):
+    for verb, *words in commands_of(page.read_text(encoding="utf-8")):
+        command = COMMANDS[verb]
+        if verb == "data" and words and words[0].islower() and words[0] in command.commands:
+            command = command.commands[words[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= {*known, "--help"}, (verb, words)
 
 
-def test_throughput_on_a_disk_is_that_of_its_file():
-    path = ROOT / "benchmarks" / "tokenizer_throughput_disk.json"
-    rates = {k: v["cpu"] for k, v in json.loads(path.read_text(encoding="utf-8"))["cells_per_second"].items()}
-    official = rates["end to end: official path"]
-    ours, wide = rates["end to end: ours"] / official, rates["end to end: ours, int32"] / official
-    assert f"{ours:.1f} (int16) and {wide:.1f} (int32)" in TEXT
+def test_the_readme_names_every_verb():
+    used = {verb for verb, *_ in commands_of(README.read_text(encoding="utf-8"))}
+    assert used == set(COMMANDS)
 
 
-def test_loaders_are_those_of_the_benchmark_file():
-    found = json.loads((ROOT / "benchmarks" / "data_loaders.json").read_text(encoding="utf-8"))
-    table = TEXT[TEXT.index("| loader | cells/s") :].split("\n\n")[0].splitlines()[2:]
-    for line in table:
-        key, *shown_values = (part.strip() for part in line.strip("|").split("|"))
-        median = found["cases"][key]["median"]
-        mixing = (median.get("entropy_of_maximum") or {}).get("64")
-        assert shown_values == [
-            f"{median['cells_per_s']:,.0f}",
-            f"{median['cells_per_cpu_s']:,.0f}",
-            "" if mixing is None else f"{mixing:.2f}",
-            f"{median['rss_peak_mb']:,.0f}",
-        ]
-    ratios = {name: f"{value['wall']['median']:.1f}" for name, value in found["ratios"].items()}
-    converted = "ours converted zarr tokens"
-    assert f"is {ratios[f'{converted} / annbatch tokens']} times as fast as annbatch" in TEXT
-    assert f"({ratios[f'{converted} / annbatch tokens, 2 token threads']} times when" in TEXT
-    assert f"own files {ratios['ours zarr tokens / annbatch tokens']} times" in TEXT
-    assert f"{ratios[f'{converted} / scDataset tokens']} times as fast as scDataset" in TEXT
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    synthetic_cells().write_h5ad("cells.h5ad")
+    names = {}
+    for text in re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        exec(compile(text, "README.md", "exec"), names)
+    assert set(names["batch"]) == {"input_ids", "attention_mask", "length"}
 
 
-def test_endurance_is_that_of_its_file():
-    found = json.loads((ROOT / "benchmarks" / "data_loaders_endurance.json").read_text(encoding="utf-8"))
-    assert found["each_cell_once"]
-    assert f"{found['cells_per_s']:,.0f} cells/s over {found['wall_s']:.0f} s" in TEXT
-    assert f"at most {found['rss_peak_mb']:,.0f} MB, growing by {found['rss_growth_mb']:.0f} MB" in TEXT
-
-
-def test_every_link_and_command_of_the_readme_exists():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert target.startswith("http") or (ROOT / target).exists(), target
-    from typer.main import get_command
-
-    from scmf.cli.main import app
-
-    known = set(get_command(app).commands)
-    used = set(re.findall(r"`scmf ([a-z]+)", TEXT))
-    assert used and used <= known
+def test_every_make_target_that_is_named_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for page in PAGES:
+        assert set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)) <= targets

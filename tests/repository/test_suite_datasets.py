@@ -7,6 +7,7 @@ import gzip
 import importlib.util
 import re
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -47,8 +48,9 @@ def cells_of(name, split=None, log=False):
     except SourceError as error:
         pytest.skip(f"{name} cannot be fetched here: {error.found.splitlines()[0]}")
     if split:
-        cells.obs["part"] = parts_of(load_card(name), split).reindex(cells.obs_names)
-        assert cells.obs["part"].notna().all()
+        parts = parts_of(load_card(name), split).reindex(cells.obs_names)
+        assert parts.notna().all()
+        cells = replace(cells, split=parts.to_numpy(dtype=str))
     return cells
 
 
@@ -101,12 +103,12 @@ def test_cells_are_counts_of_the_frozen_size_and_parts(name, split, counts):
     card, cells = load_card(name), cells_of(name, split)
     assert cells.shape == (card.n_cells, card.n_genes)
     assert cells.X.dtype == np.float32 and (cells.X.data > 0).all() and (cells.X.data == np.rint(cells.X.data)).all()
-    assert cells.obs["part"].value_counts().to_dict() == counts
+    assert pd.Series(cells.split).value_counts().to_dict() == counts
     if card.label_key:
-        known = set(cells.obs.loc[cells.obs["part"] == "train", card.label_key])
+        known = set(cells.obs.loc[cells.split == "train", card.label_key])
         assert set(card.labels) - known == set(card.splits[split].unseen)
     if card.splits[split].by != "cell":
-        assert (cells.obs.groupby(card.splits[split].by, observed=True)["part"].nunique() == 1).all()
+        assert (pd.Series(cells.split).groupby(cells.obs[card.splits[split].by].to_numpy()).nunique() == 1).all()
 
 
 @pytest.mark.parametrize("name", SUITE)
@@ -142,7 +144,7 @@ def test_kang_is_joined_to_the_cells_whose_counts_it_carries():
 
 def test_lung_labels_are_those_of_both_atlases_and_five_types_have_no_training_cell():
     cells = cells_of("lung", "krasnow")
-    table = pd.crosstab(cells.obs["label"].astype(str), cells.obs["part"])
+    table = pd.crosstab(cells.obs["label"].astype(str).to_numpy(), cells.split)
     assert table.loc["macrophage"].to_dict() == {"train": 370, "test": 217}
     assert table.index[table["train"] == 0].tolist() == sorted(load_card("lung").splits["krasnow"].unseen)
     assert table.index[table["test"] == 0].tolist() == ["club cell", "pulmonary ionocyte"]
@@ -173,7 +175,7 @@ def test_sinoatrial_vectors_lie_beside_their_cells():
 @pytest.mark.parametrize(("name", "below"), [("norman", 1.0), ("mcfaline", 0.99)])
 def test_counts_of_the_screens_give_their_expression_back(name, below):
     cells, plain = cells_of(name), cells_of(name, log=True)
-    assert plain.uns["scmf"]["counts"] is None and plain.uns["scmf"]["expression"] == "log1p"
+    assert plain.facts.counts is None and plain.facts.expression == "log1p"
     again = np.log1p(cells.X.toarray() / cells.obs["n_counts"].to_numpy()[:, None] * 1e4)
     np.testing.assert_allclose(again, plain.X.toarray(), rtol=3e-7, atol=0)
     np.testing.assert_allclose(log_expression(cells).toarray(), plain.X.toarray(), rtol=1e-6)
@@ -187,13 +189,11 @@ def test_counts_of_the_screens_give_their_expression_back(name, below):
 @pytest.mark.parametrize(("name", "ratio"), [("norman", 9.2), ("vcc_h1", 0.033)])
 def test_the_one_perturbed_gene_that_is_in_the_matrix_was_activated_or_repressed(name, ratio):
     cells = cells_of(name)
-    keys = cells.uns["scmf"]["perturbation"]
-    condition = cells.obs[keys["key"]].astype(str).to_numpy()
+    keys = cells.facts.perturbation
+    condition = cells.obs[keys.key].astype(str).to_numpy()
     depth = cells.obs["n_counts"] if "n_counts" in cells.obs else np.asarray(cells.X.sum(axis=1)).ravel()
     gene = cells.X[:, [cells.var["symbol"].tolist().index("TMSB4X")]].toarray().ravel() / np.asarray(depth)
-    assert gene[condition == "TMSB4X"].mean() / gene[condition == keys["control"]].mean() == pytest.approx(
-        ratio, rel=0.02
-    )
+    assert gene[condition == "TMSB4X"].mean() / gene[condition == keys.control].mean() == pytest.approx(ratio, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from scmf.results.expected import (
     load_expected,
     write_expected,
 )
-from scmf.results.result import Absence, Result, band, judge
+from scmf.results.judge import band, judge
+from scmf.results.result import Absence, Result
 
 DIGEST = "0e" * 32  # looks like a number to a careless YAML writer
 FIVE = [0.90, 0.92, 0.91, 0.93, 0.89]
@@ -142,7 +143,7 @@ def test_recording_keeps_published_values_and_other_variants(tmp_path):
     write_expected(path, [cell(dict(enumerate(FIVE)))])
     found = load_expected(path)
     assert found.published == (published(),)
-    assert {(c.variant, c.metric) for c in found.embedded} == {("mini", "macro_f1"), ("other", "macro_f1")}
+    assert {(c.variant, c.metric) for c in found.mini} == {("mini", "macro_f1"), ("other", "macro_f1")}
 
 
 def test_writing_twice_gives_equal_bytes(tmp_path):
@@ -178,7 +179,7 @@ def test_expected_file_with_a_mistake_is_one_clear_error(tmp_path, text, message
 
 def test_cell_or_id_that_stands_twice_is_refused(tmp_path):
     with pytest.raises(ValueError, match="stands twice"):
-        Expected(embedded=(cell({0: 1.0}), cell({1: 1.0})))
+        Expected(mini=(cell({0: 1.0}), cell({1: 1.0})))
     with pytest.raises(ValueError, match="m1 stands twice"):
         Expected(published=(published(), published()))
 

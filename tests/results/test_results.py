@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scmf.core.errors import ConfigError, EvaluationError
-from scmf.results.result import Absence, Result, band, judge, read_results, write_result
+from scmf.results.judge import band, judge
+from scmf.results.ledger import read_results, write_result
+from scmf.results.result import Absence, Result
 
 DIGEST = "0e" * 32
 FIVE = [0.90, 0.92, 0.91, 0.93, 0.89]  # mean .91, sd sqrt(.00025)
@@ -182,7 +184,7 @@ def unknown_key(path):
 
 
 def other_version(path):
-    path.write_text(json.dumps({**result().to_json(), "schema_version": 2}))
+    path.write_text(json.dumps({**result().to_json(), "schema_version": 3}))
 
 
 def not_a_number(path):

@@ -54,7 +54,7 @@ def test_published_names_of_special_tokens_are_known():
     tokenizer = clipped(special_tokens=True)
     assert (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id) == (1, 2, 3)
     assert (tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.gene_token_start) == (6, 0, 7)
-    assert tokenizer.fill == {"input_ids": 1, "values": 0.0}
+    assert tokenizer.pad_values == {"input_ids": 1, "values": 0.0}
 
 
 def test_every_token_that_is_no_gene_is_a_special_one():

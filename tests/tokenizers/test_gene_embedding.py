@@ -131,7 +131,7 @@ def test_the_table_of_transcriptformer_is_that_of_the_official_code():
     if folder is None or not (folder / "emb_matrix.npy").is_file():
         pytest.skip("SCMF_REFERENCE_DIR has no transcriptformer")
     found = read_gene_vectors(folder / "ckpt_small" / "vocabs" / "homo_sapiens_gene.h5")
-    tokens = json.loads((folder / "gene_set.json").read_text())
+    tokens = json.loads((folder / "gene_vocab.json").read_text())
     tokenizer = GeneEmbeddingTokenizer.from_tables(tokens, vectors=(found.genes, found.vectors), max_length=2047)
     assert tokenizer.get_vocab() == tokens and tokenizer.without_vector == ()
     official = np.load(folder / "emb_matrix.npy").astype(np.float32)

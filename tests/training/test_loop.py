@@ -8,11 +8,13 @@ import torch
 
 from scmf.core.config.run import TrainingConfig
 from scmf.core.errors import TrainingError
-from scmf.data.tokens.tokens import TokenCells
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import padded_tensors
 from scmf.models.transformer_encoder import TransformerEncoderConfig, TransformerEncoderForMaskedLM
 from scmf.training import checkpoints
+from scmf.training.distributed import make_accelerator
 from scmf.training.loop import train
-from scmf.training.objectives import MaskedGenePrediction
+from scmf.training.objectives.masked_gene import MaskedGenePrediction
 
 VOCAB = 60
 
@@ -21,7 +23,7 @@ def cells(n=40, *, seed=0):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(5, 12, size=n)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return TokenCells(offsets, {"input_ids": rng.integers(2, VOCAB, size=offsets[-1]).astype(np.int32)})
+    return Ragged(offsets, {"input_ids": rng.integers(2, VOCAB, size=offsets[-1]).astype(np.int32)})
 
 
 def model(*, dropout=0.1):
@@ -63,7 +65,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("dies_at", [1, 7, 10, 13])
-def test_a_run_that_died_anywhere_goes_on_to_the_bit(tmp_path, monkeypatch, grouped, accumulation, dies_at):
+def test_a_run_interrupted_anywhere_resumes_bit_exactly(tmp_path, monkeypatch, grouped, accumulation, dies_at):
     config = settings(
         checkpoint_every_n_steps=3, group_by_length=grouped, gradient_accumulation=accumulation, max_epochs=4
     )
@@ -154,9 +156,9 @@ def test_accumulated_batches_count_every_prediction_once(tmp_path):
         network = model(dropout=0.0)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-        accelerator = loop.make_accelerator(settings(), tmp_path)
+        accelerator = make_accelerator(settings(), tmp_path)
         found[name] = loop._step(
-            accelerator, network, optimizer, schedule, [cells().pad(part) for part in parts],
+            accelerator, network, optimizer, schedule, [padded_tensors(cells(), part) for part in parts],
             objective=Fixed(), settings=settings(max_grad_norm=None), position=(0, 0),
         )  # fmt: skip
         found[name] = (found[name][0], network.state_dict())

@@ -28,7 +28,7 @@ stream = CellStream(corpus, shape=Shape(16, 4, 8), rank=rank, world_size=world, 
 for epoch in range(2):
     batches = list(stream.epoch(epoch))
     cells = np.concatenate([b.cells for b in batches])
-    mine = (len(batches), cells, sum(b.per_cell["n_counts"].sum() for b in batches))
+    mine = (len(batches), cells, sum(b.cell_tensors["n_counts"].sum() for b in batches))
     every = [None] * world
     dist.all_gather_object(every, mine)
     if rank == 0:

@@ -64,4 +64,4 @@ def test_tensors_are_what_a_model_takes(corpus):
     tensors = to_tensors(batch)
     assert tensors["indices"].dtype == tensors["attention_mask"].dtype
     assert (tensors["attention_mask"].sum(dim=1).numpy() == batch.lengths).all()
-    assert np.array_equal(tensors["n_counts"].numpy(), batch.per_cell["n_counts"])
+    assert np.array_equal(tensors["n_counts"].numpy(), batch.cell_tensors["n_counts"])

@@ -10,11 +10,12 @@ import scipy.sparse as sp
 from scmf.core.config.recipe import load_recipe
 from scmf.core.config.run import RunConfig
 from scmf.core.errors import ConfigError, DataError
+from scmf.data.loading.facts import DataFacts
 from scmf.data.loading.open_corpus import OpenedCorpus
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.ragged import BadRows
-from scmf.data.tokens.cache import cached_tokens, tokenise_to
+from scmf.data.tokens.cache import cached_tokens, tokenize_to
 from scmf.tokenizers.rank_value import RankValueTokenizer
 from scmf.training.data import prepare
 from scmf.training.pretrain import pretrain
@@ -87,7 +88,7 @@ def test_streamed_tokens_vocabulary_and_parts_are_those_of_memory(folder, monkey
     held = prepare(RunConfig.model_validate(raw))
     assert streamed.tokenizer.get_vocab() == held.tokenizer.get_vocab()
     rows = rows_of(streamed)
-    assert sorted(rows) == held.part("train").tolist()
+    assert sorted(rows) == held.rows("train").tolist()
     medians = held.tokenizer.medians
     assert all(abs(streamed.tokenizer.medians[gene] / medians[gene] - 1) < 1e-12 for gene in medians)
     # Ties stand in the order of the columns, which differs between the files: each file by itself, as officially.
@@ -97,7 +98,7 @@ def test_streamed_tokens_vocabulary_and_parts_are_those_of_memory(folder, monkey
     assert rows == {cell: expected[cell] for cell in rows}
     valid = streamed.valid_tokens()
     assert [row.tolist() for row in np.split(valid.columns["input_ids"], valid.offsets[1:-1])] == [
-        expected[cell] for cell in held.part("valid")
+        expected[cell] for cell in held.rows("valid")
     ]
 
 
@@ -112,7 +113,7 @@ def test_cached_tokens_are_the_tokens_of_the_stream(folder, monkeypatch, tmp_pat
 
 def test_a_killed_cache_goes_on_with_the_first_part_that_is_missing(adata, tokenizer, tmp_path, monkeypatch):
     corpus = Corpus([MemoryStore(adata)])
-    opened = OpenedCorpus(corpus, None, None, {}, None, {"dataset": "x", "removed": {}})
+    opened = OpenedCorpus(corpus, None, None, None, DataFacts("x", "0" * 64))
     encoder = TokenEncoder(tokenizer)
     whole = cached_tokens(opened, encoder, tmp_path / "whole", made_by="me", cells_per_part=70)
     calls = []
@@ -138,7 +139,7 @@ def test_a_killed_cache_goes_on_with_the_first_part_that_is_missing(adata, token
 
 def test_a_cache_of_other_cells_is_refused(adata, tokenizer, tmp_path):
     def opened(cells):
-        return OpenedCorpus(Corpus([MemoryStore(cells)]), None, None, {}, None, {"dataset": "x", "removed": {}})
+        return OpenedCorpus(Corpus([MemoryStore(cells)]), None, None, None, DataFacts("x", "0" * 64))
 
     cached_tokens(opened(adata), TokenEncoder(tokenizer), tmp_path / "cache", made_by="me")
     with pytest.raises(DataError, match="tokens of other cells"):
@@ -172,8 +173,8 @@ def test_a_cache_made_with_other_settings_is_refused(folder, monkeypatch, tmp_pa
 
 def test_one_dataset_for_other_programs_has_input_ids_length_and_obs(adata, tokenizer, tmp_path):
     datasets = pytest.importorskip("datasets")
-    opened = OpenedCorpus(Corpus([MemoryStore(adata)]), None, None, {}, None, {})
-    assert tokenise_to(opened, TokenEncoder(tokenizer), tmp_path / "d", columns=["cell_type"]) == 300
+    opened = OpenedCorpus(Corpus([MemoryStore(adata)]), None, None, None, DataFacts("x", "0" * 64))
+    assert tokenize_to(opened, TokenEncoder(tokenizer), tmp_path / "d", columns=["cell_type"]) == 300
     found = datasets.load_from_disk(str(tmp_path / "d"))
     ranked = tokenizer.rank(adata.X, adata.var_names)
     assert found["length"][:] == np.diff(ranked.offsets).tolist()

@@ -103,7 +103,7 @@ class DataConfig(Section):
     files: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
     """Your own files instead of ``dataset``: .h5ad, .zarr, folders of them, patterns, s3://, gs://, https://."""
     split: str | None = None
-    """Name of a split of the card (for example ``donor``), or a path to a TSV with columns cell_id and part."""
+    """Name of a split of the card (for example ``donor``), or a path to a TSV with columns cell_id and split."""
     counts: str = "auto"
     """Where the raw counts are: ``X``, ``raw.X``, ``layers/<name>``, or ``auto`` to look for them."""
     gene_ids: str = "auto"

@@ -10,10 +10,11 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scmf.core.config.data import DataConfig as DataConfig  # sections are imported from here
 from scmf.core.config.model import ModelConfig as ModelConfig
+from scmf.core.config.renamed import current_sections
 from scmf.core.config.section import Section
 from scmf.core.config.tokenizer import TokenizerConfig as TokenizerConfig
 from scmf.core.config.training import FinetuneConfig as FinetuneConfig
@@ -31,7 +32,7 @@ class EvalConfig(Section):
     benchmarks: tuple[Literal["annotation", "integration"], ...] = ("annotation",)
     """Benchmarks to run on the cells of ``data``."""
     tasks: tuple[str, ...] = ()
-    """Tasks of the leaderboard (`scmf evaluate ls`) to score the weights on at each evaluation during training."""
+    """Tasks of the leaderboard (`scmf tasks`) to score the weights on at each evaluation during training."""
     embedding_layer: int = Field(-1, le=0)
     """Counted from the last layer: 0 is the last layer's output, -1 the one before (official default)."""
     pooling: Literal["cell", "cls", "max", "all"] = "cell"
@@ -58,6 +59,11 @@ class RunConfig(Section):
     """Loop."""
     eval: EvalConfig = EvalConfig()
     """Measurements."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_today(cls, raw: Any) -> Any:
+        return current_sections(raw)
 
 
 # --- from a file and overrides to a config --------------------------------------------------------
@@ -99,7 +105,7 @@ def apply_overrides(raw: dict[str, Any], overrides: tuple[str, ...] | list[str])
             raw = deep_merge(raw, {"data": {key: empty for key, empty in _SOURCES.items() if key != keys[1]}})
         for key in reversed(keys):
             value = {key: value}
-        raw = deep_merge(raw, value)
+        raw = deep_merge(raw, current_sections(value))
     return raw
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError
 
 
@@ -22,13 +22,14 @@ class Section(BaseModel):
 
 
 def known(kind: str) -> AfterValidator:
-    """A validator that takes only names that `scmf.core.registry` knows."""
+    """A validator that takes only names that `scmf.core.registry` knows; an alias becomes what it stands for."""
 
     def check(name: str) -> str:
         try:
-            return plugins.check(kind, name)
+            return registry.check(kind, name)
         except ConfigError as error:
-            raise ValueError(f"{error.found} is unknown: {error.fix}") from error
+            said = error.fix if "would run" in error.found else f"is unknown: {error.fix}"
+            raise ValueError(f"{error.found}{';' if said == error.fix else ''} {said}") from error
 
     return AfterValidator(check)
 
@@ -60,7 +61,7 @@ def check_options(given: dict[str, Any], sections: Mapping[str, type[Section]], 
         for item in error.errors(include_url=False):
             name = ".".join(map(str, item["loc"]))
             if item["type"] == "extra_forbidden":
-                hint = plugins.did_you_mean(name, keys) if keys else f"{choice} has no options"
+                hint = registry.did_you_mean(name, keys) if keys else f"{choice} has no options"
                 lines.append(f"unknown option {name!r} of {choice}: {hint}")
             else:
                 lines.append(

@@ -23,7 +23,7 @@ from scmf.data.genes.vocabulary import annotation, load_vocabulary
 from scmf.data.loading.load import load_cells
 from scmf.data.splits.findings import CheckReport, Level
 from scmf.data.splits.leaks import audit_leaks
-from scmf.data.splits.read import PARTS, read_table, shared_groups, split_file
+from scmf.data.splits.read import SPLITS, read_table, shared_groups, split_file
 
 
 def check_card(card: Card | str | Path) -> CheckReport:
@@ -93,11 +93,12 @@ def _check_cells_card(
 ) -> None:
     config = DataConfig(dataset=str(card.path) if card.path else card.name)
     has_counts = card.expression is None or card.derive is not None
-    adata = load_cells(config, log_expression=not has_counts)
+    cells = load_cells(config, log_expression=not has_counts)
+    adata = cells.adata
     _equal(report, "cells", adata.n_obs, card.n_cells)
     _equal(report, "genes", adata.n_vars, card.n_genes)
     what = "raw counts" if has_counts else "log-normalized expression, no counts"
-    report.add("ok", what, adata.uns["scmf"]["counts"] or card.counts)
+    report.add("ok", what, cells.facts.counts or card.counts)
     labels = adata.obs[card.label_key].astype(str) if card.label_key else None
     if labels is not None:
         _equal(report, "labels", sorted(labels.unique()), sorted(card.labels))
@@ -110,7 +111,7 @@ def _check_cells_card(
             continue
         parts = table.loc[adata.obs_names]
         sizes = parts.value_counts()
-        report.add("ok", f"split {name}", ", ".join(f"{part} {sizes.get(part, 0):,}" for part in PARTS))
+        report.add("ok", f"split {name}", ", ".join(f"{part} {sizes.get(part, 0):,}" for part in SPLITS))
         if split.by != "cell":
             _check_groups(report, f"split {name}", parts, adata.obs[split.by].astype(str), split.parts)
         elif card.donor_key:
@@ -144,5 +145,5 @@ def _check_groups(report: CheckReport, what: str, parts: pd.Series, groups: pd.S
         text = f"{len(shared)} of {groups.name!r} lie in several parts, the first is {group!r} in {where}"
         report.add("error", what, text, do="make it again: this is a leak")
         return
-    found = {part: tuple(sorted(groups[parts.to_numpy() == part].unique())) for part in PARTS}
-    _equal(report, f"{what}, {groups.name}", found, {part: tuple(sorted(said.get(part, ()))) for part in PARTS})
+    found = {part: tuple(sorted(groups[parts.to_numpy() == part].unique())) for part in SPLITS}
+    _equal(report, f"{what}, {groups.name}", found, {part: tuple(sorted(said.get(part, ()))) for part in SPLITS})

@@ -16,7 +16,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.run import RunConfig
 from scmf.core.errors import ScmfError
 from scmf.data.cards.card import Card
@@ -30,7 +30,7 @@ from scmf.data.splits.findings import CheckReport
 from scmf.data.splits.groups import COLUMNS
 from scmf.data.splits.leaks import audit_leaks
 from scmf.data.splits.make import claimed_columns
-from scmf.data.splits.read import PARTS, read_split
+from scmf.data.splits.read import SPLITS, read_split
 from scmf.data.stores import counts as counts_
 from scmf.data.stores.cell_ids import hash_ids
 from scmf.data.stores.store import CountBlock
@@ -69,7 +69,7 @@ def check_file(
     min_genes
         Cells with fewer detected genes are counted.
     split
-        A TSV with columns cell_id and part: run the leak audit (`scmf.data.splits.leaks`). What it claims to keep
+        A TSV with columns cell_id and split: run the leak audit (`scmf.data.splits.leaks`). What it claims to keep
         whole is
         taken from the file that `scmf data split` writes beside it, where there is one.
     donor_key
@@ -130,8 +130,8 @@ def _check_split(
     try:
         parts = read_split(None, str(path.resolve()), cell_ids=cells.obs_names)
         sizes = parts.value_counts()
-        report.add("ok", "split", ", ".join(f"{part} {sizes[part]:,}" for part in PARTS))
-        report.facts["split"] = {part: int(sizes[part]) for part in PARTS}
+        report.add("ok", "split", ", ".join(f"{part} {sizes[part]:,}" for part in SPLITS))
+        report.facts["split"] = {part: int(sizes[part]) for part in SPLITS}
         claimed = [*claimed_columns(path), *([donor_key] if donor_key else [])]
         usual = [name for name in COLUMNS["donor"] if name in cells.obs and name not in claimed]
         findings = audit_leaks(
@@ -304,7 +304,7 @@ def _check_key(report: CheckReport, adata: Any, key: str | None, name: str) -> p
         return None
     if key not in adata.obs:
         known = [str(column) for column in adata.obs.columns]
-        report.add("error", name, f"no column {key!r} in obs", do=plugins.did_you_mean(key, known) if known else "")
+        report.add("error", name, f"no column {key!r} in obs", do=registry.did_you_mean(key, known) if known else "")
         return None
     values = adata.obs[key]
     missing = int(values.isna().sum())

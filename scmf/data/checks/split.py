@@ -15,7 +15,7 @@ from scmf.data.splits.findings import CheckReport
 from scmf.data.splits.groups import COLUMNS, ObsColumns, tabulate
 from scmf.data.splits.leaks import audit_leaks
 from scmf.data.splits.make import claimed_columns, make_split
-from scmf.data.splits.read import PARTS, read_parts
+from scmf.data.splits.read import SPLITS, read_codes
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.open import open_stores
 
@@ -70,7 +70,7 @@ def check_split(
     uris
         ``.h5ad`` files and zarr stores; together they are the cells of the split.
     split
-        TSV with columns cell_id and part.
+        TSV with columns cell_id and split.
     donor_key
         Column whose values must not lie in two parts, besides those that the split itself claims to keep whole.
     batch_key
@@ -90,8 +90,8 @@ def check_split(
     corpus = Corpus(open_stores(uris, counts=counts, gene_ids=gene_ids, storage_options=storage_options))
     report = CheckReport(corpus.name)
     try:
-        codes = read_parts(Path(split), corpus)
-        sizes = dict(zip(PARTS, tabulate(codes, len(PARTS))[:, 0].tolist(), strict=True))
+        codes = read_codes(Path(split), corpus)
+        sizes = dict(zip(SPLITS, tabulate(codes, len(SPLITS))[:, 0].tolist(), strict=True))
         report.facts["split"] = sizes
         report.add("ok", "split", ", ".join(f"{part} {n:,}" for part, n in sizes.items()))
         claimed = [*claimed_columns(split), *([donor_key] if donor_key else [])]

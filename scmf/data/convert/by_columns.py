@@ -23,7 +23,7 @@ from scmf.core.errors import DataError
 from scmf.data.stores import counts as counts_
 from scmf.data.stores.anndata_store import AnnDataStore, SparseMatrix
 from scmf.data.stores.h5ad_store import H5adStore
-from scmf.data.stores.open import _is_h5ad, _sources
+from scmf.data.stores.open import is_h5ad, sources_of
 from scmf.data.stores.store import FlatArray, RowIndex, Store
 from scmf.data.stores.zarr_store import ZarrStore
 
@@ -230,8 +230,8 @@ def open_for_conversion(
     stores: list[Store] = []
     try:
         for uri in uris:
-            for source in _sources(str(uri), storage_options):
-                kind = _H5ad if _is_h5ad(source.root) else _Zarr
+            for source in sources_of(str(uri), storage_options):
+                kind = _H5ad if is_h5ad(source.root) else _Zarr
                 stores.append(kind(source, counts=counts, gene_ids=gene_ids, memory=memory))
     except BaseException:
         for store in stores:

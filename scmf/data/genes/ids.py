@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import DataError, GeneError
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]{0,6}G\d{11})(\.\d+)?(_PAR_Y)?$", re.IGNORECASE)
@@ -172,7 +172,7 @@ def _column(var: pd.DataFrame, where: str, *, path: object, key: str) -> np.ndar
         return var.index.astype(str).to_numpy(dtype=object)
     if where not in var:
         known = ["var_names", *map(str, var.columns)]
-        raise DataError(f"no column {where!r} in var", wanted=key, where=path, fix=plugins.did_you_mean(where, known))
+        raise DataError(f"no column {where!r} in var", wanted=key, where=path, fix=registry.did_you_mean(where, known))
     return var[where].astype(object).where(var[where].notna(), "").astype(str).to_numpy(dtype=object)
 
 

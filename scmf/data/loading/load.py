@@ -1,8 +1,8 @@
-"""Cells in: from the data section of a configuration to an AnnData with raw counts.
+"""Cells in memory: from the data section of a configuration to an AnnData with raw counts.
 
-Lives here: reading .h5ad files, putting several together, labels, batch, split, and the note in
-``uns["scmf"]`` that says what was loaded. Lives elsewhere: getting the files (sources), finding counts
-(counts), gene ids (genes), splits (splits).
+Lives here: reading .h5ad files, putting several together, labels, split. Lives elsewhere: what the section means
+(resolve), what is returned (facts), getting the files (cards.sources), finding counts (stores.counts), gene ids
+(genes), splits (splits), cells that stay on disk (open_corpus).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData, concat, read_h5ad
 
-from scmf.core import registry as plugins
-from scmf.core.config.run import DataConfig
-from scmf.core.errors import CountsError, DataError
+from scmf.core.config.data import DataConfig
+from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import sha256_file, sha256_json
-from scmf.data.cards.card import Card, Derivation, load_card
-from scmf.data.cards.join_obs import assemble, file_names, name_columns
-from scmf.data.cards.sources import fetch
+from scmf.data.cards.card import Card, Derivation
+from scmf.data.cards.join_obs import assemble, name_columns
 from scmf.data.genes import ids as genes_
+from scmf.data.loading.facts import DataFacts, LoadedCells
+from scmf.data.loading.resolve import ResolvedData, check_key, resolve
 from scmf.data.loading.restrict import restrict
-from scmf.data.splits.read import read_split, split_file
+from scmf.data.splits.read import read_split
 from scmf.data.stores import counts as counts_
 from scmf.data.stores.recover_depth import counts_and_depth
 
 
-def load_cells(config: DataConfig, *, log_expression: bool = False) -> AnnData:
+def load_cells(config: DataConfig, *, log_expression: bool = False) -> LoadedCells:
     """Load the cells that a configuration names.
 
     Parameters
@@ -38,21 +38,22 @@ def load_cells(config: DataConfig, *, log_expression: bool = False) -> AnnData:
     config
         The section ``data``.
     log_expression
-        Take the log-normalized expression of cards that hold it as it is; ``uns["scmf"]["expression"]`` is then
-        ``log1p`` and ``uns["scmf"]["counts"]`` None. Without it the counts are recovered, and a card that does not say
-        how is an error, since tokens and sizes need counts.
+        Take the log-normalized expression of cards that hold it as it is; ``facts.expression`` is then ``log1p`` and
+        ``facts.counts`` None. Without it the counts are recovered, and a card that does not say how is an error, since
+        tokens and sizes need counts.
 
     Returns
     -------
-    AnnData
-        ``X``: raw counts, CSR float32, sorted, no stored zeros. ``var_names``: gene ids as the file
-        writes them (Ensembl where it has them), unique; ``var["symbol"]`` where known. ``obs``: the
-        columns of the file and, with a split, ``part`` (ordered categorical train, valid, test).
-        ``uns["scmf"]``: dataset, sha256, label_key, batch_key, donor_key, split, split_sha256, counts,
-        gene_ids.
+    LoadedCells
+        ``adata.X``: raw counts, CSR float32, sorted, no stored zeros. ``adata.var_names``: gene ids as the file
+        writes them (Ensembl where it has them), unique; ``adata.var["symbol"]`` where known. ``adata.obs``: the
+        columns of the file. ``split``: ``train``, ``valid`` or ``test`` of each cell, or None. ``facts``: what the
+        cells are.
 
     Raises
     ------
+    ConfigError
+        The section names cells that are always streamed.
     DataError
         A file is missing or truncated, a key is not in ``obs``, a label is not in the card's set.
     CountsError
@@ -62,71 +63,71 @@ def load_cells(config: DataConfig, *, log_expression: bool = False) -> AnnData:
     ChecksumError, SourceError
         See `scmf.data.cards.sources.fetch`.
     """
-    card = load_card(config.dataset) if config.dataset else None
+    resolved = resolve(config, log_expression=log_expression)
+    if not resolved.files:
+        raise ConfigError(
+            "cells that are always streamed", wanted="`dataset` or `files`", where="data", fix="name files"
+        )
+    card = resolved.card
+    adata, found_in = _read_all(resolved)
+    if card is not None and card.cells.active:
+        tables = {name: read_file(path) for name, path in resolved.annotations.items()}
+        adata = assemble(adata, card.cells, tables, where=f"card {card.name!r}")
+    facts = _facts(resolved, adata, found_in)
+    if card is not None and card.labels and facts.label_key == card.label_key:
+        _freeze_labels(adata, card)
+    split = None
+    if config.split:
+        split = np.asarray(read_split(card, config.split, cell_ids=adata.obs_names), dtype=str)
+    return restrict(LoadedCells(adata, facts, split), resolved)
+
+
+def _read_all(resolved: ResolvedData) -> tuple[AnnData, list[str]]:
+    """The cells of all files, and where the matrix was in each."""
+    paths = [Path(path).expanduser() for path in resolved.files]
+    tables, found_in = [], []
+    for number, path in enumerate(paths):
+        adata, where = _read(
+            path,
+            counts=resolved.counts,
+            gene_ids=resolved.gene_ids,
+            gene_symbols=resolved.gene_symbols,
+            derive=resolved.derive,
+            as_it_is=resolved.expression is not None,
+        )
+        if resolved.card is not None:
+            name_columns(adata, resolved.names[number], resolved.card.cells)
+        tables.append(adata)
+        found_in.append(where)
+    return (tables[0] if len(tables) == 1 else _together(tables, paths)), found_in
+
+
+def _facts(resolved: ResolvedData, adata: AnnData, found_in: Sequence[str]) -> DataFacts:
+    """What was loaded; `DataError` if a key is not in ``obs``."""
+    config, card = resolved.config, resolved.card
+    columns = list(adata.obs.columns)
+    check_key(columns, resolved.label_key, name="label_key", asked=bool(config.label_key))
+    check_key(columns, resolved.batch_key, name="batch_key", asked=bool(config.batch_key))
+    check_key(columns, resolved.donor_key, name="donor_key", asked=False)
+    if card is not None and card.perturbation is not None:
+        check_key(columns, card.perturbation.key, name="perturbation.key", asked=False)
     if card is not None:
-        if card.kind != "cells":
-            raise DataError(
-                f"card {card.name!r} is a {card.kind}", wanted="cells", where="data.dataset", fix="`scmf data ls`"
-            )
-        if card.expression is not None and not log_expression and card.derive is None:
-            raise CountsError(
-                f"card {card.name!r} holds log-normalized expression and no counts", wanted="raw counts",
-                where="data.dataset", fix="use it for perturbation tasks, which need none",
-            )  # fmt: skip
-        fetched = fetch(card)
-        roles = {file.name: file.role for file in card.files}
-        paths = list(file_names(fetched, roles, "cells").values())
-        names = list(file_names(fetched, roles, "cells"))
         sums = [file.sha256 for file in card.files]
     else:
-        paths = [Path(path).expanduser() for path in config.files]
-        sums = []
-    as_it_is = card is not None and card.expression is not None and log_expression
-    counts = card.counts if card is not None and config.counts == "auto" else config.counts
-    gene_ids = card.gene_ids if card is not None and config.gene_ids == "auto" else config.gene_ids
-    parts: list[AnnData] = []
-    found_in: list[str] = []
-    for path in paths:
-        cells, where = _read(
-            path,
-            counts=counts,
-            gene_ids=gene_ids,
-            gene_symbols=card.gene_symbols if card else None,
-            derive=card.derive if card and config.counts == "auto" else None,
-            as_it_is=as_it_is,
-        )
-        if card is not None:
-            name_columns(cells, names[len(parts)], card.cells)
-        parts.append(cells)
-        found_in.append(where)
-    if not sums:
-        sums = [sha256_file(path) for path in paths]
-    adata = parts[0] if len(parts) == 1 else _together(parts, paths)
-    if card is not None and card.cells.active:
-        beside = {name: read_file(path) for name, path in file_names(fetched, roles, "annotations").items()}
-        adata = assemble(adata, card.cells, beside, where=f"card {card.name!r}")
-
-    adata.uns["scmf"] = {
-        "dataset": card.name if card else ", ".join(path.name for path in paths),
-        "sha256": sums[0] if len(sums) == 1 else sha256_json(sums),
-        "label_key": _key(adata, config.label_key, card.label_key if card else None, "label_key"),
-        "batch_key": _key(adata, config.batch_key, card.batch_key if card else None, "batch_key"),
-        "donor_key": _key(adata, None, card.donor_key if card else None, "donor_key"),
-        "split": config.split,
-        "split_sha256": sha256_file(split_file(card, config.split)) if config.split else None,
-        "counts": None if as_it_is else ", ".join(dict.fromkeys(found_in)),
-        "gene_ids": genes_.detect(adata.var_names).kind,
-    }
-    if card is not None and card.perturbation is not None:
-        _key(adata, None, card.perturbation.key, "perturbation.key")
-        adata.uns["scmf"]["perturbation"] = card.perturbation.model_dump()
-    if card is not None and as_it_is:
-        adata.uns["scmf"]["expression"] = card.expression
-    if card is not None and card.labels and adata.uns["scmf"]["label_key"] == card.label_key:
-        _freeze_labels(adata, card)
-    if config.split:
-        adata.obs["part"] = read_split(card, config.split, cell_ids=adata.obs_names).array
-    return restrict(adata, config)
+        sums = [sha256_file(Path(path).expanduser()) for path in resolved.files]
+    return DataFacts(
+        dataset=card.name if card else ", ".join(Path(path).name for path in resolved.files),
+        sha256=sums[0] if len(sums) == 1 else sha256_json(sums),
+        split=resolved.split,
+        split_sha256=resolved.split_sha256,
+        label_key=resolved.label_key,
+        batch_key=resolved.batch_key,
+        donor_key=resolved.donor_key,
+        counts=None if resolved.expression else ", ".join(dict.fromkeys(found_in)),
+        gene_ids=genes_.detect(adata.var_names).kind,
+        expression=resolved.expression,
+        perturbation=card.perturbation if card else None,
+    )
 
 
 def read_file(path: Path | str) -> AnnData:
@@ -179,10 +180,10 @@ def _read(
     obs.index = obs.index.astype(str)
     if len(twice := obs.index[obs.index.duplicated()]):
         raise DataError(
-            f"{len(twice)} cell ids stand more than once, the first is {twice[0]!r}",
+            f"{len(twice)} duplicated cell ids, the first is {twice[0]!r}",
             wanted="unique obs_names",
             where=path,
-            fix="adata.obs_names_make_unique(), or remove the copies: a cell in two parts is a leak",
+            fix="adata.obs_names_make_unique(), or remove the copies: a cell in two splits is a leak",
         )
     return AnnData(x, obs=obs, var=table), where
 
@@ -225,19 +226,6 @@ def _together(parts: Sequence[AnnData], paths: Sequence[Path]) -> AnnData:
     if len(symbols):
         adata.var["symbol"] = symbols.reindex(adata.var_names).fillna("").to_numpy()
     return adata
-
-
-def _key(adata: AnnData, asked: str | None, of_card: str | None, name: str) -> str | None:
-    """The column that a key stands for, checked to be in ``obs``."""
-    key = asked or of_card
-    if key is not None and key not in adata.obs:
-        raise DataError(
-            f"no column {key!r} in obs",
-            wanted=f"the column named by {name}",
-            where=f"data.{name}" if asked else f"{name} of the card",
-            fix=plugins.did_you_mean(key, [str(column) for column in adata.obs.columns]),
-        )
-    return key
 
 
 def _freeze_labels(adata: AnnData, card: Card) -> None:

@@ -1,7 +1,8 @@
 """From the section ``data`` of a configuration to a corpus that is read by blocks.
 
-Lives here: which stores, which part each cell belongs to, the gene aligner, sampling. Lives elsewhere: all cells in
-memory (load), opening stores (stores.open, census), reading split files (splits), the stream itself (stream).
+Lives here: which stores, the split of each cell, cells that pass the filters, sampling. Lives elsewhere: what the
+section means (resolve), all cells in memory (load), opening stores (stores.open, stores.soma.census), reading split
+files (splits.read), the stream itself (stream).
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import numpy as np
 import pandas as pd
 
 from scmf.core.config.data import DataConfig, StreamConfig
-from scmf.core.errors import ConfigError, DataError
-from scmf.core.files import sha256_file
-from scmf.data.cards.card import Card, load_card
-from scmf.data.cards.sources import fetch
-from scmf.data.loading.restrict import panel_of, passing
+from scmf.core.errors import DataError
+from scmf.data.loading.facts import DataFacts
+from scmf.data.loading.resolve import ResolvedData, resolve
 from scmf.data.preprocess.gene_aligner import GeneAligner
-from scmf.data.splits.read import PARTS, read_parts, split_file
+from scmf.data.splits.read import SPLITS, read_codes
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.open import open_stores
+from scmf.data.stores.soma.census import open_census
 from scmf.data.stores.store import Store
-from scmf.data.stream.plan import Copies
-from scmf.data.stream.sampling import Once, balanced
+from scmf.data.stores.token_store import TokenStore
+from scmf.data.stream.sampling import EachOnceSampler, Sampler, balanced
 
 log = logging.getLogger(__name__)
 
@@ -38,45 +39,57 @@ class OpenedCorpus:
     ----------
     corpus
         The cells.
-    parts
-        Part of each cell, index into `scmf.data.splits.read.PARTS`, uint8 (n_cells,); None without a split.
+    split_codes
+        Split of each cell, index into `scmf.data.splits.read.SPLITS`, uint8 (n_cells,); None without a split.
     passed
         Cells that pass the filters, boolean (n_cells,); None without filters.
-    removed
-        Filter -> cells it removed.
     aligner
         Genes of ``gene_set``, or None.
     facts
-        What was opened: dataset, fingerprint, split, sha256 of the split, gene_set. For provenance.
+        What was opened.
     described_by
         The same cells with their ``obs``, where ``corpus`` holds their tokens alone; None: ``corpus`` has both.
+    census_version
+        Release of the Census, or None.
     """
 
     corpus: Corpus
-    parts: np.ndarray | None
+    split_codes: np.ndarray | None
     passed: np.ndarray | None
-    removed: dict[str, int]
     aligner: GeneAligner | None
-    facts: dict[str, Any]
+    facts: DataFacts
     described_by: Corpus | None = None
+    census_version: str | None = None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Which cells, split, genes and filters, as a run records it."""
+        return {
+            **self.facts.provenance,
+            "n_cells": self.corpus.n_cells,
+            "census_version": self.census_version,
+            "gene_set": self.facts.gene_set,
+            "orthologs": self.facts.orthologs,
+            "removed": dict(self.facts.removed),
+        }
 
     def column(self, name: str) -> pd.Series:
         """A column of ``obs`` for all cells; `DataError` if there is none."""
         return (self.described_by or self.corpus).obs([name])[name]
 
-    def mask(self, part: str) -> np.ndarray:
-        """Cells of a part that pass the filters, boolean (n_cells,); without a split all cells train."""
-        if self.parts is None:
-            inside = np.full(self.corpus.n_cells, part == "train")
+    def mask(self, split: str) -> np.ndarray:
+        """Cells of a split that pass the filters, boolean (n_cells,); without a split all cells train."""
+        if self.split_codes is None:
+            inside = np.full(self.corpus.n_cells, split == "train")
         else:
-            inside = self.parts == PARTS.index(part)
+            inside = self.split_codes == SPLITS.index(split)
         return inside if self.passed is None else inside & self.passed
 
     def codes(self, column: str) -> np.ndarray:
         """A column of ``obs`` as integer codes (n_cells,), -1 where it is missing; `DataError` if there is none."""
         return self.column(column).astype("category").cat.codes.to_numpy()
 
-    def copies(self, settings: StreamConfig, *, seed: int) -> Copies | None:
+    def sampler(self, settings: StreamConfig, *, seed: int) -> Sampler | None:
         """How often each training cell comes in an epoch; None when every cell of the corpus comes once."""
         keep = self.mask("train")
         if settings.balance is not None:
@@ -87,7 +100,7 @@ class OpenedCorpus:
                 weights=settings.balance.weights,
                 seed=seed,
             )
-        return None if keep.all() else Once(keep)
+        return None if keep.all() else EachOnceSampler(keep)
 
 
 def open_corpus(config: DataConfig) -> OpenedCorpus:
@@ -97,8 +110,6 @@ def open_corpus(config: DataConfig) -> OpenedCorpus:
     ----------
     config
         The section ``data``.
-    note
-        Told in a few words what is going on.
 
     Raises
     ------
@@ -107,49 +118,39 @@ def open_corpus(config: DataConfig) -> OpenedCorpus:
     DataError, CountsError, GeneError, SourceError
         A store cannot be used; see the stores.
     """
-    card = load_card(config.dataset) if config.dataset else None
-    corpus = Corpus(_stores(config, card))
+    resolved = resolve(config)
+    corpus = Corpus(_stores(resolved))
     log.info(f"{corpus.n_cells:,} cells in {len(corpus.stores)} store(s)")
-    parts, split = None, None
-    if config.split is not None:
-        split = split_file(card, config.split)
-        parts = read_parts(split, corpus)
-    aligner = None
-    if config.gene_set is not None:
-        if config.tokens is not None:
-            raise ConfigError("gene_set with ready tokens", wanted="cells", where="data.gene_set", fix="drop it")
-        aligner = panel_of(config)
+    split_codes = read_codes(resolved.split_path, corpus) if resolved.split_path is not None else None
     passed: np.ndarray | None = None
     removed: dict[str, int] = {}
-    if config.filter.active:
+    if resolved.filter.active:
         log.info("filtering cells")
-        passed, removed = _filtered(config, corpus)
+        kept = resolved.passing(corpus)
+        passed, removed = kept.keep, dict(kept.removed)
+    card = resolved.card
+    facts = DataFacts(
+        dataset=card.name if card else corpus.name,
+        sha256=corpus.fingerprint,
+        split=resolved.split,
+        split_sha256=resolved.split_sha256,
+        label_key=resolved.label_key,
+        batch_key=resolved.batch_key,
+        donor_key=resolved.donor_key,
+        gene_set=resolved.gene_set,
+        orthologs=config.orthologs,
+        perturbation=card.perturbation if card else None,
+        removed=removed,
+    )
     version = getattr(corpus.stores[0], "version", None) if config.census is not None else None
-    facts = {
-        "dataset": card.name if card else corpus.name,
-        "sha256": corpus.fingerprint,
-        "split": config.split,
-        "split_sha256": sha256_file(split) if split else None,
-        "n_cells": corpus.n_cells,
-        "census_version": version,
-        "gene_set": config.gene_set,
-        "orthologs": config.orthologs,
-        "removed": removed,
-    }
-    return OpenedCorpus(corpus, parts, passed, removed, aligner, facts)
+    return OpenedCorpus(corpus, split_codes, passed, resolved.aligner, facts, census_version=version)
 
 
-def _stores(
-    config: DataConfig,
-    card: Card | None,
-) -> list[Store]:
-    from scmf.data.stores.open import open_stores
-
+def _stores(resolved: ResolvedData) -> list[Store]:
+    config, card = resolved.config, resolved.card
     if config.tokens is not None:
         return list(open_token_folders(config.tokens))
     if config.census is not None:
-        from scmf.data.stores.soma.census import open_census
-
         census = config.census
         return [
             open_census(
@@ -161,32 +162,37 @@ def _stores(
                 storage_options=config.storage_options or None,
             )
         ]
-    if card is None:
-        return open_stores(
-            config.files, counts=config.counts, gene_ids=config.gene_ids, storage_options=config.storage_options or None
-        )
-    if card.kind != "cells":
+    if card is not None:
+        _refuse_changed_cells(card.name, resolved)
+    return open_stores(
+        resolved.files,
+        counts=resolved.counts,
+        gene_ids=resolved.gene_ids,
+        storage_options=config.storage_options or None,
+    )
+
+
+def _refuse_changed_cells(name: str, resolved: ResolvedData) -> None:
+    """A stream reads files as they are: refuse cards whose cells are made from them."""
+    fix = "leave data.stream out: such a card is loaded into memory"
+    if resolved.derive is not None:
         raise DataError(
-            f"card {card.name!r} is a {card.kind}", wanted="cells", where="data.dataset", fix="`scmf data ls`"
-        )
-    if card.derive is not None and config.counts == "auto":
-        raise DataError(
-            f"counts of card {card.name!r} are derived ({card.derive.method})",
+            f"counts of card {name!r} are derived ({resolved.derive.method})",
             wanted="counts as they are stored",
             where="data.stream",
-            fix="leave data.stream out: such a card is loaded into memory",
+            fix=fix,
         )
-    return open_stores(
-        list(fetch(card).values()),
-        counts=card.counts if config.counts == "auto" else config.counts,
-        gene_ids=card.gene_ids if config.gene_ids == "auto" else config.gene_ids,
-    )
+    if resolved.is_assembled:
+        raise DataError(
+            f"cells of card {name!r} are joined, renamed or filtered after reading",
+            wanted="cells as they are stored",
+            where="data.stream",
+            fix=fix,
+        )
 
 
 def open_token_folders(path: Path | str) -> list[Store]:
     """The token dataset in a folder, or all those directly below it in the order of their names."""
-    from scmf.data.stores.token_store import TokenStore
-
     path = Path(path)
     if (path / "state.json").is_file() or not path.is_dir():
         return [TokenStore(path)]
@@ -199,12 +205,3 @@ def open_token_folders(path: Path | str) -> list[Store]:
             fix="check the path",
         )
     return [TokenStore(folder) for folder in inside]
-
-
-def _filtered(config: DataConfig, corpus: Corpus) -> tuple[np.ndarray, dict[str, int]]:
-    if config.tokens is not None:
-        raise ConfigError(
-            "a filter with ready tokens", wanted="cells", where="data.filter", fix="filter before tokenizing"
-        )
-    kept = passing(corpus, config.filter)
-    return kept.keep, dict(kept.removed)

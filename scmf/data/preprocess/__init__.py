@@ -1,7 +1,9 @@
 """Preprocessing of raw counts, block by block, fitted on the training cells alone.
 
 normalize
-    Library size, logarithm and size factors as steps of a `Pipeline` that travels as JSON.
+    A `Pipeline` of steps that travels as JSON.
+steps
+    Library size, logarithm, chosen genes.
 size_factors
     Size factors of cells, by which method of which package.
 hvg

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from scmf.data.genes.orthologs import Many, load_orthologs
 from scmf.data.preprocess.aligner_columns import Columns
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.stores.corpus import Corpus
-from scmf.data.stores.store import Store
+from scmf.data.stores.open import open_stores
+from scmf.data.stores.store import Store, is_store
 
 _SPAN = 64
 """Neighboring cells that are read together when only some are looked at."""
@@ -160,12 +161,12 @@ def coverage(
         name, vocabulary = name or vocabulary.name, GeneAligner.of(vocabulary)
     if isinstance(source, Corpus):
         source = source.stores
-    given: list[Any] = [source] if isinstance(source, Store) else list(source)
-    if given and not isinstance(given[0], Store):
+    given: list[Any] = [source] if is_store(source) else list(cast(Iterable[Any], source))
+    if given and not is_store(given[0]):
         given = [tuple(map(str, given))]
     one_by_one, seen, kept, total = [], [], 0.0, 0.0
     for one in given:
-        store = one if isinstance(one, Store) else None
+        store = one if is_store(one) else None
         genes, where = (store.genes, store.uri) if store else (one, "list of genes")
         columns = vocabulary.columns(genes, where=where)
         sums = np.zeros(len(genes))
@@ -269,8 +270,6 @@ def coverage_of_files(
     counts, gene_ids, storage_options
         See `scmf.data.stores.open.open_stores`.
     """
-    from scmf.data.stores.open import open_stores
-
     genes = load_gene_set(vocabulary)
     table = None if orthologs is None else load_orthologs(orthologs)
     aligner = GeneAligner.of(genes, mapping=genes.gene_map(), orthologs=table)

@@ -11,6 +11,7 @@ genes of one human gene), their counts are added up.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from scmf.data.genes.names import (
 )
 from scmf.data.genes.orthologs import OrthologMap
 from scmf.data.preprocess.aligner_columns import AlignedBlock, Columns, align
-from scmf.data.stores.store import CountBlock, Store
+from scmf.data.stores.store import CountBlock, Store, is_store
 
 _REMEMBERED = 4096
 """Lists of genes that are recognized as the same object."""
@@ -241,7 +242,7 @@ class GeneAligner:
 
 
 def _genes_of(store: Store | Sequence[str]) -> tuple[str, ...]:
-    return store.genes if isinstance(store, Store) else tuple(store)
+    return store.genes if is_store(store) else tuple(cast(Sequence[str], store))
 
 
 def _resolved(

@@ -186,7 +186,7 @@ def filter_cells(
     corpus: Corpus,
     *,
     min_genes: int | None = None,
-    max_length: int | None = None,
+    max_genes: int | None = None,
     min_counts: float | None = None,
     max_counts: float | None = None,
     max_pct_mito: float | None = None,
@@ -200,7 +200,7 @@ def filter_cells(
     ----------
     corpus
         Raw counts.
-    min_genes, max_length, min_counts, max_counts
+    min_genes, max_genes, min_counts, max_counts
         Bounds of the genes with a count above 0 and of the total counts.
     max_pct_mito
         Most percent of mitochondrial counts; a cell without counts fails.
@@ -218,7 +218,7 @@ def filter_cells(
         ``stored_zeros=False`` and one was found.
     """
     by_genes_alone = min_counts is None and max_counts is None and max_pct_mito is None
-    if min_genes is None and max_length is None and by_genes_alone:
+    if min_genes is None and max_genes is None and by_genes_alone:
         return CellFilter(np.ones(corpus.n_cells, bool), {}, {})
     if by_genes_alone and not stored_zeros:
         _check_no_zeros(corpus)
@@ -230,8 +230,8 @@ def filter_cells(
     fails = {}
     if min_genes is not None:
         fails[f"min_genes {min_genes}"] = n_genes < min_genes
-    if max_length is not None:
-        fails[f"max_length {max_length}"] = n_genes > max_length
+    if max_genes is not None:
+        fails[f"max_genes {max_genes}"] = n_genes > max_genes
     if min_counts is not None and n_counts is not None:
         fails[f"min_counts {min_counts:g}"] = n_counts < min_counts
     if max_counts is not None and n_counts is not None:

@@ -1,7 +1,7 @@
 """Size factors: one number a cell by which its counts are divided, 1 on average over the training cells.
 
 Lives here: the step `SizeFactors` of a pipeline and what its methods are. Lives elsewhere: scaling every cell to the
-same sum (normalize.LibrarySize).
+same sum (steps.LibrarySize).
 
 ===========  =============================================================================================
 method       is
@@ -23,17 +23,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import scipy.sparse as sp
 
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
+from scmf.data.preprocess.steps import Blocks, divide_rows
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.store import CountBlock
-
-if TYPE_CHECKING:
-    from scmf.data.preprocess.normalize import Blocks
 
 
 def _scranpy() -> Any:
@@ -128,8 +126,6 @@ class SizeFactors:
 
     def apply(self, block: CountBlock, genes: Sequence[str]) -> tuple[CountBlock, Sequence[str]]:
         """The block, divided; cells whose factor is 0 stay as they are."""
-        from scmf.data.preprocess.normalize import divide_rows
-
         by = self.factors(block).astype(np.float32)
         return block._replace(data=divide_rows(block.indptr, block.data, by)), genes
 
@@ -151,7 +147,5 @@ def size_factors(
     threads
         Blocks read ahead.
     """
-    from scmf.data.preprocess.normalize import Pipeline
-
-    step = Pipeline([SizeFactors(method, batch_key)]).fit(corpus, keep=keep, threads=threads).steps[0]
+    step = SizeFactors(method, batch_key).fit(Blocks(corpus, keep, threads))
     return np.concatenate([step.factors(piece.counts) for piece in corpus.scan(threads=threads)])

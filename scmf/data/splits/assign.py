@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+SPLITS = ("train", "valid", "test")
+"""The parts of a split, in this order."""
+
 _STARTS = 8
 """Random starts of which the best is kept."""
 _FEW = 2000

@@ -7,13 +7,12 @@ join. Lives elsewhere: making the split (make_split).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.data.stores.cell_ids import unique_ids
 from scmf.data.stores.corpus import Corpus
@@ -27,7 +26,6 @@ COLUMNS = {
 }
 """What the columns are usually called that hold one of the five things that a split is made by."""
 
-_NOTES = {"donor": "donor_key", "batch": "batch_key", "cell_type": "label_key"}
 _CHUNK = 1 << 22
 
 
@@ -37,13 +35,15 @@ class ObsColumns:
     Parameters
     ----------
     cells
-        Only ``obs``, the names of the cells and the note of `scmf.data.loading.load` are read.
+        Only ``obs`` and the names of the cells are read.
+    keys
+        Key of `COLUMNS` -> the column that holds it, such as ``{"donor": "donor_id"}``.
     """
 
-    def __init__(self, cells: AnnData | Corpus) -> None:
+    def __init__(self, cells: AnnData | Corpus, *, keys: Mapping[str, str] | None = None) -> None:
         self._corpus = cells if isinstance(cells, Corpus) else None
         self._obs = pd.DataFrame() if isinstance(cells, Corpus) else cells.obs
-        self._note: Mapping[str, Any] = {} if isinstance(cells, Corpus) else cells.uns.get("scmf", {})
+        self._keys = dict(keys or {})
         self.n_cells: int = cells.n_cells if isinstance(cells, Corpus) else cells.n_obs
         self.name = cells.name if isinstance(cells, Corpus) else "AnnData in memory"
         stores = [] if self._corpus is None else self._corpus.stores
@@ -52,7 +52,7 @@ class ObsColumns:
 
     def column(self, name: str) -> str:
         """The column that ``name`` stands for, see `resolve_column`."""
-        return resolve_column(name, self.columns, note=self._note, where=self.name)
+        return resolve_column(name, self.columns, keys=self._keys, where=self.name)
 
     def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
         """Value of each cell, integer (n_cells,), and the names of the values, see `column_codes`."""
@@ -67,8 +67,8 @@ class ObsColumns:
         return [self._obs.index.astype(str).to_numpy(dtype=object)]
 
 
-def resolve_column(name: str, columns: Sequence[str], *, note: Mapping[str, Any], where: str) -> str:
-    """The column that ``name`` means: itself, what a card calls it, or the one usual name that is there.
+def resolve_column(name: str, columns: Sequence[str], *, keys: Mapping[str, str], where: str) -> str:
+    """The column that ``name`` means: itself, what ``keys`` calls it, or the one usual name that is there.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def resolve_column(name: str, columns: Sequence[str], *, note: Mapping[str, Any]
         A column, or a key of `COLUMNS`.
     columns
         Columns that there are.
-    note
-        ``uns["scmf"]`` of loaded cells: what their card says.
+    keys
+        Key of `COLUMNS` -> the column that holds it, as a card says.
     where
         For errors.
 
@@ -88,7 +88,7 @@ def resolve_column(name: str, columns: Sequence[str], *, note: Mapping[str, Any]
     """
     if name in columns:
         return name
-    if (said := note.get(_NOTES.get(name, ""))) in columns:
+    if (said := keys.get(name)) in columns:
         return str(said)
     usual = [column for column in COLUMNS.get(name, ()) if column in columns]
     if len(usual) == 1:
@@ -97,7 +97,7 @@ def resolve_column(name: str, columns: Sequence[str], *, note: Mapping[str, Any]
         raise DataError(
             f"{len(usual)} columns could be the {name}: {', '.join(usual)}", wanted="one", where=where, fix="name it"
         )
-    fix = plugins.did_you_mean(name, list(columns)) if columns else "add the column to obs"
+    fix = registry.did_you_mean(name, list(columns)) if columns else "add the column to obs"
     raise DataError(f"no column {name!r} in obs", wanted="a column to split by", where=where, fix=fix)
 
 

@@ -21,7 +21,7 @@ from scmf.data.splits.duplicates import Signatures, gene_keys, row_hashes
 from scmf.data.splits.findings import Finding
 from scmf.data.splits.groups import ObsColumns, tabulate
 from scmf.data.splits.near_duplicates import BANDS, BLIND, GeneOrder, similarities, threshold
-from scmf.data.splits.read import PARTS
+from scmf.data.splits.read import SPLITS
 from scmf.data.stores.cell_ids import hash_ids
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
@@ -51,7 +51,7 @@ def audit_leaks(
     cells
         Raw counts. The counts of an AnnData are found as for a recipe.
     parts
-        Part of each cell in the order of the cells: names, or indices into `scmf.data.splits.read.PARTS`.
+        Part of each cell in the order of the cells: names, or indices into `scmf.data.splits.read.SPLITS`.
     by
         Columns that the split claims to keep whole: a value in two parts is then an error.
     donor_key, batch_key, study_key
@@ -88,11 +88,11 @@ def audit_leaks(
 def _codes(parts: pd.Series | np.ndarray, n_cells: int) -> np.ndarray:
     values = np.asarray(parts)
     if values.dtype.kind not in "iu":
-        values = pd.Categorical(values.astype(str), categories=list(PARTS)).codes
-    if len(values) != n_cells or values.min(initial=0) < 0 or values.max(initial=0) >= len(PARTS):
+        values = pd.Categorical(values.astype(str), categories=list(SPLITS)).codes
+    if len(values) != n_cells or values.min(initial=0) < 0 or values.max(initial=0) >= len(SPLITS):
         raise DataError(
             f"parts of {len(values)} cells, values {sorted(set(np.asarray(parts).tolist()), key=str)[:4]}",
-            wanted=f"one of {', '.join(PARTS)} for each of {n_cells} cells",
+            wanted=f"one of {', '.join(SPLITS)} for each of {n_cells} cells",
             where="audit_leaks",
             fix="read the split for these cells",
         )
@@ -131,7 +131,7 @@ def _groups(
     said = []
     for column in roles:
         values, names = obs.codes(column)
-        n_parts = (tabulate(values, len(names), codes, len(PARTS)) > 0).sum(axis=1)
+        n_parts = (tabulate(values, len(names), codes, len(SPLITS)) > 0).sum(axis=1)
         shared = np.flatnonzero(n_parts > 1)
         if not len(shared):
             said.append(Finding("ok", what, f"each of {len(names):,} values of {column!r} lies in one part"))
@@ -242,15 +242,15 @@ class _Counts:
         for cell in cells:
             store = int(np.searchsorted(self._corpus.offsets, cell, side="right")) - 1
             name = self._corpus.stores[store].cell_ids()[cell - self._corpus.offsets[store]]
-            names.append(f"{name!r} ({PARTS[self._codes[cell]]})")
+            names.append(f"{name!r} ({SPLITS[self._codes[cell]]})")
         return " and ".join(names)
 
 
 def _across(cells: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Pairs of cells of different parts, at most `_MOST_IN_RUN` cells of each; pairs left out."""
     ours, theirs, left = [], [], 0
-    for first in range(len(PARTS)):
-        for second in range(first + 1, len(PARTS)):
+    for first in range(len(SPLITS)):
+        for second in range(first + 1, len(SPLITS)):
             a, b = cells[parts == first], cells[parts == second]
             left += len(a) * len(b) - min(len(a), _MOST_IN_RUN) * min(len(b), _MOST_IN_RUN)
             a, b = a[:_MOST_IN_RUN], b[:_MOST_IN_RUN]

@@ -25,7 +25,7 @@ from scmf.core.yaml import dump_yaml, load_yaml
 from scmf.data.splits import perturbation as perturbation_parts
 from scmf.data.splits.assign import assign_groups
 from scmf.data.splits.groups import ObsColumns, joined_groups, tabulate
-from scmf.data.splits.read import PARTS, write_split
+from scmf.data.splits.read import SPLITS, write_split
 from scmf.data.stores.corpus import Corpus
 
 STRATEGIES = ("group", "random", *perturbation_parts.STRATEGIES)
@@ -39,7 +39,7 @@ class Split:
     Parameters
     ----------
     codes
-        Part of each cell, uint8 (n_cells,), index into `scmf.data.splits.read.PARTS`.
+        Part of each cell, uint8 (n_cells,), index into `scmf.data.splits.read.SPLITS`.
     by
         Columns whose values were kept whole; empty for ``random``.
     strategy, seed, fractions
@@ -71,14 +71,14 @@ class Split:
     @property
     def sizes(self) -> dict[str, int]:
         """Part -> cells."""
-        return dict(zip(PARTS, tabulate(self.codes, len(PARTS))[:, 0].tolist(), strict=True))
+        return dict(zip(SPLITS, tabulate(self.codes, len(SPLITS))[:, 0].tolist(), strict=True))
 
     @property
     def parts(self) -> pd.Series:
         """Cell id -> part, ordered categorical; for as many cells as there is memory for their names."""
         index = pd.Index(np.concatenate(list(self._ids())), name="cell_id")
-        values = np.array(PARTS, dtype=object)[self.codes]
-        return pd.Series(pd.Categorical(values, categories=list(PARTS), ordered=True), index=index, name="part")
+        values = np.array(SPLITS, dtype=object)[self.codes]
+        return pd.Series(pd.Categorical(values, categories=list(SPLITS), ordered=True), index=index, name="part")
 
     def write(self, path: Path | str) -> str:
         """Write the split and, beside it, ``<name>.yaml`` with what a card says about it; return the sha256."""
@@ -98,7 +98,7 @@ class Split:
         by = self.by[0] if self.by else "cell"
         block: dict[str, Any] = {"file": file, "sha256": sha256, "by": by, "description": self.description}
         if self.by:
-            block["parts"] = {part: list(self.groups.get(part, ())) for part in PARTS}
+            block["parts"] = {part: list(self.groups.get(part, ())) for part in SPLITS}
         return block
 
     def to_json(self, file: str | None = None, sha256: str | None = None) -> dict[str, Any]:
@@ -141,6 +141,7 @@ def make_split(
     separator: str = "+",
     control: str | Sequence[str] = perturbation_parts.CONTROLS,
     train_genes: float = 0.75,
+    keys: Mapping[str, str] | None = None,
 ) -> Split:
     """Assign every cell to train, valid or test.
 
@@ -168,6 +169,9 @@ def make_split(
         How conditions are written: ``A+B``; the names of the control.
     train_genes
         Share of train genes in ``simulation``.
+    keys
+        Which column holds the ``donor``, ``batch`` or ``cell_type``, where usual names do not say; of loaded cells
+        ``facts.keys``.
 
     Raises
     ------
@@ -176,7 +180,7 @@ def make_split(
     DataError
         No such column or value, a cell without a value, fewer groups than parts.
     """
-    obs = ObsColumns(cells)
+    obs = ObsColumns(cells, keys=keys)
     shares = _shares(fractions)
     _refuse_contradictions(by, strategy, obs, hold_out, stratify_by)
     label_codes, labels = (None, []) if stratify_by is None else obs.codes(stratify_by)
@@ -215,7 +219,7 @@ def make_split(
         part_of = _part_of_values(values, codes, len(names))
         groups = {
             part: tuple(sorted(name for name, at in zip(names, part_of, strict=True) if at == i))
-            for i, part in enumerate(PARTS)
+            for i, part in enumerate(SPLITS)
         }
         of_value = dict(zip(names, part_of.tolist(), strict=True))
         kinds = perturbation_parts.subgroups(of_value, separator=separator, controls=controls) if screen else {}
@@ -228,10 +232,10 @@ def make_split(
 
 def _shares(fractions: Sequence[float]) -> tuple[float, float, float]:
     shares = tuple(float(share) for share in fractions)
-    if len(shares) != len(PARTS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise ConfigError(
             f"fractions {', '.join(map(str, shares))}",
-            wanted=f"{len(PARTS)} numbers from 0 to 1 with the sum 1: {', '.join(PARTS)}",
+            wanted=f"{len(SPLITS)} numbers from 0 to 1 with the sum 1: {', '.join(SPLITS)}",
             where="fractions",
             fix="for example 0.8, 0.1, 0.1",
         )
@@ -261,8 +265,8 @@ def _refuse_contradictions(
         raise ConfigError(f"by {by}", wanted=f"one column with strategy {strategy!r}", where="by")
     if strategy in perturbation_parts.STRATEGIES and stratify_by:
         raise ConfigError(f"stratify_by with strategy {strategy!r}", wanted="one or the other", fix="leave it out")
-    if strange := sorted(set(hold_out or ()) - set(PARTS)):
-        raise ConfigError(f"part {strange[0]!r}", wanted=f"one of {', '.join(PARTS)}", where="hold_out")
+    if strange := sorted(set(hold_out or ()) - set(SPLITS)):
+        raise ConfigError(f"part {strange[0]!r}", wanted=f"one of {', '.join(SPLITS)}", where="hold_out")
 
 
 def _placed(held: Mapping[str, Sequence[str]]) -> dict[str, int]:
@@ -270,7 +274,7 @@ def _placed(held: Mapping[str, Sequence[str]]) -> dict[str, int]:
     placed: dict[str, int] = {}
     for part, names in held.items():
         for name in names:
-            if placed.setdefault(name, PARTS.index(part)) != PARTS.index(part):
+            if placed.setdefault(name, SPLITS.index(part)) != SPLITS.index(part):
                 raise ConfigError(f"{name!r} in two parts", wanted="one part", where="hold_out", fix="choose one")
     return placed
 
@@ -284,7 +288,7 @@ def _random(
     for label in range(1 if label_codes is None else int(label_codes.max()) + 1):
         inside = np.ones(n_cells, bool) if label_codes is None else label_codes == label
         edges = np.rint(ends * int(inside.sum())).astype(int)
-        drawn = np.repeat(np.arange(len(PARTS), dtype=np.uint8), np.diff(edges, prepend=0))
+        drawn = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), np.diff(edges, prepend=0))
         rng.shuffle(drawn)
         codes[inside] = drawn
     return codes
@@ -316,7 +320,7 @@ def _whole(
             raise DataError(f"{name!r} shares cells with what another part holds", wanted="one part", where="hold_out")
         fixed[values[name]] = part
     sizes = tabulate(group_of, n_groups, label_codes, n_labels)
-    rest = np.array([0.0 if part in filled else share for part, share in zip(PARTS, shares, strict=True)])
+    rest = np.array([0.0 if part in filled else share for part, share in zip(SPLITS, shares, strict=True)])
     if not rest.any():
         rest[0] = 1.0
     try:
@@ -337,8 +341,8 @@ def _part_of_values(values: np.ndarray, codes: np.ndarray, n_values: int) -> np.
 
 def _missing(codes: np.ndarray, label_codes: np.ndarray, labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Labels without a cell in a part that has cells."""
-    counts = tabulate(codes, len(PARTS), label_codes, len(labels))
-    lost = {part: tuple(np.array(labels)[row == 0].tolist()) for part, row in zip(PARTS, counts, strict=True)}
+    counts = tabulate(codes, len(SPLITS), label_codes, len(labels))
+    lost = {part: tuple(np.array(labels)[row == 0].tolist()) for part, row in zip(SPLITS, counts, strict=True)}
     return {part: names for (part, names), row in zip(lost.items(), counts, strict=True) if names and row.any()}
 
 

@@ -8,22 +8,29 @@ condition of train or valid (for valid: of train); a single is *unseen* when its
 
     unseen_single   combo_seen0   combo_seen1   combo_seen2
 
-Lives here: which condition goes where and what it is then. Lives elsewhere: cells (make_split), the search for whole
-groups (group_parts). The draws are ours and not those of GEARS' random numbers: a published split is held fast by its
-lists of conditions (``hold_out``), never by a seed.
+The rule of GEARS stands here once (`_simulation`), with three ways to draw: the random numbers of GEARS itself
+(`gears_simulation`), those of `scmf.data.splits.make.make_split`, and those of the frozen split ``norman.gears``.
+
+Lives here: which condition goes where and what it is then. Lives elsewhere: cells (make), rules that need no such
+search (conditions), the search for whole groups (assign). A published split is held fast by its lists of conditions
+(``hold_out``), never by a seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 
 from scmf.core.errors import DataError
-from scmf.data.splits.assign import assign_groups
+from scmf.data.splits.assign import SPLITS, assign_groups
 
 CONTROLS = ("control", "ctrl")
 """Names of a control that are known without being told."""
+
+VALID_SHARE = 0.9
+"""What the second step of GEARS keeps for training."""
 
 STRATEGIES = ("unseen", "combinations", "simulation")
 """``unseen``: genes are dealt out, a condition lies in the last part of its genes, so that no gene of test occurs in
@@ -86,7 +93,48 @@ def assign_conditions(
         return _unseen(sizes, genes, every, shares, hold_out, rng)
     if strategy == "combinations":
         return _combinations(sizes, genes, shares, hold_out, rng)
-    return _simulation(genes, every, hold_out, train_genes, rng)
+    return _simulation(genes, hold_out, (train_genes, VALID_SHARE), _Permuted(rng))
+
+
+def gears_simulation(
+    conditions: Sequence[str],
+    *,
+    separator: str | None = "+",
+    controls: Sequence[str] = CONTROLS,
+    seed: int = 1,
+    train_share: float = 0.75,
+    valid_share: float = VALID_SHARE,
+    draws: Literal["gears", "rounded"] = "gears",
+) -> dict[str, str]:
+    """Condition to part, as the ``simulation`` split of GEARS draws them.
+
+    Three quarters of the genes are training genes. Single perturbations of the others and combinations with one or both
+    of the others are test (unseen single, seen 1, seen 0); of the combinations of two training genes a quarter is test
+    (seen 2). Validation is drawn from what is left in the same way, with nine tenths.
+
+    Parameters
+    ----------
+    conditions
+        Names. The order does not matter, the spelling of combinations does: they are drawn in sorted order.
+    separator, controls
+        How a condition is read; a control trains.
+    seed
+        Of the draws.
+    train_share, valid_share
+        Shares of genes, and of combinations of two of them, that are kept for training in the two steps.
+    draws
+        ``gears``: the random numbers and the rounding (down) of GEARS: the same split for the same conditions and seed.
+        ``rounded``: numpy's ``default_rng`` and numbers of genes and combinations rounded to the nearest; the frozen
+        split ``norman.gears`` was made so, and nothing else should be.
+
+    Notes
+    -----
+    Source: snap-stanford/GEARS f374e43, `gears/data_utils.py`.
+    """
+    genes = {name: genes_of(name, separator=separator or "", controls=controls) for name in sorted(conditions)}
+    how: _Draws = _OfGears(seed) if draws == "gears" else _Rounded(np.random.default_rng(seed))
+    parts = _simulation(genes, {}, (train_share, valid_share), how)
+    return {name: SPLITS[part] for name, part in parts.items()}
 
 
 def _unseen(
@@ -138,25 +186,80 @@ def _dealt(
     return dict(zip(names, parts.tolist(), strict=True))
 
 
+class _Draws(Protocol):
+    """How the simulation draws: ``n`` things by their sorted order, of which some are taken."""
+
+    def count(self, n: int, share: float) -> int:
+        """How many of ``n`` are kept for training."""
+
+    def unseen(self, n: int, count: int) -> set[int]:
+        """The ``count`` genes of ``n`` that are held out."""
+
+    def kept(self, n: int, count: int) -> set[int]:
+        """The ``count`` combinations of ``n`` that are kept."""
+
+
+class _Permuted:
+    """The draws of make_split: the first of a permutation are taken."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+
+    def count(self, n: int, share: float) -> int:
+        return int(n * share)
+
+    def unseen(self, n: int, count: int) -> set[int]:
+        return self.kept(n, count)
+
+    def kept(self, n: int, count: int) -> set[int]:
+        return set(self.rng.permutation(n)[:count].tolist())
+
+
+class _Rounded(_Permuted):
+    """As `_Permuted`, but seen genes are drawn and not unseen ones, and numbers are rounded to the nearest."""
+
+    def count(self, n: int, share: float) -> int:
+        return round(n * share)
+
+    def unseen(self, n: int, count: int) -> set[int]:
+        return set(range(n)) - self.kept(n, n - count)
+
+
+class _OfGears:
+    """The draws of GEARS: seen genes are drawn, and the generator starts anew for every draw."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def count(self, n: int, share: float) -> int:
+        return int(n * share)
+
+    def unseen(self, n: int, count: int) -> set[int]:
+        return set(range(n)) - self.kept(n, n - count)
+
+    def kept(self, n: int, count: int) -> set[int]:
+        # numpy.random.seed(seed) and numpy.random.choice of GEARS give the same numbers
+        return set(np.random.RandomState(self.seed).choice(n, count, replace=False).tolist()) if n else set()
+
+
 def _simulation(
     genes: Mapping[str, tuple[str, ...]],
-    every: Sequence[str],
     hold_out: Mapping[str, int],
-    train_genes: float,
-    rng: np.random.Generator,
+    shares: tuple[float, float],
+    draws: _Draws,
 ) -> dict[str, int]:
     """Two steps of GEARS: test is split off, then valid from what is left."""
     part = dict.fromkeys(genes, 0)
     left = {name: some for name, some in genes.items() if some}
-    for number, share in ((2, train_genes), (1, 0.9)):
+    for number, share in zip((2, 1), shares, strict=True):
         here = sorted({gene for some in left.values() for gene in some})
         forced = {gene for gene in here if hold_out.get(gene) == number}
         candidates = [gene for gene in here if gene not in forced and hold_out.get(gene) is None]
-        n_unseen = max(len(here) - int(len(here) * share) - len(forced), 0)
-        drawn = rng.permutation(len(candidates))[:n_unseen].tolist()
-        unseen = forced | {candidates[i] for i in drawn}
+        n_unseen = max(len(here) - draws.count(len(here), share) - len(forced), 0)
+        n_unseen = min(n_unseen, len(candidates))
+        unseen = forced | {candidates[i] for i in draws.unseen(len(candidates), n_unseen)}
         both = sorted(name for name, some in left.items() if len(some) > 1 and not unseen & set(some))
-        kept = set(rng.permutation(len(both))[: int(len(both) * share)].tolist())
+        kept = draws.kept(len(both), draws.count(len(both), share))
         out = {name for name, some in left.items() if unseen & set(some)}
         out |= {name for i, name in enumerate(both) if i not in kept}
         part |= dict.fromkeys(out, number)

@@ -1,4 +1,4 @@
-"""Frozen splits: a file of cell ids that says which part each cell belongs to.
+"""Frozen splits: a file of cell ids that says whether each cell trains, validates or tests.
 
 Lives here: reading such a file against its checksum and against the cells, writing one so that equal
 content is an equal file; both for a hundred million cells too. Lives elsewhere: making a split
@@ -15,6 +15,7 @@ import io
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,11 +23,12 @@ import pandas as pd
 from scmf.core.errors import ChecksumError, ConfigError, DataError
 from scmf.core.files import atomic_path, sha256_file
 from scmf.data.cards.card import Card, load_card
+from scmf.data.splits.assign import SPLITS as SPLITS  # read from here, too
 from scmf.data.stores.cell_ids import hash_ids, unique_ids
 from scmf.data.stores.corpus import Corpus
 
-PARTS = ("train", "valid", "test")
-"""The parts of a split, in this order."""
+_COLUMNS = ("split", "part")
+"""Names of the column that says so: the one that is written, and that of older files."""
 
 _ROWS = 1 << 20
 """Rows of a split file held at once."""
@@ -55,12 +57,12 @@ def split_file(card: Card | str | Path | None, name: str) -> Path:
     if is_path(name):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise DataError("no such file", wanted="a TSV with cell_id and part", where=path, fix="check data.split")
+            raise DataError("no such file", wanted="a TSV with cell_id and split", where=path, fix="check data.split")
         return path
     if card is None:
         raise ConfigError(
             f"split {name!r}",
-            wanted="a path to a TSV with columns cell_id and part, since your own files have no card",
+            wanted="a path to a TSV with columns cell_id and split, since your own files have no card",
             where="data.split",
             fix="write such a file, or a card that names it",
         )
@@ -87,46 +89,49 @@ def read_table(path: Path) -> pd.Series:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_filter=False, quoting=3)
     except _UNREADABLE as error:
         raise DataError(f"not a readable TSV: {error}", where=path, fix="write it again, tab-separated") from error
-    _refuse_columns(table, path)
-    _known_parts(table, path)
+    splits = _known_splits(table, path)
     if len(twice := table.loc[table["cell_id"].duplicated(), "cell_id"]):
         raise DataError(
             f"cell {twice.iloc[0]!r} stands twice ({len(twice)} such rows)",
             wanted="each cell once",
             where=path,
-            fix="remove the second row: a cell in two parts is a leak",
+            fix="remove the second row: a cell in two splits is a leak",
         )
-    return table.set_index("cell_id")["part"]
+    return pd.Series(splits.to_numpy(), index=pd.Index(table["cell_id"], name="cell_id"), name="split")
 
 
-def _refuse_columns(table: pd.DataFrame, path: Path) -> None:
-    if not {"cell_id", "part"} <= set(table.columns):
+def _column(table: pd.DataFrame, path: Path) -> str:
+    """The column of a split file that is not ``cell_id``: ``split``, or ``part`` in older files."""
+    found = [name for name in _COLUMNS if name in table.columns]
+    if "cell_id" not in table.columns or not found:
         raise DataError(
-            f"columns {list(table.columns)}", wanted="columns cell_id and part", where=path, fix="add the header line"
+            f"columns {list(table.columns)}", wanted="columns cell_id and split", where=path, fix="add the header line"
         )
+    return found[0]
 
 
-def _known_parts(table: pd.DataFrame, path: Path) -> pd.Series:
-    """The column ``part``, after every value was found among `PARTS`."""
-    if len(unknown := table.loc[~table["part"].isin(PARTS), "part"]):
+def _known_splits(table: pd.DataFrame, path: Path) -> pd.Series:
+    """Split of each row, after every value was found among `SPLITS`."""
+    found = table[_column(table, path)]
+    if len(unknown := found[~found.isin(SPLITS)]):
         raise DataError(
-            f"part {unknown.iloc[0]!r} in row {unknown.index[0] + 2}",
-            wanted=f"one of {', '.join(PARTS)}",
+            f"split {unknown.iloc[0]!r} in row {unknown.index[0] + 2}",
+            wanted=f"one of {', '.join(SPLITS)}",
             where=path,
             fix="correct the row",
         )
-    return table["part"]
+    return found
 
 
 def read_split(card: Card | str | Path | None, name: str, *, cell_ids: Iterable[str]) -> pd.Series:
-    """Part of each cell, in the order of ``cell_ids``.
+    """Split of each cell, in the order of ``cell_ids``.
 
     Parameters
     ----------
     card
         The card that names the split, its name or path; None when ``name`` is a path.
     name
-        Name of a split of the card, or a path to a TSV with columns cell_id and part.
+        Name of a split of the card, or a path to a TSV with columns cell_id and split.
     cell_ids
         Ids of the cells.
 
@@ -156,17 +161,17 @@ def read_split(card: Card | str | Path | None, name: str, *, cell_ids: Iterable[
     if len(missing):
         raise DataError(
             f"{len(missing)} of {len(index)} cells are not in the split, the first is {missing[0]!r}",
-            wanted="a part for every cell",
+            wanted="a split for every cell",
             where=path,
             fix="use the cells that the split was made for, or make a split of your own",
         )
     return pd.Series(
-        pd.Categorical(table.loc[index].to_numpy(), categories=list(PARTS), ordered=True), index=index, name="part"
+        pd.Categorical(table.loc[index].to_numpy(), categories=list(SPLITS), ordered=True), index=index, name="split"
     )
 
 
-def read_parts(path: Path | str, corpus: Corpus) -> np.ndarray:
-    """Part of each cell of a corpus: 10 bytes a cell while it runs, 1 byte a cell afterwards.
+def read_codes(path: Path | str, corpus: Corpus) -> np.ndarray:
+    """Split of each cell of a corpus: 10 bytes a cell while it runs, 1 byte a cell afterwards.
 
     Ids are compared by their 62-bit hash. Two ids of the file with one hash are an error; that a cell which is not
     in the file passes for one that is has a chance of the number of cells in 5e18.
@@ -174,14 +179,14 @@ def read_parts(path: Path | str, corpus: Corpus) -> np.ndarray:
     Parameters
     ----------
     path
-        TSV with columns cell_id and part; cells that the corpus does not have are allowed.
+        TSV with columns cell_id and split; cells that the corpus does not have are allowed.
     corpus
         The cells; where ids of two stores clash they bear the name of the store, see `scmf.data.stores.cell_ids`.
 
     Returns
     -------
     numpy.ndarray
-        uint8 (n_cells,), index into `PARTS`.
+        uint8 (n_cells,), index into `SPLITS`.
 
     Raises
     ------
@@ -195,7 +200,7 @@ def read_parts(path: Path | str, corpus: Corpus) -> np.ndarray:
     if len(same := np.flatnonzero(known[1:] == known[:-1])):
         _refuse_twice(path, set(known[same].tolist()))
     del known
-    parts, used = np.empty(corpus.n_cells, np.uint8), np.zeros(len(keys), bool)
+    codes, used = np.empty(corpus.n_cells, np.uint8), np.zeros(len(keys), bool)
     start, missing, first = 0, 0, ""
     for ids in unique_ids(corpus):
         wanted = hash_ids(ids) & ~_CODE_MASK
@@ -211,36 +216,35 @@ def read_parts(path: Path | str, corpus: Corpus) -> np.ndarray:
             )
         else:
             used[at] = True
-        parts[start : start + len(ids)] = found & _CODE_MASK
+        codes[start : start + len(ids)] = found & _CODE_MASK
         start += len(ids)
     if missing:
         raise DataError(
             f"{missing} of {corpus.n_cells} cells are not in the split, the first is {first!r}",
-            wanted="a part for every cell",
+            wanted="a split for every cell",
             where=path,
             fix="use the cells that the split was made for, or make a split of your own",
         )
-    return parts
+    return codes
 
 
 _CODE_BITS, _CODE_MASK = np.uint64(2), np.uint64(3)
 
 
 def _keys(ids: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Hash of the id above, part in the two lowest bits: sorted, they are a table of 8 bytes a cell."""
+    """Hash of the id above, split in the two lowest bits: sorted, they are a table of 8 bytes a cell."""
     keys: np.ndarray = (hash_ids(ids) & ~_CODE_MASK) | codes.astype(np.uint64)
     return keys
 
 
 def _rows(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ids, object, and parts, uint8, of a split file, `_ROWS` at a time."""
+    """Ids, object, and splits, uint8, of a split file, `_ROWS` at a time."""
     try:
         with pd.read_csv(
             path, sep="\t", dtype=str, keep_default_na=False, na_filter=False, quoting=3, chunksize=_ROWS
         ) as chunks:
             for table in chunks:
-                _refuse_columns(table, path)
-                codes = pd.Categorical(_known_parts(table, path), categories=list(PARTS)).codes
+                codes = pd.Categorical(_known_splits(table, path), categories=list(SPLITS)).codes
                 yield table["cell_id"].to_numpy(dtype=object), codes.astype(np.uint8)
     except _UNREADABLE as error:
         raise DataError(f"not a readable TSV: {error}", where=path, fix="write it again, tab-separated") from error
@@ -260,12 +264,17 @@ def _refuse_twice(path: Path, hashes: set[int]) -> None:
         f"cell {next(iter(seen.values()))!r} stands twice ({len(hashes)} such cells)",
         wanted="each cell once",
         where=path,
-        fix="remove the second row: a cell in two parts is a leak",
+        fix="remove the second row: a cell in two splits is a leak",
     )
 
 
-def write_split(path: Path | str, parts: Mapping[str, str] | Iterable[tuple[np.ndarray, np.ndarray]]) -> str:
-    """Write cell id and part as TSV with gzip, rows sorted by cell id, and return the sha256.
+def write_split(
+    path: Path | str,
+    splits: Mapping[str, str] | Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    column: Literal["split", "part"] = "split",
+) -> str:
+    """Write cell id and split as TSV with gzip, rows sorted by cell id, and return the sha256.
 
     No time stamp and no file name go into the gzip header, so that equal content is an equal file (of the
     same zlib). Many rows are sorted in files beside ``path``, a million at a time.
@@ -274,27 +283,31 @@ def write_split(path: Path | str, parts: Mapping[str, str] | Iterable[tuple[np.n
     ----------
     path
         File to write, ``….tsv.gz``.
-    parts
-        Cell id -> part; or blocks of ids, object (n,), and indices into `PARTS`, integer (n,).
+    splits
+        Cell id -> split; or blocks of ids, object (n,), and indices into `SPLITS`, integer (n,).
+    column
+        Header of the second column. ``part`` is that of the frozen files in ``datasets/splits``, whose checksums
+        cards name: the programs that make those files must write it.
 
     Raises
     ------
     DataError
-        A part is not one of `PARTS`, an id stands twice or holds a tab or an end of line.
+        A split is not one of `SPLITS`, an id stands twice or holds a tab or an end of line.
     """
-    if isinstance(parts, Mapping):
-        if unknown := sorted(set(parts.values()) - set(PARTS)):
-            raise DataError(f"part {unknown[0]!r}", wanted=f"one of {', '.join(PARTS)}", fix="rename it")
-        parts = [(np.array(list(parts), dtype=object), np.array([PARTS.index(part) for part in parts.values()], int))]
+    if isinstance(splits, Mapping):
+        if unknown := sorted(set(splits.values()) - set(SPLITS)):
+            raise DataError(f"split {unknown[0]!r}", wanted=f"one of {', '.join(SPLITS)}", fix="rename it")
+        codes = np.array([SPLITS.index(split) for split in splits.values()], int)
+        splits = [(np.array(list(splits), dtype=object), codes)]
     with atomic_path(path) as temporary, tempfile.TemporaryDirectory(dir=temporary.parent) as folder:
-        runs = list(_sorted_runs(parts, Path(folder)))
+        runs = list(_sorted_runs(splits, Path(folder)))
         with (
             temporary.open("wb") as raw,
             gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=9) as packed,
             io.BufferedWriter(packed, _BUFFER) as out,
             contextlib.ExitStack() as opened,
         ):
-            out.write(b"cell_id\tpart\n")
+            out.write(f"cell_id\t{column}\n".encode())
             before = None
             for line in heapq.merge(*(opened.enter_context(run.open("rb")) for run in runs), key=_id_of):
                 if (cell := _id_of(line)) == before:
@@ -302,7 +315,7 @@ def write_split(path: Path | str, parts: Mapping[str, str] | Iterable[tuple[np.n
                         f"cell {cell.decode()!r} stands twice",
                         wanted="each cell once",
                         where=path,
-                        fix="make the ids unique: a cell in two parts is a leak",
+                        fix="make the ids unique: a cell in two splits is a leak",
                     )
                 before = cell
                 out.write(line)
@@ -320,7 +333,7 @@ def _sorted_runs(blocks: Iterable[tuple[np.ndarray, np.ndarray]], folder: Path) 
         for start in range(0, len(ids), _ROWS):
             some, of = ids[start : start + _ROWS], codes[start : start + _ROWS]
             order = np.argsort(some)
-            text = "".join([f"{some[i]}\t{PARTS[of[i]]}\n" for i in order.tolist()])
+            text = "".join([f"{some[i]}\t{SPLITS[of[i]]}\n" for i in order.tolist()])
             if text.count("\t") != len(some) or text.count("\n") != len(some) or "\r" in text:
                 bad = next(cell for cell in some if any(mark in cell for mark in "\t\n\r"))
                 raise DataError(f"cell id {bad!r}", wanted="no tab and no end of line in it", fix="rename the cell")
@@ -330,16 +343,16 @@ def _sorted_runs(blocks: Iterable[tuple[np.ndarray, np.ndarray]], folder: Path) 
             yield run
 
 
-def shared_groups(parts: pd.Series, groups: pd.Series | np.ndarray) -> dict[str, list[str]]:
-    """Groups (donors, studies) whose cells lie in more than one part: group -> parts.
+def shared_groups(splits: pd.Series, groups: pd.Series | np.ndarray) -> dict[str, list[str]]:
+    """Groups (donors, studies) whose cells lie in more than one split: group -> splits.
 
     Parameters
     ----------
-    parts
-        Part of each cell.
+    splits
+        Split of each cell.
     groups
         Group of each cell, in the same order.
     """
-    table = pd.DataFrame({"group": np.asarray(groups).astype(str), "part": np.asarray(parts).astype(str)})
-    found = table.groupby("group")["part"].unique()
+    table = pd.DataFrame({"group": np.asarray(groups).astype(str), "split": np.asarray(splits).astype(str)})
+    found = table.groupby("group")["split"].unique()
     return {str(group): sorted(values) for group, values in found.items() if len(values) > 1}

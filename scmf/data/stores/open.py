@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.data.stores.files.byte_ranges import ByteSource, LocalFiles
-from scmf.data.stores.h5ad_store import H5adStore
+from scmf.data.stores.files.remote import is_remote, open_remote
 from scmf.data.stores.store import Store
-from scmf.data.stores.zarr_store import ZarrStore, open_group
+from scmf.data.stores.zarr_store import open_group
 
 _WANTED = "an .h5ad file, a zarr group of AnnData, a collection of them, or a folder of these"
 
@@ -58,9 +59,9 @@ def open_stores(
     stores: list[Store] = []
     try:
         for uri in uris:
-            for source in _sources(str(uri), storage_options):
+            for source in sources_of(str(uri), storage_options):
                 opened.append(source)
-                kind = H5adStore if _is_h5ad(source.root) else ZarrStore
+                kind = registry.resolve("readers", _reader(source.root))
                 stores.append(kind(source, counts=counts, gene_ids=gene_ids))
                 opened.append(stores[-1])
     except BaseException:
@@ -70,10 +71,8 @@ def open_stores(
     return stores
 
 
-def _sources(uri: str, storage_options: Mapping[str, Any] | None) -> list[ByteSource]:
+def sources_of(uri: str, storage_options: Mapping[str, Any] | None) -> list[ByteSource]:
     """The bytes of each store that ``uri`` names."""
-    from scmf.data.stores.files.remote import is_remote, open_remote
-
     if is_remote(uri):
         return _below(uri, lambda name: open_remote(name, storage_options))
     path = Path(uri.removeprefix("file://")).expanduser()
@@ -88,7 +87,7 @@ def _sources(uri: str, storage_options: Mapping[str, Any] | None) -> list[ByteSo
 def _below(uri: str, open_source: Any) -> list[ByteSource]:
     """``uri`` itself where it is a store, otherwise the stores directly below it."""
     source: ByteSource = open_source(uri)
-    if _is_h5ad(uri):
+    if _reader(uri) != "zarr":
         return [source]
     if source.exists("zarr.json") or source.exists(".zgroup"):
         group = open_group(source)
@@ -108,7 +107,7 @@ def _below(uri: str, open_source: Any) -> list[ByteSource]:
         except (FileNotFoundError, NotADirectoryError):
             names = []
         children = sorted(
-            (name for name in names if _is_h5ad(name) or name.rstrip("/").endswith(".zarr")), key=_natural
+            (name for name in names if _reader(name) != "zarr" or name.rstrip("/").endswith(".zarr")), key=_natural
         )
         if not children:
             raise DataError(
@@ -121,8 +120,17 @@ def _below(uri: str, open_source: Any) -> list[ByteSource]:
     return [open_source(f"{uri.rstrip('/')}/{name.rstrip('/')}") for name in children]
 
 
-def _is_h5ad(uri: str) -> bool:
-    return uri.split("?")[0].rstrip("/").endswith((".h5ad", ".h5", ".hdf5"))
+def _reader(uri: str) -> str:
+    """Name of the reader of an address: one called like the ending of the name, else ``zarr``."""
+    ending = uri.split("?")[0].rstrip("/").rpartition(".")[2]
+    if ending in ("h5", "hdf5"):
+        return "h5ad"
+    return ending if ending in registry.names("readers") else "zarr"
+
+
+def is_h5ad(uri: str) -> bool:
+    """Whether an address names an HDF5 file."""
+    return _reader(uri) == "h5ad"
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

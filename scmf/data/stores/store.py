@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -129,8 +129,10 @@ def _bad_offsets(found: str, n_values: int, where: str) -> DataError:
     )
 
 
-class Store(ABC):
+class Store(Protocol):
     """Cells of one file, zarr group or query. Every method may be called from several threads at once.
+
+    Whatever has these members is a store; a class that names this one as its base is told what it lacks.
 
     Attributes
     ----------
@@ -192,8 +194,14 @@ class Store(ABC):
     def var(self) -> pd.DataFrame:
         """The gene table, one row a column of the counts, in their order."""
 
-    def close(self) -> None:  # noqa: B027  (most have nothing to give back)
-        """Give back files and connections; the store is not used afterwards."""
+    def close(self) -> None:
+        """Give back files and connections; the store is not used afterwards. Most have nothing to give back."""
+        return  # an empty body would be an abstract method of the protocol
+
+
+def is_store(value: object) -> TypeGuard[Store]:
+    """Whether something reads counts by spans, as `Store` says; no property of it is evaluated."""
+    return all(hasattr(type(value), name) for name in ("read", "cell_ids", "obs_columns"))
 
 
 class FlatArray(ABC):

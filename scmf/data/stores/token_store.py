@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import DataError, MissingExtraError
 from scmf.core.files import sha256_json
 from scmf.data.stores.files.byte_ranges import LocalFiles, as_bytes
-from scmf.data.stores.ragged import Encoded
+from scmf.data.stores.ragged import Ragged
 from scmf.data.stores.store import CountBlock, CsrStore, FlatArray, RowIndex, merge_ranges
 
 
@@ -35,11 +35,11 @@ class ReadyTokens:
     """
 
     def __init__(self, pad_token_id: int) -> None:
-        self.fill: Mapping[str, float] = {"input_ids": pad_token_id}
+        self.pad_values: Mapping[str, float] = {"input_ids": pad_token_id}
 
-    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
+    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Ragged:
         """See `scmf.data.stores.ragged.Encoder`."""
-        return Encoded(counts.indptr, {"input_ids": counts.indices}, {})
+        return Ragged(counts.indptr, {"input_ids": counts.indices}, {}, self.pad_values)
 
 
 class TokenStore(CsrStore):
@@ -89,7 +89,7 @@ class TokenStore(CsrStore):
         missing = [column for column in columns if column not in self.obs_columns]
         if missing:
             raise DataError(
-                f"no column {missing[0]!r}", where=self.uri, fix=plugins.did_you_mean(missing[0], self.obs_columns)
+                f"no column {missing[0]!r}", where=self.uri, fix=registry.did_you_mean(missing[0], self.obs_columns)
             )
         pa = _pyarrow()
         parts = []

@@ -12,7 +12,7 @@ import numpy as np
 
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.preprocess.normalize import Pipeline
-from scmf.data.stores.ragged import Encoded, row_sums
+from scmf.data.stores.ragged import Ragged, row_sums
 from scmf.data.stores.store import CountBlock
 
 
@@ -29,12 +29,12 @@ class AlignedCounts:
         aligner.
     """
 
-    fill: Mapping[str, float] = {"indices": -1, "data": 0.0}
+    pad_values: Mapping[str, float] = {"indices": -1, "data": 0.0}
 
     def __init__(self, aligner: GeneAligner | None = None, *, pipeline: Pipeline | None = None) -> None:
         self.aligner, self.pipeline = aligner, pipeline
 
-    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Encoded:
+    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Ragged:
         """See `scmf.data.stores.ragged.Encoder`."""
         if self.aligner is None:
             totals = row_sums(counts.indptr, counts.data)
@@ -44,4 +44,4 @@ class AlignedCounts:
         if self.pipeline is not None:
             counts, _ = self.pipeline.apply(counts, genes)
         columns = {"indices": counts.indices.astype(np.int32, copy=False), "data": counts.data}
-        return Encoded(counts.indptr, columns, {"n_counts": totals})
+        return Ragged(counts.indptr, columns, {"n_counts": totals}, self.pad_values)

@@ -14,16 +14,13 @@ Legend: K blocks, P places of a fetch (a cell that comes twice has two places), 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from scmf.core.errors import ConfigError, DataError
-
-Copies = Callable[[int], np.ndarray]
-"""Epoch -> how often each cell of the corpus comes in it, unsigned integers (n_cells,)."""
+from scmf.data.stream.sampling import Sampler
 
 
 class Piece(NamedTuple):
@@ -115,7 +112,7 @@ class StreamPlan:
         Sizes.
     seed
         Seed of all orders.
-    copies
+    sampler
         How often each cell comes in an epoch; None for once.
     rank, world_size
         Which share this is, of how many. Worker processes of a rank are shares too.
@@ -127,29 +124,29 @@ class StreamPlan:
         shape: Shape,
         *,
         seed: int = 0,
-        copies: Copies | None = None,
+        sampler: Sampler | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank} of {world_size}", wanted="0 <= rank < world_size", where="the stream")
         self.offsets, self.shape, self.seed = np.asarray(offsets, np.int64), shape, seed
-        self.copies, self.rank, self.world_size = copies, rank, world_size
+        self.sampler, self.rank, self.world_size = sampler, rank, world_size
         starts = [np.arange(a, b, shape.block_cells) for a, b in zip(self.offsets, self.offsets[1:], strict=False)]
         self.blocks = np.append(np.concatenate(starts), self.offsets[-1]).astype(np.int64)
         """First cell of each block, and the number of cells, int64 (K + 1,)."""
 
     def epoch(self, epoch: int) -> EpochPlan:
         """The plan of one epoch."""
-        copies = None if self.copies is None else self.copies(epoch)
+        times = None if self.sampler is None else self.sampler(epoch)
         places_K = np.diff(self.blocks)
-        if copies is not None:
-            places_K = np.add.reduceat(copies, self.blocks[:-1], dtype=np.int64)
+        if times is not None:
+            places_K = np.add.reduceat(times, self.blocks[:-1], dtype=np.int64)
         order_K = np.flatnonzero(places_K)
         if self.shape.shuffle:
             order_K = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(order_K)
         ends_K = np.concatenate([[0], np.cumsum(places_K[order_K])])
-        return EpochPlan(self, epoch, order_K, ends_K, copies)
+        return EpochPlan(self, epoch, order_K, ends_K, times)
 
 
 class EpochPlan:
@@ -165,15 +162,15 @@ class EpochPlan:
         Blocks in the order of this epoch, those without a place left out.
     ends_K
         Places before each of them in the row, int64 (K + 1,).
-    copies
+    times
         How often each cell comes, or None.
     """
 
     def __init__(
-        self, plan: StreamPlan, epoch: int, order_K: np.ndarray, ends_K: np.ndarray, copies: np.ndarray | None
+        self, plan: StreamPlan, epoch: int, order_K: np.ndarray, ends_K: np.ndarray, times: np.ndarray | None
     ) -> None:
         self.plan, self.epoch = plan, epoch
-        self._order_K, self._ends_K, self._copies = order_K, ends_K, copies
+        self._order_K, self._ends_K, self._times = order_K, ends_K, times
         self.n_places = int(ends_K[-1])
         """Cells of the epoch on all ranks, repeated ones as often as they come."""
         rank, world = plan.rank, plan.world_size
@@ -213,13 +210,13 @@ class EpochPlan:
         begin_K, end_K = self.plan.blocks[block_K], self.plan.blocks[block_K + 1]
         skip_K = np.maximum(start - self._ends_K[at_K], 0)
         upto_K = np.minimum(stop, self._ends_K[at_K + 1]) - self._ends_K[at_K]
-        if self._copies is None:
+        if self._times is None:
             spans = np.stack([begin_K + skip_K, begin_K + upto_K], axis=1)
             cells = _ranges(spans)
             rows = np.arange(len(cells))
         else:
             parts = [
-                np.repeat(np.arange(begin, end), self._copies[begin:end])[skip:upto]
+                np.repeat(np.arange(begin, end), self._times[begin:end])[skip:upto]
                 for begin, end, skip, upto in zip(begin_K, end_K, skip_K, upto_K, strict=True)
             ]
             cells = np.concatenate(parts)

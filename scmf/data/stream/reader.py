@@ -8,7 +8,8 @@
 Two fetches are alive at a time, so memory does not depend on the corpus. The threads run compiled code and system
 calls that release the GIL; the result does not depend on their number.
 
-Lives here: threads, memory, the batch. Lives elsewhere: which cells (plan), their order (arrange), the copies (ragged).
+Lives here: threads, memory, cutting batches. Lives elsewhere: which cells (plan), their order (arrange), the compiled
+copy (stores.ragged), the batch (batch).
 
 Legend: B cells of a batch, L longest row of a batch.
 """
@@ -19,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,72 +27,15 @@ import numpy as np
 
 from scmf.core.errors import ConfigError, DataError
 from scmf.data.stores.corpus import Corpus
-from scmf.data.stores.ragged import BadRows, Encoded, Encoder, RawCounts, copy_rows
-from scmf.data.stores.store import CountBlock
+from scmf.data.stores.ragged import BadRows, Encoder, Ragged, RawCounts, copy_rows
 from scmf.data.stream.arrange import Arrangement, arrange
-from scmf.data.stream.plan import Copies, EpochPlan, Fetch, Piece, Shape, StreamPlan
-from scmf.data.stream.sampling import Once
+from scmf.data.stream.batch import Batch, Waiting
+from scmf.data.stream.plan import EpochPlan, Fetch, Piece, Shape, StreamPlan
+from scmf.data.stream.sampling import EachOnceSampler, Sampler
 
 _BATCHES_CUT = 16
 """Batches that are cut in one go: handing them over one by one would cost more than making them."""
 _CUTS_AHEAD = 3
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Cells of one step.
-
-    Parameters
-    ----------
-    cells
-        Numbers of the cells in the corpus, int64 (B,).
-    lengths
-        Entries of each row, int64 (B,).
-    columns
-        Ragged (N,) or padded (B, L) arrays by name, as the encoder calls them.
-    per_cell
-        One value a cell (B,) or a few (B, k) by name: those of the encoder and the codes of ``obs`` columns that were
-        asked for.
-    """
-
-    cells: np.ndarray
-    lengths: np.ndarray
-    columns: dict[str, np.ndarray]
-    per_cell: dict[str, np.ndarray]
-
-    @property
-    def offsets(self) -> np.ndarray:
-        """Where ragged rows begin, int64 (B+1,)."""
-        return np.concatenate([[0], np.cumsum(self.lengths)])
-
-    def counts(self, n_genes: int) -> CountBlock:
-        """The counts of a ragged batch that the encoder left as they are."""
-        return CountBlock(self.offsets, self.columns["indices"], self.columns["data"], n_genes)
-
-
-@dataclass
-class Waiting:
-    """How long the consumer waited for batches, in seconds, and how many cells it was given.
-
-    Parameters
-    ----------
-    seconds
-        Spent inside ``next()`` of the stream.
-    since
-        Clock (``time.perf_counter``) when counting began.
-    cells, batches
-        Given so far.
-    """
-
-    seconds: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
-    cells: int = 0
-    batches: int = 0
-
-    @property
-    def share(self) -> float:
-        """Share of the time since then that was spent waiting for data."""
-        return self.seconds / max(time.perf_counter() - self.since, 1e-9)
 
 
 class CellStream:
@@ -113,13 +56,13 @@ class CellStream:
         Seed of all orders.
     rank, world_size
         Which share of the cells this process (or worker) takes, of how many.
-    copies
+    sampler
         How often each cell comes in an epoch, see `scmf.data.stream.sampling`; None for once.
     how
         Order inside a fetch, see `scmf.data.stream.arrange.Arrangement`.
     groups
         Group of each cell as integer codes (n_cells,), for ``how="group"`` and ``"stratify"``.
-    per_cell
+    cell_tensors
         Name -> array (n_cells,) whose values travel with the cells, such as label codes.
     layout
         ``padded``: rectangles (B, L); ``ragged``: rows behind one another.
@@ -140,10 +83,10 @@ class CellStream:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        copies: Copies | None = None,
+        sampler: Sampler | None = None,
         how: Arrangement = "shuffle",
         groups: np.ndarray | None = None,
-        per_cell: Mapping[str, np.ndarray] | None = None,
+        cell_tensors: Mapping[str, np.ndarray] | None = None,
         layout: Literal["padded", "ragged"] = "padded",
         length: int | None = None,
         dtypes: Mapping[str, Any] | None = None,
@@ -151,9 +94,9 @@ class CellStream:
     ) -> None:
         self.corpus, self.encode = corpus, RawCounts() if encode is None else encode
         self.plan = StreamPlan(
-            corpus.offsets, shape or Shape(), seed=seed, copies=copies, rank=rank, world_size=world_size
+            corpus.offsets, shape or Shape(), seed=seed, sampler=sampler, rank=rank, world_size=world_size
         )
-        self.how, self.groups, self.per_cell = how, groups, dict(per_cell or {})
+        self.how, self.groups, self.cell_tensors = how, groups, dict(cell_tensors or {})
         self.layout, self.length, self.threads = layout, length, max(1, threads)
         self.dtypes = {name: np.dtype(dtype) for name, dtype in (dtypes or {}).items()}
         self.waiting = Waiting()
@@ -231,7 +174,7 @@ class CellStream:
 
     def _begin(
         self, plan: EpochPlan, number: int | None, readers: ThreadPoolExecutor
-    ) -> tuple[Fetch, list[Future[Encoded]]] | None:
+    ) -> tuple[Fetch, list[Future[Ragged]]] | None:
         """Hand the pieces of a fetch to the readers."""
         if number is None:
             return None
@@ -239,7 +182,7 @@ class CellStream:
         encode = self.encode.at_epoch(plan.epoch) if hasattr(self.encode, "at_epoch") else self.encode
         return fetch, [readers.submit(self._read, piece, encode) for piece in fetch.pieces]
 
-    def _read(self, piece: Piece, encode: Encoder) -> Encoded:
+    def _read(self, piece: Piece, encode: Encoder) -> Ragged:
         store = self.corpus.stores[piece.store]
         try:
             return encode(store.read(piece.spans), store.genes)
@@ -257,9 +200,9 @@ class CellStream:
 
     def _cut(self, rows: FetchedRows, numbers: range) -> list[Batch]:
         edges = rows.fetch.edges[numbers.start : numbers.stop + 1]
-        made = rows.take(edges, self.encode.fill, padded=self.layout == "padded", length=self.length)
+        made = rows.take(edges, self.encode.pad_values, padded=self.layout == "padded", length=self.length)
         for batch in made:
-            batch.per_cell.update({name: values[batch.cells] for name, values in self.per_cell.items()})
+            batch.cell_tensors.update({name: values[batch.cells] for name, values in self.cell_tensors.items()})
         return made
 
 
@@ -281,7 +224,7 @@ class FetchedRows:
     def __init__(
         self,
         fetch: Fetch,
-        parts: list[Encoded],
+        parts: list[Ragged],
         how: Arrangement,
         rng: np.random.Generator | None,
         groups: np.ndarray | None,
@@ -300,7 +243,9 @@ class FetchedRows:
             inside = None if groups is None else groups[fetch.cells]
             self.order = arrange(fetch.edges, rng, how=how, lengths=self._lengths, groups=inside)
 
-    def take(self, edges: np.ndarray, fill: Mapping[str, float], *, padded: bool, length: int | None) -> list[Batch]:
+    def take(
+        self, edges: np.ndarray, pad_values: Mapping[str, float], *, padded: bool, length: int | None
+    ) -> list[Batch]:
         """The batches between ``edges`` of the arranged fetch.
 
         They share memory: one piece for each column, filled by one compiled call for each part of the fetch.
@@ -317,9 +262,9 @@ class FetchedRows:
         sorted_rows = rows[inside]
         bounds = np.searchsorted(sorted_rows, self._starts).tolist()
         columns = {name: np.empty(int(begins[-1]), dtype) for name, dtype in self._dtypes.items()}
-        per_cell = {
+        cell_tensors = {
             name: np.empty((len(places), *values.shape[1:]), values.dtype)
-            for name, values in self.parts[0].cells.items()
+            for name, values in self.parts[0].cell_tensors.items()
         }
         for number, part in enumerate(self.parts):
             low, high = bounds[number], bounds[number + 1]
@@ -327,17 +272,17 @@ class FetchedRows:
                 continue
             local, to = sorted_rows[low:high] - self._starts[number], inside[low:high]
             for name, out in columns.items():
-                value = out.dtype.type(fill[name])
+                value = out.dtype.type(pad_values[name])
                 copy_rows(part.columns[name], part.offsets, local, begins[to], widths[to], out, value)
-            for name, values in per_cell.items():
-                values[to] = part.cells[name][local]
+            for name, values in cell_tensors.items():
+                values[to] = part.cell_tensors[name][local]
         batches = []
         for first, last, width in zip(inner[:-1].tolist(), inner[1:].tolist(), longest.tolist(), strict=True):
             one = slice(first, last)
             part_of = {name: out[begins[first] : begins[last]] for name, out in columns.items()}
             if padded:
                 part_of = {name: out.reshape(last - first, width) for name, out in part_of.items()}
-            values_of = {name: values[one] for name, values in per_cell.items()}
+            values_of = {name: values[one] for name, values in cell_tensors.items()}
             batches.append(Batch(self.fetch.cells[places[one]], lengths[one], part_of, values_of))
         return batches
 
@@ -345,5 +290,5 @@ class FetchedRows:
 def in_order(corpus: Corpus, encode: Encoder, keep: np.ndarray | None = None, *, threads: int = 2) -> Iterator[Batch]:
     """Every cell (of ``keep``, boolean) once in the order of the corpus, encoded by threads, in ragged batches."""
     shape = Shape(batch_size=4096, block_cells=4096, buffer_blocks=1, shuffle=False)
-    copies = None if keep is None else Once(keep)
-    return CellStream(corpus, encode, shape=shape, copies=copies, layout="ragged", threads=threads).epoch(0)
+    sampler = None if keep is None else EachOnceSampler(keep)
+    return CellStream(corpus, encode, shape=shape, sampler=sampler, layout="ragged", threads=threads).epoch(0)

@@ -1,15 +1,17 @@
 """How often a cell comes in an epoch: a subset, balanced groups, weights. Pure functions of (seed, epoch).
 
-A stream takes ``copies(epoch)``: one small integer a cell. Group sizes are exact and every cell of a group comes
-equally often, give or take one, so a balanced epoch repeats the rare and thins the common without bias.
+A `Sampler` says how often each cell comes in an epoch: one small integer a cell. Group sizes are exact and every cell
+of a group comes equally often, give or take one, so a balanced epoch repeats the rare and thins the common without
+bias.
 
-Lives here: the numbers of copies. Lives elsewhere: what the stream does with them (plan).
+Lives here: the samplers. Lives elsewhere: what the stream does with their numbers (plan).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,8 +21,15 @@ from scmf.core.errors import ConfigError, DataError
 _MOST = np.iinfo(np.uint16).max
 
 
+class Sampler(Protocol):
+    """How often each cell of a corpus comes in an epoch; a pure function of the epoch."""
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Times that each cell comes, a small unsigned integer (n_cells,)."""
+
+
 @dataclass(frozen=True)
-class Once:
+class EachOnceSampler:
     """The cells of a mask once each; the same in every epoch.
 
     Parameters
@@ -38,11 +47,11 @@ class Once:
             )
 
     def __call__(self, epoch: int) -> np.ndarray:
-        """See `scmf.data.stream.plan.Copies`."""
+        """See `Sampler`."""
         return self.keep.astype(np.uint8)
 
 
-class BalancedGroups:
+class BalancedGroupSampler:
     """Groups (donors, tissues, assays) in given shares, cells within a group evenly.
 
     Parameters
@@ -73,16 +82,16 @@ class BalancedGroups:
             raise ConfigError("a cell would come more than 65,535 times", where="weights", fix="lower its weight")
 
     def __call__(self, epoch: int) -> np.ndarray:
-        """See `scmf.data.stream.plan.Copies`."""
+        """See `Sampler`."""
         each, more = np.divmod(self._targets, np.maximum(self._counts, 1))
-        copies = np.zeros(len(self._codes), np.uint16)
+        times = np.zeros(len(self._codes), np.uint16)
         inside = self._codes >= 0
-        copies[inside] = each[self._codes[inside]]
+        times[inside] = each[self._codes[inside]]
         for group in np.flatnonzero(more):
             rng = np.random.default_rng([self._seed, epoch, int(group), 2])
             members = np.flatnonzero(self._codes == group)
-            copies[rng.choice(members, size=int(more[group]), replace=False, shuffle=False)] += 1
-        return copies
+            times[rng.choice(members, size=int(more[group]), replace=False, shuffle=False)] += 1
+        return times
 
 
 def balanced(
@@ -93,7 +102,7 @@ def balanced(
     weights: Mapping[str, float] | None = None,
     n_places: int | None = None,
     seed: int = 0,
-) -> BalancedGroups:
+) -> BalancedGroupSampler:
     """Sample groups in shares that are not those of the corpus.
 
     Parameters
@@ -138,10 +147,10 @@ def balanced(
             )
         raw = np.array([weights.get(name, 0.0) for name in names])
         codes = np.where(np.isin(codes, np.flatnonzero(raw)), codes, -1).astype(np.int32)
-    return BalancedGroups(codes, raw / raw.sum(), n_places=n_places or int(counts.sum()), seed=seed)
+    return BalancedGroupSampler(codes, raw / raw.sum(), n_places=n_places or int(counts.sum()), seed=seed)
 
 
-class WeightedCells:
+class WeightedCellSampler:
     """Each cell in proportion to a weight of its own, by systematic sampling in a shuffled order.
 
     A cell of expected frequency f comes ``floor(f)`` or ``ceil(f)`` times, f on average.
@@ -166,13 +175,13 @@ class WeightedCells:
         self._n_places, self._seed = n_places, seed
 
     def __call__(self, epoch: int) -> np.ndarray:
-        """See `scmf.data.stream.plan.Copies`."""
+        """See `Sampler`."""
         rng = np.random.default_rng([self._seed, epoch, 3])
         order = rng.permutation(len(self._expected))
         ends = np.cumsum(self._expected[order])
         ends *= self._n_places / ends[-1]
         ticks = np.floor(ends + rng.random()).astype(np.int64)
         ticks[-1] = self._n_places
-        copies = np.empty(len(order), np.uint16)
-        copies[order] = np.diff(ticks, prepend=0)
-        return copies
+        times = np.empty(len(order), np.uint16)
+        times[order] = np.diff(ticks, prepend=0)
+        return times

@@ -51,8 +51,6 @@ def cached_tokens(
         The cache.
     made_by
         Digest of all that decides the tokens of a cell beside the cell.
-    note
-        Told in a few words what is going on.
     cells_per_part
         Cells of a part.
 
@@ -62,7 +60,7 @@ def cached_tokens(
         The folder holds tokens of other cells or of another tokenizer.
     """
     corpus = opened.corpus
-    made_of = sha256_json([corpus.fingerprint, opened.facts["removed"], made_by, cells_per_part])
+    made_of = sha256_json([corpus.fingerprint, dict(opened.facts.removed), made_by, cells_per_part])
     key = folder / "cache.json"
     if key.is_file():
         if (found := load_yaml(key)["made_of"]) != made_of:
@@ -73,7 +71,7 @@ def cached_tokens(
                 fix="give data.stream.cache_tokens another folder, or remove this one",
             )
     else:
-        write_json(key, {"made_of": made_of, "dataset": opened.facts["dataset"], "n_cells": corpus.n_cells})
+        write_json(key, {"made_of": made_of, "dataset": opened.facts.dataset, "n_cells": corpus.n_cells})
     starts = range(0, corpus.n_cells, cells_per_part)
     missing = [start for start in starts if not (folder / _name(start // cells_per_part)).is_dir()]
     if missing:
@@ -93,7 +91,7 @@ def cached_tokens(
     return replace(opened, corpus=tokens, described_by=corpus)
 
 
-def tokenise_to(
+def tokenize_to(
     opened: OpenedCorpus, encoder: Encoder, path: Path, *, columns: Sequence[str] = (), overwrite: bool = False,
     ) -> int:  # fmt: skip
     """Write the tokens of all cells that pass the filters as one dataset, as the official Geneformer reads it.

@@ -1,16 +1,17 @@
-"""Cells as ragged tokens, and the order in which a run visits them.
+"""Batches of tokens for the loop, and the order in which a run visits its cells.
 
-The order is a pure function of (seed, epoch): a run that was killed asks for the same epoch again,
-skips what it has done and sees the same batches. No iterator holds state.
+The order is a pure function of (seed, epoch): a resumed run asks for the same epoch again, skips what it has done and
+sees the same batches. No iterator holds state.
 
-Lives here: what the loop asks of batches, ragged storage in memory, length grouping, padding, the share of each
-rank. Lives elsewhere: batches of a stream (streamed), tokenizing (scmf.tokenizers), masking (objectives), the loop.
+Lives here: what the loop asks of batches, batches of cells in memory, length grouping, the share of each rank. Lives
+elsewhere: ragged storage and padding (stores.ragged), batches of a stream (scmf.training.stream_batches), tokenizing
+(scmf.tokenizers), masking (objectives), the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from scmf.core.errors import TrainingError
+from scmf.data.stores.ragged import Ragged
 
 
 class Batches(Protocol):
@@ -38,70 +40,9 @@ BatchesOf = Callable[[int, int], Batches]
 """``batches(rank, world_size)``: the share of one process."""
 
 
-@dataclass(frozen=True)
-class TokenCells:
-    """Tokens of N cells, ragged; cell ``i`` is ``column[offsets[i]:offsets[i + 1]]`` of every column.
-
-    Parameters
-    ----------
-    offsets
-        int64 (N + 1,), starts at 0.
-    columns
-        Name -> entries of all cells, one after the other: ``input_ids``, and ``values`` where the tokenizer has them.
-    cells
-        Name -> one entry a cell, (N,) or (N, k): ``labels``, and what the tokenizer gives besides, such as ``depth``.
-    fill
-        Column -> what fills short rows; 0 for a column that is not named.
-    """
-
-    offsets: np.ndarray
-    columns: Mapping[str, np.ndarray]
-    cells: Mapping[str, np.ndarray] = field(default_factory=dict)
-    fill: Mapping[str, float] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each cell, int64 (N,)."""
-        return np.diff(self.offsets)
-
-    def select(self, rows: np.ndarray) -> TokenCells:
-        """The cells ``rows`` (indices or a boolean mask), in that order."""
-        rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
-        lengths = self.lengths[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        entries = np.repeat(self.offsets[rows], lengths) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        columns = {name: column[entries] for name, column in self.columns.items()}
-        return TokenCells(offsets, columns, {name: values[rows] for name, values in self.cells.items()}, self.fill)
-
-    def with_cells(self, **cells: np.ndarray) -> TokenCells:
-        """The same cells with more arrays of one entry a cell, such as ``labels`` int64 (N,)."""
-        return TokenCells(self.offsets, self.columns, {**self.cells, **cells}, self.fill)
-
-    def pad(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """A batch of the cells ``rows``, padded on the right to the longest of them.
-
-        Returns
-        -------
-        dict
-            Every column (B, L), integers as int64 and numbers as float32; ``attention_mask`` int64 (B, L); and what
-            stands once a cell, such as ``labels`` int64 (B,).
-        """
-        chosen = self.select(rows)
-        lengths_B = chosen.lengths
-        mask_BL = np.arange(int(lengths_B.max())) < lengths_B[:, None]
-        batch = {}
-        for name, column in chosen.columns.items():
-            kind = np.int64 if column.dtype.kind in "iu" else np.float32
-            padded_BL = np.full(mask_BL.shape, self.fill.get(name, 0), dtype=kind)
-            padded_BL[mask_BL] = column
-            batch[name] = torch.from_numpy(padded_BL)
-        batch["attention_mask"] = torch.from_numpy(mask_BL.astype(np.int64))
-        for name, values in chosen.cells.items():
-            batch[name] = torch.from_numpy(values)
-        return batch
+def padded_tensors(cells: Ragged, rows: np.ndarray) -> dict[str, Tensor]:
+    """The cells ``rows`` as a model takes them: `Ragged.pad` as tensors that share its memory."""
+    return {name: torch.from_numpy(values) for name, values in cells.pad(rows).items()}
 
 
 @dataclass(frozen=True)
@@ -114,7 +55,7 @@ class PerEpochTokens:
         ``draw(epoch)``: the tokens of that epoch, the same for the same epoch and of the same lengths in all.
     """
 
-    draw: Callable[[int], TokenCells]
+    draw: Callable[[int], Ragged]
 
 
 def length_grouped_indices(lengths: np.ndarray, batch_size: int, *, seed: int) -> list[int]:
@@ -190,7 +131,7 @@ class BatchOrder:
 class MemoryBatches:
     """Padded batches of cells in memory, in the order of a `BatchOrder`."""
 
-    cells: TokenCells | PerEpochTokens
+    cells: Ragged | PerEpochTokens
     order: BatchOrder
 
     @property
@@ -202,14 +143,14 @@ class MemoryBatches:
         """See `Batches`."""
         cells = self.cells.draw(epoch) if isinstance(self.cells, PerEpochTokens) else self.cells
         for rows in self.order.epoch(epoch, start=start):
-            yield cells.pad(rows)
+            yield padded_tensors(cells, rows)
 
     def wait_share(self) -> float | None:
         """None: the cells lie in memory."""
         return None
 
 
-def in_order(cells: TokenCells, *, batch_size: int) -> Iterator[np.ndarray]:
+def in_order(cells: Ragged, *, batch_size: int) -> Iterator[np.ndarray]:
     """Batches for inference, longest cells first; every cell exactly once."""
     order = np.argsort(-cells.lengths, kind="stable")
     for i in range(0, len(order), batch_size):

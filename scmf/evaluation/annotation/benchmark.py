@@ -15,20 +15,31 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scmf.core.config.run import EvalConfig
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation import transfer
 from scmf.evaluation.annotation.cross_validation import CROSS_VALIDATED, cross_validated
 from scmf.evaluation.annotation.label_scores import confusion, definitions, from_confusion, per_class, score
-from scmf.evaluation.score import CellLabels, Score, check_vectors, package
+from scmf.evaluation.annotation.metric_table import METRICS
+from scmf.evaluation.cells import TaskCells
+from scmf.evaluation.protocol import Benchmark
+from scmf.evaluation.score import check_vectors, package
+from scmf.evaluation.submissions.protocol import Submission
+from scmf.evaluation.tasks import Task
 from scmf.evaluation.uncertainty import bootstrap_labels
+from scmf.results.score import Score
 
 __all__ = [
-    "CONSTANT", "CROSS_VALIDATED", "HEAD", "LINEAR", "NEAREST", "SHUFFLED", "TRANSFER", "Annotation", "Unseen",
-    "confusion", "definitions", "from_confusion", "per_class", "score",
+    "CONSTANT", "CROSS_VALIDATED", "HEAD", "LINEAR", "MAJORITY", "NEAREST", "SHUFFLED", "TRANSFER", "Annotation",
+    "Unseen", "confusion", "definitions", "from_confusion", "per_class", "score",
 ]  # fmt: skip
 
 LINEAR, NEAREST, HEAD, CONSTANT = "linear_probe", "knn_probe", "finetuned_head", "constant"
 TRANSFER = "knn_transfer"
+MAJORITY = "majority"
+"""Method: the most frequent label of the training cells."""
+
 SHUFFLED = "shuffled_labels"
 """Method: a probe that was fitted on shuffled training labels."""
 
@@ -36,7 +47,7 @@ Unseen = Literal["error", "report"]
 """What to do with test cells whose label no training cell has."""
 
 
-class Annotation:
+class Annotation(Benchmark):
     """Benchmark ``annotation``.
 
     Parameters
@@ -48,11 +59,36 @@ class Annotation:
     """
 
     name = "annotation"
+    asks_for = "vectors of cells"
+    task_options = ("unseen", "finetune", "knn_neighbors")
 
     def __init__(self, *, knn_neighbors: int = 15, transfer_neighbors: int = 10) -> None:
         package("scikit-learn")  # if it is missing say so now, and not after training
         self.knn_neighbors = knn_neighbors
         self.transfer_neighbors = transfer_neighbors
+
+    @classmethod
+    def recipe_options(cls, settings: EvalConfig) -> dict[str, Any]:
+        """Neighbors of the probe, and whether a head is fine-tuned."""
+        return {"knn_neighbors": settings.knn_neighbors, "finetune": settings.finetune is not None}
+
+    @classmethod
+    def score(cls, task: Task, submission: Submission, cells: TaskCells) -> Iterator[Score]:
+        """Probes of the vectors, references of the cells alone, and the fine-tuned head where the task asks for it."""
+        benchmark, truth = cls(knn_neighbors=task.knn_neighbors), cells.labels
+        vectors = submission.vectors(task, cells)
+        yield from benchmark.run(vectors, truth, unseen=task.unseen, protocols=task.protocols or None)
+        if MAJORITY in submission.references:
+            yield benchmark.majority(truth, unseen=task.unseen)
+        if SHUFFLED in submission.references:
+            yield from benchmark.shuffled_labels(vectors["pca"], truth, unseen=task.unseen)
+        if task.finetune:
+            started = time.perf_counter()
+            for method, predicted in submission.labels(task, cells):
+                yield benchmark.scored(
+                    predicted, truth, protocol=HEAD, method=method, started=started, unseen=task.unseen
+                )
+                started = time.perf_counter()
 
     def run(
         self,
@@ -109,7 +145,7 @@ class Annotation:
         seed: int = 0,
         method: str = SHUFFLED,
     ) -> Iterator[Score]:
-        """The floor: probes of a representation (N, D) whose training labels were shuffled among the training cells."""
+        """Chance: probes of a representation (N, D) whose training labels were shuffled among the training cells."""
         _check(truth, unseen)
         check_vectors(x_ND, method, where=self.name)
         labels, train = truth.labels.copy(), truth.rows("train")
@@ -190,13 +226,12 @@ class Annotation:
             protocol=protocol,
             method=method,
             metrics=found.metrics,
-            definitions=lines,
+            **(METRICS.facts(found.metrics, sklearn=package("scikit-learn")) | {"definitions": lines}),
             n_cells=len(true),
             n_train=len(train_labels),
             seconds=time.perf_counter() - started,
             details=details,
             intervals=found.intervals,
-            lower_is_better=("unseen_share",) if "unseen_share" in found.metrics else (),
         )
 
     def majority(self, truth: CellLabels, *, unseen: Unseen = "error") -> Score:
@@ -204,7 +239,7 @@ class Annotation:
         started = time.perf_counter()
         labels, counts = np.unique(truth.labels[truth.rows("train")], return_counts=True)
         predicted = np.repeat(labels[counts.argmax()], len(truth.rows("test")))
-        return self.scored(predicted, truth, protocol=CONSTANT, method="majority", started=started, unseen=unseen)
+        return self.scored(predicted, truth, protocol=CONSTANT, method=MAJORITY, started=started, unseen=unseen)
 
 
 def _check(truth: CellLabels, unseen: Unseen) -> None:

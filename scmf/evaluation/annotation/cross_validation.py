@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.score import Score, package
+from scmf.evaluation.annotation.metric_table import CLASSIFIERS, CROSS_VALIDATION_METRICS, FOLDED
+from scmf.evaluation.score import package
+from scmf.results.score import Score
 
 CROSS_VALIDATED = "cross_validated"
 FOLDS, SEED, SMALLEST_CLASS = 5, 42, 10
-METRICS = ("accuracy", "f1", "precision", "recall", "auroc")
-CLASSIFIERS = {"lr": "logistic regression", "knn": "5 nearest neighbors", "rf": "random forest"}
 
 
 def _classifiers() -> dict[str, Any]:
@@ -95,16 +96,16 @@ def cross_validated(x_ND: np.ndarray, labels: np.ndarray, *, method: str) -> Sco
             warnings.simplefilter("ignore")  # of convergence within 100 steps, as in cz-benchmarks
             folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
             found = cross_validate(classifier, x_ND, code_N, cv=folds, scoring=scorers)
-        metrics |= {f"{metric}_{name}": float(found[f"test_{metric}"].mean()) for metric in METRICS}
+        metrics |= {f"{metric}_{name}": float(found[f"test_{metric}"].mean()) for metric in FOLDED}
     metrics |= {
-        metric: float(np.mean([metrics[f"{metric}_{name}"] for name in CLASSIFIERS])) for metric in METRICS
+        metric: float(np.mean([metrics[f"{metric}_{name}"] for name in CLASSIFIERS])) for metric in FOLDED
     }  # fmt: skip
     return Score(
         benchmark="annotation",
         protocol=CROSS_VALIDATED,
         method=method,
         metrics=metrics,
-        definitions=_definitions(len(kept)),
+        **_facts(metrics, len(kept)),
         n_cells=len(x_ND),
         n_train=len(x_ND) - len(x_ND) // FOLDS,
         seconds=time.perf_counter() - started,
@@ -112,21 +113,11 @@ def cross_validated(x_ND: np.ndarray, labels: np.ndarray, *, method: str) -> Sco
     )
 
 
-def _definitions(n_labels: int) -> dict[str, str]:
-    mean = "of the second label" if n_labels == 2 else "unweighted mean over labels"
-    what = {
-        "accuracy": "share of cells with the right label",
-        "f1": f"F1, {mean}",
-        "precision": f"precision, {mean}",
-        "recall": f"recall, {mean}",
-        "auroc": "area under the ROC curve, one label against the rest, unweighted mean",
-    }
+def _facts(names: Iterable[str], n_labels: int) -> dict[str, Any]:
     how = (
         f"mean of {FOLDS} stratified folds of all cells, shuffled with seed {SEED}, labels with {SMALLEST_CLASS} cells "
         f"or more, columns divided by their deviation except for the forest (as cz-benchmarks 0.15.1; "
         f"{package('scikit-learn')})"
     )
-    lines = {metric: f"{text}; mean of {', '.join(CLASSIFIERS.values())}; {how}" for metric, text in what.items()}
-    for name, title in CLASSIFIERS.items():
-        lines |= {f"{metric}_{name}": f"{text}; {title}; {how}" for metric, text in what.items()}
-    return lines
+    mean = "of the second label" if n_labels == 2 else "unweighted mean over labels"
+    return CROSS_VALIDATION_METRICS.facts(names, mean=mean, how=how)

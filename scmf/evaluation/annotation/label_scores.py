@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import EvaluationError
+from scmf.evaluation.annotation.metric_table import METRICS
 from scmf.evaluation.score import package
 
 
@@ -36,13 +37,8 @@ def score(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def definitions() -> dict[str, str]:
-    """One line a metric."""
-    sklearn = package("scikit-learn")
-    return {
-        "accuracy": f"share of test cells with the right label (sklearn.metrics.accuracy_score, {sklearn})",
-        "macro_f1": "unweighted mean of per-class F1 over classes that occur in the test cells "
-        f"(sklearn.metrics.f1_score, average='macro', {sklearn})",
-    }
+    """One line for each metric of `score`."""
+    return METRICS.definitions(("accuracy", "macro_f1"), sklearn=package("scikit-learn"))
 
 
 def from_confusion(matrix: Sequence[Sequence[int]] | np.ndarray) -> dict[str, float]:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.label_scores import definitions, score
-from scmf.evaluation.score import CellLabels, Interval
+from scmf.evaluation.annotation.metric_table import METRICS
 from scmf.evaluation.uncertainty import bootstrap, bootstrap_labels
+from scmf.results.score import Interval
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,7 @@ def report(
     metrics |= {"accuracy_all": float(right.mean()), "unseen_share": float((~seen).mean())}
     base = definitions()
     lines = {name: f"among test cells whose label some training cell has: {base[name]}" for name in base}
-    lines |= {
-        "accuracy_all": "share of all test cells with the right label; those of unseen labels count as wrong",
-        "unseen_share": "share of test cells whose label no training cell has; a fact of the split",
-    }
+    lines |= METRICS.definitions(("accuracy_all", "unseen_share"))
     intervals: dict[str, Interval] = {}
     of_seen, of_all = units(None if donors is None else donors[seen]), units(donors)
     if seen.sum() > 1:
@@ -114,9 +113,7 @@ def report(
     if certainty is not None and not seen.all():
         doubt = 1 - certainty
         metrics["unseen_detection_auroc"] = auroc(doubt, ~seen)
-        lines["unseen_detection_auroc"] = (
-            "AUROC of 1 - largest predicted probability (or share of votes), test cells of unseen against seen labels"
-        )
+        lines |= METRICS.definitions(("unseen_detection_auroc",))
         intervals |= bootstrap(
             lambda rows: {"unseen_detection_auroc": auroc(doubt[rows], ~seen[rows])},
             len(true) if of_all is None else of_all,

@@ -20,8 +20,10 @@ import numpy as np
 
 from scmf.core.errors import ConfigError, EvaluationError, MissingExtraError
 from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Prediction, check_prediction
-from scmf.evaluation.score import Score, package
+from scmf.evaluation.score import package
 from scmf.evaluation.uncertainty import bootstrap_means
+from scmf.results.metric import Metric, MetricTable
+from scmf.results.score import Score
 
 log = logging.getLogger(__name__)
 
@@ -147,14 +149,13 @@ class CellEval:
             else:
                 each[metric] = values
         by = package("cell-eval", EXTRA)
+        table = MetricTable(*(_metric(name, told[name], kinds[name]) for name in each))
         return Score(
             benchmark=self.name,
             protocol=self.protocol,
             method=method,
             metrics={metric: float(values.mean()) for metric, values in each.items()},
-            definitions={
-                metric: f"{told[metric].strip().rstrip('.')}; mean over test perturbations ({by})" for metric in each
-            },
+            **table.facts(each, by=by),
             n_cells=int(sum(len(truth.rows(*pair, "test")) for pair in truth.pairs)),
             n_train=int((truth.parts == "train").sum()),
             seconds=time.perf_counter() - started,
@@ -167,8 +168,12 @@ class CellEval:
                 "left_out": left_out,
             },
             intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(rows) > 1 and each else {},
-            lower_is_better=tuple(metric for metric in each if kinds[metric] == _FROM_ZERO),
         )
+
+
+def _metric(name: str, description: str, best: str) -> Metric:
+    line = description.strip().rstrip(".").replace("{", "{{").replace("}", "}}")
+    return Metric(name, f"{line}; mean over test perturbations ({{by}})", higher_is_better=best != _FROM_ZERO)
 
 
 def _anndata(truth: PerturbationTruth, control: np.ndarray, cells: Mapping[Pair, np.ndarray]) -> Any:

@@ -16,8 +16,8 @@ from typing import Any
 from scmf.core.errors import ConfigError, EvaluationError
 from scmf.core.files import write_json
 from scmf.evaluation.external import cz_worker
-from scmf.evaluation.external.cz_schema import FALLING, TASKS, VERSION, metric_name
-from scmf.evaluation.score import Score
+from scmf.evaluation.external.cz_schema import TASKS, VERSION, higher_is_better, metric_name
+from scmf.results.score import Score
 
 RUNNABLE = ("clustering", "embedding", "label_prediction", "batch_integration")
 """Tasks that need one embedding with labels; the last needs batches, too."""
@@ -138,5 +138,5 @@ def score_of(answer: Mapping[str, Any], task: str, *, method: str) -> Score:
         n_train=None,
         seconds=float(answer["seconds"]),
         details={"packages": dict(answer["packages"])},
-        lower_is_better=tuple(name for name in metrics if name.partition("[")[0] in FALLING),
+        higher_is_better={name: higher_is_better(name) for name in metrics},
     )

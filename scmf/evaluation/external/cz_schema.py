@@ -40,8 +40,8 @@ TASKS = {
 OURS = {("annotation", "cross_validated"): "label_prediction"}
 """Protocols of ours that compute what a task of theirs does."""
 
-FALLING = ("mean_squared_error",)
-"""Metrics that are better when lower."""
+LOWER_IS_BETTER = ("mean_squared_error",)
+"""Their metrics that are better when lower."""
 
 _FOLDED = ("accuracy", "f1", "precision", "recall", "auroc")
 _CLASSIFIERS = ("knn", "lr", "rf")
@@ -74,6 +74,11 @@ def metric_name(metric: Mapping[str, Any]) -> str:
         if params["classifier"] in _CLASSIFIERS:
             return f"{folded}_{params['classifier']}"
     return kind.lower() + (f"[{','.join(f'{k}={v}' for k, v in sorted(params.items()))}]" if params else "")
+
+
+def higher_is_better(name: str) -> bool:
+    """Direction of one of their metrics by our name of it."""
+    return name.partition("[")[0] not in LOWER_IS_BETTER
 
 
 def _metric(name: str, value: float, *, folds: bool) -> dict[str, Any]:
@@ -211,7 +216,7 @@ def _result(entry: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> R
         seed=None,
         metrics=metrics,
         definitions={name: f"{name} (cz-benchmarks {release}, task {entry['task_name']})" for name in metrics},
-        higher_is_better={name: name.partition("[")[0] not in FALLING for name in metrics},
+        higher_is_better={name: higher_is_better(name) for name in metrics},
         recipe_digest=sha256_json(facts["cz"]),
         provenance={**facts, **({"time": whole["timestamp"]} if whole.get("timestamp") else {})},
         command=f"read from {where}",

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from scmf.core.errors import EvaluationError, MissingExtraError
+from scmf.evaluation.baselines import log_normalized
 from scmf.evaluation.gene_network.benchmark import symbols_of
 
 SEED = 0
@@ -24,8 +25,6 @@ CELLS = 400
 
 def expression(cells: Any) -> pd.DataFrame:
     """log1p of counts per 10,000 as a table (N, G), columns gene symbols in capitals."""
-    from scmf.evaluation.baselines import log_normalized
-
     x = log_normalized(cells).X
     return pd.DataFrame(np.asarray(x.todense() if hasattr(x, "todense") else x, np.float64), columns=symbols_of(cells))
 

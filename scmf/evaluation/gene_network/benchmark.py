@@ -7,6 +7,7 @@ Lives here: the benchmark, the choice of genes, intervals over regulators. Lives
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -14,10 +15,20 @@ from typing import Any, Literal
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.gene_network.metrics import RegulatorDraws, definitions, edge_scores, pairs_of, weight_matrix
-from scmf.evaluation.gene_network.truth import NetworkTruth
-from scmf.evaluation.score import Score
+from scmf.data.genes.ids import canonical, is_ensembl
+from scmf.data.genes.vocabulary import annotation
+from scmf.evaluation.baselines import log_normalized
+from scmf.evaluation.cells import TaskCells
+from scmf.evaluation.gene_network.metric_table import METRICS
+from scmf.evaluation.gene_network.metrics import RegulatorDraws, edge_scores, pairs_of, weight_matrix
+from scmf.evaluation.gene_network.truth import NetworkTruth, read_truth
+from scmf.evaluation.protocol import Benchmark
+from scmf.evaluation.submissions.protocol import Submission
+from scmf.evaluation.tasks import Task
 from scmf.evaluation.uncertainty import bootstrap
+from scmf.results.score import Score
+
+log = logging.getLogger(__name__)
 
 DRAWS = 200
 SHOWN = 30
@@ -38,14 +49,10 @@ def with_symbols(cells: Any) -> Any:
     cells
         AnnData. One without such genes is returned as it is, and no table is read.
     """
-    from scmf.data.genes.ids import canonical, is_ensembl
-
     names, ids = symbols_of(cells), [canonical(name) for name in cells.var_names]
     lost = [is_ensembl(gene) and (not name or is_ensembl(name)) for name, gene in zip(names, ids, strict=True)]
     if not any(lost):
         return cells
-    from scmf.data.genes.vocabulary import annotation
-
     rows = annotation("human-genes")
     known = dict(zip(rows["gene"], rows["symbol"], strict=True))
     named = cells.copy()
@@ -60,7 +67,7 @@ def network_genes(
 ) -> tuple[Any, list[str], list[str]]:
     """The cells on the genes that take part, the regulators and the targets.
 
-    Targets are the most variable genes (scanpy, flavour ``seurat``, of training cells) and the regulators; regulators
+    Targets are the most variable genes (scanpy, flavor ``seurat``, of training cells) and the regulators; regulators
     are the transcription factors of any truth that at least 5 % of the cells express. Where no factor is among the
     names of the genes, Ensembl ids are named by the human gene table (`with_symbols`).
 
@@ -78,8 +85,6 @@ def network_genes(
     EvaluationError
         No regulator is expressed.
     """
-    from scmf.evaluation.baselines import log_normalized
-
     factors = set().union(*(truth.regulators for truth in truths))
     if not np.isin(symbols_of(cells), sorted(factors)).any():
         cells = with_symbols(cells)
@@ -98,7 +103,7 @@ def network_genes(
     if top_genes is not None and top_genes < first.sum():
         import scanpy as sc
 
-        training = cells[cells.obs["part"] == "train"] if "part" in cells.obs else cells
+        training = cells[cells.rows("train")]
         reference = log_normalized(training)[:, first].copy()
         sc.pp.highly_variable_genes(reference, n_top_genes=top_genes, flavor="seurat")
         kept[np.flatnonzero(first)[~reference.var["highly_variable"].to_numpy()]] = False
@@ -107,7 +112,7 @@ def network_genes(
     return chosen, symbols[regulator].tolist(), symbols[kept].tolist()
 
 
-class GeneNetwork:
+class GeneNetwork(Benchmark):
     """Benchmark ``gene_network``.
 
     Parameters
@@ -117,9 +122,22 @@ class GeneNetwork:
     """
 
     name = "gene_network"
+    asks_for = "edges between genes"
+    task_options = ("truths", "top_genes")
+    required_options = {"truths": "must name at least one network"}
 
     def __init__(self, *, draws: int = DRAWS) -> None:
         self.draws = draws
+
+    @classmethod
+    def score(cls, task: Task, submission: Submission, cells: TaskCells) -> Iterator[Score]:
+        """Scores of the edges against every network that the task names."""
+        truths = [read_truth(name) for name in task.truths]
+        chosen, regulators, targets = network_genes(cells.adata, truths, top_genes=task.top_genes)
+        if len(edges := submission.edges(task, chosen, regulators, targets)):
+            log.info(f"gene networks: {', '.join(edges)}")
+            for truth in truths:
+                yield from cls().run(edges, truth, targets, regulators=regulators)
 
     def run(
         self,
@@ -183,7 +201,7 @@ class GeneNetwork:
             protocol=pairs.protocol,
             method=method,
             metrics=metrics,
-            definitions=definitions(universe=pairs.description),
+            **METRICS.facts(metrics, universe=pairs.description),
             n_cells=int(pairs.universe.sum()),
             n_train=None,
             seconds=time.perf_counter() - started,

@@ -147,18 +147,3 @@ def _scores(found: np.ndarray, taken: np.ndarray, n_weighted: int) -> dict[str, 
         "auprc_ratio": average / density,
         "epr": float(precision[top] / density),
     }
-
-
-def definitions(*, universe: str) -> dict[str, str]:
-    """One line a metric, with the universe of pairs."""
-    return {
-        "auroc": f"area under the ROC curve over {universe}; a pair without a weight has 0",
-        "auprc_trapezoid": f"area under the precision-recall points by the trapezoid rule (as BEELINE 3746408) over "
-        f"{universe}",
-        "average_precision": f"average precision, sum of precision times step of recall (as scikit-learn) over "
-        f"{universe}",
-        "auprc_ratio": f"average precision over the share of true pairs, over {universe}; 1 is chance",
-        "epr": "early precision ratio: precision among as many top pairs as there are true ones, ties included and "
-        "pairs without a weight left out, over the share of true pairs (as BEELINE 3746408), "
-        f"over {universe}; 1 is chance",
-    }

@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 
 from scmf.core.errors import ModelError, from_value_error
-from scmf.data.tokens.tokens import TokenCells
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import padded_tensors
 from scmf.evaluation.gene_network.baselines import edge_table
 
 SEED = 0
@@ -28,33 +29,32 @@ KNOCKOUT_REGULATORS, KNOCKOUT_CELLS = 60, 8
 STILL = 1e-12
 """A vector that moved less (1 - cosine) did not move: that is what rounding of float32 does."""
 
-ATTENTIVE = ("scmf_transformer_encoder", "scmf_generative_transformer")
-"""Families that hand out attention probabilities."""
+WAYS = {
+    "gene_embedding": None,
+    "attention": "gives_attention",
+    "knockout": "allows_knockout",
+    "context_embedding": "gives_gene_vectors",
+}
+"""Way -> the attribute of `scmf.models.protocol.Model` that says whether a family can; None where all can."""
 
-CONTEXTUAL = (*ATTENTIVE, "scmf_autoregressive_transformer")
-"""Families that hand out the vector of each gene in its cell."""
 
-WAYS = {"gene_embedding": (), "attention": ATTENTIVE, "knockout": CONTEXTUAL, "context_embedding": CONTEXTUAL}
-"""Way -> families that can; none where all can."""
-
-
-def can(network: Any, families: Sequence[str]) -> bool:
-    """Whether the family is among these; a family from outside may try."""
-    kind = str(network.config.model_type)
-    return not families or kind in families or not kind.startswith("scmf_")
+def can(network: Any, way: str) -> bool:
+    """Whether the family can go this way; one that does not say may try."""
+    capability = WAYS[way]
+    return capability is None or bool(getattr(network, capability, True))
 
 
 def _require(network: Any, way: str) -> None:
     """Raise `ModelError` unless the family can go this way."""
-    if not can(network, WAYS[way]):
+    if not can(network, way):
         raise _unable(network, way)
 
 
 def _unable(network: Any, way: str) -> ModelError:
-    others = [name for name, families in WAYS.items() if name != way and can(network, families)]
+    others = [name for name in WAYS if name != way and can(network, name)]
     return ModelError(
         f"edges by {way} of {network.config.model_type}",
-        wanted=f"one of {', '.join(name.removeprefix('scmf_') for name in WAYS[way])}",
+        wanted=f"a network with {WAYS[way]} = True",
         where="edges of a model",
         fix=f"use {', '.join(others)}",
     )
@@ -63,7 +63,7 @@ def _unable(network: Any, way: str) -> ModelError:
 @torch.no_grad()
 def context_embedding(
     network: Any,
-    tokens: TokenCells,
+    tokens: Ragged,
     ids: dict[str, int],
     regulators: Sequence[str],
     targets: Sequence[str],
@@ -113,7 +113,7 @@ def context_embedding(
 @torch.no_grad()
 def attention(
     network: Any,
-    tokens: TokenCells,
+    tokens: Ragged,
     ids: dict[str, int],
     regulators: Sequence[str],
     targets: Sequence[str],
@@ -180,7 +180,7 @@ def _layer(layer: int, n_layers: int) -> int:
 @torch.no_grad()
 def knockout(
     network: Any,
-    tokens: TokenCells,
+    tokens: Ragged,
     ids: dict[str, int],
     regulators: Sequence[str],
     targets: Sequence[str],
@@ -223,7 +223,7 @@ def knockout(
             t, at = _positions(left["input_ids"], column_of)
             if not len(t):
                 continue  # nothing to look at is left
-            without = TokenCells(np.array([0, int(kept.sum())]), left, whole.cells, whole.fill)
+            without = Ragged(np.array([0, int(kept.sum())]), left, whole.cell_tensors, whole.pad_values)
             total[t] += _moved(_states(network, whole)[kept][at], _states(network, without)[at])
             seen[t] += 1
         weights[number] = np.divide(total, seen, out=np.zeros_like(total), where=seen > 0)
@@ -247,7 +247,7 @@ def cosines(table: np.ndarray, rows: Sequence[int], columns: Sequence[int]) -> n
     return np.abs(table[list(rows)] @ table[list(columns)].T)
 
 
-def _states(network: Any, tokens: TokenCells, *, layer: int = 0) -> np.ndarray:
+def _states(network: Any, tokens: Ragged, *, layer: int = 0) -> np.ndarray:
     """Vector of every token of one cell, float64 (L, D)."""
     try:
         states = network.embed(**_batch(network, tokens, np.array([0])), layer=layer, pooling="gene")
@@ -257,9 +257,9 @@ def _states(network: Any, tokens: TokenCells, *, layer: int = 0) -> np.ndarray:
     return found
 
 
-def _batch(network: Any, tokens: TokenCells, rows: np.ndarray) -> dict[str, torch.Tensor]:
+def _batch(network: Any, tokens: Ragged, rows: np.ndarray) -> dict[str, torch.Tensor]:
     device = next(network.parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in tokens.pad(rows).items()}
+    batch = {name: tensor.to(device) for name, tensor in padded_tensors(tokens, rows).items()}
     batch.pop("labels", None)
     return batch
 

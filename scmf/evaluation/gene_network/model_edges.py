@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from scmf.core.errors import ConfigError
-from scmf.data.tokens.tokens import TokenCells
+from scmf.data.genes.vocabulary import annotation
+from scmf.data.stores.ragged import Ragged
 from scmf.evaluation.gene_network.baselines import edge_table
 from scmf.evaluation.gene_network.benchmark import symbols_of
 from scmf.evaluation.gene_network.model_contexts import (
@@ -29,6 +30,7 @@ from scmf.evaluation.gene_network.model_contexts import (
     knockout,
     known,
 )
+from scmf.models.checkpoint import load_run_model
 from scmf.tokenizers.build import tokenize
 
 DEFAULT_WAYS = ("gene_embedding", "attention", "knockout")
@@ -50,8 +52,6 @@ def run_edges(
     ways: Sequence[str] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """`model_edges` of the folder of a run, or of a checkpoint."""
-    from scmf.models.checkpoint import load_run_model
-
     network, tokenizer = load_run_model(folder)
     return model_edges(network, tokenizer, cells, regulators=regulators, targets=targets, ways=ways)
 
@@ -86,7 +86,7 @@ def model_edges(
         The family cannot go a way that was asked for.
     """
     if ways is None:
-        ways = [way for way in DEFAULT_WAYS if can(network, WAYS[way])]
+        ways = [way for way in DEFAULT_WAYS if can(network, way)]
     if unknown := [way for way in ways if way not in WAYS]:
         raise ConfigError(f"way {unknown[0]!r}", wanted=f"one of {', '.join(WAYS)}", where="edges of a model")
     ids = token_ids(tokenizer, cells)
@@ -136,8 +136,6 @@ def gene_vectors(network: Any, tokenizer: Any, genes: Iterable[str]) -> dict[str
 
 def _ensembl(genes: Sequence[str]) -> dict[str, str]:
     """Symbol to Ensembl id by GENCODE, where a symbol has one gene."""
-    from scmf.data.genes.vocabulary import annotation
-
     rows = annotation("human-genes")
     rows = rows[~rows["symbol"].duplicated(keep=False)]
     ids = dict(zip(rows["symbol"], rows["gene"], strict=True))
@@ -160,11 +158,9 @@ def gene_embedding(
     return edge_table(weights, rows, columns, how="|cosine| of input gene vectors")
 
 
-def _tokens(tokenizer: Any, cells: Any) -> TokenCells:
+def _tokens(tokenizer: Any, cells: Any) -> Ragged:
     """Tokens of the cells that hold a gene of the tokenizer, without batches: a model knows those of its training."""
     vocabulary = tokenizer.get_vocab()
     names = [str(name) in vocabulary or str(name).partition(".")[0] in vocabulary for name in cells.var_names]
     mine = cells[np.asarray(cells[:, names].X.sum(axis=1)).ravel() > 0] if any(names) else cells
-    mine = mine.copy()
-    mine.uns["scmf"] = {**mine.uns["scmf"], "batch_key": None}
-    return tokenize(tokenizer, mine)
+    return tokenize(tokenizer, mine.without_batches())

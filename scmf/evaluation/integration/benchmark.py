@@ -21,13 +21,15 @@ import numpy as np
 
 from scmf.core.errors import EvaluationError, MissingExtraError
 from scmf.core.paths import cache_dir
-from scmf.evaluation.score import CellLabels, Score, check_vectors, package
+from scmf.data.loading.labels import CellLabels
+from scmf.evaluation.integration.metric_table import BATCH, BIO, MEANS, SCIB_METRICS
+from scmf.evaluation.score import check_vectors, package
 from scmf.evaluation.subsamples import DRAWS, bounded
+from scmf.results.score import Score
 
 log = logging.getLogger(__name__)
 
-BIO = ("isolated_labels", "kmeans_nmi", "kmeans_ari", "silhouette_label", "clisi")
-BATCH = ("bras", "ilisi", "kbet", "graph_connectivity", "pcr_comparison")
+_NAMES = tuple(metric.name for metric in SCIB_METRICS)
 NEIGHBORS = 90
 SMALLEST_LABEL = 10
 """Cells that kBET asks of a label."""
@@ -122,7 +124,7 @@ class Integration:
             protocol=self.protocol,
             method=method,
             metrics=metrics,
-            definitions=definitions(),
+            **SCIB_METRICS.facts(metrics, by=package("scib-metrics"), **MEANS),
             n_cells=len(x_ND),
             n_train=None,
             seconds=time.perf_counter() - started,
@@ -205,21 +207,4 @@ def exact_neighbors(x_ND: np.ndarray, count: int) -> Any:
 
 def definitions() -> dict[str, str]:
     """One line a metric."""
-    by = package("scib-metrics")
-    return {
-        "isolated_labels": f"label silhouette of the labels in fewest batches, rescaled to 0..1 ({by})",
-        "kmeans_nmi": f"normalized mutual information of k-means clusters (k = number of labels) and labels ({by})",
-        "kmeans_ari": f"adjusted Rand index of k-means clusters and labels ({by})",
-        "silhouette_label": f"average silhouette width of labels, (s + 1) / 2 ({by})",
-        "clisi": f"cLISI: local purity of labels among 90 exact neighbors, rescaled to 0..1 ({by})",
-        "bras": f"batch-removal-adapted silhouette, cosine distance ({by})",
-        "ilisi": f"iLISI: local diversity of batches among 90 exact neighbors, rescaled to 0..1 ({by})",
-        "kbet": "kBET acceptance within each label that lies in two batches or more, on diffusion maps of the graph "
-        f"of 50 exact neighbors, alpha 0.05 ({by})",
-        "graph_connectivity": f"largest component of each label in the graph of 15 exact neighbors ({by})",
-        "pcr_comparison": "fall of the variance that the batch explains, against 50 principal components "
-        f"of log-normalized highly variable genes ({by})",
-        "bio_conservation": "mean of " + ", ".join(BIO),
-        "batch_correction": "mean of " + ", ".join(BATCH),
-        "overall": "0.6 bio_conservation + 0.4 batch_correction (Luecken et al. 2022)",
-    }
+    return SCIB_METRICS.definitions(_NAMES, by=package("scib-metrics"), **MEANS)

@@ -20,9 +20,12 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import EvaluationError, MissingExtraError
-from scmf.evaluation.integration.benchmark import BATCH, BIO, check_batches, check_finite
-from scmf.evaluation.score import CellLabels, Score, check_vectors, package
+from scmf.data.loading.labels import CellLabels
+from scmf.evaluation.integration.benchmark import check_batches, check_finite
+from scmf.evaluation.integration.metric_table import BATCH, BIO, SCGPT_METRICS
+from scmf.evaluation.score import check_vectors, package
 from scmf.evaluation.subsamples import DRAWS, bounded
+from scmf.results.score import Score
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +139,7 @@ class Composites:
         if rows is not None:
             x_ND, truth = x_ND[rows], truth.take(rows)
             check_batches(truth)
-        order = _standing(x_ND, truth)
+        order = _canonical_order(x_ND, truth)
         x_ND, truth = x_ND[order].astype(np.float64), truth.take(order)
         graph = neighbor_graph(x_ND)
         best, by_resolution = best_clustering(graph, truth.labels, seed=seed)
@@ -155,7 +158,7 @@ class Composites:
             protocol=self.protocol,
             method=method,
             metrics=metrics,
-            definitions=definitions(seed),
+            **SCGPT_METRICS.facts(metrics, **_fields(seed)),
             n_cells=len(x_ND),
             n_train=None,
             seconds=time.perf_counter() - started,
@@ -166,7 +169,7 @@ class Composites:
         )
 
 
-def _standing(x_ND: np.ndarray, truth: CellLabels) -> np.ndarray:
+def _canonical_order(x_ND: np.ndarray, truth: CellLabels) -> np.ndarray:
     """An order of the cells that knows neither their order nor that of the columns: clusters depend on it."""
     x_ND = np.sort(x_ND.astype(np.float64), axis=1)
     keys = [truth.labels, np.zeros(len(x_ND)) if truth.batches is None else truth.batches]
@@ -258,21 +261,15 @@ def graph_connectivity(graph: Any, labels: np.ndarray) -> float:
 
 def definitions(seed: int = 0) -> dict[str, str]:
     """One line a metric."""
+    return SCGPT_METRICS.definitions([metric.name for metric in SCGPT_METRICS], **_fields(seed))
+
+
+def _fields(seed: int) -> dict[str, str]:
+    """What definitions say of versions and clusters."""
     sklearn, scanpy = package("scikit-learn"), package("scanpy")
     clusters = (
-        f"of labels and the clustering with the best NMI: Leiden ({scanpy}, igraph flavour, 2 iterations, seed {seed}) "
+        f"of labels and the clustering with the best NMI: Leiden ({scanpy}, igraph flavor, 2 iterations, seed {seed}) "
         "at resolutions 0.1 to 2.0 by 0.1, where scGPT took scib's opt_louvain; on the graph of "
         f"{NEIGHBORS} exact neighbors"
     )
-    return {
-        "nmi": f"normalized mutual information (arithmetic mean, {sklearn}) {clusters}",
-        "ari": f"adjusted Rand index ({sklearn}) {clusters}",
-        "asw_label": f"average silhouette width of labels, (s + 1) / 2, Euclidean (as scib 1.x; {sklearn})",
-        "asw_batch": "mean over labels of the mean of 1 - abs(s), s the silhouette width of batches within the label, "
-        f"Euclidean (as silhouette_batch of scib 1.x, ASW_label/batch; {sklearn})",
-        "graph_conn": "mean over labels of the share of its cells in the largest component of the symmetric graph of "
-        f"{NEIGHBORS} exact neighbors (as scib 1.x; {scanpy})",
-        "avg_bio": "mean of nmi, ari, asw_label (scGPT)",
-        "avg_batch": "mean of asw_batch, graph_conn (scGPT)",
-        "overall": "0.6 avg_bio + 0.4 avg_batch, nothing scaled (scGPT)",
-    }
+    return {"sklearn": sklearn, "scanpy": scanpy, "clusters": clusters, "neighbors": str(NEIGHBORS)}

@@ -17,23 +17,26 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.perturbation import metrics as perturbation_metrics
+from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.perturbation import ranks as perturbation_ranks
 from scmf.evaluation.perturbation.baselines import additive, linear, nearest, no_change, replicates, train_mean
 from scmf.evaluation.perturbation.energy_distance import energy_distance_pertpy, energy_distance_scperturb
+from scmf.evaluation.perturbation.metric_table import COMPONENTS, METRICS, SET_CELLS, SUBGROUP, pertpy_metric
 from scmf.evaluation.perturbation.metrics import log_fold_change, most_expressed, profile_metrics, top_de
 from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Prediction, check_prediction, mean_profile
-from scmf.evaluation.score import Score, package
+from scmf.evaluation.protocol import Benchmark
+from scmf.evaluation.score import package
+from scmf.evaluation.submissions.protocol import Submission
+from scmf.evaluation.tasks import Task
 from scmf.evaluation.uncertainty import bootstrap_means
+from scmf.results.score import Score
 
 log = logging.getLogger(__name__)
 
 CEILING = "ceiling"
-COMPONENTS, SET_CELLS = 50, 500
-"""Principal components, and most cells of a set, for energy distances."""
 
 
-class Perturbation:
+class Perturbation(Benchmark):
     """Benchmark ``perturbation``.
 
     Parameters
@@ -48,10 +51,30 @@ class Perturbation:
     """
 
     name = "perturbation"
+    asks_for = "predicted cells"
+    task_options = ("top_genes",)
+    log_expression = True
 
     def __init__(self, *, cells: bool = True, draws: int = 1000, distances: Sequence[str] = ()) -> None:
         self.cells, self.draws = cells, draws
         self.distances = {name: pertpy_distance(name) for name in distances}
+
+    @classmethod
+    def score(cls, task: Task, submission: Submission, cells: TaskCells) -> Iterator[Score]:
+        """Scores of the predictions, and the ceiling where the submission has it among its references."""
+        truth = PerturbationTruth.of(cells.adata)
+        if task.top_genes is not None:
+            truth = truth.on_variable_genes(task.top_genes)
+        predictions = submission.predictions(task, truth)
+        if not predictions:
+            return
+        # the score of the challenge starts from the train mean, whoever is scored
+        base = {} if "train_mean" in predictions else {"train_mean": train_mean(truth)}
+        for score in cls().run(truth, {**base, **predictions}):
+            if score.method in predictions:
+                yield score
+        if CEILING in submission.references:
+            yield cls().ceiling(truth)
 
     def baselines(self, truth: PerturbationTruth) -> dict[str, Prediction]:
         """Method to prediction: no change, train mean, linear, nearest, and additive where there are combinations."""
@@ -180,18 +203,16 @@ class Perturbation:
             condition if len(set(truth.covariates)) == 1 else f"{condition} in {kind}"
             for kind, condition in truth.pairs
         ]
-        told = definitions()
-        for name in self.distances:
-            told[f"distance_{name}"] = (
-                f"pertpy.tools.Distance({name!r}), {package('pertpy', 'perturbation')}, of predicted and true cells in "
-                "the space of the energy distances; mean over test perturbations"
-            )
+        table, packages = METRICS, {"sklearn": package("scikit-learn")}
+        if self.distances:
+            table = METRICS.extended(*map(pertpy_metric, self.distances))
+            packages["pertpy"] = package("pertpy", "perturbation")
         return Score(
             benchmark=self.name,
             protocol=truth.kind,
             method=method,
             metrics=metrics,
-            definitions={name: _told(told, name) for name in metrics},
+            **table.facts(metrics, subgroup=SUBGROUP, **packages),
             n_cells=int(sum(len(truth.rows(*pair, "test")) for pair in truth.pairs)),
             n_train=int((truth.parts == "train").sum()),
             seconds=time.perf_counter() - started,
@@ -204,9 +225,6 @@ class Perturbation:
                 "subgroups": dict(zip(named, groups, strict=True)),
             },
             intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(named) > 1 else {},
-            lower_is_better=tuple(
-                name for name in metrics if name.partition(".")[0] in FALLING or name.startswith("distance_")
-            ),
         )
 
 
@@ -232,18 +250,6 @@ def pertpy_distance(name: str) -> Any:
         raise EvaluationError(
             str(error), wanted="a distance of pertpy", where="distances", fix="see its docs"
         ) from error
-
-
-FALLING = (
-    *perturbation_metrics.FALLING, "rank_cosine_logfc", "rank_rmse", "energy_distance_pertpy",
-    "energy_distance_scperturb",
-)  # fmt: skip
-"""Metrics that are better when lower."""
-
-
-def _told(told: Mapping[str, str], name: str) -> str:
-    metric, _, group = name.partition(".")
-    return told[metric] + (f"; test perturbations of the group {group} alone" if group else "")
 
 
 class _Space:
@@ -289,19 +295,3 @@ class _Space:
             cells_NG = cells_NG[np.sort(np.random.default_rng(0).permutation(len(cells_NG))[:SET_CELLS])]
         projected: np.ndarray = self._pca.transform(cells_NG)
         return projected
-
-
-def definitions() -> dict[str, str]:
-    """One line a metric."""
-    by = package("scikit-learn")
-    space = (
-        f"cells in {COMPONENTS} principal components of true test and control cells ({by}), at most {SET_CELLS} a set"
-    )
-    return {
-        **perturbation_metrics.definitions(),
-        **perturbation_ranks.definitions(),
-        "energy_distance_pertpy": "energy distance of predicted and true cells as pertpy and cell-eval define it "
-        f"(Euclidean, V-statistic); {space}; mean over test perturbations",
-        "energy_distance_scperturb": "energy distance of predicted and true cells as scPerturb defines it (squared "
-        f"Euclidean, U-statistic); {space}; mean over test perturbations",
-    }

@@ -16,11 +16,6 @@ TOP_DE, TOP_EXPRESSED = 20, 1000
 PSEUDOCOUNT = 0.1
 """Added to means before the logarithm, as PerturBench does."""
 
-RISING = (
-    "pearson", "pearson_delta", "pearson_top20", "pearson_delta_top20", "pearson_delta_top1000", "cosine_logfc",
-)  # fmt: skip
-FALLING = ("mse", "mse_top20", "l2_top1000", "rmse", "mae")
-
 
 def pearson(x_G: np.ndarray, y_G: np.ndarray) -> float:
     """Pearson correlation; 0 where one side does not vary, as GEARS counts what is not a number."""
@@ -45,7 +40,7 @@ def log_fold_change(mean_G: np.ndarray, control_G: np.ndarray) -> np.ndarray:
 def profile_metrics(
     predicted_G: np.ndarray, true_G: np.ndarray, control_G: np.ndarray, *, de: np.ndarray, expressed: np.ndarray
 ) -> dict[str, float]:
-    """All metrics of one pair; see `definitions`.
+    """All metrics of one pair; see `scmf.evaluation.perturbation.metric_table`.
 
     Parameters
     ----------
@@ -70,34 +65,6 @@ def profile_metrics(
         "l2_top1000": float(np.linalg.norm(error[expressed])),
         "rmse": float(np.sqrt(np.mean(error**2))),
         "mae": float(np.mean(np.abs(error))),
-    }
-
-
-def definitions() -> dict[str, str]:
-    """One line a metric."""
-    means = "of mean log-normalized expression"
-    top = f"the {TOP_DE} genes of the truth with the largest |t| (Welch's t-test of perturbed against control cells of "
-    top += (
-        "the same cell type, variance of the control divided by the smaller number, as scanpy's t-test_overestim_var)"
-    )
-    much = f"the {TOP_EXPRESSED} genes most expressed in control cells (Ahlmann-Eltze et al. 2025)"
-    over = "mean over test perturbations; what is not a number counts 0 (GEARS f374e43)"
-    return {
-        "pearson": f"Pearson correlation {means}, all genes; {over}",
-        "pearson_delta": f"Pearson correlation of changes against the mean of the true control cells, all genes; "
-        f"{over} "
-        "(scGPT cebd6fa)",
-        "pearson_top20": f"Pearson correlation {means} on {top}; {over}",
-        "pearson_delta_top20": f"Pearson correlation of changes against control on {top}; {over}",
-        "pearson_delta_top1000": f"Pearson correlation of changes against control on {much}; {over}",
-        "cosine_logfc": f"cosine of log2((mean + {PSEUDOCOUNT}) / (control mean + {PSEUDOCOUNT})), predicted and "
-        f"true, all "
-        "genes; mean over test perturbations (PerturBench d357daf)",
-        "mse": f"mean squared error {means}, all genes; mean over test perturbations (GEARS f374e43)",
-        "mse_top20": f"mean squared error on {top}; mean over test perturbations",
-        "l2_top1000": f"Euclidean norm of the error on {much}; mean over test perturbations; no mean over genes in it",
-        "rmse": f"root mean squared error {means}, all genes; mean over test perturbations (PerturBench d357daf)",
-        "mae": f"mean absolute error {means}, all genes; mean over test perturbations (cell-eval 0.8.2, mae)",
     }
 
 

@@ -137,21 +137,3 @@ def challenge_score(user: Mapping[str, float], base: Mapping[str, float]) -> flo
         parts = [1 - np.float64(user["mae"]) / np.float64(base["mae"])]
         parts += [(np.float64(user[name]) - base[name]) / (1 - np.float64(base[name])) for name in ("pds", "des")]
     return float(np.mean(np.clip(np.nan_to_num(parts, nan=0.0), 0, None)))
-
-
-def definitions() -> dict[str, str]:
-    """One line a metric."""
-    return {
-        "rank_cosine_logfc": "share of predictions nearer to the truth than the own one, by cosine of log fold "
-        "changes; "
-        "0 best, .5 chance, equal ones half; mean over test perturbations (PerturBench d357daf)",
-        "rank_rmse": "share of predictions nearer to the truth than the own one, by root mean squared error; 0 best, "
-        ".5 chance, equal ones half; mean over test perturbations (PerturBench d357daf)",
-        "pds": "perturbation discrimination score: 1 - rank of the own true change among all, by L1 distance, "
-        "without the "
-        "perturbed genes; 1 best, .5 chance; mean over test perturbations (as cell-eval 0.8.2)",
-        "des": "differential expression score: share of truly significant genes (Mann-Whitney U, FDR .05) among as "
-        "many "
-        "predicted ones, by |log2 fold change|; mean over test perturbations (as cell-eval 0.8.2)",
-        "vcc_score": "mean of MAE, PDS and DES, each 0 at the train mean and 1 at best (as cell-eval 0.8.2)",
-    }

@@ -18,7 +18,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmf.core.errors import EvaluationError
-from scmf.evaluation.perturbation.splits import TEST, TRAIN, genes_of
+from scmf.data.splits.conditions import TEST, TRAIN
+from scmf.data.splits.perturbation import genes_of
 
 Pair = tuple[str, str]
 """Covariate (cell type, line) and condition."""
@@ -65,10 +66,10 @@ class PerturbationTruth:
 
     @classmethod
     def of(cls, cells: Any) -> PerturbationTruth:
-        """Read the truth from an AnnData as `scmf.data.loading.load.load_cells` returns it.
+        """Read the truth from cells as `scmf.data.loading.load.load_cells` returns them.
 
-        ``uns["scmf"]["perturbation"]`` names the columns; raw counts in X are log-normalized (log1p of counts per
-        10,000 of the depth of the cell: ``obs["n_counts"]`` where it is given), expression that the card calls
+        ``facts.perturbation`` names the columns; raw counts in X are log-normalized (log1p of counts per 10,000 of the
+        total of the cell: ``total_counts``, else ``obs["n_counts"]`` where it is given), expression that the card calls
         log-normalized is taken as it is.
 
         Raises
@@ -76,25 +77,25 @@ class PerturbationTruth:
         EvaluationError
             No perturbation section, no split, no control cells, no test cells, or values that are not finite.
         """
-        facts = cells.uns["scmf"]
-        names = facts.get("perturbation")
-        if not names:
+        facts = cells.facts
+        names = facts.perturbation
+        if names is None:
             raise EvaluationError(
-                f"cells of {facts['dataset']!r} name no perturbation", wanted="`perturbation` in the card",
+                f"cells of {facts.dataset!r} name no perturbation", wanted="`perturbation` in the card",
                 where="datasets/<card>.yaml", fix="name key, control and, for combinations, separator",
             )  # fmt: skip
-        if "part" not in cells.obs:
+        if cells.split is None:
             raise EvaluationError("cells without a split", wanted="train and test parts", where="data.split")
-        covariate = names.get("covariate_key")
+        covariate = names.covariate_key
         genes = cells.var.get("symbol", cells.var_names)
         truth = cls(
             x_NG=log_expression(cells),
             genes=np.asarray(genes, dtype=str),
-            conditions=cells.obs[names["key"]].astype(str).to_numpy(),
+            conditions=cells.obs[names.key].astype(str).to_numpy(),
             covariates=cells.obs[covariate].astype(str).to_numpy() if covariate else np.repeat(ONE, cells.n_obs),
-            parts=cells.obs["part"].astype(str).to_numpy(),
-            control=names["control"],
-            separator=names.get("separator"),
+            parts=cells.split,
+            control=names.control,
+            separator=names.separator,
         )
         truth.check()
         return truth
@@ -149,7 +150,7 @@ class PerturbationTruth:
 
     def genes_of(self, condition: str) -> tuple[str, ...]:
         """Perturbed genes of a condition."""
-        return genes_of(condition, self.separator)
+        return genes_of(condition, separator=self.separator or "", controls=())
 
     def on_variable_genes(self, count: int) -> PerturbationTruth:
         """The same screen on the ``count`` genes with the largest variance over training cells, in their order."""
@@ -177,13 +178,18 @@ class PerturbationTruth:
 
 def log_expression(cells: Any) -> sp.csr_matrix:
     """log1p of counts per 10,000, CSR float32 (N, G); X as it is where the card says it is log-normalized."""
-    facts, x = cells.uns["scmf"], sp.csr_matrix(cells.X, dtype=np.float32)
-    if facts.get("expression") == "log1p":
+    facts, x = cells.facts, sp.csr_matrix(cells.X, dtype=np.float32)
+    if facts.expression == "log1p":
         return x
-    depth = cells.obs["n_counts"].to_numpy(np.float64) if "n_counts" in cells.obs else np.asarray(x.sum(axis=1)).ravel()
+    if cells.total_counts is not None:
+        depth = cells.total_counts.astype(np.float64)
+    elif "n_counts" in cells.obs:
+        depth = cells.obs["n_counts"].to_numpy(np.float64)
+    else:
+        depth = np.asarray(x.sum(axis=1)).ravel()
     if (depth <= 0).any():
         raise EvaluationError(
-            f"{int((depth <= 0).sum())} cells without a count", wanted="counts in every cell", where=facts["dataset"]
+            f"{int((depth <= 0).sum())} cells without a count", wanted="counts in every cell", where=facts.dataset
         )
     scaled = sp.csr_matrix(sp.diags(1e4 / depth) @ x)
     return sp.csr_matrix(scaled.log1p(), dtype=np.float32)

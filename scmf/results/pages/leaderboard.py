@@ -1,8 +1,8 @@
 """The leaderboard: one static page, a README, a CSV, a JSON and pictures, all from results.
 
-Lives here: what is written where, the form of numbers in files. Lives elsewhere: tables (leaderboard_table), tables of
-tables (leaderboard_summary), marks (standing), pictures (leaderboard_plots), the look (templates/leaderboard.*). Equal
-input gives equal bytes: no clock, no random order.
+Lives here: what is written where, the form of numbers in files. Lives elsewhere: tables (leaderboard_tables), tables of
+tables (leaderboard_summary), marks (scmf.results.significance), pictures (leaderboard_plots), the look
+(templates/leaderboard.*). Equal input gives equal bytes: no clock, no random order.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from scmf.core.errors import MissingExtraError
 from scmf.core.files import write_json, write_text
 from scmf.results.expected import Expected, PublishedValue
 from scmf.results.pages import leaderboard_plots
-from scmf.results.pages.comparison import BEST, EQUAL, UNKNOWN
 from scmf.results.pages.leaderboard_rows import Entry, Leaks, Row, Verdicts, words
 from scmf.results.pages.leaderboard_summary import OUTCOMES, Summary, headline, summaries
 from scmf.results.pages.leaderboard_tables import ANY, Table, tables
 from scmf.results.pages.table import VERDICTS, number
 from scmf.results.result import Result
+from scmf.results.significance import BEST, EQUAL, UNKNOWN
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -114,7 +114,7 @@ def _in_order(values: Sequence[PublishedValue]) -> tuple[PublishedValue, ...]:
     return tuple(sorted(values, key=lambda v: (v.task, v.dataset, v.model, v.metric, v.id)))
 
 
-def write_leaderboard(out: Path | str, board: Leaderboard) -> list[Path]:
+def write_leaderboard(out: Path | str, leaderboard: Leaderboard) -> list[Path]:
     """Write ``index.html``, ``README.md``, ``leaderboard.csv``, ``leaderboard.json`` and ``plots/*.png``.
 
     A picture whose numbers are as they were is not drawn again. Pictures of an earlier leaderboard that this one has no
@@ -126,14 +126,14 @@ def write_leaderboard(out: Path | str, board: Leaderboard) -> list[Path]:
         jinja2 or matplotlib is not installed.
     """
     out = Path(out)
-    plots = leaderboard_plots.draw(board.tables, out / "plots")
+    plots = leaderboard_plots.draw(leaderboard.tables, out / "plots")
     environment = _environment()
-    pages = [
-        write_text(out / name, environment.get_template(f"leaderboard.{kind}.j2").render(board=board, plots=plots))
-        for name, kind in (("index.html", "html"), ("README.md", "md"))
-    ]
-    pages.append(write_text(out / "leaderboard.csv", _csv(board)))
-    pages.append(write_json(out / "leaderboard.json", board.to_json()))
+    pages = []
+    for name, kind in (("index.html", "html"), ("README.md", "md")):
+        template = environment.get_template(f"leaderboard.{kind}.j2")
+        pages.append(write_text(out / name, template.render(leaderboard=leaderboard, plots=plots)))
+    pages.append(write_text(out / "leaderboard.csv", _csv(leaderboard)))
+    pages.append(write_json(out / "leaderboard.json", leaderboard.to_json()))
     return pages + [out / "plots" / plot.file for plot in plots if plot.file]
 
 
@@ -260,12 +260,12 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _csv(board: Leaderboard) -> str:
+def _csv(leaderboard: Leaderboard) -> str:
     """One line a number, one for a row without any."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
-    for table in board.tables:
+    for table in leaderboard.tables:
         for row in table.rows:
             value = _row_json(table, row)
             line = {

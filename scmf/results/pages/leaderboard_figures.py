@@ -1,8 +1,8 @@
-"""Painting the pictures of the leaderboard: numbers in, a figure out.
+"""The figures of the leaderboard: numbers in, a figure out.
 
 Lives here: points with labels, a heat map, methods against a baseline, bars. Lives elsewhere: which numbers, and the
-files (leaderboard_plots); the style (plots). Places are set by hand rather than by a layout engine: a leaderboard has
-dozens of pictures, and the engine takes as long as the drawing.
+files (leaderboard_plots); the style (reproduction_plots). Places are set by hand rather than by a layout engine: a
+leaderboard has dozens of pictures, and the engine takes as long as the drawing.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Bio against batch score, score against cost, F1 of each class, perturbation by perturbation, early precision of
 networks. A picture is drawn anew only when its numbers changed: their digest stands in the file. Lives elsewhere:
-tables (leaderboard_table), the painting (leaderboard_paint).
+tables (leaderboard_tables), the drawing (leaderboard_figures).
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from scmf.core.files import atomic_path, sha256_json
+from scmf.results.pages import leaderboard_figures
 from scmf.results.pages.leaderboard_rows import Row, words
 from scmf.results.pages.leaderboard_tables import Table
+from scmf.results.pages.reproduction_plots import matplotlib_figures
+
+Drawing = Callable[[Any, Any], Any]
+"""From matplotlib's Figure and data to a figure."""
 
 _KEY = b"scmf-digest"
 _FORM = 3
@@ -56,17 +61,14 @@ def draw(tables: Sequence[Table], folder: Path) -> list[Plot]:
     return found
 
 
-def _plot(folder: Path, name: str, table: Table, title: str, alt: str, data: Any, painter: str) -> Plot:
-    """Draw ``data`` with a function of leaderboard_paint, unless the file holds the same numbers."""
+def _plot(folder: Path, name: str, table: Table, title: str, alt: str, data: Any, drawing: Drawing) -> Plot:
+    """Draw ``data`` with a function of leaderboard_figures, unless the file holds the same numbers."""
     digest, path = sha256_json([_FORM, title, data]), folder / f"{name}.png"
     if not (path.is_file() and _digest_of(path) == digest):
-        from scmf.results.pages import leaderboard_figures as leaderboard_paint
-        from scmf.results.pages.reproduction_plots import _matplotlib
-
         buffer = io.BytesIO()
-        with _matplotlib() as figures:
+        with matplotlib_figures() as figures:
             # no date and no version: equal numbers give equal bytes
-            figure = getattr(leaderboard_paint, painter)(figures, data)
+            figure = drawing(figures, data)
             figure.savefig(buffer, format="png", dpi=_DOTS, metadata={"Software": None})
         with atomic_path(path) as temporary:
             temporary.write_bytes(_with_text(buffer.getvalue(), digest))
@@ -131,7 +133,7 @@ def _scatter(
     if len(points) < 2 or all(row.role for row in table.rows):
         return []
     alt = f"{said['y']} against {said['x']} of {len(points)} methods on {table.dataset}"
-    return [_plot(folder, name, table, title, alt, {"points": points, **said}, "points")]
+    return [_plot(folder, name, table, title, alt, {"points": points, **said}, leaderboard_figures.points)]
 
 
 def _point(row: Row, label: str, x: float | None, y: str) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def _bio_batch(tables: Sequence[Table], folder: Path) -> list[Plot]:
             title = f"Bio against batch score: {table.dataset}.{table.split}, {words(table.protocol)}"
             name = f"bio-batch-{table.dataset}-{table.split}-{table.protocol}"
             points = [_point(row, label, _value(row, batch), bio) for row, label in _labeled(table)]
-            found += _scatter(table, folder, name, title, points, x=words(batch), y=words(bio))
+            found += _scatter(table, folder, name, title, points, x=table.label(batch), y=table.label(bio))
     return found or [Plot("Bio against batch score", "", "", "no integration scores")]
 
 
@@ -159,7 +161,7 @@ def _score_cost(tables: Sequence[Table], folder: Path) -> list[Plot]:
             name = f"cost-{table.dataset}-{table.split}-{table.protocol}"
             points = [_point(row, label, row.cost("seconds") or None, table.first) for row, label in _labeled(table)]
             x = "seconds of scoring (log scale)"
-            found += _scatter(table, folder, name, title, points, x=x, y=words(table.first), log=True)
+            found += _scatter(table, folder, name, title, points, x=x, y=table.label(table.first), log=True)
     return found or [Plot("Score against cost", "", "", "no annotation scores with a cost")]
 
 
@@ -187,7 +189,7 @@ def _classes(tables: Sequence[Table], folder: Path) -> list[Plot]:
         title = f"F1 of each class (test cells): {table.dataset}.{table.split}, {words(table.protocol)}"
         alt = f"F1 of {len(classes)} classes under {len(lines)} methods"
         name = f"classes-{table.dataset}-{table.split}-{table.protocol}"
-        found.append(_plot(folder, name, table, title, alt, data, "heat"))
+        found.append(_plot(folder, name, table, title, alt, data, leaderboard_figures.heat))
     return found or [Plot("F1 of each class", "", "", "no scores by class")]
 
 
@@ -210,7 +212,7 @@ def _perturbations(tables: Sequence[Table], folder: Path) -> list[Plot]:
         title = f"Pearson delta, perturbation by perturbation: {table.dataset}.{table.split}"
         alt = f"Pearson delta of {len(others)} methods against the {base}, {len(reference)} perturbations"
         name = f"perturbations-{table.dataset}-{table.split}"
-        found.append(_plot(folder, name, table, title, alt, data, "against"))
+        found.append(_plot(folder, name, table, title, alt, data, leaderboard_figures.against))
     return found or [Plot("Pearson delta, perturbation by perturbation", "", "", "no scores by perturbation")]
 
 
@@ -237,5 +239,7 @@ def _networks(tables: Sequence[Table], folder: Path) -> list[Plot]:
         }
         title = f"Early precision ratio of networks: {where}"
         alt = f"Early precision ratio of {len(names)} methods under {len(mine)} networks; 1 is chance"
-        found.append(_plot(folder, f"networks-{where.replace('.', '-')}", mine[0], title, alt, data, "bars"))
+        found.append(
+            _plot(folder, f"networks-{where.replace('.', '-')}", mine[0], title, alt, data, leaderboard_figures.bars)
+        )
     return found or [Plot("Early precision ratio of networks", "", "", "no gene network scores")]

@@ -1,7 +1,7 @@
 """From results to the rows of one table of the leaderboard: who stands in it, with which numbers and marks.
 
 Lives here: what a row is, how methods are called, merging of baselines, leak marks. Lives elsewhere: tables and the
-sentences above them (leaderboard_table), the test of differences (standing). No torch, no anndata.
+sentences above them (leaderboard_tables), the test of differences (scmf.results.significance).
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scmf.results.pages.comparison import Estimate, interval, marks
+from scmf.results.judge import Verdict
 from scmf.results.pages.table import METHODS, number
-from scmf.results.result import CellKey, Result, Verdict
+from scmf.results.result import CellKey, Result
+from scmf.results.significance import Estimate, interval, marks
 
 Leaks = Mapping[str, Mapping[str, tuple[str, str]]]
 """Data set -> corpus -> whether it holds these cells (``yes``, ``part``, ``no``, ``unknown``) and how that is known."""
@@ -39,9 +40,7 @@ NAMES = {
 _WRITTEN = {
     word.lower(): word
     for word in (
-        "F1", "NMI", "ARI", "ASW", "PCR", "MSE", "MAE", "L2", "RMSE", "EPR", "AUROC", "AUPRC", "PDS", "DES", "kNN",
-        "LR", "RF", "iLISI", "cLISI", "kBET", "logFC", "scIB", "scGPT", "TRRUST", "ENCODE", "DoRothEA", "CollecTRI",
-        "ChIP", "BRAS",
+        "kNN", "scIB", "scGPT", "TRRUST", "ENCODE", "DoRothEA", "CollecTRI", "ChIP",
     )
 }  # fmt: skip
 
@@ -49,7 +48,7 @@ _WORST_FIRST = ("off_down", "off_up", "failed", "stale", "missing", "close", "ma
 
 
 def words(name: str) -> str:
-    """A name as prose: ``macro_f1`` is macro F1."""
+    """The name of a benchmark, protocol or method as prose: ``knn_probe`` is kNN probe. Metrics have labels."""
     return " ".join(_WRITTEN.get(part, part) for part in name.replace("_", " ").split(" "))
 
 

@@ -1,6 +1,6 @@
 """Tables of tables: in how many does a simple baseline do as well, who stands where, and ranks over complete sets.
 
-Lives here: counting outcomes, mean ranks. Lives elsewhere: the tables and their outcomes (leaderboard_table).
+Lives here: counting outcomes, mean ranks. Lives elsewhere: the tables and their outcomes (leaderboard_tables).
 """
 
 from __future__ import annotations

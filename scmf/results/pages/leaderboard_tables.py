@@ -1,18 +1,19 @@
 """From results to the tables of the leaderboard, and the sentence above each: whether a simple baseline does as well.
 
 Lives here: what a table is, its columns, its sentence. Lives elsewhere: rows, baselines, leaks (leaderboard_rows), the
-tests of differences (standing), tables of tables (leaderboard_summary), files (leaderboard). No torch, no anndata.
+test of differences (scmf.results.significance), tables of tables (leaderboard_summary), files (leaderboard).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from scmf.results.pages.comparison import EQUAL, differ
+from scmf.results.metric import plain_label
 from scmf.results.pages.leaderboard_rows import CEILING, CHANCE, Leaks, Row, Verdicts, rows_of, words
 from scmf.results.result import Result
+from scmf.results.significance import EQUAL, differ
 
 CONSTANT, ON_TEST_CELLS = "constant", ("linear_probe", "knn_probe", "knn_transfer", "finetuned_head")
 """Protocol of the majority class, and the protocols that score the same test cells."""
@@ -20,23 +21,8 @@ CONSTANT, ON_TEST_CELLS = "constant", ("linear_probe", "knn_probe", "knn_transfe
 ANY = "any"
 """Protocol of a result that says why nothing could be scored at all."""
 
-MAIN: dict[tuple[str, str], tuple[str, ...]] = {
-    ("annotation", "cross_validated"): ("accuracy", "f1", "accuracy_lr", "accuracy_knn", "accuracy_rf", "auroc"),
-    ("annotation", ""): ("accuracy", "macro_f1", "accuracy_all", "unseen_share", "unseen_detection_auroc"),
-    ("integration", "scib"): (
-        "overall", "bio_conservation", "batch_correction", "kmeans_nmi", "kmeans_ari", "silhouette_label", "ilisi",
-        "kbet",
-    ),
-    ("integration", "scgpt"): ("overall", "avg_bio", "avg_batch", "nmi", "ari", "asw_label", "asw_batch", "graph_conn"),
-    ("perturbation", ""): (
-        "pearson_delta", "pearson_delta_top20", "mse_top20", "l2_top1000", "rank_cosine_logfc", "pds", "des",
-        "energy_distance_pertpy",
-    ),
-    ("gene_network", ""): ("epr", "auroc", "average_precision", "auprc_trapezoid", "auprc_ratio"),
-    ("pretraining", ""): ("valid_loss",),
-}  # fmt: skip
-"""Columns by benchmark and protocol; the first decides which method is called best. The others stand in the unfolded
-row, the CSV and the JSON."""
+MOST_COLUMNS = 8
+"""Columns of a table whose results do not say which metrics are columns."""
 
 BENCHMARKS = ("annotation", "integration", "perturbation", "gene_network", "pretraining")
 """Order of the page."""
@@ -58,6 +44,11 @@ class Table:
     split: str
     protocol: str
     metrics: tuple[str, ...]
+    """Columns, as the results say."""
+    first: str
+    """The metric that decides which method is called best: the first column that may; "" where there is none."""
+    labels: dict[str, str]
+    """Metric to how pages call it, where that is not its name with spaces."""
     higher: dict[str, bool]
     definitions: dict[str, str]
     rows: tuple[Row, ...] = field(default=())
@@ -73,10 +64,9 @@ class Table:
         what = words(self.benchmark)
         return f"{what[0].upper()}{what[1:]} on {self.dataset}, split {self.split}: {words(self.protocol)}"
 
-    @property
-    def first(self) -> str:
-        """The metric that decides which method is called best."""
-        return self.metrics[0] if self.metrics else ""
+    def label(self, metric: str) -> str:
+        """What pages call a metric."""
+        return self.labels.get(metric, plain_label(metric))
 
     @property
     def judged(self) -> bool:
@@ -127,7 +117,7 @@ class Table:
             return ""
         if model is None:
             return "No model was measured here: baselines only."
-        metric, said = "overall score" if self.first == "overall" else words(self.first), []
+        metric, said = "overall score" if self.first == "overall" else self.label(self.first), []
         if base is None:
             said.append(f"{model.name} has the best {metric}; no baseline but chance was measured here.")
         else:
@@ -205,15 +195,21 @@ def _spread_constant(groups: dict[tuple[str, str, str, str], list[Result]]) -> N
 def _table(key: tuple[str, str, str, str], results: Sequence[Result], leaks: Leaks, verdicts: Verdicts) -> Table:
     benchmark, dataset, split, protocol = key
     seen = {name: None for result in results for name in result.metrics}
-    wanted = MAIN.get((benchmark, protocol)) or MAIN.get((benchmark, ""), ())
-    metrics = tuple(name for name in wanted if name in seen) or tuple(name for name in seen if "." not in name)[:8]
+    columns = dict.fromkeys(name for result in results for name in result.columns)
+    metrics = tuple(name for name in columns if name in seen)
+    heads = {name for result in results for name in result.heads}
+    if not metrics:
+        metrics = tuple(name for name in seen if "." not in name)[:MOST_COLUMNS]
+        heads = set(metrics)
+    labels = {name: label for result in results for name, label in result.labels.items()}
     higher = {name: value for result in results for name, value in result.higher_is_better.items()}
     said = {name: text for result in results for name, text in result.definitions.items()}
     rows = rows_of(results, known=leaks.get(dataset, {}), verdicts=verdicts, higher=higher)
-    table = Table(benchmark, dataset, split, protocol, metrics, higher, said)
+    first = next((name for name in metrics if name in heads), "")
+    table = Table(benchmark, dataset, split, protocol, metrics, first, labels, higher, said)
 
     def place(row: Row) -> tuple[Any, ...]:
         absent = table.first not in row.entries
         return (row.method == CEILING, absent, 0.0 if absent else -table.worth(row), row.name)
 
-    return Table(benchmark, dataset, split, protocol, metrics, higher, said, tuple(sorted(rows, key=place)))
+    return replace(table, rows=tuple(sorted(rows, key=place)))

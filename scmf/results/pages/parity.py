@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scmf.core.errors import EvaluationError
 from scmf.core.files import write_text
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 
 BEGIN, END = "<!-- parity:begin -->", "<!-- parity:end -->"
 """Marks in a README; what stands between them is generated."""

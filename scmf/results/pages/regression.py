@@ -1,7 +1,7 @@
 """What a regression check found: one line a number, worst first, as a table, JSON or a pull request comment.
 
-Lives here: the lines and how they are written. Lives elsewhere: measuring and judging (regression, reproduce), the
-pages of one recipe (pages).
+Lives here: the lines and how they are written. Lives elsewhere: measuring and judging (scmf.experiments), the
+pages of one recipe (reproduction).
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from scmf.results.judge import Verdict, VerdictKind
 from scmf.results.pages.table import VERDICTS, number
-from scmf.results.result import CellKey, ParityCase, Verdict, VerdictKind
+from scmf.results.parity import ParityCase
+from scmf.results.result import CellKey
 
 _WORST_FIRST: tuple[VerdictKind, ...] = (
     "off_up",

@@ -1,7 +1,7 @@
 """The pages of a report: ``<recipe>.md`` and a self-contained ``<recipe>.html``.
 
 Lives here: what goes into the templates and which files are written. Equal input gives equal bytes: no
-clock, no random order. Lives elsewhere: rows and sentences (table), pictures (plots), the look
+clock, no random order. Lives elsewhere: rows and sentences (table), pictures (reproduction_plots), the look
 (templates/*.j2).
 """
 
@@ -17,11 +17,13 @@ from typing import Any
 from scmf.core.errors import MissingExtraError
 from scmf.core.files import atomic_path, write_text
 from scmf.results.expected import Expected, PublishedValue
+from scmf.results.judge import MIN_OBSERVED, MIN_SAMPLES, Verdict
 from scmf.results.pages import reproduction_plots as plots
 from scmf.results.pages import table
 from scmf.results.pages.reproduction_plots import FigureInputs
 from scmf.results.pages.table import Row
-from scmf.results.result import MIN_OBSERVED, MIN_SAMPLES, CellKey, ParityCase, Result, Verdict
+from scmf.results.parity import ParityCase
+from scmf.results.result import CellKey, Result
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -67,7 +69,7 @@ def write_report(
     results, expected, verdicts
         What was measured, what was expected, and `scmf.results.expected.judge_results` of both.
     parity_cases
-        Comparisons with the official code; empty when no oracle was at hand.
+        Comparisons with the official code; empty without outputs of the official code.
     figures_inputs
         What the pictures are made from; a picture without input is left out, and the page says so.
 

@@ -1,7 +1,7 @@
 """The four pictures of a report as PNG bytes, equal for equal input.
 
 Lives here: loss curves, UMAP, confusion matrix, scores of all methods. Lives elsewhere: what the
-numbers mean (table), where the pictures go (pages). matplotlib is imported inside the functions.
+numbers mean (table), where the pictures go (reproduction). matplotlib is imported inside the functions.
 
 Array legend: N cells, D embedding width, K classes.
 """
@@ -105,7 +105,8 @@ class FigureInputs:
 
 
 @contextmanager
-def _matplotlib() -> Iterator[Any]:
+def matplotlib_figures() -> Iterator[Any]:
+    """The Figure class of matplotlib, in the style of all pages."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -176,7 +177,7 @@ def smooth(values: np.ndarray, *, window: int) -> np.ndarray:
 
 def plot_loss(logs: Mapping[str, Path]) -> bytes:
     """Training loss a step (thin: raw, thick: smoothed) and validation loss an epoch, one color a run."""
-    with _matplotlib() as figure_class:
+    with matplotlib_figures() as figure_class:
         figure = figure_class(figsize=(7, 3.8), layout="constrained")
         axes = figure.add_subplot()
         window = 1
@@ -225,7 +226,7 @@ def plot_embedding(view: EmbeddingInput) -> bytes:
         )
     if xy_N2.shape[1] != 2:
         xy_N2 = umap_coordinates(xy_N2)
-    with _matplotlib() as figure_class:
+    with matplotlib_figures() as figure_class:
         figure = figure_class(figsize=(9, 4.9), layout="constrained")
         for i, (title, names) in enumerate((("cell type", view.labels), ("study", view.batches))):
             axes = figure.add_subplot(1, 2, i + 1)
@@ -267,7 +268,7 @@ def plot_confusion(matrix: ConfusionInput) -> bytes:
         )
     rows = counts_KK.sum(axis=1, keepdims=True)
     share_KK = np.divide(counts_KK, rows, out=np.zeros((k, k)), where=rows > 0)
-    with _matplotlib() as figure_class:
+    with matplotlib_figures() as figure_class:
         side = max(3.4, 0.46 * k + 1.4)
         figure = figure_class(figsize=(side + 1, side), layout="constrained")
         axes = figure.add_subplot()
@@ -300,7 +301,7 @@ def plot_scores(rows: Sequence[Row]) -> bytes:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     names = list(dict.fromkeys((row["baseline"], row["label"], row["protocol"]) for row in rows))
     place = {name: len(names) - 1 - i for i, name in enumerate(names)}
-    with _matplotlib() as figure_class:
+    with matplotlib_figures() as figure_class:
         columns = min(3, len(metrics))
         lines = math.ceil(len(metrics) / columns)
         figure = figure_class(figsize=(2.2 + 2.9 * columns, lines * (0.9 + 0.27 * len(names))), layout="constrained")

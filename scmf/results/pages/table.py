@@ -1,7 +1,7 @@
 """Results and expectations as one long list of rows: the single source of every page.
 
 Lives here: what a row holds, which row is best, one sentence a metric, how numbers are written.
-Lives elsewhere: the verdicts (results), files (pages), pictures (plots).
+Lives elsewhere: the verdicts (judge), files (reproduction), pictures (reproduction_plots).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from itertools import groupby
 from typing import Any
 
 from scmf.results.expected import Expected, ExpectedCell, PublishedValue
-from scmf.results.result import CellKey, ParityCase, Result, Verdict
+from scmf.results.judge import Verdict
+from scmf.results.parity import ParityCase
+from scmf.results.result import CellKey, Result
 
 Row = dict[str, Any]
 

@@ -68,7 +68,7 @@ def test_the_evidence_in_the_cards_is_what_the_code_computes(name):
     except SourceError as error:
         pytest.skip(f"{name} cannot be fetched here: {error.found.splitlines()[0]}")
     said = load_card(name).authenticity
-    labels = cells.obs[cells.uns["scmf"]["label_key"]].astype(str).to_numpy()
+    labels = cells.obs[cells.facts.label_key].astype(str).to_numpy()
     fake = shuffled_within(cells.X, labels)
     found = (
         np.median(list(joint_detection_ratio(cells.X, labels).values())),

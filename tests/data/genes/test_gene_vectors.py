@@ -198,7 +198,7 @@ def test_the_file_of_transcriptformer_gives_its_table_in_its_order():
     if folder is None or not (folder / "emb_matrix.npy").is_file():
         pytest.skip("SCMF_REFERENCE_DIR has no transcriptformer")
     table = read_gene_vectors(folder / "ckpt_small" / "vocabs" / "homo_sapiens_gene.h5")
-    vocabulary = json.loads((folder / "gene_set.json").read_text())
+    vocabulary = json.loads((folder / "gene_vocab.json").read_text())
     matrix = np.load(folder / "emb_matrix.npy").astype(np.float32)
     for row, gene in enumerate(table.genes[:100]):
         np.testing.assert_array_equal(table.vectors[row], matrix[vocabulary[gene]])

@@ -10,6 +10,7 @@ from scipy import sparse
 from scmf.core.config.run import DataConfig
 from scmf.core.errors import ChecksumError, CountsError, DataError, GeneError, SourceError
 from scmf.core.files import sha256_file, sha256_json
+from scmf.data.loading.facts import DataFacts
 from scmf.data.loading.load import load_cells
 
 ENSEMBL = [f"ENSG{i:011d}" for i in range(1, 7)]
@@ -39,23 +40,22 @@ def test_a_file_becomes_raw_counts_ids_and_a_note(tmp_path):
     np.testing.assert_array_equal(cells.X.toarray(), ad.read_h5ad(path).X.toarray())
     assert cells.var_names.tolist() == ENSEMBL and cells.var["symbol"].tolist() == SYMBOLS
     assert cells.obs["kind"].tolist() == ["a", "b", "a", "b", "a"]
-    assert cells.uns["scmf"] == {
-        "dataset": "a.h5ad",
-        "sha256": sha256_file(path),
-        "label_key": "kind",
-        "batch_key": "study",
-        "donor_key": None,
-        "split": None,
-        "split_sha256": None,
-        "counts": "X",
-        "gene_ids": "ensembl",
-    }
+    assert cells.facts == DataFacts(
+        dataset="a.h5ad",
+        sha256=sha256_file(path),
+        label_key="kind",
+        batch_key="study",
+        counts="X",
+        gene_ids="ensembl",
+    )
+    assert cells.split is None and cells.total_counts is None and not cells.adata.uns
 
 
 def test_what_was_loaded_can_be_written_and_read_again(tmp_path):
     cells = load(write(tmp_path / "a.h5ad"))
-    cells.write_h5ad(tmp_path / "b.h5ad")
-    assert ad.read_h5ad(tmp_path / "b.h5ad").uns["scmf"] == cells.uns["scmf"]
+    cells.adata.write_h5ad(tmp_path / "b.h5ad")
+    again = load(tmp_path / "b.h5ad")
+    assert (again.X != cells.X).nnz == 0 and again.obs.equals(cells.obs) and again.var.equals(cells.var)
 
 
 def test_ensembl_ids_are_found_in_a_column_and_symbols_kept(tmp_path):
@@ -68,9 +68,33 @@ def test_a_split_of_ones_own_is_read_by_path(tmp_path):
     tsv = tmp_path / "mine.tsv"
     tsv.write_text("cell_id\tpart\nc2\ttest\nc0\ttrain\nc1\tvalid\n")
     cells = load(path, split=str(tsv))
-    assert cells.obs["part"].tolist() == ["train", "valid", "test"]
-    assert cells.obs["part"].cat.categories.tolist() == ["train", "valid", "test"]
-    assert cells.uns["scmf"]["split_sha256"] == sha256_file(tsv)
+    assert cells.split.tolist() == ["train", "valid", "test"] and cells.rows("valid").tolist() == [1]
+    assert cells.facts.split_sha256 == sha256_file(tsv)
+
+
+def test_columns_of_the_user_that_are_called_part_or_split_stay_as_they_are(tmp_path):
+    path = write(tmp_path / "a.h5ad", n=3)
+    adata = ad.read_h5ad(path)
+    adata.obs["part"], adata.obs["split"] = ["left", "right", "left"], ["x", "y", "z"]
+    adata.write_h5ad(path)
+    (tmp_path / "mine.tsv").write_text("cell_id\tsplit\nc2\ttest\nc0\ttrain\nc1\tvalid\n")
+    cells = load(path, split=str(tmp_path / "mine.tsv"))
+    assert cells.obs["part"].tolist() == ["left", "right", "left"] and cells.obs["split"].tolist() == ["x", "y", "z"]
+    assert cells.split.tolist() == ["train", "valid", "test"]
+
+
+def test_a_selection_takes_the_split_along(tmp_path):
+    tsv = tmp_path / "mine.tsv"
+    tsv.write_text("cell_id\tsplit\nc2\ttest\nc0\ttrain\nc1\tvalid\n")
+    cells = load(write(tmp_path / "a.h5ad", n=3), split=str(tsv))
+    for index, wanted in (
+        ([2, 0], ["test", "train"]),
+        (np.array([True, False, True]), ["train", "test"]),
+        (slice(1, None), ["valid", "test"]),
+    ):
+        assert cells[index].split.tolist() == wanted
+    assert cells[:, :2].shape == (3, 2) and cells[cells.rows("test"), :2].split.tolist() == ["test"]
+    assert load(tmp_path / "a.h5ad").rows("train").tolist() == [0, 1, 2]
 
 
 def test_files_are_joined_over_the_union_of_their_genes(tmp_path):
@@ -78,12 +102,12 @@ def test_files_are_joined_over_the_union_of_their_genes(tmp_path):
     b = write(tmp_path / "b.h5ad", n=3, genes=ENSEMBL[2:], feature_name=SYMBOLS[2:], prefix="b", seed=1)
     cells = load(a, b)
     assert cells.shape == (5, 6) and cells.X.has_canonical_format
-    table = cells.to_df()
+    table = cells.adata.to_df()
     pd.testing.assert_frame_equal(table.loc[["a0", "a1"], ENSEMBL[:4]], ad.read_h5ad(a).to_df(), check_names=False)
     pd.testing.assert_frame_equal(table.loc[["b0", "b1", "b2"], ENSEMBL[2:]], ad.read_h5ad(b).to_df())
     assert table.loc[["a0", "a1"], ENSEMBL[4:]].to_numpy().sum() == 0
     assert cells.var.loc[ENSEMBL, "symbol"].tolist() == SYMBOLS
-    assert cells.uns["scmf"]["sha256"] == sha256_json([sha256_file(a), sha256_file(b)])
+    assert cells.facts.sha256 == sha256_json([sha256_file(a), sha256_file(b)])
 
 
 def test_cell_ids_that_collide_between_files_get_the_name_of_their_file(tmp_path):
@@ -190,7 +214,7 @@ def test_a_label_the_card_does_not_know_is_refused(tmp_path):
 
 def test_the_configuration_wins_over_the_card(tmp_path):
     cells = load_cells(DataConfig(dataset=card(tmp_path, write(tmp_path / "a.h5ad")), label_key="study"))
-    assert cells.uns["scmf"]["label_key"] == "study"
+    assert cells.facts.label_key == "study"
 
 
 def test_a_changed_file_is_not_loaded(tmp_path):
@@ -217,10 +241,9 @@ def test_log_normalised_expression_is_refused_where_counts_are_needed_and_taken_
     with pytest.raises(CountsError, match="log-normalized expression and no counts"):
         load_cells(config)
     cells = load_cells(config, log_expression=True)
-    assert (cells.uns["scmf"]["expression"], cells.uns["scmf"]["counts"]) == ("log1p", None)
+    assert (cells.facts.expression, cells.facts.counts) == ("log1p", None)
     np.testing.assert_array_equal(cells.X.toarray(), ad.read_h5ad(path).X.toarray().astype(np.float32))
-    cells.write_h5ad(tmp_path / "again.h5ad")
-    assert ad.read_h5ad(tmp_path / "again.h5ad").uns["scmf"]["expression"] == "log1p"
+    assert cells.total_counts is None
 
 
 def test_counts_and_depth_are_found_in_log_normalised_values(tmp_path):
@@ -228,10 +251,10 @@ def test_counts_and_depth_are_found_in_log_normalised_values(tmp_path):
     config = DataConfig(dataset=card(tmp_path, path, counts="X", expression="log1p", derive=DERIVE))
     cells = load_cells(config)
     np.testing.assert_array_equal(cells.X.toarray(), counts)
-    assert cells.obs["n_counts"].tolist() == [211, 307, 401] and "expression" not in cells.uns["scmf"]
-    assert cells.uns["scmf"]["counts"] == "X (log1p_cp10k_unknown_depth)"
+    assert cells.obs["n_counts"].tolist() == [211, 307, 401] and cells.facts.expression is None
+    assert cells.facts.counts == "X (log1p_cp10k_unknown_depth)"
     plain = load_cells(config, log_expression=True)
-    assert "n_counts" not in plain.obs and plain.uns["scmf"]["expression"] == "log1p"
+    assert "n_counts" not in plain.obs and plain.facts.expression == "log1p"
     with pytest.raises(DataError, match="a column 'kind' in obs already"):
         over = {"counts": "X", "derive": {**DERIVE, "depth_key": "kind"}}
         load_cells(DataConfig(dataset=card(tmp_path, path, **over)))
@@ -244,7 +267,7 @@ def test_a_screen_says_what_was_done_to_a_cell(tmp_path):
     path = write(tmp_path / "a.h5ad")
     keys = {"key": "kind", "control": "a", "separator": "+", "covariate_key": "study"}
     cells = load_cells(DataConfig(dataset=card(tmp_path, path, perturbation=keys)))
-    assert cells.uns["scmf"]["perturbation"] == keys
+    assert cells.facts.perturbation.model_dump() == keys
     with pytest.raises(DataError, match=r"no column 'kid'[\s\S]*did you mean 'kind'"):
         load_cells(DataConfig(dataset=card(tmp_path, path, perturbation={**keys, "key": "kid"})))
 
@@ -277,7 +300,7 @@ def test_two_files_and_one_of_labels_become_one_set_of_cells(tmp_path):
     }  # fmt: skip
     cells = load_cells(DataConfig(dataset=card(tmp_path, one, **over)))
     assert cells.obs["side"].tolist() == ["l"] * 4 + ["r"] * 4 and cells.obs["type"].tolist() == list("abcdabcd")
-    assert cells.uns["scmf"]["sha256"] == sha256_json([file["sha256"] for file in over["files"]])
+    assert cells.facts.sha256 == sha256_json([file["sha256"] for file in over["files"]])
     over["cells"]["rows"] = {"type": ["z"]}
     with pytest.raises(DataError, match="no cell with type z"):
         load_cells(DataConfig(dataset=card(tmp_path, one, **over)))
@@ -300,15 +323,15 @@ def shipped(name, **keys):
 
 def test_pancreas_is_raw_counts_of_20_donors():
     cells = shipped("pancreas", split="donor")
-    assert cells.shape == (3274, 33053) and cells.uns["scmf"]["counts"] == "raw.X"
+    assert cells.shape == (3274, 33053) and cells.facts.counts == "raw.X"
     assert cells.X.sum() == pytest.approx(29_560_000, rel=0.01)
     assert cells.obs["donor_id"].nunique() == 20 and cells.obs["Dataset"].nunique() == 4
     assert cells.var.loc["ENSG00000141510", "symbol"] == "TP53"
-    assert cells.obs["part"].value_counts().to_dict() == {"train": 1882, "test": 983, "valid": 409}
+    assert pd.Series(cells.split).value_counts().to_dict() == {"train": 1882, "test": 983, "valid": 409}
 
 
 def test_pbmc68k_counts_are_recovered_and_do_not_exceed_their_depth():
     cells = shipped("pbmc68k_reduced", split="random")
-    assert cells.shape == (700, 765) and cells.uns["scmf"]["counts"] == "raw.X (log1p_cp10k)"
+    assert cells.shape == (700, 765) and cells.facts.counts == "raw.X (log1p_cp10k)"
     np.testing.assert_array_equal(cells.X.data, np.rint(cells.X.data))
     assert (np.asarray(cells.X.sum(axis=1)).ravel() <= cells.obs["n_counts"]).all()

@@ -33,7 +33,7 @@ def test_genes_outside_the_vocabulary_go_and_depth_stays(adata, tmp_path):
     cells = load_cells(config(tmp_path).data)
     assert list(cells.var_names) == list(adata.var_names[5:60][::-1])
     assert (cells.X.toarray() == adata.X[:, 5:60].toarray()[:, ::-1]).all()
-    assert np.allclose(cells.obs["n_counts"], adata.X.sum(axis=1).A1)
+    assert np.allclose(cells.total_counts, adata.X.sum(axis=1).A1)
 
 
 def test_tokens_of_memory_and_disk_are_the_same(adata, tmp_path):
@@ -56,7 +56,7 @@ def test_filters_keep_the_same_cells_in_memory_and_on_disk(adata, tmp_path):
     assert list(cells.obs_names) == list(adata.obs_names[expected])
     streamed = prepare_stream(config(tmp_path, filter=limits, stream={}))
     assert (streamed.opened.mask("train") == expected).all()
-    assert sum(streamed.opened.removed.values()) == (~expected).sum()
+    assert sum(streamed.opened.facts.removed.values()) == (~expected).sum()
 
 
 def test_filters_that_leave_nothing_and_foreign_genes_are_clear_errors(adata, tmp_path):

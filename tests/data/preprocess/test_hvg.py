@@ -11,7 +11,8 @@ from scmf.core.config.run import DataConfig
 from scmf.core.errors import ConfigError, DataError, GeneError, MissingExtraError, ScmfError
 from scmf.data.loading.load import load_cells
 from scmf.data.preprocess.hvg import Cutoffs, highly_variable_genes
-from scmf.data.preprocess.normalize import LibrarySize, Log1p, Pipeline
+from scmf.data.preprocess.normalize import Pipeline
+from scmf.data.preprocess.steps import LibrarySize, Log1p
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from tests.conftest import synthetic_cells
@@ -42,7 +43,7 @@ def case(request):
     if request.param == "synthetic":
         return *synthetic(), "study"
     try:
-        cells = load_cells(DataConfig(dataset="pancreas"))
+        cells = load_cells(DataConfig(dataset="pancreas")).adata
     except ScmfError as error:
         pytest.skip(f"the card pancreas cannot be had here: {error.found}")
     keep = (np.arange(cells.n_obs) % 4 > 0) & cells.obs["Dataset"].notna().to_numpy()

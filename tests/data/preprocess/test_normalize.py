@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scmf.core.errors import ConfigError, DataError, GeneError
-from scmf.data.preprocess.normalize import LibrarySize, Log1p, Pipeline, SelectGenes
+from scmf.data.preprocess.normalize import Pipeline
 from scmf.data.preprocess.size_factors import SizeFactors
+from scmf.data.preprocess.steps import LibrarySize, Log1p, SelectGenes
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from tests.conftest import synthetic_cells

@@ -46,7 +46,7 @@ def test_numbers_are_those_of_scanpy(cells):
     assert np.isnan(found.pct_mito[11])
 
 
-@pytest.mark.parametrize("bounds", [{"min_genes": 45}, {"max_length": 55}, {"min_counts": 90}, {"max_counts": 150}])
+@pytest.mark.parametrize("bounds", [{"min_genes": 45}, {"max_genes": 55}, {"min_counts": 90}, {"max_counts": 150}])
 def test_single_filters_are_those_of_scanpy(cells, bounds):
     expected, _ = sc.pp.filter_cells(cells, **bounds, inplace=False)
     found = filter_cells(corpus_of(cells), **bounds)

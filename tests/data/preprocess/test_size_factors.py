@@ -7,8 +7,9 @@ import pytest
 import scranpy
 
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
-from scmf.data.preprocess.normalize import Pipeline, divide_rows
+from scmf.data.preprocess.normalize import Pipeline
 from scmf.data.preprocess.size_factors import SizeFactors, raw_factors, size_factors
+from scmf.data.preprocess.steps import divide_rows
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from tests.conftest import synthetic_cells

@@ -17,7 +17,7 @@ from scmf.data.cards.card import Split as CardSplit
 from scmf.data.splits.assign import assign_groups
 from scmf.data.splits.make import make_split
 from scmf.data.splits.perturbation import subgroups
-from scmf.data.splits.read import PARTS, read_parts, read_table, shared_groups
+from scmf.data.splits.read import SPLITS, read_codes, read_table, shared_groups
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from tests.conftest import synthetic_cells
@@ -152,8 +152,7 @@ def test_a_word_means_what_the_card_says_and_never_one_of_two():
     cells.obs["patient"] = cells.obs.pop("donor")
     with pytest.raises(DataError, match="2 columns could be the donor"):
         make_split(cells, by="donor")
-    cells.uns["scmf"] = {"donor_key": "donor_id"}
-    assert make_split(cells, by="donor").by == ("donor_id",)
+    assert make_split(cells, by="donor", keys={"donor": "donor_id"}).by == ("donor_id",)
 
 
 # --- perturbations --------------------------------------------------------------------------------
@@ -173,7 +172,7 @@ def test_controls_are_always_in_train_and_no_condition_is_cut(strategy):
     cells, split = screen(strategy=strategy)
     assert set(split.parts[(cells.obs["condition"] == "control").to_numpy()]) == {"train"}
     assert shared_groups(split.parts, cells.obs["condition"]) == {}
-    assert set(split.parts) == set(PARTS)
+    assert set(split.parts) == set(SPLITS)
 
 
 def genes(split, part):
@@ -258,5 +257,5 @@ def test_a_corpus_is_split_like_its_cells_in_one_file(tmp_path):
     split = make_split(corpus, by="donor_id", fractions=(0.5, 0.25, 0.25))
     assert split.codes.dtype == np.uint8 and shared_groups(split.parts, corpus.obs(["donor_id"])["donor_id"]) == {}
     split.write(tmp_path / "both.tsv.gz")
-    assert (read_parts(tmp_path / "both.tsv.gz", corpus) == split.codes).all()
+    assert (read_codes(tmp_path / "both.tsv.gz", corpus) == split.codes).all()
     assert split.parts.index[0] == "one:cell0" and split.parts.index[-1] == "two:cell119"

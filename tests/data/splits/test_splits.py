@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from scmf.core.errors import ChecksumError, ConfigError, DataError
 from scmf.data.cards.card import list_cards, load_card
 from scmf.data.splits import read as splits
-from scmf.data.splits.read import PARTS, read_parts, read_split, read_table, shared_groups, split_file, write_split
+from scmf.data.splits.read import SPLITS, read_codes, read_split, read_table, shared_groups, split_file, write_split
 from scmf.data.stores.cell_ids import unique_ids
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 
-SPLITS = [(card, name) for card in list_cards(kind="cells") for name in card.splits]
+FROZEN = [(card, name) for card in list_cards(kind="cells") for name in card.splits]
 
 
-@pytest.mark.parametrize(("card", "name"), SPLITS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(("card", "name"), FROZEN, ids=lambda value: getattr(value, "name", value))
 def test_a_shipped_split_has_every_cell_once_and_something_to_learn_and_to_test(card, name):
     table = read_table(split_file(card, name))
     assert len(table) == card.n_cells and table.index.is_unique
-    assert {"train", "test"} <= set(table) <= set(PARTS)
+    assert {"train", "test"} <= set(table) <= set(SPLITS)
     assert table.index.is_monotonic_increasing
 
 
-@pytest.mark.parametrize(("card", "name"), SPLITS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(("card", "name"), FROZEN, ids=lambda value: getattr(value, "name", value))
 def test_a_shipped_split_carries_no_time_stamp(card, name):
     header = split_file(card, name).read_bytes()[:10]
     assert header[3] == 0 and header[4:8] == b"\0\0\0\0", "neither file name nor time in the gzip header"
@@ -40,13 +40,13 @@ def test_parts_come_in_the_order_of_the_cells(tmp_path):
     path.write_text("cell_id\tpart\nNA\ttest\nb\ttrain\n1\tvalid\nextra\ttrain\n")
     parts = read_split(None, str(path), cell_ids=["1", "NA", "b"])
     assert parts.tolist() == ["valid", "test", "train"] and parts.index.tolist() == ["1", "NA", "b"]
-    assert parts.cat.categories.tolist() == list(PARTS) and parts.cat.ordered
+    assert parts.cat.categories.tolist() == list(SPLITS) and parts.cat.ordered
 
 
 ids = st.text("abcXYZ019_-:. ", min_size=1, max_size=12).filter(lambda text: text == text.strip())
 
 
-@given(st.dictionaries(ids, st.sampled_from(PARTS), min_size=1, max_size=30))
+@given(st.dictionaries(ids, st.sampled_from(SPLITS), min_size=1, max_size=30))
 def test_a_written_split_is_read_back_and_does_not_depend_on_the_order(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("split")
     one = write_split(folder / "a.tsv.gz", parts)
@@ -60,8 +60,9 @@ def test_a_written_split_is_read_back_and_does_not_depend_on_the_order(tmp_path_
     ("text", "message"),
     [
         ("cell_id\tpart\na\ttrain\na\ttest\n", "(?s)cell 'a' stands twice.*leak"),
-        ("cell_id\tpart\na\ttrain\nb\tTest\n", "part 'Test' in row 3"),
-        ("cell\tpart\na\ttrain\n", "cell_id and part"),
+        ("cell_id\tpart\na\ttrain\nb\tTest\n", "split 'Test' in row 3"),
+        ("cell_id\tsplit\na\ttrain\nb\tTest\n", "split 'Test' in row 3"),
+        ("cell\tpart\na\ttrain\n", "cell_id and split"),
         ("", "not a readable TSV"),
     ],
 )
@@ -70,6 +71,14 @@ def test_a_wrong_split_file_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         read_table(path)
+
+
+@pytest.mark.parametrize("column", ["split", "part"])
+def test_both_names_of_the_column_are_read(tmp_path, column):
+    write_split(tmp_path / "s.tsv.gz", {"a": "train", "b": "test"}, column=column)
+    assert gzip.decompress((tmp_path / "s.tsv.gz").read_bytes()).startswith(f"cell_id\t{column}\n".encode())
+    table = read_table(tmp_path / "s.tsv.gz")
+    assert table.to_dict() == {"a": "train", "b": "test"} and table.name == "split"
 
 
 def test_a_broken_gzip_is_one_clear_error(tmp_path):
@@ -91,8 +100,8 @@ def test_a_cell_that_is_given_twice_is_named(tmp_path):
         read_split(None, str(tmp_path / "s.tsv.gz"), cell_ids=["a", "a"])
 
 
-def test_an_unknown_part_is_not_written(tmp_path):
-    with pytest.raises(DataError, match="part 'dev'"):
+def test_an_unknown_split_is_not_written(tmp_path):
+    with pytest.raises(DataError, match="split 'dev'"):
         write_split(tmp_path / "s.tsv.gz", {"a": "dev"})
     assert not (tmp_path / "s.tsv.gz").exists()
 
@@ -140,26 +149,26 @@ def test_parts_of_a_corpus_equal_those_read_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(splits, "_ROWS", 7)  # many sorted runs, many chunks
     names = [f"cell {i}" for i in np.random.default_rng(0).permutation(100)]
     corpus = Corpus([store_of(names[:60], "a.h5ad"), store_of(names[60:90], "b.h5ad")])
-    parts = {name: PARTS[i % 3] for i, name in enumerate(names)}
+    parts = {name: SPLITS[i % 3] for i, name in enumerate(names)}
     write_split(tmp_path / "s.tsv.gz", parts)
-    codes = read_parts(tmp_path / "s.tsv.gz", corpus)
-    assert codes.dtype == np.uint8 and [PARTS[c] for c in codes] == [parts[name] for name in names[:90]]
+    codes = read_codes(tmp_path / "s.tsv.gz", corpus)
+    assert codes.dtype == np.uint8 and [SPLITS[c] for c in codes] == [parts[name] for name in names[:90]]
 
 
 def test_blocks_and_a_mapping_make_the_same_file_whatever_the_runs(tmp_path, monkeypatch):
     names = np.array([f"c\x01{i}" if i % 7 == 0 else f"cé{i}" for i in range(50)] + ["c", "c0 "], dtype=object)
     codes = np.arange(52) % 3
-    one = write_split(tmp_path / "a.tsv.gz", {n: PARTS[c] for n, c in zip(names, codes, strict=True)})
+    one = write_split(tmp_path / "a.tsv.gz", {n: SPLITS[c] for n, c in zip(names, codes, strict=True)})
     monkeypatch.setattr(splits, "_ROWS", 5)
     two = write_split(tmp_path / "b.tsv.gz", [(names[:30], codes[:30]), (names[30:], codes[30:])])
     assert one == two
     assert read_table(tmp_path / "b.tsv.gz").index.tolist() == sorted(names)
 
 
-@pytest.mark.parametrize(("card", "name"), SPLITS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(("card", "name"), FROZEN, ids=lambda value: getattr(value, "name", value))
 def test_a_shipped_split_written_again_is_the_same_file(card, name, tmp_path):
     table = read_table(split_file(card, name))
-    write_split(tmp_path / "s.tsv.gz", table.to_dict())
+    write_split(tmp_path / "s.tsv.gz", table.to_dict(), column="part")
     text = gzip.decompress((tmp_path / "s.tsv.gz").read_bytes())
     assert text == gzip.decompress(split_file(card, name).read_bytes())
 
@@ -173,15 +182,16 @@ def test_ids_that_clash_between_stores_bear_the_name_of_their_store(tmp_path):
     assert [ids.tolist() for ids in unique_ids(apart)] == [["a", "b"], ["c", "d"]]
     parts = {"one:c": "train", "two:c": "test", "one:a": "train", "one:b": "valid", "two:d": "test"}
     write_split(tmp_path / "s.tsv.gz", parts)
-    assert read_parts(tmp_path / "s.tsv.gz", corpus).tolist() == [0, 1, 0, 2, 2]
+    assert read_codes(tmp_path / "s.tsv.gz", corpus).tolist() == [0, 1, 0, 2, 2]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("cell_id\tpart\na\ttrain\nb\ttrain\na\ttest\n", "(?s)cell 'a' stands twice.*leak"),
-        ("cell_id\tpart\na\ttrain\nb\tTest\n", "part 'Test' in row 3"),
-        ("cell\tpart\na\ttrain\n", "cell_id and part"),
+        ("cell_id\tpart\na\ttrain\nb\tTest\n", "split 'Test' in row 3"),
+        ("cell_id\tsplit\na\ttrain\nb\tTest\n", "split 'Test' in row 3"),
+        ("cell\tpart\na\ttrain\n", "cell_id and split"),
         ("cell_id\tpart\nb\ttrain\nzz\ttrain\n", "2 of 3 cells are not in the split, the first is 'a'"),
         ("cell_id\tpart\n", "3 of 3 cells are not in the split"),
         ("", "not a readable TSV"),
@@ -190,7 +200,7 @@ def test_ids_that_clash_between_stores_bear_the_name_of_their_store(tmp_path):
 def test_a_wrong_split_file_of_a_corpus_is_refused(tmp_path, text, message):
     (tmp_path / "s.tsv").write_text(text)
     with pytest.raises(DataError, match=message):
-        read_parts(tmp_path / "s.tsv", Corpus([store_of("abc", "a.h5ad")]))
+        read_codes(tmp_path / "s.tsv", Corpus([store_of("abc", "a.h5ad")]))
 
 
 def test_two_ids_with_one_hash_are_an_error_and_not_a_wrong_part(tmp_path, monkeypatch):
@@ -199,10 +209,10 @@ def test_two_ids_with_one_hash_are_an_error_and_not_a_wrong_part(tmp_path, monke
     )
     (tmp_path / "s.tsv").write_text("cell_id\tpart\naa\ttrain\nbb\ttest\n")
     with pytest.raises(DataError, match="cells 'aa' and 'bb' have one hash"):
-        read_parts(tmp_path / "s.tsv", Corpus([store_of(["aa"], "a.h5ad")]))
+        read_codes(tmp_path / "s.tsv", Corpus([store_of(["aa"], "a.h5ad")]))
     (tmp_path / "s.tsv").write_text("cell_id\tpart\naa\ttrain\nc\ttest\n")
     with pytest.raises(DataError, match="two cells have ids with one hash"):
-        read_parts(tmp_path / "s.tsv", Corpus([store_of(["aa", "bb"], "a.h5ad")]))
+        read_codes(tmp_path / "s.tsv", Corpus([store_of(["aa", "bb"], "a.h5ad")]))
 
 
 def test_an_id_that_breaks_a_row_is_not_written(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scmf.core.errors import ConfigError, DataError
-from scmf.data.stream.sampling import Once, WeightedCells, balanced
+from scmf.data.stream.sampling import EachOnceSampler, WeightedCellSampler, balanced
 
 
 @settings(max_examples=100, deadline=None)
@@ -55,7 +55,7 @@ def test_wrong_weights_are_one_clear_error(weights):
 
 def test_weighted_cells_come_in_proportion():
     weights = np.array([0.0, 1.0, 2.0, 5.0] * 25)
-    sampler = WeightedCells(weights, n_places=100, seed=0)
+    sampler = WeightedCellSampler(weights, n_places=100, seed=0)
     runs = np.array([sampler(epoch) for epoch in range(400)])
     assert (runs.sum(axis=1) == 100).all()
     assert (runs[:, ::4] == 0).all()
@@ -66,4 +66,4 @@ def test_weighted_cells_come_in_proportion():
 
 def test_an_empty_split_is_an_error():
     with pytest.raises(DataError, match="no cell is kept"):
-        Once(np.zeros(4, bool))
+        EachOnceSampler(np.zeros(4, bool))

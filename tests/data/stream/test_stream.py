@@ -40,7 +40,7 @@ def test_every_cell_comes_once_with_its_own_counts(corpus, matrix, threads, worl
         stream = CellStream(corpus, shape=SHAPE, rank=rank, world_size=world, layout="ragged", threads=threads)
         for batch in stream.epoch(2):
             assert (batch.counts(matrix.shape[1]).csr() != matrix[batch.cells]).nnz == 0
-            assert np.allclose(batch.per_cell["n_counts"], matrix[batch.cells].sum(axis=1).A1)
+            assert np.allclose(batch.cell_tensors["n_counts"], matrix[batch.cells].sum(axis=1).A1)
             seen.append(batch.cells)
     assert sorted(np.concatenate(seen).tolist()) == list(range(corpus.n_cells))
 
@@ -77,8 +77,8 @@ def test_fetches_before_the_start_are_not_read(corpus, monkeypatch):
 
 def test_values_that_travel_with_the_cells_stay_with_them(corpus):
     label = np.arange(corpus.n_cells) * 7
-    for batch in CellStream(corpus, shape=SHAPE, per_cell={"label": label}).epoch(0):
-        assert (batch.per_cell["label"] == batch.cells * 7).all()
+    for batch in CellStream(corpus, shape=SHAPE, cell_tensors={"label": label}).epoch(0):
+        assert (batch.cell_tensors["label"] == batch.cells * 7).all()
 
 
 def test_an_error_in_a_thread_reaches_the_consumer_and_leaves_no_thread(corpus, monkeypatch):
@@ -162,7 +162,8 @@ def test_stores_with_different_genes_meet_on_one_panel_and_are_preprocessed(cell
     import scanpy as sc
 
     from scmf.data.preprocess.gene_aligner import GeneAligner
-    from scmf.data.preprocess.normalize import LibrarySize, Log1p, Pipeline
+    from scmf.data.preprocess.normalize import Pipeline
+    from scmf.data.preprocess.steps import LibrarySize, Log1p
     from scmf.data.stream.aligned import AlignedCounts
 
     other = cells[1][:, np.random.default_rng(0).permutation(120)].copy()
@@ -176,4 +177,4 @@ def test_stores_with_different_genes_meet_on_one_panel_and_are_preprocessed(cell
     for batch in stream.epoch(0):
         ours, theirs = batch.counts(len(aligner)).csr().toarray(), expected.X[batch.cells].toarray()
         assert np.allclose(ours, theirs, rtol=1e-6)
-        assert np.allclose(batch.per_cell["n_counts"], matrix[batch.cells].sum(axis=1).A1)
+        assert np.allclose(batch.cell_tensors["n_counts"], matrix[batch.cells].sum(axis=1).A1)

@@ -57,7 +57,7 @@ def test_copies_come_as_often_as_asked_and_are_read_once_a_fetch(sizes, shape, w
         return
     seen = []
     for rank in range(world):
-        plan = StreamPlan(offsets, shape, copies=lambda epoch: copies, rank=rank, world_size=world)
+        plan = StreamPlan(offsets, shape, sampler=lambda epoch: copies, rank=rank, world_size=world)
         seen += cells_of(plan)
         epoch = plan.epoch(0)
         for number in range(epoch.n_fetches):

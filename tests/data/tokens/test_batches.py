@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scmf.core.errors import TrainingError
-from scmf.data.tokens.tokens import BatchOrder, TokenCells, in_order, length_grouped_indices
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import BatchOrder, in_order, length_grouped_indices, padded_tensors
 
 
 def ragged(lengths, *, seed=0):
     rng = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = rng.integers(4, 90, size=offsets[-1]).astype(np.int32)
-    return TokenCells(offsets, {"input_ids": ids, "values": ids / np.float32(8)}, {}, {"input_ids": 0, "values": -2})
+    return Ragged(offsets, {"input_ids": ids, "values": ids / np.float32(8)}, {}, {"input_ids": 0, "values": -2})
 
 
 lengths_of_cells = st.lists(st.integers(1, 9), min_size=1, max_size=60).map(np.array)
@@ -56,7 +57,7 @@ def test_epochs_and_seeds_differ_and_repeat():
 def test_select_and_pad_give_each_cell_its_own_tokens(lengths, data):
     cells = ragged(lengths)
     rows = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=20)))
-    chosen, batch = cells.select(rows), cells.pad(rows)
+    chosen, batch = cells.select(rows), padded_tensors(cells, rows)
     for i, row in enumerate(rows):
         own = cells.columns["input_ids"][cells.offsets[row] : cells.offsets[row + 1]]
         assert (chosen.columns["input_ids"][chosen.offsets[i] : chosen.offsets[i + 1]] == own).all()
@@ -68,10 +69,10 @@ def test_select_and_pad_give_each_cell_its_own_tokens(lengths, data):
 
 
 def test_labels_travel_with_their_cells():
-    cells = ragged([2, 3, 1]).with_cells(labels=np.array([7, 8, 9]))
-    assert cells.select(np.array([2, 0])).cells["labels"].tolist() == [9, 7]
-    assert cells.select(np.array([False, True, True])).cells["labels"].tolist() == [8, 9]
-    assert cells.pad(np.array([1]))["labels"].tolist() == [8]
+    cells = ragged([2, 3, 1]).with_cell_tensors(labels=np.array([7, 8, 9]))
+    assert cells.select(np.array([2, 0])).cell_tensors["labels"].tolist() == [9, 7]
+    assert cells.select(np.array([False, True, True])).cell_tensors["labels"].tolist() == [8, 9]
+    assert padded_tensors(cells, np.array([1]))["labels"].tolist() == [8]
 
 
 def test_inference_order_is_longest_first_and_complete():

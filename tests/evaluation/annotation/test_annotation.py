@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scmf.core.errors import EvaluationError, MissingExtraError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.benchmark import CONSTANT, HEAD, LINEAR, NEAREST, SHUFFLED, Annotation, confusion, score
-from scmf.evaluation.score import CellLabels
 
 # Test cells of the cardiomyopathy classifier (rows true, columns predicted), as printed in the official
 # Geneformer notebook examples/cell_classification.ipynb: accuracy 0.8642, macro F1 0.8427.
@@ -274,31 +274,33 @@ def test_vectors_that_say_nothing_are_refused(cells, value, message):
     assert "flat" in caught.value.found and caught.value.fix
 
 
-def adata(obs, **facts):
+def loaded(obs, split=("train", "test"), **facts):
     import anndata as ad
     import pandas as pd
 
-    return ad.AnnData(np.zeros((2, 1)), obs=pd.DataFrame(obs, index=["a", "b"]), uns={"scmf": facts})
+    from scmf.data.loading.facts import DataFacts, LoadedCells
+
+    adata = ad.AnnData(np.zeros((2, 1)), obs=pd.DataFrame(obs, index=["a", "b"]))
+    return LoadedCells(adata, DataFacts("mine", "0" * 64, **facts), None if split is None else np.array(split))
 
 
 def test_truth_is_read_from_the_columns_that_the_facts_name():
-    obs = {"type": ["x", "y"], "study": ["s", "t"], "part": ["train", "test"]}
-    truth = CellLabels.of(adata(obs, label_key="type", batch_key="study"))
+    obs = {"type": ["x", "y"], "study": ["s", "t"]}
+    truth = CellLabels.of(loaded(obs, label_key="type", batch_key="study"))
     assert truth.labels.tolist() == ["x", "y"]
     assert truth.batches.tolist() == ["s", "t"]
     assert truth.rows("test").tolist() == [1]
-    assert CellLabels.of(adata(obs, label_key="type", batch_key=None)).batches is None
+    assert CellLabels.of(loaded(obs, label_key="type", batch_key=None)).batches is None
     assert truth.donors is None
-    assert CellLabels.of(adata(obs, label_key="type", donor_key="study")).donors.tolist() == ["s", "t"]
+    assert CellLabels.of(loaded(obs, label_key="type", donor_key="study")).donors.tolist() == ["s", "t"]
 
 
 @pytest.mark.parametrize(
-    ("obs", "key", "where"),
-    [({"part": ["train", "test"]}, None, "data.label_key"), ({"type": ["x", "y"]}, "type", "data.split")],
+    ("key", "split", "where"), [(None, ("train", "test"), "data.label_key"), ("type", None, "data.split")]
 )
-def test_cells_without_labels_or_split_are_refused(obs, key, where):
+def test_cells_without_labels_or_split_are_refused(key, split, where):
     with pytest.raises(EvaluationError) as caught:
-        CellLabels.of(adata(obs, label_key=key))
+        CellLabels.of(loaded({"type": ["x", "y"]}, split, label_key=key))
     assert caught.value.where == where
 
 

@@ -9,9 +9,10 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.benchmark import CROSS_VALIDATED, Annotation
-from scmf.evaluation.annotation.cross_validation import METRICS, cross_validated
-from scmf.evaluation.score import CellLabels
+from scmf.evaluation.annotation.cross_validation import cross_validated
+from scmf.evaluation.annotation.metric_table import FOLDED
 
 
 def cells(kinds=3, n=90):
@@ -42,8 +43,8 @@ def by_hand(x_ND, codes, average):
                 *(f(codes[test], predicted, average=average) for f in (f1_score, precision_score, recall_score)),
                 roc_auc_score(codes[test], chance, multi_class="ovr", average="macro"),
             ])  # fmt: skip
-        found |= {f"{metric}_{name}": value for metric, value in zip(METRICS, np.mean(rows, axis=0), strict=True)}
-    return found | {metric: np.mean([found[f"{metric}_{name}"] for name in ("lr", "knn", "rf")]) for metric in METRICS}
+        found |= {f"{metric}_{name}": value for metric, value in zip(FOLDED, np.mean(rows, axis=0), strict=True)}
+    return found | {metric: np.mean([found[f"{metric}_{name}"] for name in ("lr", "knn", "rf")]) for metric in FOLDED}
 
 
 @pytest.mark.parametrize(("kinds", "average"), [(2, "binary"), (3, "macro")])

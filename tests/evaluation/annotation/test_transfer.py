@@ -8,9 +8,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.benchmark import LINEAR, NEAREST, TRANSFER, Annotation, score
 from scmf.evaluation.annotation.transfer import auroc
-from scmf.evaluation.score import CellLabels
 
 N = 300
 DONORS = np.array([f"d{i}" for i in np.arange(N) // 50])

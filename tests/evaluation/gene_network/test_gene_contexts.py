@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from scmf.core.errors import ModelError
-from scmf.data.tokens.tokens import TokenCells
+from scmf.data.stores.ragged import Ragged
+from scmf.data.tokens.tokens import padded_tensors
 from scmf.evaluation.gene_network.model_contexts import attention, context_embedding, knockout
 from scmf.models.autoregressive_transformer import AutoregressiveTransformerConfig, AutoregressiveTransformerModel
 from scmf.models.generative_transformer import GenerativeTransformerConfig, GenerativeTransformerModel
@@ -23,7 +24,7 @@ def cells_of(*cells, values=False, **beside):
     ids = np.concatenate([[IDS[f"g{i}"] for i in cell] for cell in cells])
     offsets = np.concatenate([[0], np.cumsum([len(cell) for cell in cells])])
     columns = {"input_ids": ids} | ({"values": 1.0 + np.arange(len(ids)) % 5} if values else {})
-    return TokenCells(offsets, columns, {name: np.full(len(cells), one) for name, one in beside.items()})
+    return Ragged(offsets, columns, {name: np.full(len(cells), one) for name, one in beside.items()})
 
 
 def encoder():
@@ -54,7 +55,7 @@ def test_a_causal_network_moves_the_genes_behind_a_regulator_and_those_alone(n_a
     assert table["target"].tolist() == ["g4", "g5", "g6", "g7"]
     # START and the assay stand before the genes: each gene is compared with itself, not with its neighbor
     kept = np.arange(8) != 3
-    whole = tokens.pad(np.array([0]))
+    whole = padded_tensors(tokens, np.array([0]))
     less = {name: tensor[:, kept] if tensor.ndim == 2 else tensor for name, tensor in whole.items()}
     a, b = (model.embed(**batch, layer=0, pooling="gene")[0].double() for batch in (whole, less))
     wanted = 1 - torch.nn.functional.cosine_similarity(a[kept], b, dim=1)

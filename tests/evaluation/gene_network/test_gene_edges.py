@@ -8,6 +8,7 @@ from scmf.core.config.recipe import load_recipe
 from scmf.core.config.run import DataConfig
 from scmf.core.errors import ConfigError, ModelError
 from scmf.data.loading.load import load_cells
+from scmf.data.tokens.tokens import padded_tensors
 from scmf.evaluation.gene_network.benchmark import GeneNetwork
 from scmf.evaluation.gene_network.model_contexts import attention, knockout
 from scmf.evaluation.gene_network.model_edges import gene_embedding, gene_vectors, model_edges, run_edges, token_ids
@@ -72,7 +73,7 @@ def test_attention_is_that_of_the_forward_pass_and_the_kernel_is_put_back(parts)
     table = attention(model, one, ids, genes, genes).set_index(["regulator", "target"])["weight"]
     assert model.config._attn_implementation == before
     model.set_attn_implementation("eager")
-    batch = one.pad(np.array([0]))
+    batch = padded_tensors(one, np.array([0]))
     with torch.no_grad():
         maps = model(**batch, output_attentions=True).attentions
     mean = torch.stack([layer[0].mean(0) for layer in maps]).mean(0).numpy()

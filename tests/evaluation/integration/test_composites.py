@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import MinMaxScaler
 
 from scmf.core.errors import EvaluationError, MissingExtraError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.integration import composites as module
 from scmf.evaluation.integration.benchmark import BATCH, BIO, _scib_metrics
 from scmf.evaluation.integration.composites import (
@@ -21,7 +22,6 @@ from scmf.evaluation.integration.composites import (
     neighbor_graph,
     scib_overall,
 )
-from scmf.evaluation.score import CellLabels
 
 N = 120
 LABELS = np.array(["alpha", "beta", "delta"])[np.arange(N) % 3]

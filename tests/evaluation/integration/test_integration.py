@@ -14,9 +14,9 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_samples
 
 from scmf.core.errors import EvaluationError
+from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.integration.benchmark import BATCH, BIO, Integration, _scib_metrics, definitions, exact_neighbors
 from scmf.evaluation.integration.composites import scib_overall
-from scmf.evaluation.score import CellLabels
 from tests.evaluation.integration.test_lisi import lisi_by_hand
 
 N = 120

@@ -11,8 +11,8 @@ import pytest
 from scmf.core.errors import ConfigError
 from scmf.experiments.leaderboard import compare_measured, known_leaks
 from scmf.results.expected import Expected, PublishedValue
+from scmf.results.ledger import write_result
 from scmf.results.pages.leaderboard import build_leaderboard, facts_of, write_leaderboard
-from scmf.results.result import write_result
 from tests.fixtures.leaderboard_pages import ledger, result
 
 LEAKS = known_leaks()
@@ -103,7 +103,7 @@ def test_compare_takes_recipes_and_runs_and_imports_nothing_heavy(tmp_path):
             write_result(tmp_path / "ledger", one)
     code = (
         "import sys; sys.argv = ['scmf', 'compare', 'geneformer', 'scgpt', 'scfoundation', 'transcriptformer', "
-        f"'--ledger', {str(tmp_path / 'ledger')!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet']\n"
+        f"'--results', {str(tmp_path / 'ledger')!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet']\n"
         "from scmf.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code in (0, None), stop.code\n"
         "heavy = {'torch', 'anndata', 'scanpy', 'pandas', 'transformers', 'sklearn'} & set(sys.modules)\n"
@@ -118,11 +118,11 @@ def test_a_run_without_results_and_unknown_names_are_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match="scmf evaluate"):
-        compare_measured([str(tmp_path / "run")], ledger=tmp_path / "ledger", out=tmp_path / "out")
+        compare_measured([str(tmp_path / "run")], results_dir=tmp_path / "ledger", out=tmp_path / "out")
     write_result(tmp_path / "run" / "results", result("pretrained"))
-    board = compare_measured([str(tmp_path / "run")], ledger=tmp_path / "ledger", out=tmp_path / "out")
+    board = compare_measured([str(tmp_path / "run")], results_dir=tmp_path / "ledger", out=tmp_path / "out")
     assert [t.title for t in board.leaderboard.tables] == ["Annotation on pancreas, split donor: linear probe"]
     with pytest.raises(ConfigError, match="did you mean 'geneformer'"):
-        compare_measured(["genformer"], ledger=tmp_path / "ledger", out=tmp_path / "out")
+        compare_measured(["genformer"], results_dir=tmp_path / "ledger", out=tmp_path / "out")
     with pytest.raises(ConfigError, match="no result of scgpt"):
-        compare_measured(["scgpt"], ledger=tmp_path / "ledger", out=tmp_path / "out")
+        compare_measured(["scgpt"], results_dir=tmp_path / "ledger", out=tmp_path / "out")

@@ -87,7 +87,7 @@ def test_equal_numbers_keep_their_order_and_what_is_absent_stays_last(page):
 
 def test_filters_work_and_stand_in_the_address(page, address):
     page.select_option("select[name=benchmark]", "perturbation")
-    assert page.locator("section.board:visible").count() == 1
+    assert page.locator("section.scores:visible").count() == 1
     assert "benchmark=perturbation" in page.url and "in 1 table" in page.inner_text("#count")
     assert page.locator("figure:visible").count() == 1  # pictures go along
     page.fill("#search", "no change")
@@ -96,9 +96,9 @@ def test_filters_work_and_stand_in_the_address(page, address):
     page.fill("#search", "nothing of the kind")
     assert page.locator("#empty").is_visible()
     page.click("#reset")
-    assert page.locator("section.board:visible").count() > 1 and not page.locator("#empty").is_visible()
+    assert page.locator("section.scores:visible").count() > 1 and not page.locator("#empty").is_visible()
     page.goto(f"{address}#benchmark=gene_network&dataset=pancreas&protocol=unheard-of")
-    assert page.locator("section.board:visible").count() == 1
+    assert page.locator("section.scores:visible").count() == 1
     assert (
         page.input_value("select[name=benchmark]") == "gene_network" and page.input_value("select[name=protocol]") == ""
     )

@@ -57,11 +57,11 @@ def test_details_are_means_over_all_seeds_or_absent(tmp_path, missing):
 
     others = [result(m, seed=None, details={"per_class": {"a": {"f1": 0.1, "n": 3}}}) for m in ("hvg", "pca")]
     seen = []
-    from scmf.results.pages import leaderboard_figures as leaderboard_paint
+    from scmf.results.pages import leaderboard_figures
 
     with pytest.MonkeyPatch.context() as patch:
-        real = leaderboard_paint.heat
-        patch.setattr(leaderboard_paint, "heat", lambda figures, data: seen.append(data) or real(figures, data))
+        real = leaderboard_figures.heat
+        patch.setattr(leaderboard_figures, "heat", lambda figures, data: seen.append(data) or real(figures, data))
         draw(of([seed(0, 0.2), seed(1, 0.6), *others]), tmp_path)
     (data,) = seen
     found = dict(zip(data["methods"], data["f1"], strict=True))
@@ -71,12 +71,12 @@ def test_details_are_means_over_all_seeds_or_absent(tmp_path, missing):
 
 def test_variants_are_named_where_a_recipe_has_two(tmp_path):
     seen = []
-    from scmf.results.pages import leaderboard_figures as leaderboard_paint
+    from scmf.results.pages import leaderboard_figures
 
     rows = [result("pretrained"), result("pretrained", variant="large"), result("pretrained", recipe="scgpt")]
     with pytest.MonkeyPatch.context() as patch:
-        real = leaderboard_paint.points
-        patch.setattr(leaderboard_paint, "points", lambda figures, data: seen.append(data) or real(figures, data))
+        real = leaderboard_figures.points
+        patch.setattr(leaderboard_figures, "points", lambda figures, data: seen.append(data) or real(figures, data))
         draw(of(rows), tmp_path)
     names = [point["name"] for point in seen[0]["points"]]
     assert sorted(names) == ["geneformer large, pretrained", "geneformer mini, pretrained", "scgpt pretrained"]

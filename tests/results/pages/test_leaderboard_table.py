@@ -5,9 +5,10 @@ import random
 import pytest
 
 from scmf.experiments.leaderboard import known_leaks
+from scmf.results.judge import Verdict
 from scmf.results.pages.leaderboard_rows import words
 from scmf.results.pages.leaderboard_tables import tables
-from scmf.results.result import Absence, Verdict
+from scmf.results.result import Absence
 from tests.fixtures.leaderboard_pages import ledger, result
 
 LEAKS = known_leaks()
@@ -182,5 +183,5 @@ def test_tables_do_not_depend_on_the_order_of_results():
 
 
 def test_names_are_written_as_the_field_writes_them():
-    assert words("macro_f1") == "macro F1" and words("unseen_detection_auroc") == "unseen detection AUROC"
+    assert words("knn_probe") == "kNN probe" and words("linear_probe") == "linear probe"
     assert words("dorothea_chip") == "DoRothEA ChIP" and words("") == ""

@@ -4,7 +4,7 @@ import pytest
 
 from scmf.core.errors import EvaluationError
 from scmf.results.pages.parity import BEGIN, END, case_rows, parity_table, write_parity_table
-from scmf.results.result import ParityCase
+from scmf.results.parity import ParityCase
 
 CASES = [
     ParityCase("tok/real", "4 cells, 30 tokens", True, 0, 0, "2 exact ties compared as sets"),

@@ -22,7 +22,8 @@ from scmf.results.pages.reproduction_plots import (
 )
 from scmf.results.pages.table import VERDICTS, number, parity_rows, sentences, table_rows
 from scmf.results.pages.terminal import render_terminal
-from scmf.results.result import Absence, ParityCase, Result
+from scmf.results.parity import ParityCase
+from scmf.results.result import Absence, Result
 
 DIGEST = "3f0c9ab1" * 8
 TYPES = ("acinar", "alpha", "beta", "delta", "ductal", "endothelial", "epsilon", "gamma", "stellate")
@@ -279,7 +280,7 @@ def test_what_is_absent_is_a_dash_with_the_reason(tmp_path):
 def test_mean_over_an_incomplete_set_does_not_exist():
     failed = result(seed=2, metrics={}, absence=Absence(kind="failed", reason="killed"))
     results = [result(seed=0), result(seed=1), failed]
-    expected = Expected(embedded=(cell(results[0], "accuracy", dict.fromkeys(range(5), 0.95)),))
+    expected = Expected(mini=(cell(results[0], "accuracy", dict.fromkeys(range(5), 0.95)),))
     (row,) = table_rows(results=results, expected=expected, verdicts=judge_results(expected, results))
     assert (row["verdict"], row["reason"]) == ("failed", "seed 2: killed")
     assert row["observed_mean"] is None and len(row["observed_samples"]) == 2

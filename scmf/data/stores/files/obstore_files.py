@@ -13,12 +13,16 @@ import re
 from typing import Any
 
 import numpy as np
-import obstore
-from obstore import exceptions as refusals
 
 from scmf.core.errors import DataError
 from scmf.data.stores.files.remote_files import RemoteFiles, Seen, Transient
 from scmf.data.stores.files.retries import Retries
+
+try:
+    import obstore
+    from obstore import exceptions as refusals
+except ModuleNotFoundError:  # an extra: `scmf.data.stores.files.remote` says so before anything here is made
+    obstore = refusals = None  # type: ignore[assignment]
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _PASSING = {408, 425, 429}
@@ -46,7 +50,7 @@ class ObjectFiles(RemoteFiles):
         How often a request is tried again.
     """
 
-    _failures = (refusals.BaseError, OSError, ValueError)
+    _failures = (*(() if refusals is None else (refusals.BaseError,)), OSError, ValueError)
 
     def __init__(
         self, root: str, *, store: Any, prefix: str, can_list: bool = True, retries: Retries | None = None

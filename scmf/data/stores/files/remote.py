@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
 from scmf.data.stores.files.byte_ranges import ByteSource
+from scmf.data.stores.files.fsspec_files import FsspecFiles
+from scmf.data.stores.files.obstore_files import ObjectFiles
 from scmf.data.stores.files.retries import Retries
 
 _OBJECT_SCHEMES = {
@@ -109,7 +111,6 @@ def _open_obstore(uri: str, kind: str, options: dict[str, Any], retries: Retries
         from obstore.store import from_url
     except ModuleNotFoundError as error:
         raise MissingExtraError("obstore", "remote", needed_for=f"{kind}:// addresses") from error
-    from scmf.data.stores.files.obstore_files import ObjectFiles
 
     parts = urlsplit(uri)
     config, client = _translate(kind, options, uri)
@@ -162,7 +163,7 @@ def _translate(kind: str, options: dict[str, Any], uri: str) -> tuple[dict[str, 
                 f"storage option {name!r}",
                 wanted=f"options of {kind}:// addresses: {', '.join(known)}",
                 where=f"storage_options for {uri}",
-                fix=plugins.did_you_mean(name, known),
+                fix=registry.did_you_mean(name, known),
             )
     return config, client
 
@@ -172,7 +173,6 @@ def _open_fsspec(uri: str, options: dict[str, Any], retries: Retries | None) -> 
         from fsspec.core import url_to_fs
     except ModuleNotFoundError as error:
         raise MissingExtraError("fsspec", "remote", needed_for=f"{urlsplit(uri).scheme}:// addresses") from error
-    from scmf.data.stores.files.fsspec_files import FsspecFiles
 
     try:
         filesystem, path = url_to_fs(uri, **{"use_listings_cache": False, "skip_instance_cache": True, **options})

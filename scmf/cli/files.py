@@ -1,0 +1,101 @@
+"""The verbs that take files of a user: ``embed``, ``check``; and ``schema``, which describes the YAML files.
+
+Lives here: parsing and printing. Lives elsewhere: embedding (scmf.evaluation), the checks (scmf.data.checks).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scmf.cli.options import Json, Quiet, Variant
+from scmf.cli.output import print_answer, print_json, print_report
+
+
+def embed(
+    file: Annotated[Path, typer.Argument(help="An .h5ad file with raw counts.")],
+    model: Annotated[Path, typer.Option("--model", help="Folder of a run, or of a checkpoint.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="New .h5ad file; <file>.<recipe>.h5ad if not given.")
+    ] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Key in obsm; X_<recipe> if not given.")] = None,
+    counts: Annotated[
+        str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")
+    ] = "auto",
+    gene_ids: Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")] = "auto",
+    layer: Annotated[
+        int | None, typer.Option("--layer", help="0 last layer, -1 the one before; as in the run if not given.")
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option("--pooling", help="cell, cls, max or all; as in the run if not given.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the embedding of every cell into obsm of a copy of an AnnData file."""
+    from scmf.evaluation.evaluate_run import embed_to_file
+
+    answer = embed_to_file(
+        file, model, output=output, key=key, counts=counts, gene_ids=gene_ids, layer=layer, pooling=pooling,
+        )  # fmt: skip
+    print_answer(answer, as_json=json_)
+
+
+def check(
+    files: Annotated[list[str], typer.Argument(help="An .h5ad file; with --split also zarr stores and several files.")],
+    vocabulary: Annotated[
+        str | None, typer.Option("--vocabulary", help="Vocabulary card, such as geneformer-v2.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Recipe or YAML: say what it would refuse of this file.")
+    ] = None,
+    variant: Variant = None,
+    split: Annotated[
+        Path | None, typer.Option("--split", help="TSV of cell_id and part: look for what leaks through it.")
+    ] = None,
+    donor_key: Annotated[
+        str | None, typer.Option("--donor-key", help="Column whose values must lie in one part each.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Look at a file as a recipe would: counts, gene ids, coverage, empty and duplicate cells, leaks of a split.
+
+    Exit code 1 when something would be refused.
+    """
+    from scmf.core.config.recipe import load_recipe
+    from scmf.core.errors import ConfigError
+    from scmf.data.checks.file import check_file
+    from scmf.data.checks.split import check_split
+
+    one = len(files) == 1 and files[0].endswith(".h5ad") and "://" not in files[0]
+    if one:
+        sections = None if config is None else load_recipe(config, variant=variant).config
+        found = check_file(
+            Path(files[0]), vocabulary=vocabulary, recipe_sections=sections, split=split, donor_key=donor_key
+        )
+    elif split is None or vocabulary is not None or config is not None:
+        raise ConfigError(
+            f"{len(files)} file(s), the first {files[0]!r}",
+            wanted="one .h5ad file on this machine, or --split without --vocabulary and --config",
+            where="scmf check",
+            fix="`scmf data genes FILES --vocabulary NAME` says what a vocabulary holds of any stores",
+        )
+    else:
+        found = check_split(files, split, donor_key=donor_key)
+    print_report(found, as_json=json_)
+
+
+def schema(
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; stdout if not given.")] = None,
+) -> None:
+    """JSON schema of the YAML files, for editors."""
+    from scmf.core.config.recipe import file_schema
+    from scmf.core.files import write_json
+
+    if out is None:
+        print_json(file_schema())
+    else:
+        write_json(out, file_schema())
+        print(out)

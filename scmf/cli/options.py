@@ -1,0 +1,82 @@
+"""Options that several commands share, and old spellings.
+
+Lives here: the types of ``--json``, ``--quiet``, ``--config``, ``--variant``, ``--set``, ``--seeds``; seeds and names
+read from a text; what a command or option of an earlier release is called now. Lives elsewhere: printing (output),
+the commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from scmf.cli.output import listen
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", callback=listen, help="Neither messages nor progress on stderr, warnings alone.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key, for example training.lr=1e-4.")
+]
+Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the recipe; its default if not given.")]
+Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML file.")]
+Seeds = Annotated[str, typer.Option("--seeds", help="0, or 1-5, or 1,3.")]
+
+RENAMED: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("compare",), "--tokenizers", "scmf sweep --tokenizers A,B --model M"),
+    (("evaluate", "ls"), "", "scmf tasks"),
+    (("data", "tokenise"), "", "scmf data tokenize"),
+    (("data", "tokenize"), "--max-genes", "--max-length"),
+    ((), "--ledger", "--results"),
+)
+"""Command, option -> what it is called now. The old spelling ends with one error that names the new one."""
+
+RENAMED_HELP = "Renamed: " + "; ".join(
+    f"`{' '.join(filter(None, (*words, option)))}` is now `{new}`" for words, option, new in RENAMED
+)
+
+
+def refuse_renamed(arguments: Sequence[str]) -> None:
+    """Refuse the spelling of an earlier release.
+
+    Parameters
+    ----------
+    arguments
+        The command line without the program.
+
+    Raises
+    ------
+    ConfigError
+        With the new spelling.
+    """
+    from scmf.core.errors import ConfigError
+
+    options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    for words, option, new in RENAMED:
+        if tuple(arguments[: len(words)]) == words and (not option or option in options):
+            old = " ".join(filter(None, ("scmf", *words, option)))
+            raise ConfigError(f"`{old}`, the name in an earlier release", wanted=new, where="command line", fix=new)
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """The seeds that ``0``, ``1-5`` or ``1,3`` names, without repeats."""
+    from scmf.core.errors import ConfigError
+
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        whole = first.isdecimal() and (last.isdecimal() if dash else True)
+        if not whole or (dash and int(last) < int(first)):
+            raise ConfigError(
+                f"--seeds {text}", wanted="numbers from 0, rising in a range", where="--seeds", fix="0, or 1-5, or 1,3"
+            )
+        seeds += range(int(first), int(last if dash else first) + 1)
+    return tuple(dict.fromkeys(seeds))
+
+
+def names_of(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,97 @@
+"""The verbs that train: ``train`` one configuration, ``sweep`` one architecture under several tokenizers.
+
+Lives here: parsing and printing. Lives elsewhere: a run (scmf.training.pretrain), the sweep
+(scmf.experiments.tokenizer_grid).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scmf.cli.options import Config, Json, Quiet, Seeds, Set, Variant, names_of, seeds_of
+from scmf.cli.output import print_answer, print_json, print_table
+
+SWEEP = "runs/sweep"
+
+
+def train(
+    config: Config,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted run there resumes.")],
+    variant: Variant = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Short for --set training.seed=N.")] = None,
+    overrides: Set = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pretrain the model of a recipe or of your own YAML file."""
+    from scmf.core.config.recipe import load_recipe
+    from scmf.evaluation.callbacks import callbacks_of
+    from scmf.training.data import prepare
+    from scmf.training.pretrain import pretrain
+
+    texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
+    recipe = load_recipe(config, variant=variant, overrides=texts)
+    prepared: Any
+    if recipe.config.data.streamed:
+        from scmf.training.stream_data import prepare_stream
+
+        prepared = prepare_stream(recipe.config)
+    else:
+        prepared = prepare(recipe.config)
+    callbacks = callbacks_of(recipe.config.eval, prepared)
+    _, report = pretrain(recipe, prepared, out, callbacks=callbacks)
+    answer = {
+        "model": str(out / "model"),
+        "log": str(report.log),
+        "steps": report.steps,
+        "resumed_from": report.resumed_from,
+        "seconds": round(report.seconds, 2),
+    }
+    if report.data_wait is not None:
+        answer["data_wait_share"] = round(report.data_wait, 4)
+    print_answer(answer, as_json=json_)
+
+
+def sweep(
+    tokenizers: Annotated[str, typer.Option("--tokenizers", help="Names, such as rank_value,binned,continuous.")],
+    model: Annotated[str, typer.Option("--model", help="Architecture that is trained under each of the tokenizers.")],
+    config: Annotated[str, typer.Option("--config", help="Recipe or YAML: cells, sizes, budget.")] = "geneformer",
+    objective: Annotated[
+        str, typer.Option("--objective", help="One objective for all, or own: that of each strategy's paper.")
+    ] = "masked_gene_prediction",
+    seeds: Seeds = "0",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for runs and tables.", show_default=SWEEP)] = None,
+    variant: Variant = None,
+    overrides: Set = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one architecture under several tokenizers: same cells, budget and seeds, one table.
+
+    From two seeds on the table says which differences are larger than the spread of the seeds.
+    """
+    from scmf.core.workspace import default_folder
+    from scmf.experiments.tokenizer_grid import sweep_tokenizers
+
+    out = out or default_folder("sweep")
+    found = sweep_tokenizers(
+        config,
+        names_of(tokenizers),
+        architecture=model,
+        objective=objective,
+        variant=variant,
+        overrides=tuple(overrides or ()),
+        seeds=seeds_of(seeds),
+        out=out,
+    )
+    if json_:
+        print_json(found.to_json())
+        return
+    heads, lines = found.table()
+    print_table(tuple(heads), [tuple(line) for line in lines])
+    for strategy, reason in found.absent.items():
+        print(f"{strategy}: — ({reason})")
+    print(f"wrote {out / 'sweep.md'} and {out / 'sweep.json'}")

@@ -1,0 +1,81 @@
+"""From a word on the command line to the submission that it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from scmf.core.errors import ConfigError
+from scmf.core.files import sha256_file, sha256_json
+from scmf.evaluation.submissions.baselines import BASELINES, BaselinesSubmission
+from scmf.evaluation.submissions.edges import EdgesSubmission
+from scmf.evaluation.submissions.model import ModelSubmission
+from scmf.evaluation.submissions.predictions import PredictionsSubmission
+from scmf.evaluation.submissions.protocol import Origin, Submission
+from scmf.evaluation.submissions.vectors import VectorsSubmission
+from scmf.evaluation.tasks import Task
+
+
+def find_submission(
+    word: str,
+    *,
+    tasks: Iterable[Task],
+    obsm: str | None = None,
+    name: str | None = None,
+    corpora: tuple[str, ...] = (),
+) -> Submission:
+    """The submission that a word on the command line means.
+
+    Parameters
+    ----------
+    word
+        ``baselines``; the folder of a run or checkpoint; an .h5ad file; a .tsv or .csv file; with ``obsm`` the name of
+        a card that brings vectors along.
+    tasks
+        What it will be scored on; predicted cells and embeddings are told apart by them.
+    obsm
+        Key of vectors.
+    name
+        ``recipe/variant`` for results of files and cards.
+    corpora
+        What the maker of a file or card was trained on, for the leak marks.
+
+    Raises
+    ------
+    ConfigError
+        The word means nothing, or a file came without a name.
+    """
+    path = Path(word)
+    if word == BASELINES:
+        return BaselinesSubmission.new()
+    if path.is_dir():
+        return ModelSubmission.of_folder(path)
+    card = obsm is not None and not path.exists() and all(task.dataset == word for task in tasks)
+    if not card and not path.is_file():
+        raise ConfigError(
+            f"{word!r}", wanted=f"{BASELINES}, the folder of a run, an .h5ad, .tsv or .csv file, or a card with --obsm",
+            where="scmf evaluate", fix="check the path",
+        )  # fmt: skip
+    recipe, _, variant = (name or "").partition("/")
+    if not recipe or not variant:
+        raise ConfigError(
+            f"--as {name}", wanted="recipe/variant, under which the results are filed", where="scmf evaluate",
+            fix="for example --as my-model/v1",
+        )  # fmt: skip
+    digest = sha256_json([word, obsm]) if card else sha256_file(path)
+    words = (word, *(("--obsm", obsm) if obsm else ()), "--as", str(name))
+    words += tuple(part for corpus in corpora for part in ("--trained-on", corpus))
+    origin = Origin(recipe, variant, "published", digest, words, corpora=corpora)
+    if card:
+        assert obsm is not None
+        return VectorsSubmission(origin, obsm)
+    if path.suffix in (".tsv", ".csv"):
+        return EdgesSubmission(origin, path)
+    if obsm is not None:
+        return VectorsSubmission(origin, obsm, path)
+    if {task.benchmark for task in tasks} != {"perturbation"}:
+        raise ConfigError(
+            f"{word} without --obsm", wanted="the key of the embedding, or tasks of the perturbation benchmark alone",
+            where="scmf evaluate", fix="add --obsm X_…",
+        )  # fmt: skip
+    return PredictionsSubmission(origin, path)

@@ -1,0 +1,178 @@
+"""A trained model as a submission: its weights with their tokenizer, beside the same network before training.
+
+Lives here: what a network gives to each benchmark. Lives elsewhere: embedding (scmf.models.embed), fine-tuning
+(scmf.training.finetune), edges and gene vectors of a network (gene_network.model_edges).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scmf.core.config.recipe import Recipe
+from scmf.core.config.run import EvalConfig
+from scmf.core.files import sha256_file
+from scmf.data.loading.facts import LoadedCells
+from scmf.data.loading.load import load_cells
+from scmf.data.stores.ragged import Ragged
+from scmf.evaluation.cells import TaskCells
+from scmf.evaluation.gene_network.model_edges import gene_vectors, model_edges
+from scmf.evaluation.perturbation.baselines import linear
+from scmf.evaluation.submissions.protocol import EmptySubmission, Origin
+from scmf.evaluation.tasks import Task, data_of
+from scmf.models.checkpoint import copy_frozen, load_run_model
+from scmf.models.embed import embed_tokens
+from scmf.models.run_folder import RunFolder
+from scmf.tokenizers.build import tokenize
+from scmf.training.data import Prepared
+from scmf.training.finetune import finetune
+
+log = logging.getLogger(__name__)
+
+KNOWN_GENES = 5
+"""Perturbed training genes that a model must have vectors for: those of two genes are all alike but for a sign."""
+
+
+@dataclass(frozen=True)
+class ModelSubmission(EmptySubmission):
+    """Weights with their tokenizer, and the same network before training.
+
+    Parameters
+    ----------
+    model, tokenizer
+        The network and what its tokens are made by.
+    settings
+        Layer, pooling and batch size of the embedding.
+    recipe
+        What the model was trained by; None for a bare checkpoint, which cannot be fine-tuned.
+    folder
+        Folder of the run.
+    methods
+        Which of the two networks are scored.
+    prepared
+        The run's own cells and their tokens, which are taken as they are; other cells are tokenized first.
+    """
+
+    model: Any
+    tokenizer: Any
+    settings: EvalConfig
+    recipe: Recipe | None = None
+    folder: Path | None = None
+    methods: tuple[str, ...] = ("pretrained", "untrained")
+    prepared: Prepared | None = None
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe, model: Any, prepared: Prepared, folder: Path) -> ModelSubmission:
+        """The model of a recipe on its own cells, with the folder of its run."""
+        origin = Origin(
+            recipe.name, recipe.variant, "mini", recipe.digest, (str(folder),), seed=recipe.config.training.seed,
+            parameters=sum(value.numel() for value in model.parameters()),
+        )  # fmt: skip
+        return cls(origin, model, prepared.tokenizer, recipe.config.eval, recipe, folder, prepared=prepared)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> ModelSubmission:
+        """The model of a run's folder (with ``run.json``), or of a checkpoint."""
+        model, tokenizer = load_run_model(folder)
+        run = RunFolder.find(folder)
+        parameters = sum(value.numel() for value in model.parameters())
+        layer, pooling = model.embedding_defaults
+        if run is None:
+            weights = folder / "model.safetensors"
+            origin = Origin(
+                folder.resolve().name, "checkpoint", "published", sha256_file(weights), (str(folder),),
+                parameters=parameters,
+            )  # fmt: skip
+            return cls(origin, model, tokenizer, EvalConfig(embedding_layer=layer, pooling=pooling), folder=folder)
+        config = run.config
+        corpus = config.data.dataset or ", ".join(Path(file).name for file in config.data.files) or "streamed"
+        origin = Origin(
+            run.fact("recipe"), run.fact("variant"), "mini", run.fact("recipe_digest"), (str(folder),),
+            seed=run.fact("seed"), parameters=parameters, corpora=(f"{corpus}.{config.data.split or 'all'}",),
+        )  # fmt: skip
+        return cls(origin, model, tokenizer, config.eval, run.recipe(), run.path)
+
+    @cached_property
+    def untrained(self) -> Any:
+        """The same shape, before any step: for weights trained by a recipe, those that training began with."""
+        torch.manual_seed(self.origin.seed or 0)
+        network = type(self.model)(deepcopy(self.model.config)).eval()
+        copy_frozen(self.model, network)
+        return network
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """Method to network."""
+        return {method: self.model if method == "pretrained" else self.untrained for method in self.methods}
+
+    def read(self, task: Task, adata: LoadedCells) -> LoadedCells:
+        """The cells as this model reads them: symbols taken to Ensembl ids where its tokenizer knows only those."""
+        kind = adata.facts.gene_ids
+        ensembl = any(str(token).startswith("ENSG") for token in self.tokenizer.get_vocab())
+        if kind == "symbol" and ensembl and task.gene_set is not None:
+            adata = load_cells(data_of(task, gene_set=task.gene_set))
+        return adata
+
+    def prepare(self, task: Task, cells: TaskCells) -> Prepared:
+        """Cells and tokens: those of the run for its own cells.
+
+        Of other cells the batch column is left out: a model knows the batches of its training alone.
+        """
+        if self.prepared is not None and cells.adata is self.prepared.cells:
+            return self.prepared
+        adata = self.read(task, cells.adata)
+        return Prepared(adata, self.tokenizer, tokenize(self.tokenizer, adata.without_batches()))
+
+    def embed(self, tokens: Ragged) -> dict[str, np.ndarray]:
+        """Method to embeddings (N, D) by the layer and pooling of the run."""
+        return {name: embed_tokens(network, tokens, settings=self.settings) for name, network in self.networks.items()}
+
+    @cached_property
+    def own_vectors(self) -> dict[str, np.ndarray]:
+        """Method to embeddings (N, D) of the run's own cells, computed once."""
+        assert self.prepared is not None
+        return self.embed(self.prepared.tokens)
+
+    def vectors(self, task: Task, cells: TaskCells) -> Mapping[str, np.ndarray]:
+        """Embeddings by the layer and pooling of the run."""
+        prepared = self.prepare(task, cells)
+        return self.own_vectors if prepared is self.prepared else self.embed(prepared.tokens)
+
+    def labels(self, task: Task, cells: TaskCells) -> Iterator[tuple[str, np.ndarray]]:
+        """Labels by a head that is fine-tuned as the run's own recipe says; nothing where it says nothing."""
+        if self.recipe is None or self.folder is None or self.settings.finetune is None:
+            return
+        prepared = self.prepare(task, cells)
+        own = prepared is self.prepared
+        out = self.folder if own else self.folder / "tasks" / f"{task.dataset}.{task.split}"
+        for method in self.methods:
+            log.info(f"fine-tuning a head, {method}")
+            yield method, finetune(self.recipe, prepared, RunFolder(self.folder).model, out, method=method)
+
+    def predictions(self, task: Task, truth: Any) -> Mapping[str, Any]:
+        """The linear model of Ahlmann-Eltze et al. with the gene vectors of the network."""
+        pairs = [*truth.pairs, *truth.training_pairs]
+        perturbed = sorted({gene for _, condition in pairs for gene in truth.genes_of(condition)})
+        found = {name: gene_vectors(network, self.tokenizer, perturbed) for name, network in self.networks.items()}
+        trained = {gene for _, condition in truth.training_pairs for gene in truth.genes_of(condition)}
+        enough = {name: table for name, table in found.items() if len(trained & set(table)) >= KNOWN_GENES}
+        return {f"{name}-linear": linear(truth, gene_embeddings=table) for name, table in enough.items()}
+
+    def edges(self, task: Task, adata: Any, regulators: list[str], targets: list[str]) -> Mapping[str, Any]:
+        """Edges from attention, gene vectors and in-silico knock-out, where the network can."""
+        mine = self.read(task, adata)
+        found: dict[str, Any] = {}
+        for name, network in self.networks.items():
+            for kind, edges in model_edges(
+                network, self.tokenizer, mine, regulators=regulators, targets=targets
+            ).items():
+                found[f"{name}-{kind}"] = edges
+        return found

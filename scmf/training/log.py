@@ -1,0 +1,60 @@
+"""The log of a run: one JSON line for every step and every evaluation, and the same values for the trackers.
+
+Lives here: ``log.jsonl``, TensorBoard and Weights & Biases. Lives elsewhere: what is logged (loop, validation),
+messages for people (the standard ``logging``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from scmf.core.config.run import TrainingConfig
+from scmf.core.files import write_text
+
+
+class RunLog:
+    """``log.jsonl`` and the trackers.
+
+    Parameters
+    ----------
+    path
+        The file. Lines of later steps than ``keep_until``, which a resumed run computes again, are removed.
+    accelerator
+        Its main process writes.
+    keep_until
+        Last optimizer step of the checkpoint that the run resumes from; 0 without one.
+    """
+
+    def __init__(self, path: Path, accelerator: Any, *, keep_until: int) -> None:
+        self.path, self._accelerator = path, accelerator
+        if accelerator.is_main_process:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= keep_until]
+            write_text(path, "".join(line + "\n" for line in kept))
+
+    def write(self, step: int, **values: float | None) -> None:
+        """Append one line; what was not computed (None) is left out."""
+        values = {name: value for name, value in values.items() if value is not None}
+        if self._accelerator.is_main_process:
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+        if self._accelerator.log_with:
+            self._accelerator.log(values, step=step)
+
+
+def start_trackers(accelerator: Any, settings: TrainingConfig, out: Path) -> None:
+    """Start the trackers of ``settings``, if any; W&B stays offline unless ``WANDB_MODE`` is set."""
+    if not settings.trackers:
+        return
+    flat = {name: value for name, value in settings.model_dump().items() if isinstance(value, int | float | str)}
+    wandb = {"dir": str(out), "mode": os.environ.get("WANDB_MODE", "offline"), "name": out.name}
+    accelerator.init_trackers(settings.project, config=flat, init_kwargs={"wandb": wandb})
+
+
+def end_trackers(accelerator: Any, settings: TrainingConfig) -> None:
+    """Finish what `start_trackers` began."""
+    if settings.trackers:
+        accelerator.end_training()
