@@ -148,15 +148,6 @@ def load_gene_set(name: str | Path) -> GeneSet:
     return GeneSet(found.name, genes, found.organism, found.title, str(found.path) if found.path else found.name)
 
 
-def named_gene_sets() -> dict[str, str]:
-    """Names that `load_gene_set` knows -> what they are, one line each."""
-    sets = {
-        name: f"{'all' if biotype is None else 'protein-coding'} genes of: {load_card(card).title}"
-        for name, (card, _, biotype) in _ANNOTATED.items()
-    }
-    return sets | {card.name: card.title for card in list_cards(kind="vocabulary") if _has_tokens(card)}
-
-
 def _has_tokens(card: Any) -> bool:
     return any(file.role == "tokens" for file in card.files)
 

@@ -286,3 +286,23 @@ def refuse_duplicates(ids: np.ndarray, *, path: object) -> None:
             fix="add up the columns of a gene, or give unique Ensembl ids with data.gene_ids; do not use "
             "var_names_make_unique(), which invents genes",
         )
+
+
+def refuse_mixed_kinds(genes: Sequence[tuple[str, Iterable[str]]], *, where: str, fix: str) -> None:
+    """Raise `GeneError` when the ids of several tables are not of one kind and one species.
+
+    Parameters
+    ----------
+    genes
+        Name and gene ids of each table.
+    where, fix
+        What the error says.
+    """
+    kinds = [detect(ids) for _, ids in genes]
+    if len({(kind.kind, kind.species) for kind in kinds}) > 1:
+        raise GeneError(
+            "; ".join(f"{name}: {kind}" for (name, _), kind in zip(genes, kinds, strict=True)),
+            wanted="one kind of gene ids and one species",
+            where=where,
+            fix=fix,
+        )
