@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scmf.core.config.training import TrainingConfig
 from scmf.models.autoregressive_transformer import next_genes
+from scmf.training.next_gene_options import NextGeneOptions
 from scmf.training.objectives import IGNORED
 
 
@@ -54,6 +55,8 @@ class NextGenePrediction:
     match_official
         Reproduce the official targets.
     """
+
+    Options = NextGeneOptions
 
     longest: int
     special_token_ids: tuple[int, ...]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scmf.core.config.training import TrainingConfig
 from scmf.core.errors import TrainingError
+from scmf.training.value_objectives_options import GenerativeValueOptions, MaskedValueOptions
 
 _MASK_VALUE = -1.0
 """Hidden value of a tokenizer that names none."""
@@ -52,6 +53,8 @@ class MaskedValuePrediction:
         Draw as the official code does: every position whose value is not ``pad_value`` may be hidden, ``<cls>``
         included, by ``numpy.random.choice``; a batch without a hidden value has no loss (NaN).
     """
+
+    Options = MaskedValueOptions
 
     mask_ratio: float
     mask_value: float = _MASK_VALUE
@@ -150,6 +153,8 @@ class GenerativeValuePrediction:
     second_pass
         Whether this step has one.
     """
+
+    Options = GenerativeValueOptions
 
     generated_shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     special_token_ids: tuple[int, ...] = ()

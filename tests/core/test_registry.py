@@ -139,7 +139,9 @@ def test_the_command_line_gives_the_word(package, tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("data: {dataset: pancreas}\ntokenizer: {strategy: 'outside_tokens:Tokens'}\n")
     runner = CliRunner()
-    assert "would run" in str(runner.invoke(app, ["train", "--config", str(file), "--out", str(tmp_path / "run")]).exception)
+    assert "would run" in str(
+        runner.invoke(app, ["train", "--config", str(file), "--out", str(tmp_path / "run")]).exception
+    )
     assert not (package / RAN).exists()
 
 
