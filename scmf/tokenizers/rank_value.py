@@ -73,10 +73,8 @@ class RankValueTokenizer(PreTrainedTokenizer):
     """
 
     vocab_files_names = {
-        "vocab_file": "vocab.json",
-        "medians_file": "gene_medians.json",
-        "aliases_file": "gene_aliases.json",
-    }
+        "vocab_file": "vocab.json", "medians_file": "gene_medians.json", "aliases_file": "gene_aliases.json",
+    }  # fmt: skip
     model_input_names = ["input_ids", "attention_mask"]
     obs_columns: tuple[str, ...] = ()
     is_stochastic = False
@@ -181,17 +179,11 @@ class RankValueTokenizer(PreTrainedTokenizer):
         if not medians:
             raise problem(
                 f"no gene is expressed in {min_cells} of {matrix.shape[0]} cells",
-                wanted="at least one",
-                where="min_cells",
-                fix="lower min_cells, or give more cells",
-            )
-        shape: dict[str, Any] = {
-            "max_length": max_length,
-            "special_tokens": special_tokens,
-            "match_official": match_official,
-        }
+                wanted="at least one", where="min_cells", fix="lower min_cells, or give more cells",
+            )  # fmt: skip
+        shape: dict[str, Any] = {"max_length": max_length, "special_tokens": special_tokens}
         token_ids = cls.vocabulary_of(sorted(medians), special_tokens=special_tokens)
-        return cls.from_tables(token_ids, medians, **shape)
+        return cls.from_tables(token_ids, medians, match_official=match_official, **shape)
 
     @classmethod
     def vocabulary_of(cls, genes: Sequence[str], *, special_tokens: bool, **options: Any) -> dict[str, int]:
@@ -284,7 +276,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
                 self.cls_token_id if specials else -1,
                 self.eos_token_id if specials else -1,
                 dtype,
-            ),
+            ),  # fmt: skip
             dense=not sp.issparse(counts),
             match_official=self.match_official,
             values=values,
