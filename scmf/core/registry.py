@@ -50,6 +50,27 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 """Kind -> name -> where its class is."""
 
+OPTIONS: dict[str, dict[str, str]] = {
+    "tokenizers": {
+        "binned": "scmf.tokenizers.binned_options:BinnedOptions",
+        "continuous": "scmf.tokenizers.continuous_options:ContinuousOptions",
+        "gene_embedding": "scmf.tokenizers.gene_embedding_options:GeneEmbeddingOptions",
+    },
+    "models": {
+        "transformer_encoder": "scmf.models.transformer_encoder_options:EncoderOptions",
+        "generative_transformer": "scmf.models.generative_transformer_options:GenerativeOptions",
+        "masked_autoencoder": "scmf.models.masked_autoencoder_options:MaskedAutoencoderOptions",
+        "autoregressive_transformer": "scmf.models.autoregressive_transformer_options:AutoregressiveOptions",
+    },
+    "objectives": {
+        "masked_value_prediction": "scmf.training.objectives.value_options:MaskedValueOptions",
+        "generative_value_prediction": "scmf.training.objectives.value_options:GenerativeValueOptions",
+        "read_depth_aware": "scmf.training.objectives.read_depth_options:ReadDepthOptions",
+        "next_gene_prediction": "scmf.training.objectives.next_gene_options:NextGeneOptions",
+    },
+}
+"""Kind -> built-in name -> its class's ``Options``, in a light file, so that a YAML file is checked without torch."""
+
 ALIASES: dict[str, dict[str, str]] = {
     "tokenizers": {
         "geneformer": "rank_value",
@@ -136,6 +157,18 @@ def resolve(kind: str, name: str) -> Any:
             where=kind,
             fix="install the package, or start where Python finds the module (PYTHONPATH)",
         ) from error
+
+
+def options_class(kind: str, name: str) -> type | None:
+    """The dataclass of options of what ``name`` stands for; None where it has none.
+
+    Only a light file is imported for what is built in. A class from outside has them as its attribute ``Options``.
+    """
+    name = check(kind, name)
+    if name in BUILT_IN[kind]:
+        module, _, attribute = OPTIONS[kind].get(name, "").partition(":")
+        return getattr(importlib.import_module(module), attribute) if module else None
+    return getattr(resolve(kind, name), "Options", None)
 
 
 def class_name(kind: str, name: str) -> str:

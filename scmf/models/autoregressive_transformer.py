@@ -39,6 +39,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from .autoregressive_transformer_options import AutoregressiveOptions
 from .configuration_autoregressive_transformer import AutoregressiveTransformerConfig
 
 __all__ = [
@@ -325,6 +326,7 @@ class AutoregressiveTransformerPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["Layer"]
     _supports_sdpa = True
 
+    Options = AutoregressiveOptions
     required_inputs = ("input_ids", "attention_mask", "values")
     """Tensors of a tokenizer's batch without which it cannot run; it reads ``assay_ids`` where it knows assays."""
     objectives = ("next_gene_prediction",)

@@ -42,6 +42,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from .configuration_generative_transformer import GenerativeTransformerConfig
+from .generative_transformer_options import GenerativeOptions
 
 __all__ = [
     "GenerativeTransformerConfig",
@@ -473,6 +474,7 @@ class GenerativeTransformerPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
 
+    Options = GenerativeOptions
     required_inputs: tuple[str, ...] = ("input_ids", "attention_mask", "values")
     """Tensors of a tokenizer's batch that this family reads; it ignores the others."""
     objectives: tuple[str, ...] = ("generative_value_prediction", "masked_value_prediction")

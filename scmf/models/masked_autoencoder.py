@@ -42,6 +42,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_masked_autoencoder import MaskedAutoencoderConfig
+from .masked_autoencoder_options import MaskedAutoencoderOptions
 
 __all__ = [
     "MaskedAutoencoderConfig",
@@ -425,6 +426,7 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
 
+    Options = MaskedAutoencoderOptions
     required_inputs = ("input_ids", "attention_mask", "values")
     """Tensors of a tokenizer's batch without which this family cannot run; it reads ``depth`` besides."""
     objectives = ("read_depth_aware",)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -30,10 +29,11 @@ from .binned_block import (
     refuse_empty,
 )
 from .binned_draws import OfficialDraws
+from .binned_options import BinnedOptions
 from .encoded import EncodedCells, padded
 from .gene_columns import GenePanels, expressed_genes
 from .rank_value_block import Counts, as_csr
-from .rank_value_tables import problem, read_table
+from .rank_value_tables import problem, read_table, write_tables
 
 
 class BinnedTokenizer(PreTrainedTokenizer):
@@ -93,6 +93,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
     Source: GitHub ``bowang-lab/scGPT`` at cebd6fa; Cui et al., Nature Methods 21, 1470 (2024).
     """
 
+    Options = BinnedOptions
     vocab_files_names = {"vocab_file": "vocab.json", "aliases_file": "gene_aliases.json"}
     model_input_names = ["input_ids", "attention_mask", "values"]
     obs_columns: tuple[str, ...] = ()
@@ -384,14 +385,9 @@ class BinnedTokenizer(PreTrainedTokenizer):
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write the tables as JSON and return the paths."""
-        paths = []
-        for key, table in (("vocab_file", self._token_ids), ("aliases_file", self._aliases)):
-            if table:
-                prefix = f"{filename_prefix}-" if filename_prefix else ""
-                path = Path(save_directory) / f"{prefix}{self.vocab_files_names[key]}"
-                path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-                paths.append(str(path))
-        return tuple(paths)
+        tables = {"vocab_file": self._token_ids, "aliases_file": self._aliases}
+        used = {self.vocab_files_names[key]: table for key, table in tables.items() if table}
+        return write_tables(save_directory, filename_prefix, used)
 
 
 BinnedTokenizer.register_for_auto_class("AutoTokenizer")

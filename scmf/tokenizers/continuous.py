@@ -19,6 +19,7 @@ from transformers import BatchEncoding
 
 from .continuous_block import Orders, encode_block, rules_of
 from .continuous_genes import Genes, Panels
+from .continuous_options import ContinuousOptions
 from .continuous_tables import fitted_vocabulary
 from .continuous_vocabulary import ValueVocabulary
 from .encoded import EncodedCells, padded
@@ -102,6 +103,7 @@ class ContinuousTokenizer(ValueVocabulary):
     Sources: github.com/biomap-research/scFoundation at d09626a5; ``transcriptformer`` 0.6.1 of the package index.
     """
 
+    Options = ContinuousOptions
     model_input_names = ["input_ids", "attention_mask", "values"]
 
     def __init__(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scmf.core.config.training import TrainingConfig
 from scmf.training.objectives.masking import draw_share, gene_positions, value_special_ids
+from scmf.training.objectives.value_options import GenerativeValueOptions
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class GenerativeValuePrediction:
     second_pass
         Whether this step has one.
     """
+
+    Options = GenerativeValueOptions
 
     generated_shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     special_token_ids: tuple[int, ...] = ()

@@ -18,6 +18,7 @@ from torch import Tensor
 from scmf.core.config.training import TrainingConfig
 from scmf.core.errors import TrainingError
 from scmf.training.objectives.masking import IGNORED
+from scmf.training.objectives.read_depth_options import ReadDepthOptions
 
 DEPTH_TOKENS = ("<T>", "<S>")
 """Names of the tokens of the depth to reach and of the depth of the cell."""
@@ -79,6 +80,8 @@ class ReadDepthAware:
     match_official
         A batch may have nothing to predict (its loss is then NaN); by default one gene is drawn.
     """
+
+    Options = ReadDepthOptions
 
     mask_ratio: float
     zero_mask_ratio: float
