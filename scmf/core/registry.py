@@ -166,7 +166,7 @@ def options_class(kind: str, name: str) -> type | None:
     """
     name = check(kind, name)
     if name in BUILT_IN[kind]:
-        module, _, attribute = OPTIONS[kind].get(name, "").partition(":")
+        module, _, attribute = OPTIONS.get(kind, {}).get(name, "").partition(":")
         return getattr(importlib.import_module(module), attribute) if module else None
     return getattr(resolve(kind, name), "Options", None)
 

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from scmf.core import registry
+from scmf.core.config.options import check_options
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.renamed import current_names, first_names
 from scmf.core.config.run import DataConfig
-from scmf.core.config.section import Section, check_options, known
+from scmf.core.config.section import Section, known
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
@@ -95,7 +96,7 @@ class Task(Section):
                 every = registry.names("benchmarks")
                 owners = [name for name in every if key in registry.resolve("benchmarks", name).task_options]
                 raise ValueError(f"`{key}` belongs to {' and '.join(owners)}, not to {self.benchmark}")
-        check_options(self.options, {self.benchmark: benchmark.Options}, choice=self.benchmark)
+        check_options("benchmarks", self.benchmark, self.options)
         for key, said in benchmark.required_options.items():
             if not getattr(self, key):
                 raise ValueError(f"`{key}` {said}")

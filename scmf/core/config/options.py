@@ -28,9 +28,11 @@ _RENAMED = {"models": "model.options"}
 
 @cache
 def section_of(options: type | None) -> type[Section]:
-    """The section that checks a dataclass of options; one without keys for None."""
+    """The section that checks a dataclass of options; a section as it is, one without keys for None."""
     if options is None:
         return Section
+    if issubclass(options, Section):
+        return options
     hints, texts = get_type_hints(options), _texts(options)
     keys: dict[str, Any] = {}
     for one in fields(options):
