@@ -18,7 +18,7 @@ from scmf.core.errors import ConfigError, ModelError, from_value_error
 from scmf.core.files import sha256_json
 from scmf.data.tokens.tokens import PerEpochTokens, TokenCells
 from scmf.evaluation.score import CellLabels
-from scmf.models.checkpoint import copy_frozen, load_weights
+from scmf.models.checkpoint import copy_frozen, load_weights, read_config
 from scmf.models.embed import classify_tokens
 from scmf.models.run_folder import RunFolder
 from scmf.tokenizers.build import (
@@ -100,7 +100,7 @@ def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> To
 
 
 def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: bool, seed: int) -> Any:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     head = {
         "num_labels": len(classes),
@@ -115,6 +115,6 @@ def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: b
     if pretrained:
         return trained
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **head))
+    model = AutoModelForSequenceClassification.from_config(read_config(folder, **head))
     copy_frozen(trained, model)
     return model
