@@ -69,7 +69,7 @@ def probe(folder: str) -> dict[str, Any]:
     counts = np.random.default_rng(0).poisson(2.0, size=(N_CELLS, len(genes))).astype(np.float32)
     counts[:, :1] += 1  # no cell is empty
     batch = dict(tokenizer(sp.csr_matrix(counts), genes, return_tensors="pt"))
-    if columns := getattr(tokenizer, "obs_columns", ()):
+    if columns := tokenizer.obs_columns:
         tensors = tokenizer.cell_tensors({column: ["unknown"] * N_CELLS for column in columns})
         batch |= {name: torch.from_numpy(value) for name, value in tensors.items()}
     x_ND = model.embed(**batch)

@@ -96,7 +96,9 @@ def _register_family(folder: Path) -> None:
     if kind is None:
         return  # load_weights says what is missing
     name = kind.removeprefix("scmf_")
-    if name not in registry.names("models"):
+    if name not in registry.names("models") and (dotted := _dotted(folder, "model", "architecture")):
+        name = dotted
+    elif name not in registry.names("models"):
         raise ModelError(
             f"model_type {kind!r}",
             wanted=f"one of {', '.join(f'scmf_{known}' for known in registry.names('models'))}",
@@ -106,10 +108,19 @@ def _register_family(folder: Path) -> None:
     registry.resolve("models", name)
 
 
+def _dotted(folder: Path, section: str, key: str) -> str | None:
+    """The ``package.module:Class`` that the run's configuration names; None where it names none or there is no run."""
+    run = RunFolder.find(folder)
+    name = None if run is None else str(getattr(getattr(run.config, section), key))
+    return name if name is not None and ":" in name else None
+
+
 def _load_tokenizer(folder: Path) -> Any:
     named = {registry.class_name("tokenizers", name): name for name in registry.names("tokenizers")}
     note = folder / "tokenizer_config.json"
     name = json.loads(note.read_text(encoding="utf-8")).get("tokenizer_class") if note.is_file() else None
+    if name not in named and (dotted := _dotted(folder, "tokenizer", "strategy")):
+        named[name] = dotted
     if name not in named:
         raise ModelError(
             f"tokenizer class {name!r}" if name else "no tokenizer_config.json",

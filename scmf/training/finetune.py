@@ -19,7 +19,7 @@ from scmf.core.files import sha256_json
 from scmf.data.loading.labels import CellLabels
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import PerEpochTokens
-from scmf.models.checkpoint import copy_frozen, load_weights
+from scmf.models.checkpoint import copy_frozen, load_weights, read_config
 from scmf.models.embed import classify_tokens
 from scmf.models.run_folder import RunFolder
 from scmf.tokenizers.build import (
@@ -101,7 +101,7 @@ def _with_labels(prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> Ra
 
 
 def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: bool, seed: int) -> Any:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     head = {
         "num_labels": len(classes),
@@ -116,6 +116,6 @@ def _classifier(folder: Path, classes: list[str], *, pooling: str, pretrained: b
     if pretrained:
         return trained
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder, **head))
+    model = AutoModelForSequenceClassification.from_config(read_config(folder, **head))
     copy_frozen(trained, model)
     return model

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from scmf.core import registry
 from scmf.core.config.recipe import load_recipe
 from scmf.core.config.run import EvalConfig
-from scmf.core.errors import ModelError
+from scmf.core.errors import ConfigError, ModelError
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import embed_tokens
 from scmf.tokenizers.build import tokenize
@@ -24,6 +25,28 @@ MODELS = {
     "autoregressive_transformer": "next_gene_prediction",
 }
 PAIRS = [("rank_value", "transformer_encoder"), *itertools.product(VALUES, MODELS)]
+
+
+OUTSIDE = """
+from dataclasses import dataclass
+
+from scmf.tokenizers.binned import BinnedTokenizer
+from scmf.tokenizers.binned_options import BinnedOptions
+
+
+@dataclass(frozen=True)
+class MyOptions(BinnedOptions):
+    n_bins: int = 11
+
+
+class MyTokenizer(BinnedTokenizer):
+    Options = MyOptions
+"""
+
+
+def test_the_list_of_pairs_names_every_tokenizer_and_every_model():
+    assert {tokenizer for tokenizer, _ in PAIRS} == set(registry.BUILT_IN["tokenizers"])
+    assert {model for _, model in PAIRS} == set(MODELS) == set(registry.BUILT_IN["models"])
 
 
 def options_of(tokenizer, model):
@@ -81,6 +104,22 @@ def test_a_model_that_reads_values_refuses_ranks_before_it_trains(toy_env, tmp_p
     prepared = prepare(recipe.config)
     with pytest.raises(ModelError, match="also values"):
         pretrain(recipe, prepared, tmp_path / "run")
+
+
+def test_a_tokenizer_from_outside_trains_and_is_loaded_again(toy_env, tmp_path, monkeypatch):
+    (tmp_path / "outside_binned.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_trusted", True)
+    recipe = recipe_of(toy_env, "outside_binned:MyTokenizer", "generative_transformer")
+    assert recipe.config.tokenizer.all_options["n_bins"] == 11
+    prepared = prepare(recipe.config)
+    pretrain(recipe, prepared, tmp_path / "run")
+    for folder in (tmp_path / "run", tmp_path / "run" / "model"):
+        _, saved = load_run_model(folder)
+        assert type(saved).__name__ == "MyTokenizer" and saved.fingerprint == prepared.tokenizer.fingerprint
+    monkeypatch.setattr(registry, "_trusted", False)
+    with pytest.raises(ConfigError, match="would run outside_binned:MyTokenizer"):
+        load_run_model(tmp_path / "run")
 
 
 def test_an_objective_of_another_model_is_refused(toy_env, tmp_path):

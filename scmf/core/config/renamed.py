@@ -63,7 +63,7 @@ def current_names(place: str, values: Any) -> Any:
     names = RENAMED[place]
     found = {}
     for key, value in values.items():
-        new = names.get(key, key)
+        new = names.get(str(key), str(key))
         if new != key:
             if new in values:
                 raise ConfigError(
