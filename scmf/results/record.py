@@ -10,7 +10,7 @@ import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from scmf.core import provenance
 from scmf.results.result import Absence, Result
@@ -32,7 +32,7 @@ class Measurement:
     Parameters
     ----------
     recipe, variant, tier
-        What was measured.
+        What was measured; the tier is ``parity``, ``mini`` or ``published``.
     dataset, split
         On which cells; become parts of a file name.
     recipe_digest
@@ -51,7 +51,7 @@ class Measurement:
 
     recipe: str
     variant: str
-    tier: Literal["parity", "mini", "published"]
+    tier: str
     dataset: str
     split: str
     recipe_digest: str

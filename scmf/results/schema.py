@@ -11,9 +11,9 @@ knew by the names of metrics, stand in the result. Numbers, intervals, details a
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Final = 2
 """Version that is written."""
 
 _COLUMNS_1: dict[tuple[str, str], tuple[str, ...]] = {

@@ -141,7 +141,7 @@ def everything(tmp_path=None, *, n_cells=600):
     ]
     results += [absent, old, other]
     expected = Expected(
-        embedded=tuple(cells), published=(published(), published(id="m2", metric="macro_f1", value=0.97))
+        mini=tuple(cells), published=(published(), published(id="m2", metric="macro_f1", value=0.97))
     )
     cases = [
         ParityCase("tok/plain.V1", "17 cells, 31,020 tokens", True, 0, 0),
