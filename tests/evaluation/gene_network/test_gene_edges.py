@@ -13,7 +13,7 @@ from scmf.evaluation.gene_network.benchmark import GeneNetwork
 from scmf.evaluation.gene_network.model_contexts import attention, knockout
 from scmf.evaluation.gene_network.model_edges import gene_embedding, gene_vectors, model_edges, run_edges, token_ids
 from scmf.evaluation.gene_network.truth import NetworkTruth
-from scmf.models.checkpoint import build_model
+from scmf.models.build import build_model
 from scmf.training.data import prepare
 from tests.cli.test_cli import scmf
 from tests.fixtures.masked_cells import build as masked_autoencoder
