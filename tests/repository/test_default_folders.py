@@ -19,7 +19,7 @@ from tests import ROOT
 
 
 def every_folder(found):
-    return [found.runs, found.ledger, found.reports]
+    return [found.runs, found.results_dir, found.reports]
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -32,20 +32,20 @@ def test_a_reproduction_writes_below_runs(name):
 def test_recording_writes_results_and_report_of_a_shipped_recipe_where_they_are_committed(name):
     found = Folders.of(load_recipe(name), record=True)
     assert found.runs == RUNS / "reproduce" / name / "runs"
-    assert (found.ledger, found.reports) == (ROOT / "leaderboard" / "results", ROOT / "reports")
+    assert (found.results_dir, found.reports) == (ROOT / "leaderboard" / "results", ROOT / "reports")
 
 
 def test_recording_a_recipe_of_ones_own_writes_below_runs(toy_env, tmp_path):
     recipe = load_recipe(str(toy_env / "recipe.yaml"))
     assert not is_shipped(recipe.folder)
     assert Folders.of(recipe, record=True) == Folders.of(recipe)
-    named = Folders.of(recipe, runs=tmp_path / "a", ledger=tmp_path / "b", reports=tmp_path / "c")
+    named = Folders.of(recipe, runs=tmp_path / "a", results_dir=tmp_path / "b", reports=tmp_path / "c")
     assert every_folder(named) == [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
 
 
 def test_an_installed_recipe_cannot_be_recorded(monkeypatch):
     monkeypatch.setattr(module, "checkout", lambda: None)
-    assert Folders.of(load_recipe("geneformer")).ledger.is_relative_to(RUNS)
+    assert Folders.of(load_recipe("geneformer")).results_dir.is_relative_to(RUNS)
     with pytest.raises(ConfigError, match="installed package"):
         Folders.of(load_recipe("geneformer"), record=True)
 
@@ -53,7 +53,7 @@ def test_an_installed_recipe_cannot_be_recorded(monkeypatch):
 def test_defaults_of_the_other_commands_are_below_runs():
     assert RUNS in SCRATCH.parents
     for function in (reproduce, check_all):
-        for name in ("runs", "ledger", "reports"):
+        for name in ("runs", "results_dir", "reports"):
             default = inspect.signature(function).parameters[name].default
             assert default is None or SCRATCH in default.parents
     assert default_folder("compare") == RUNS / "compare"
@@ -72,7 +72,7 @@ def test_compare_writes_below_runs_in_the_current_folder(tmp_path, monkeypatch):
         higher_is_better={"accuracy": True}, recipe_digest="0" * 64, provenance={}, command="scmf reproduce scgpt",
     )  # fmt: skip
     write_result(tmp_path / "runs" / "reproduce" / "scgpt" / "results", one)
-    pages = compare_measured(["runs/reproduce/scgpt"], ledger=tmp_path).pages
+    pages = compare_measured(["runs/reproduce/scgpt"], results_dir=tmp_path).pages
     assert pages and all(page.is_relative_to(RUNS / "compare") for page in pages)
 
 
