@@ -228,8 +228,8 @@ class _Walk:
         for ids, expressions in cells:  # each with a gene list of its own: the order of its genes
             panel = tuple(f"gene {i}" for i in ids[1:])
             rows.append(tokenizer.encode_cells(expressions[None, 1:], panel, empty="keep", draws=draws).columns)
-        ids_BL = _padded([row["input_ids"] for row in rows], tokenizer.fill["input_ids"])
-        values_BL = _padded([row["values"] for row in rows], tokenizer.fill["values"])
+        ids_BL = _padded([row["input_ids"] for row in rows], tokenizer.pad_values["input_ids"])
+        values_BL = _padded([row["values"] for row in rows], tokenizer.pad_values["values"])
         compared = f"{len(cells)} cells, {arrays['gene'].size:,} positions"
         yield _case(name, compared, [("ids", arrays["gene"], ids_BL), ("values", arrays["expr"], values_BL)])
         if "masked_expr" in arrays:

@@ -159,12 +159,12 @@ def data_convert(
     quiet: Quiet = False,
 ) -> None:
     """Rewrite cells as shuffled, sharded zarr (AnnData's own). Repeat the command to resume an interrupted run."""
-    from scmf.core import registry as plugins
+    from scmf.core import registry
     from scmf.core.errors import ConfigError
     from scmf.data.convert.convert import convert
 
     if genes not in ("union", "intersection"):
-        hint = plugins.did_you_mean(genes, ["union", "intersection"])
+        hint = registry.did_you_mean(genes, ["union", "intersection"])
         raise ConfigError(f"--genes {genes}", wanted="union or intersection", where="--genes", fix=hint)
     report = convert(
         files,
@@ -200,10 +200,10 @@ def data_tokenize(
 ) -> None:
     """Rank-value tokens of all cells as a Hugging Face dataset that the official Geneformer reads."""
     from scmf.core.config.run import DataConfig
-    from scmf.training.stream_data import tokenise_files
+    from scmf.training.stream_data import tokenize_files
 
     data = {"files": files, "counts": counts, "gene_ids": gene_ids, "filter": {"min_genes": min_genes}}
-    written = tokenise_files(
+    written = tokenize_files(
         DataConfig.model_validate(data), out, vocabulary=vocabulary, max_length=max_length,
         special_tokens=special_tokens,
         columns=columns or (), )  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -39,6 +40,19 @@ app.add_typer(data_app, name="data")
 
 _STOPPED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
+
+
+@app.callback()
+def every_command(
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Let classes that a file names by package.module:Class, and plugins, run."),
+    ] = False,
+) -> None:
+    """Reproducible recipes for single-cell foundation models. AnnData in, AnnData out."""
+    from scmf.core import registry
+
+    registry.trust(trust)
 
 
 def main() -> None:

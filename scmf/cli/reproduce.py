@@ -68,14 +68,14 @@ def reproduce(
         others = bool(variant or overrides or record or seeds != "0" or runs or results or reports)
         _check_recipes(recipe, check=check, measured=measured, tiers=tier, alone=others, json_=json_, quiet=quiet)
         return
-    from scmf.core import registry as plugins
+    from scmf.core import registry
     from scmf.core.errors import ConfigError
     from scmf.experiments.reproduce import TIERS
     from scmf.experiments.reproduce import reproduce as run_reproduction
 
     for name in tier or ():
         if name not in TIERS:
-            hint = plugins.did_you_mean(name, list(TIERS))
+            hint = registry.did_you_mean(name, list(TIERS))
             raise ConfigError(f"tier {name!r}", wanted=f"one of {', '.join(TIERS)}", where="--tier", fix=hint)
     outcome = run_reproduction(
         recipe,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from scmf.core.config.renamed import warn_renamed
+
 
 def shipped(kind: str) -> Path:
     """Folder of the recipes or the dataset cards that come with the package.
@@ -44,4 +46,6 @@ def data_dir() -> Path | None:
 def reference_dir() -> Path | None:
     """Folder with outputs of the official codes (``SCMF_REFERENCE_DIR``), or None."""
     found = os.environ.get("SCMF_REFERENCE_DIR")
+    if not found and (found := os.environ.get("SCMF_ORACLE_DIR")):
+        warn_renamed("environment", "SCMF_ORACLE_DIR", "SCMF_REFERENCE_DIR")
     return Path(found) if found else None

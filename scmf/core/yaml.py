@@ -120,9 +120,10 @@ def dump_yaml(value: Any, *, width: int = 100) -> str:
 
     A dict that occurs several times as the same object is written once, with an anchor.
     """
-    writer = YAML(typ="safe", pure=True)
+    writer: Any = YAML(typ="safe", pure=True)
     writer.Resolver, writer.Representer, writer.Serializer = _BothVersions, _Plain, _Anchors
-    writer.default_flow_style, writer.width, writer.sort_base_mapping_type_on_output = False, width, False
+    writer.default_flow_style, writer.width = False, width
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = io.StringIO()
     writer.dump(value, text)
     return re.sub(r" +\n", "\n", text.getvalue())  # a folded line ends in a blank that means nothing

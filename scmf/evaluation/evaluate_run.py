@@ -6,15 +6,14 @@ model gives to it (submissions.model).
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from scmf.core.config.recipe import Recipe, load_recipe
-from scmf.core.config.run import DataConfig, EvalConfig, RunConfig, apply_overrides, validate
-from scmf.core.errors import ConfigError, DataError
+from scmf.core.config.run import DataConfig, EvalConfig, validate
+from scmf.core.errors import DataError
 from scmf.core.files import atomic_path
 from scmf.data.loading.load import load_cells, read_file
 from scmf.evaluation.cells import TaskCells
@@ -23,6 +22,7 @@ from scmf.evaluation.submissions.baselines import BaselinesSubmission
 from scmf.evaluation.submissions.model import ModelSubmission
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import embed_tokens
+from scmf.models.run_folder import RunFolder
 from scmf.results.score import Score
 from scmf.tokenizers.build import tokenize
 from scmf.training.data import Prepared
@@ -34,22 +34,7 @@ def _recipe_of(folder: Path, config: str | None, variant: str | None, overrides:
     """The recipe named by ``config``, else the one that the run in ``folder`` was made with."""
     if config is not None:
         return load_recipe(config, variant=variant, overrides=overrides)
-    note = folder / "run.json"
-    if not note.is_file():
-        raise ConfigError(
-            "no run.json", wanted="the folder of a run, or --config", where=folder, fix="name a recipe with --config"
-        )
-    facts = json.loads(note.read_text(encoding="utf-8"))
-    raw = apply_overrides(facts["config"], overrides)
-    return Recipe(
-        name=facts["recipe"],
-        variant=facts["variant"],
-        config=validate(RunConfig, raw, where=str(note)),
-        identity=None,
-        variants={},
-        folder=folder,
-        overrides=overrides,
-    )
+    return RunFolder.at(folder).recipe(overrides)
 
 
 def evaluate_folder(
@@ -143,11 +128,9 @@ def embed_to_file(
 def _embedding_settings(model: Path, network: Any, *, layer: int | None, pooling: str | None) -> EvalConfig:
     """The layer and pooling that are asked for, else those of the run, else those the family was published with."""
     usual_layer, usual_pooling = network.embedding_defaults
-    for folder in (model, model.parent):
-        if (folder / "run.json").is_file():
-            of_run = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]["eval"]
-            usual_layer, usual_pooling = of_run["embedding_layer"], of_run["pooling"]
-            break
+    if (run := RunFolder.find(model)) is not None:
+        of_run = run.config.eval
+        usual_layer, usual_pooling = of_run.embedding_layer, of_run.pooling
     keys = {
         "embedding_layer": usual_layer if layer is None else layer,
         "pooling": usual_pooling if pooling is None else pooling,
@@ -158,8 +141,5 @@ def _embedding_settings(model: Path, network: Any, *, layer: int | None, pooling
 
 def _recipe_name(model: Path) -> str:
     """Name of the recipe a run was made with, else the name of the folder."""
-    for folder in (model, model.parent):
-        if (folder / "run.json").is_file():
-            name: str = json.loads((folder / "run.json").read_text(encoding="utf-8"))["recipe"]
-            return name
-    return model.resolve().name
+    run = RunFolder.find(model)
+    return model.resolve().name if run is None else str(run.fact("recipe"))

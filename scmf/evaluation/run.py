@@ -12,10 +12,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import ConfigError
-from scmf.core.files import sha256_json
 from scmf.core.workspace import default_folder
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
@@ -25,6 +24,7 @@ from scmf.evaluation.submissions.baselines import BASELINES
 from scmf.evaluation.submissions.find import find_submission
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task, data_of, load_suite, tasks_of
+from scmf.models.run_folder import RunFolder
 from scmf.results.ledger import write_result
 from scmf.results.record import Measurement
 from scmf.results.result import Result
@@ -66,7 +66,7 @@ def evaluate_tasks(
         raise ConfigError("no task", wanted="at least one", where="--tasks", fix="`scmf tasks` lists them")
     who = find_submission(submission, tasks=chosen.values(), obsm=obsm, name=name, corpora=corpora)
     folder = Path(submission)
-    root = results_dir or (folder / "results" if folder.is_dir() else default_folder("evaluate", "results"))
+    root = results_dir or (RunFolder(folder).results if folder.is_dir() else default_folder("evaluate", "results"))
     results = []
     for title, task in chosen.items():
         log.info(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")
@@ -89,20 +89,20 @@ def run_task(
         count += 1
         yield _measurement(name, task, submission, cells.adata).result(score)
     if not count:
-        reason = f"it gives no {plugins.resolve('benchmarks', task.benchmark).asks_for}"
+        reason = f"it gives no {registry.resolve('benchmarks', task.benchmark).asks_for}"
         seconds = time.perf_counter() - started
         yield _measurement(name, task, submission, cells.adata).absent(task.benchmark, reason, seconds=seconds)
 
 
 def cells_of(task: Task) -> TaskCells:
     """The cells of a task, loaded."""
-    benchmark: type[Benchmark] = plugins.resolve("benchmarks", task.benchmark)
+    benchmark: type[Benchmark] = registry.resolve("benchmarks", task.benchmark)
     return TaskCells(load_cells(data_of(task), log_expression=benchmark.log_expression))
 
 
 def scores(task: Task, submission: Submission, cells: TaskCells) -> Iterator[Score]:
     """Scores of one submission on the loaded cells of a task."""
-    benchmark: type[Benchmark] = plugins.resolve("benchmarks", task.benchmark)
+    benchmark: type[Benchmark] = registry.resolve("benchmarks", task.benchmark)
     yield from benchmark.score(task, submission, cells)
 
 
@@ -136,7 +136,7 @@ def _measurement(name: str, task: Task, submission: Submission, cells: LoadedCel
         tier=origin.tier,
         dataset=Path(task.dataset).stem,
         split=Path(task.split).stem,
-        recipe_digest=sha256_json([origin.digest, task.facts()]) if origin.recipe == BASELINES else origin.digest,
+        recipe_digest=task.digest(origin.digest) if origin.recipe == BASELINES else origin.digest,
         command=shlex.join(["scmf", "evaluate", *origin.words, "--tasks", name]),
         data=cells.facts.provenance,
         seed=origin.seed,

@@ -13,12 +13,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from scmf.core import registry as plugins
+from scmf.core import registry
+from scmf.core.config.options import check_options
 from scmf.core.config.recipe import Recipe
+from scmf.core.config.renamed import current_names, first_names
 from scmf.core.config.run import DataConfig
-from scmf.core.config.section import Section, check_options, known
+from scmf.core.config.section import Section, known
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError
+from scmf.core.files import sha256_json
 from scmf.core.paths import shipped
 from scmf.core.yaml import load_yaml
 
@@ -68,6 +71,15 @@ class Task(Section):
     gene_set: str | None = None
     """Gene vocabulary that gene symbols are taken to before a model with Ensembl ids reads the cells."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_today(cls, raw: Any) -> Any:
+        return current_names("task", raw)
+
+    def digest(self, scored: str) -> str:
+        """Sha256 of the task and of the digest of what is scored on it."""
+        return sha256_json([scored, first_names("task", self._written())])
+
     @field_validator("dataset", "split")
     @classmethod
     def _named(cls, name: str) -> str:
@@ -77,20 +89,20 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _options_of_the_benchmark(self) -> Task:
-        benchmark = plugins.resolve("benchmarks", self.benchmark)
+        benchmark = registry.resolve("benchmarks", self.benchmark)
         for key, field in type(self).model_fields.items():
             given = key not in COMMON and getattr(self, key) != field.default
             if given and key not in benchmark.task_options:
-                every = plugins.names("benchmarks")
-                owners = [name for name in every if key in plugins.resolve("benchmarks", name).task_options]
+                every = registry.names("benchmarks")
+                owners = [name for name in every if key in registry.resolve("benchmarks", name).task_options]
                 raise ValueError(f"`{key}` belongs to {' and '.join(owners)}, not to {self.benchmark}")
-        check_options(self.options, {self.benchmark: benchmark.Options}, choice=self.benchmark)
+        check_options("benchmarks", self.benchmark, self.options)
         for key, said in benchmark.required_options.items():
             if not getattr(self, key):
                 raise ValueError(f"`{key}` {said}")
         return self
 
-    def facts(self) -> dict[str, Any]:
+    def _written(self) -> dict[str, Any]:
         """What a digest of the task is made of: keys of `LATER` only where they are set, so that old digests hold."""
         keys = type(self).model_fields
         whole = self.model_dump(mode="json")
@@ -121,7 +133,7 @@ class Suite(Section):
                     f"task {name!r}",
                     wanted=f"one of {', '.join(choice)}",
                     where="leaderboard/suite.yaml",
-                    fix=plugins.did_you_mean(name, choice),
+                    fix=registry.did_you_mean(name, choice),
                 )
         return {
             name: task for name, task in self.tasks.items() if ALL in names or name in names or task.benchmark in names
@@ -166,7 +178,7 @@ def tasks_of(recipe: Recipe) -> dict[str, Task]:
             description=f"the cells of {recipe.name}",
             batch_key=data.batch_key,
             label_key=data.label_key,
-            **plugins.resolve("benchmarks", name).recipe_options(settings),
+            **registry.resolve("benchmarks", name).recipe_options(settings),
         )
         for name in sorted(settings.benchmarks)
     }

@@ -16,6 +16,7 @@ from scmf.core.config.recipe import Recipe, find_recipe, list_recipes, load_reci
 from scmf.core.errors import ConfigError
 from scmf.core.workspace import committed_results, default_folder
 from scmf.data.cards.card import list_cards
+from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected, judge_results, load_expected
 from scmf.results.judge import Verdict
 from scmf.results.ledger import read_results
@@ -86,7 +87,7 @@ def compare_measured(
         folder = Path(word)
         if folder.is_file() and folder.suffix != ".yaml":
             continue  # a README beside the recipes: recipes/* names it, too
-        if (folder / "run.json").is_file() or (folder / "results").is_dir():
+        if RunFolder(folder).note.is_file() or RunFolder(folder).results.is_dir():
             runs += 1
             results += _of_run(folder)
             continue
@@ -121,10 +122,10 @@ def known_leaks() -> dict[str, dict[str, tuple[str, str]]]:
 
 
 def _of_run(folder: Path) -> list[Result]:
-    found = read_results(folder / "results")
+    found = read_results(RunFolder(folder).results)
     if not found:
         raise ConfigError(
-            "a run without results", wanted="result files", where=folder / "results",
+            "a run without results", wanted="result files", where=RunFolder(folder).results,
             fix=f"scmf evaluate {folder} --tasks all",
         )  # fmt: skip
     return found

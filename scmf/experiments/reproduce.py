@@ -27,6 +27,7 @@ from scmf.evaluation.pretraining_metrics import METRICS as PRETRAINING
 from scmf.experiments.folders import Folders
 from scmf.experiments.seeds import SeedRun, SharedInputs, run_seed
 from scmf.models.checkpoint import quiet_transformers
+from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected, expected_cells, judge_results, load_expected, write_expected
 from scmf.results.judge import Verdict
 from scmf.results.ledger import write_result
@@ -271,7 +272,7 @@ def _mini(
         verdicts=outcome.verdicts,
         parity_cases=outcome.parity or [],
         figures_inputs=FigureInputs(
-            loss_logs={f"seed {r.seed}": r.folder / "pretraining" / "log.jsonl" for r in done},
+            loss_logs={f"seed {r.seed}": RunFolder(r.folder).log for r in done},
             embedding=done[0].embedding,
             confusion=done[0].confusion,
         ),

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scmf.core import provenance
-from scmf.core import registry as plugins
+from scmf.core import provenance, registry
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import EvaluationError
 from scmf.core.paths import shipped
@@ -131,7 +130,7 @@ def _pretraining_score(recipe: Recipe, prepared: Prepared, report: TrainingRepor
             "no validation loss", wanted="cells in part 'valid'", where=report.log, fix="choose a split that has them"
         )
     training = recipe.config.training
-    family = plugins.resolve("objectives", training.pretraining_task)
+    family = registry.resolve("objectives", training.pretraining_task)
     objective = family.from_settings(
         training, prepared.tokenizer, match_official=recipe.config.tokenizer.match_official
     )

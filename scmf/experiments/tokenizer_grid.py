@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.config.run import RunConfig, deep_merge
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.files import write_json, write_text
 from scmf.experiments.seeds import SharedInputs, run_seed
+from scmf.models.run_folder import RunFolder
 from scmf.results.ledger import write_result
 from scmf.results.result import Result
 from scmf.results.significance import BEST, EQUAL, WORSE, Estimate, differ
@@ -215,8 +216,8 @@ def sweep_tokenizers(
     """
     recipe = load_recipe(base, variant=variant, overrides=overrides)
     for strategy in strategies:
-        plugins.check("tokenizers", strategy)
-    plugins.check("models", architecture)
+        registry.check("tokenizers", strategy)
+    registry.check("models", architecture)
     if not strategies or not seeds:
         raise ConfigError("no tokenizer or no seed", wanted="at least one of each", where="sweep", fix="name them")
     words = ["scmf", "sweep", "--config", base, "--model", architecture, "--objective", objective]
@@ -301,10 +302,10 @@ def _add(samples: dict[Key, list[float]], result: Result) -> None:
 
 def _facts(folder: Path, results: Sequence[Result]) -> dict[str, Any]:
     """Parameters, steps and seconds of a run, from its files."""
-    log = (folder / "pretraining" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    log = RunFolder(folder).log.read_text(encoding="utf-8").splitlines()
     seconds = [result.seconds for result in results if result.benchmark == "pretraining"]
     return {
-        "parameters": json.loads((folder / "run.json").read_text(encoding="utf-8"))["parameters"],
+        "parameters": RunFolder(folder).fact("parameters"),
         "steps": json.loads(log[-1])["step"],
         "seconds": seconds[0] if seconds else None,
     }

@@ -21,6 +21,7 @@ from scmf.core.yaml import dump_yaml
 from scmf.hub.results import Model
 from scmf.hub.scrub import public, public_command
 from scmf.models.origin import Checkpoint, Link, spdx
+from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected
 from scmf.results.judge import Verdict
 from scmf.results.pages import table
@@ -239,7 +240,7 @@ def _measured(results: Sequence[Result]) -> list[str]:
 
 def _log(checkpoint: Checkpoint) -> dict[str, Any]:
     """Steps and last losses of the training log, where the run still has one."""
-    path = checkpoint.folder / "pretraining" / "log.jsonl"
+    path = RunFolder(checkpoint.folder).log
     if not checkpoint.run or not path.is_file():
         return {}
     found: dict[str, Any] = {}

@@ -18,11 +18,12 @@ from scmf.core.errors import ModelError
 from scmf.core.files import sha256_file
 from scmf.core.provenance import DISTRIBUTION
 from scmf.models.origin import RECORD, Checkpoint
+from scmf.models.run_folder import NOTE
 
 KEPT = (".safetensors", ".json", ".npz", ".py", ".txt", ".tsv")
 """Suffixes of what goes along; pickles and whatever else lies beside the weights stay behind."""
 
-_OWN = (RECORD, "run.json", "results.json", "README.md", "LICENSE", "training.yaml")
+_OWN = (RECORD, NOTE, "results.json", "README.md", "LICENSE", "training.yaml")
 """Files that are written anew."""
 
 MADE_BY = "scmf publish"

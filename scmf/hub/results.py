@@ -17,6 +17,7 @@ from scmf.core.config.recipe import list_recipes, load_recipe
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_file
 from scmf.models.origin import Checkpoint
+from scmf.models.run_folder import NOTE
 from scmf.results.ledger import read_results
 from scmf.results.pages.table import OURS
 from scmf.results.result import Result
@@ -142,7 +143,7 @@ def _of_score(score: dict[str, Any], model: Model, *, where: Path) -> Result:
     if not place["dataset"]:
         raise ConfigError(
             "scores that do not say on which cells",
-            wanted='keys "dataset" and "split" in every score, as the weights have no run.json',
+            wanted=f'keys "dataset" and "split" in every score, as the weights have no {NOTE}',
             where=where,
             fix="add them to the file",
         )

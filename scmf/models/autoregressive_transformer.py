@@ -39,6 +39,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from .autoregressive_transformer_options import AutoregressiveOptions
 from .configuration_autoregressive_transformer import AutoregressiveTransformerConfig
 
 __all__ = [
@@ -325,6 +326,7 @@ class AutoregressiveTransformerPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["Layer"]
     _supports_sdpa = True
 
+    Options = AutoregressiveOptions
     required_inputs = ("input_ids", "attention_mask", "values")
     """Tensors of a tokenizer's batch without which it cannot run; it reads ``assay_ids`` where it knows assays."""
     objectives = ("next_gene_prediction",)
@@ -333,6 +335,8 @@ class AutoregressiveTransformerPreTrainedModel(PreTrainedModel):
     """Tensors that are given and not trained; none in a model without given gene vectors."""
     embedding_defaults = (0, "cell")
     """Layer and pooling of the official embeddings."""
+    gives_attention, gives_gene_vectors, allows_knockout = False, True, True
+    """Whether it gives attention, a vector of each gene in its cell, and the vectors of a cell without one gene."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

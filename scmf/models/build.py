@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.run import RunConfig
 from scmf.core.errors import ModelError, from_value_error
 from scmf.models.checkpoint import load_weights
@@ -61,7 +61,7 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
         If the model needs tensors that the tokenizer does not give, cannot be trained under the objective, or the
         checkpoint does not fit.
     """
-    family = plugins.resolve("models", config.model.architecture)
+    family = registry.resolve("models", config.model.architecture)
     torch.manual_seed(seed)
     if config.model.checkpoint is not None:
         model = load_weights(family, config.model.checkpoint)

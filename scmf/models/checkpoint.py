@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForPreTraining
 
-from scmf.core import registry as plugins
+from scmf.core import registry
+from scmf.core.config.renamed import RENAMED, load_tokenizer, renamed_in
 from scmf.core.errors import ModelError
+from scmf.models.run_folder import RunFolder
 
 
 def copy_frozen(source: Any, target: Any) -> None:
@@ -28,6 +31,16 @@ def copy_frozen(source: Any, target: Any) -> None:
                 tensor.data.copy_(tensors[name])
 
 
+def read_config(folder: Path | str, **changes: Any) -> Any:
+    """The configuration of saved weights whose family is registered, also one saved with the names of before."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
+    for key, value in renamed_in("config.json", Path(folder) / "config.json").items():
+        setattr(config, key, value)
+    for old in RENAMED["config.json"]:
+        vars(config).pop(old, None)
+    return config
+
+
 def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
     """``from_pretrained`` in float32 that refuses weights which do not fit instead of inventing them."""
     if not (Path(folder) / "config.json").is_file():
@@ -36,6 +49,8 @@ def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
         )
     quiet_transformers()  # what it would print (bars, a colored table) is judged below instead
     try:
+        if renamed_in("config.json", Path(folder) / "config.json"):
+            kwargs["config"] = read_config(folder, **kwargs)
         model, report = family.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **kwargs
         )
@@ -68,11 +83,7 @@ def load_run_model(folder: Path | str) -> tuple[Any, Any]:
 
     Only built-in classes are used; code inside the folder is never run.
     """
-    from transformers import AutoModelForPreTraining
-
-    folder = Path(folder)
-    if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
-        folder = folder / "model"
+    folder = RunFolder.weights_in(folder)
     _register_family(folder)
     model = load_weights(AutoModelForPreTraining, folder)
     return model.eval(), _load_tokenizer(folder)
@@ -85,18 +96,18 @@ def _register_family(folder: Path) -> None:
     if kind is None:
         return  # load_weights says what is missing
     name = kind.removeprefix("scmf_")
-    if name not in plugins.names("models"):
+    if name not in registry.names("models"):
         raise ModelError(
             f"model_type {kind!r}",
-            wanted=f"one of {', '.join(f'scmf_{known}' for known in plugins.names('models'))}",
+            wanted=f"one of {', '.join(f'scmf_{known}' for known in registry.names('models'))}",
             where=note,
             fix="convert the checkpoint with the recipe's convert.py",
         )
-    plugins.resolve("models", name)
+    registry.resolve("models", name)
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    named = {plugins.class_name("tokenizers", name): name for name in plugins.names("tokenizers")}
+    named = {registry.class_name("tokenizers", name): name for name in registry.names("tokenizers")}
     note = folder / "tokenizer_config.json"
     name = json.loads(note.read_text(encoding="utf-8")).get("tokenizer_class") if note.is_file() else None
     if name not in named:
@@ -107,7 +118,7 @@ def _load_tokenizer(folder: Path) -> Any:
             fix="convert the checkpoint with the recipe's convert.py, which saves the tokenizer along",
         )
     try:
-        return plugins.resolve("tokenizers", named[name]).from_pretrained(folder, local_files_only=True)
+        return load_tokenizer(registry.resolve("tokenizers", named[name]), folder)
     except (OSError, ValueError) as error:
         raise ModelError(str(error), wanted="a whole tokenizer", where=folder) from error
 

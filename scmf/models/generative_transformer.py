@@ -42,6 +42,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from .configuration_generative_transformer import GenerativeTransformerConfig
+from .generative_transformer_options import GenerativeOptions
 
 __all__ = [
     "GenerativeTransformerConfig",
@@ -473,6 +474,7 @@ class GenerativeTransformerPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
 
+    Options = GenerativeOptions
     required_inputs: tuple[str, ...] = ("input_ids", "attention_mask", "values")
     """Tensors of a tokenizer's batch that this family reads; it ignores the others."""
     objectives: tuple[str, ...] = ("generative_value_prediction", "masked_value_prediction")
@@ -481,6 +483,8 @@ class GenerativeTransformerPreTrainedModel(PreTrainedModel):
     """Tensors that are given and not trained."""
     embedding_defaults = (0, "cell")
     """Layer and pooling of the official embeddings."""
+    gives_attention, gives_gene_vectors, allows_knockout = True, True, True
+    """Whether it gives attention, a vector of each gene in its cell, and the vectors of a cell without one gene."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -6,7 +6,7 @@ the genes it saw, a mask for those to be predicted, an embedded zero for the oth
 gene. Parameters and buffers carry the official names, so that official checkpoints load key for key.
 
 Lives here: the network, the cell classifier, pooling of embeddings. Lives elsewhere: the configuration
-(``configuration_masked_autoencoder.py``), masking and downsampling (``scmf/training/read_depth.py``), official weights
+(``configuration_masked_autoencoder.py``), masking and downsampling (``scmf.training.objectives``), official weights
 (``recipes/scfoundation/convert.py``). Both model files are copied into every checkpoint, which therefore loads without
 scmf; they import only torch, transformers and the standard library.
 
@@ -42,6 +42,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_masked_autoencoder import MaskedAutoencoderConfig
+from .masked_autoencoder_options import MaskedAutoencoderOptions
 
 __all__ = [
     "MaskedAutoencoderConfig",
@@ -425,12 +426,15 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
 
+    Options = MaskedAutoencoderOptions
     required_inputs = ("input_ids", "attention_mask", "values")
     """Tensors of a tokenizer's batch without which this family cannot run; it reads ``depth`` besides."""
     objectives = ("read_depth_aware",)
     """Objectives it can be trained under."""
     frozen_tensors: tuple[str, ...] = ()
     """Tensors that are given and not trained."""
+    gives_attention, gives_gene_vectors, allows_knockout = False, False, False
+    """Whether it gives attention, a vector of each gene in its cell, and the vectors of a cell without one gene."""
 
     @property
     def embedding_defaults(self) -> tuple[int, str]:

@@ -21,9 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scmf.core.config.renamed import current_names
 from scmf.core.errors import ModelError, ScmfError
 from scmf.core.files import sha256_file
 from scmf.data.cards.card import load_card
+from scmf.models.run_folder import NOTE, RunFolder
 
 RECORD = "provenance.json"
 SCRATCH = "random weights"
@@ -106,8 +108,8 @@ class Checkpoint:
             If there is none, or a file beside it is not JSON.
         """
         folder = Path(folder)
-        model = next((path for path in (folder, folder / "model") if (path / "config.json").is_file()), None)
-        if model is None:
+        model = RunFolder.weights_in(folder)
+        if not (model / "config.json").is_file():
             raise ModelError(
                 "no config.json" if folder.is_dir() else "no such folder",
                 wanted="the folder of a run, or of a checkpoint",
@@ -115,15 +117,13 @@ class Checkpoint:
                 fix="give the --out of `scmf train` or of a recipe's convert.py",
             )
         model = model.resolve()
-        note = model / "run.json"
-        if not note.is_file() and model.name == "model":
-            note = model.parent / "run.json"
+        run = RunFolder.find(model)
         return cls(
             model=model,
-            config=_json(model / "config.json"),
-            record=_json(model / RECORD),
-            run=_json(note),
-            folder=note.parent if note.is_file() else model,
+            config=current_names("config.json", _json(model / "config.json")),
+            record=current_names(RECORD, _json(model / RECORD)),
+            run={} if run is None else run.facts,
+            folder=model if run is None else run.path,
         )
 
     @property
@@ -171,7 +171,7 @@ def trace(checkpoint: Checkpoint, seen: frozenset[Path] = frozenset()) -> list[L
     elif not links and checkpoint.run:
         links.append(Link(checkpoint.model, f"trained from {SCRATCH}"))
     if not links:
-        reason = f"neither run.json nor {RECORD} says where they come from"
+        reason = f"neither {NOTE} nor {RECORD} says where they come from"
         links.append(Link(checkpoint.model, "unknown", may_publish=None, reason=reason))
     return links + list(_parts(checkpoint))
 
@@ -235,7 +235,7 @@ def _parts(checkpoint: Checkpoint) -> Iterator[Link]:
         if name in (None, "fit"):
             continue
         if (Path(name) / RECORD).is_file():
-            beside = Checkpoint(Path(name), {}, _json(Path(name) / RECORD), {}, Path(name))
+            beside = Checkpoint(Path(name), {}, current_names(RECORD, _json(Path(name) / RECORD)), {}, Path(name))
             no = [link for link in _recorded(beside) if link.may_publish is False]
             yield from (Link(link.folder, part, link.license, False, allowed=link.allowed) for link in no)
             continue

@@ -46,6 +46,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_transformer_encoder import TransformerEncoderConfig
+from .transformer_encoder_options import EncoderOptions
 
 __all__ = [
     "TransformerEncoderConfig",
@@ -290,6 +291,7 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": Layer, "attentions": SelfAttention}
     _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids"]  # a buffer of old V1 checkpoints
 
+    Options = EncoderOptions
     required_inputs = ("input_ids", "attention_mask")
     """Tensors of a tokenizer's batch that this family reads; it ignores the others."""
     objectives = ("masked_gene_prediction", "masked_value_prediction")
@@ -298,6 +300,8 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
     """Tensors that are given and not trained."""
     embedding_defaults = (-1, "cell")
     """Layer and pooling of the official embeddings (V1)."""
+    gives_attention, gives_gene_vectors, allows_knockout = True, True, True
+    """Whether it gives attention, a vector of each gene in its cell, and the vectors of a cell without one gene."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

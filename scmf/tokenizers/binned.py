@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -30,10 +29,11 @@ from .binned_block import (
     refuse_empty,
 )
 from .binned_draws import OfficialDraws
+from .binned_options import BinnedOptions
 from .encoded import EncodedCells, padded
 from .gene_columns import GenePanels, expressed_genes
 from .rank_value_block import Counts, as_csr
-from .rank_value_tables import problem, read_table
+from .rank_value_tables import problem, read_table, write_tables
 
 
 class BinnedTokenizer(PreTrainedTokenizer):
@@ -45,7 +45,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
     both may be given. Edges and bounds are those of ``np.quantile`` and ``np.digitize`` to the bit.
 
     ==================================================  ==================================================
-    official behavior, kept by ``match_official=True``       default
+    official behavior, kept by ``match_official=True``  default
     ==================================================  ==================================================
     draws of one generator in the order of the cells:   draws keyed by seed, draw and what is in the cell:
     a cell's tokens depend on all cells before it       the same alone, in any batch, order and thread
@@ -93,6 +93,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
     Source: GitHub ``bowang-lab/scGPT`` at cebd6fa; Cui et al., Nature Methods 21, 1470 (2024).
     """
 
+    Options = BinnedOptions
     vocab_files_names = {"vocab_file": "vocab.json", "aliases_file": "gene_aliases.json"}
     model_input_names = ["input_ids", "attention_mask", "values"]
     obs_columns: tuple[str, ...] = ()
@@ -125,11 +126,8 @@ class BinnedTokenizer(PreTrainedTokenizer):
         self._last_id = max(self._tokens, default=0)
         self._genes = {token: i for token, i in self._token_ids.items() if token not in (*SPECIAL, MASK)}
         self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
-        self.max_length, self.special_tokens, self.match_official = (
-            int(max_length),
-            bool(special_tokens),
-            bool(match_official),
-        )
+        self.max_length, self.special_tokens = int(max_length), bool(special_tokens)
+        self.match_official = bool(match_official)
         self.n_bins, self.include_zero_genes, self.cls_value = int(n_bins), bool(include_zero_genes), str(cls_value)
         self.pad_value, self.mask_value = float(pad_value), float(mask_value)
         self.long_cells, self.seed = str(long_cells), int(seed)
@@ -274,10 +272,10 @@ class BinnedTokenizer(PreTrainedTokenizer):
             Negative, NaN or infinite counts; wrong shapes; no known gene; an empty cell.
         """
         cells = self.encode_cells(counts, genes, n_counts=n_counts, empty=empty, draw=draw, draws=draws)
-        batch = padded(cells, fill=self.fill, longest=self.max_length, padding=padding, return_tensors=return_tensors)
-        if (
-            self.match_official and padding is not False
-        ):  # unknown genes carry the id of padding, and are hidden like it
+        batch = padded(
+            cells, pad_values=self.pad_values, longest=self.max_length, padding=padding, return_tensors=return_tensors
+        )
+        if self.match_official and padding is not False:  # unknown genes carry the id of padding: hidden like it
             batch["attention_mask"] = batch["attention_mask"] * (batch["input_ids"] != self.pad_token_id)
         return batch
 
@@ -336,9 +334,12 @@ class BinnedTokenizer(PreTrainedTokenizer):
         return cells
 
     @property
-    def fill(self) -> dict[str, float]:
+    def pad_values(self) -> dict[str, float]:
         """Column of a batch -> what fills short rows."""
         return {"input_ids": self.pad_token_id, "values": self.pad_value}
+
+    def fit_obs(self, obs: Mapping[str, Sequence[str]]) -> None:
+        """Learn from columns of obs: nothing."""
 
     @property
     def is_stochastic(self) -> bool:
@@ -349,8 +350,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         """Tensors made of columns of obs: none."""
         return {}
 
-    @property
-    def n_special_per_cell(self) -> int:
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Special tokens in every cell: a cell of this length has no gene."""
         return int(self.special_tokens)
 
@@ -385,14 +385,9 @@ class BinnedTokenizer(PreTrainedTokenizer):
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write the tables as JSON and return the paths."""
-        paths = []
-        for key, table in (("vocab_file", self._token_ids), ("aliases_file", self._aliases)):
-            if table:
-                prefix = f"{filename_prefix}-" if filename_prefix else ""
-                path = Path(save_directory) / f"{prefix}{self.vocab_files_names[key]}"
-                path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-                paths.append(str(path))
-        return tuple(paths)
+        tables = {"vocab_file": self._token_ids, "aliases_file": self._aliases}
+        used = {self.vocab_files_names[key]: table for key, table in tables.items() if table}
+        return write_tables(save_directory, filename_prefix, used)
 
 
 BinnedTokenizer.register_for_auto_class("AutoTokenizer")

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from scmf.core import registry as plugins
+from scmf.core import registry
+from scmf.core.config.renamed import load_tokenizer
 from scmf.core.config.run import RunConfig, TokenizerConfig
 from scmf.core.errors import ConfigError, DataError, from_value_error
 from scmf.data.genes.align_vectors import vectors_for
@@ -46,10 +47,10 @@ def given_tokenizer(settings: TokenizerConfig) -> Any:
     ConfigError
         The saved one has another shape, or the strategy needs tables that the vocabulary does not have.
     """
-    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
+    strategy, shape = registry.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     if (Path(settings.vocabulary) / "tokenizer_config.json").is_file():
-        saved = strategy.from_pretrained(settings.vocabulary)
-        held = getattr(saved, "options", {})
+        saved = load_tokenizer(strategy, settings.vocabulary)
+        held = saved.options
         found = {name: held[name] if name in held else getattr(saved, name) for name in shape if name != "vectors"}
         wanted = {name: value for name, value in shape.items() if name != "vectors"}
         if found != wanted:
@@ -70,7 +71,7 @@ def fitted_tokenizer(
 ) -> Any:
     """A tokenizer whose vocabulary comes from the training cells."""
     settings = config.tokenizer
-    strategy, shape = plugins.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
+    strategy, shape = registry.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     training = cells if cells.split is None else cells[cells.rows("train")]
     chosen, totals = training, training.total_counts
     if settings.top_genes is not None:
@@ -157,7 +158,7 @@ def ragged_of(
         Arrays with one entry a cell that those of the tokenizer replace, and that replace them.
     """
     tensors = {**(before or {}), **encoded.cells, **(after or {})}
-    return Ragged(encoded.offsets, encoded.columns, tensors, tokenizer.fill)
+    return Ragged(encoded.offsets, encoded.columns, tensors, tokenizer.pad_values)
 
 
 def training_tokens(tokenizer: Any, cells: LoadedCells, tokens: Ragged, rows: np.ndarray) -> Ragged | PerEpochTokens:

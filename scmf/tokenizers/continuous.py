@@ -19,6 +19,7 @@ from transformers import BatchEncoding
 
 from .continuous_block import Orders, encode_block, rules_of
 from .continuous_genes import Genes, Panels
+from .continuous_options import ContinuousOptions
 from .continuous_tables import fitted_vocabulary
 from .continuous_vocabulary import ValueVocabulary
 from .encoded import EncodedCells, padded
@@ -34,7 +35,7 @@ class ContinuousTokenizer(ValueVocabulary):
     ``"clipped_counts"`` what TranscriptFormer's data loader does; ``match_official=True`` with their faults:
 
     ==================================================  ================================================
-    official quirk, kept by ``match_official=True``           default
+    official quirk, kept by ``match_official=True``     default
     ==================================================  ================================================
     *scFoundation*
     a symbol in two columns: all ids behind shift       counts summed
@@ -102,6 +103,7 @@ class ContinuousTokenizer(ValueVocabulary):
     Sources: github.com/biomap-research/scFoundation at d09626a5; ``transcriptformer`` 0.6.1 of the package index.
     """
 
+    Options = ContinuousOptions
     model_input_names = ["input_ids", "attention_mask", "values"]
 
     def __init__(
@@ -132,11 +134,8 @@ class ContinuousTokenizer(ValueVocabulary):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        self.max_length, self.special_tokens, self.match_official = (
-            int(max_length),
-            bool(special_tokens),
-            bool(match_official),
-        )
+        self.max_length, self.special_tokens = int(max_length), bool(special_tokens)
+        self.match_official = bool(match_official)
         self.options: dict[str, Any] = {
             "transform": transform, "target_sum": target_sum, "clip": float(clip),
             "depth_tokens": bool(depth_tokens), "target_depth": str(target_depth), "depth_of": depth_of,
@@ -345,15 +344,16 @@ class ContinuousTokenizer(ValueVocabulary):
         return_tensors: str | None = None,
     ) -> BatchEncoding:
         """Turn ragged tokens into the tensors of a model; parameters and result as in a call."""
-        return padded(cells, fill=self.fill, longest=self.max_length, padding=padding, return_tensors=return_tensors)
+        return padded(
+            cells, pad_values=self.pad_values, longest=self.max_length, padding=padding, return_tensors=return_tensors
+        )
 
     @property
-    def fill(self) -> dict[str, float]:
+    def pad_values(self) -> dict[str, float]:
         """What fills short rows of each column."""
         return {"input_ids": self.pad_token_id, "values": self.pad_value}
 
-    @property
-    def n_special_per_cell(self) -> int:
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Tokens of a cell without known genes."""
         return 0
 

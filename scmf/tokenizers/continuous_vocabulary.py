@@ -6,16 +6,14 @@ and names of special tokens (continuous_tables), cells as tokens (continuous).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizer
 
 from .continuous_tables import DEPTH_TOKENS, NAMES, OTHERS, SPECIAL, UNKNOWN_ASSAY, check_tables
-from .rank_value_tables import problem, read_table
+from .rank_value_tables import problem, read_table, write_tables
 
 
 class ValueVocabulary(PreTrainedTokenizer):
@@ -149,12 +147,5 @@ class ValueVocabulary(PreTrainedTokenizer):
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write the tables as JSON and return the paths."""
         tables = {"vocab_file": self._token_ids, "aliases_file": self._aliases, "assays_file": self._assays}
-        paths = []
-        for key, table in tables.items():
-            if key == "aliases_file" and not table:
-                continue
-            prefix = f"{filename_prefix}-" if filename_prefix else ""
-            path = Path(save_directory) / f"{prefix}{self.vocab_files_names[key]}"
-            path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-            paths.append(str(path))
-        return tuple(paths)
+        used = {self.vocab_files_names[key]: table for key, table in tables.items() if table or key != "aliases_file"}
+        return write_tables(save_directory, filename_prefix, used)

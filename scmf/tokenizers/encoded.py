@@ -40,7 +40,7 @@ class EncodedCells(NamedTuple):
 def padded(
     cells: EncodedCells,
     *,
-    fill: Mapping[str, float],
+    pad_values: Mapping[str, float],
     longest: int,
     padding: bool | Literal["longest", "max_length"],
     return_tensors: str | None,
@@ -51,7 +51,7 @@ def padded(
     ----------
     cells
         Tokens of B cells.
-    fill
+    pad_values
         Column -> what fills short rows.
     longest
         Length with ``padding="max_length"``.
@@ -78,7 +78,7 @@ def padded(
     width = longest if padding == "max_length" else int(lengths_B.max(initial=0))
     mask_BL = np.arange(width) < lengths_B[:, None]
     for name, column in cells.columns.items():
-        rows_BL = np.full(mask_BL.shape, fill[name], kinds[name])
+        rows_BL = np.full(mask_BL.shape, pad_values[name], kinds[name])
         rows_BL[mask_BL] = column
         data[name] = rows_BL
     data["attention_mask"] = mask_BL.astype(np.int64)

@@ -18,6 +18,7 @@ import numpy as np
 
 from .continuous import ContinuousTokenizer
 from .continuous_tables import SPECIAL
+from .gene_embedding_options import GeneEmbeddingOptions
 from .gene_vector_table import fit_vectors, match_vectors, read_vectors, with_special_rows, write_vectors
 from .rank_value_block import Counts, as_csr, check_totals
 from .rank_value_genes import list_of
@@ -55,6 +56,7 @@ class GeneEmbeddingTokenizer(ContinuousTokenizer):
         Genes that `from_tables` or `fit` found no vector for; empty in a tokenizer that was loaded.
     """
 
+    Options = GeneEmbeddingOptions
     vocab_files_names = {**ContinuousTokenizer.vocab_files_names, "vectors_file": "gene_vectors.npz"}
 
     def __init__(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +22,7 @@ from .encoded import EncodedCells
 from .rank_value_block import Counts, Layout, RankedCells, as_csr, check_counts, check_totals, rank_block
 from .rank_value_genes import GeneColumns, list_of, match_columns, nonzero_medians
 from .rank_value_kernel import pad_rows
-from .rank_value_tables import SPECIAL, check_tables, problem, read_table
+from .rank_value_tables import SPECIAL, check_tables, problem, read_table, write_tables
 
 _PANELS = 64
 """Gene panels whose match is kept."""
@@ -38,7 +37,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
     path to the last bit (see rank_value_kernel).
 
     ================================================  ==================================================
-    official quirk, kept by ``match_official=True``         default
+    official quirk, kept by ``match_official=True``   default
     ================================================  ==================================================
     an id in two columns: the token twice             raw counts summed, one token
     an id and its lower-case copy: the token twice    summed
@@ -74,10 +73,8 @@ class RankValueTokenizer(PreTrainedTokenizer):
     """
 
     vocab_files_names = {
-        "vocab_file": "vocab.json",
-        "medians_file": "gene_medians.json",
-        "aliases_file": "gene_aliases.json",
-    }
+        "vocab_file": "vocab.json", "medians_file": "gene_medians.json", "aliases_file": "gene_aliases.json",
+    }  # fmt: skip
     model_input_names = ["input_ids", "attention_mask"]
     obs_columns: tuple[str, ...] = ()
     is_stochastic = False
@@ -106,22 +103,16 @@ class RankValueTokenizer(PreTrainedTokenizer):
         self._genes = {token: i for token, i in self._token_ids.items() if token not in SPECIAL}
         self._medians = {gene: float(medians[gene]) for gene in self._genes if gene in medians}
         self._aliases = {k: v for k, v in (aliases or {}).items() if k != v and v in self._genes}
-        self.max_length, self.special_tokens, self.match_official = (
-            int(max_length),
-            bool(special_tokens),
-            bool(match_official),
-        )
-        check_tables(
-            self._token_ids, self._genes, self._medians, max_length=self.max_length, special_tokens=self.special_tokens
-        )
+        self.max_length, self.special_tokens = int(max_length), bool(special_tokens)
+        self.match_official = bool(match_official)
+        shape: dict[str, Any] = {"max_length": self.max_length, "special_tokens": self.special_tokens}
+        check_tables(self._token_ids, self._genes, self._medians, **shape)
         self._matched: dict[int, tuple[Any, list[str], GeneColumns]] = {}
         for token in SPECIAL:
             if token in self._token_ids:
                 kwargs.setdefault(f"{token.strip('<>')}_token", token)
         kwargs["model_max_length"] = self.max_length
-        super().__init__(
-            max_length=self.max_length, special_tokens=self.special_tokens, match_official=self.match_official, **kwargs
-        )
+        super().__init__(**shape, match_official=self.match_official, **kwargs)
 
     # --- making one --------------------------------------------------------------------------------
 
@@ -188,15 +179,16 @@ class RankValueTokenizer(PreTrainedTokenizer):
         if not medians:
             raise problem(
                 f"no gene is expressed in {min_cells} of {matrix.shape[0]} cells",
-                wanted="at least one",
-                where="min_cells",
-                fix="lower min_cells, or give more cells",
-            )
-        special = SPECIAL if special_tokens else SPECIAL[:2]
-        token_ids = {token: i for i, token in enumerate([*special, *sorted(medians)])}
-        return cls.from_tables(
-            token_ids, medians, max_length=max_length, special_tokens=special_tokens, match_official=match_official
-        )
+                wanted="at least one", where="min_cells", fix="lower min_cells, or give more cells",
+            )  # fmt: skip
+        shape: dict[str, Any] = {"max_length": max_length, "special_tokens": special_tokens}
+        token_ids = cls.vocabulary_of(sorted(medians), special_tokens=special_tokens)
+        return cls.from_tables(token_ids, medians, match_official=match_official, **shape)
+
+    @classmethod
+    def vocabulary_of(cls, genes: Sequence[str], *, special_tokens: bool, **options: Any) -> dict[str, int]:
+        """Token ids of a fitted vocabulary: the special tokens in use in front, then the genes as they stand."""
+        return {token: i for i, token in enumerate([*(SPECIAL if special_tokens else SPECIAL[:2]), *genes])}
 
     # --- using it ----------------------------------------------------------------------------------
 
@@ -238,9 +230,8 @@ class RankValueTokenizer(PreTrainedTokenizer):
         ValueError
             Negative, NaN or infinite counts; wrong shapes; no known gene; an empty cell.
         """
-        return self.batch(
-            self.rank(counts, genes, n_counts=n_counts, empty=empty), padding=padding, return_tensors=return_tensors
-        )
+        ranked = self.rank(counts, genes, n_counts=n_counts, empty=empty)
+        return self.batch(ranked, padding=padding, return_tensors=return_tensors)
 
     def rank(
         self,
@@ -272,19 +263,20 @@ class RankValueTokenizer(PreTrainedTokenizer):
             raise problem(f"dtype {np.dtype(dtype)}", wanted=f"{self._last_id} to fit", where="rank", fix="use int32")
         columns, n_genes = self._match(genes)
         matrix = as_csr(counts, n_genes)
+        totals = n_counts
+        if totals is not None:
+            totals = check_totals(totals, matrix.shape[0], match_official=self.match_official)
         specials = crop and self.special_tokens
         return rank_block(
             matrix,
             columns,
-            totals=None
-            if n_counts is None
-            else check_totals(n_counts, matrix.shape[0], match_official=self.match_official),
+            totals=totals,
             layout=Layout(
                 (self.max_length - 2 if specials else self.max_length) if crop else None,
                 self.cls_token_id if specials else -1,
                 self.eos_token_id if specials else -1,
                 dtype,
-            ),
+            ),  # fmt: skip
             dense=not sp.issparse(counts),
             match_official=self.match_official,
             values=values,
@@ -305,6 +297,14 @@ class RankValueTokenizer(PreTrainedTokenizer):
         ranked = self.rank(counts, genes, n_counts=n_counts, empty=empty, dtype=dtype)
         return EncodedCells(ranked.offsets, {"input_ids": ranked.ids}, {})
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the strategy (``tokenizer.options`` of a configuration): none."""
+        return {}
+
+    def fit_obs(self, obs: Mapping[str, Sequence[str]]) -> None:
+        """Learn from columns of ``obs``: nothing."""
+
     def cell_tensors(self, obs: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         """Tensors made of columns of ``obs``: none."""
         return {}
@@ -320,17 +320,13 @@ class RankValueTokenizer(PreTrainedTokenizer):
         lengths = cells.lengths
         if padding is False:
             ids = [part.astype(np.int64) for part in np.split(cells.ids, cells.offsets[1:-1])] if lengths.size else []
-            return BatchEncoding(
-                {"input_ids": ids, "attention_mask": [np.ones_like(row) for row in ids], "length": lengths}
-            )
+            masks = [np.ones_like(row) for row in ids]
+            return BatchEncoding({"input_ids": ids, "attention_mask": masks, "length": lengths})
         longest = self.max_length if padding == "max_length" else int(lengths.max(initial=0))
-        input_ids_BL = np.empty((lengths.size, longest), np.int64)
-        attention_mask_BL = np.empty((lengths.size, longest), np.int64)
+        input_ids_BL, attention_mask_BL = (np.empty((lengths.size, longest), np.int64) for _ in range(2))
         pad_rows(cells.ids, cells.offsets, input_ids_BL, attention_mask_BL, self.pad_token_id)
-        return BatchEncoding(
-            {"input_ids": input_ids_BL, "attention_mask": attention_mask_BL, "length": lengths},
-            tensor_type=return_tensors,
-        )
+        batch = {"input_ids": input_ids_BL, "attention_mask": attention_mask_BL, "length": lengths}
+        return BatchEncoding(batch, tensor_type=return_tensors)
 
     # --- what transformers asks of a tokenizer ---------------------------------------------------------
 
@@ -339,27 +335,20 @@ class RankValueTokenizer(PreTrainedTokenizer):
         """Number of tokens, special ones included."""
         return len(self._token_ids)
 
-    @property
-    def n_special_per_cell(self) -> int:
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Special tokens in every cell: a cell of this length has no gene."""
         return 2 if self.special_tokens else 0
 
     @property
-    def fill(self) -> dict[str, float]:
+    def pad_values(self) -> dict[str, float]:
         """Column -> what fills short rows."""
         return {"input_ids": self.pad_token_id}
 
     @property
     def fingerprint(self) -> str:
         """Sha256 of everything that decides the tokens of a cell."""
-        parts = [
-            self._token_ids,
-            self._medians,
-            self._aliases,
-            self.max_length,
-            self.special_tokens,
-            self.match_official,
-        ]
+        shape = self.max_length, self.special_tokens, self.match_official
+        parts = [self._token_ids, self._medians, self._aliases, *shape]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -383,13 +372,8 @@ class RankValueTokenizer(PreTrainedTokenizer):
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write the tables as JSON (floats by ``repr``, hence exact) and return the paths."""
         tables = {"vocab_file": self._token_ids, "medians_file": self._medians, "aliases_file": self._aliases}
-        paths = []
-        for key, table in filter(lambda item: item[1], tables.items()):
-            prefix = f"{filename_prefix}-" if filename_prefix else ""
-            path = Path(save_directory) / f"{prefix}{self.vocab_files_names[key]}"
-            path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-            paths.append(str(path))
-        return tuple(paths)
+        used = {self.vocab_files_names[key]: table for key, table in tables.items() if table}
+        return write_tables(save_directory, filename_prefix, used)
 
     def _match(self, genes: Sequence[str]) -> tuple[GeneColumns, int]:
         """Meaning of the columns and their number; kept for the last few panels, so that files may take turns.
@@ -402,10 +386,8 @@ class RankValueTokenizer(PreTrainedTokenizer):
         names = list_of(genes)
         columns = next((of for _, known, of in tuple(self._matched.values()) if names == known), None)
         if columns is None:
-            names = [str(name) for name in names]
-            columns = match_columns(
-                names, self._genes, self._medians, self._aliases, match_official=self.match_official
-            )
+            names, tables = [str(name) for name in names], (self._genes, self._medians, self._aliases)
+            columns = match_columns(names, *tables, match_official=self.match_official)
         if len(self._matched) >= _PANELS:
             self._matched = {}
         self._matched[id(genes)] = (genes, names, columns)

@@ -1,7 +1,7 @@
-"""Tables of the rank-value tokenizer: read from JSON, checked against each other.
+"""Tables of a tokenizer: read from JSON and written; those of the rank-value tokenizer checked against each other.
 
 Lives here: what a saved tokenizer holds, and the shape of its errors. Lives elsewhere: the use of the tables
-(rank_value_genes), writing them (rank_value).
+(rank_value_genes, gene_columns).
 """
 
 from __future__ import annotations
@@ -36,6 +36,16 @@ def read_table(path: str | None, name: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise problem("JSON that is no object", wanted=name, where=str(path), fix="save the tokenizer again")
     return table
+
+
+def write_tables(folder: str, prefix: str | None, tables: Mapping[str, Any]) -> tuple[str, ...]:
+    """Write tables (file name -> table) as JSON, floats by ``repr``, hence exact, and return the paths."""
+    paths = []
+    for name, table in tables.items():
+        path = Path(folder) / (f"{prefix}-{name}" if prefix else name)
+        path.write_text(json.dumps(table, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+        paths.append(str(path))
+    return tuple(paths)
 
 
 def check_tables(

@@ -21,6 +21,7 @@ from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.models.checkpoint import copy_frozen, load_weights
 from scmf.models.embed import classify_tokens
+from scmf.models.run_folder import RunFolder
 from scmf.tokenizers.build import (
     training_tokens,
 )
@@ -77,7 +78,7 @@ def finetune(
         _with_labels(prepared, rows, labels),
         objective=CellClassification(),
         settings=loop,
-        out=out / "finetuning" / method,
+        out=RunFolder(out).finetuning(method),
         digest=sha256_json([recipe.digest, seed, prepared.digest, weights]),
         evaluate_every=0,
     )

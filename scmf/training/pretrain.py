@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scmf.core import provenance
-from scmf.core import registry as plugins
+from scmf.core import provenance, registry
 from scmf.core.config.recipe import Recipe
 from scmf.core.distributed import is_main
 from scmf.core.files import sha256_json, write_json
 from scmf.models.build import build_model
 from scmf.models.checkpoint import save_model
 from scmf.models.origin import RECORD, Checkpoint, training_record
+from scmf.models.run_folder import RunFolder
 from scmf.training.data import Prepared
 from scmf.training.loop import TrainingReport, train
 from scmf.training.stream_data import Streamed
@@ -35,9 +35,9 @@ def pretrain(
     callbacks: Sequence[EvaluationCallback] = (),
 ) -> tuple[Any, TrainingReport]:
     """Pretrain the model of ``recipe`` on the training cells, in memory or streamed, and save it under ``out``."""
-    config, tokenizer = recipe.config, prepared.tokenizer
+    config, tokenizer, run = recipe.config, prepared.tokenizer, RunFolder(out)
     model = build_model(config, tokenizer, seed=config.training.seed, batch_names=prepared.batch_names)
-    objective_class = plugins.resolve("objectives", config.training.pretraining_task)
+    objective_class = registry.resolve("objectives", config.training.pretraining_task)
     objective = objective_class.from_settings(
         config.training, tokenizer, match_official=config.tokenizer.match_official
     )
@@ -52,20 +52,20 @@ def pretrain(
         "provenance": provenance.collect(data=prepared.provenance),
     }
     if is_main():
-        write_json(out / "run.json", facts)
+        run.write(facts)
     log.info(f"pretraining on {prepared.n_training:,} cells")
     report = train(
         model,
         prepared.batches(config.training),
         objective=objective,
         settings=config.training,
-        out=out / "pretraining",
+        out=run.pretraining,
         digest=digest,
         valid=prepared.valid_tokens(),
         callbacks=callbacks,
         evaluate_every=config.eval.every_n_epochs,
     )
     if is_main():
-        save_model(model, tokenizer, out / "model")
-        write_json(out / "model" / RECORD, training_record(Checkpoint.at(out)))
+        save_model(model, tokenizer, run.model)
+        write_json(run.model / RECORD, training_record(Checkpoint.at(out)))
     return model, report

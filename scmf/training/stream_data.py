@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.data import DataConfig, StreamConfig
 from scmf.core.config.run import RunConfig, TokenizerConfig, TrainingConfig
 from scmf.core.distributed import main_first
@@ -33,7 +33,7 @@ from scmf.data.stores.token_store import ReadyTokens
 from scmf.data.stream.arrange import Arrangement
 from scmf.data.stream.plan import Shape
 from scmf.data.stream.reader import CellStream, in_order
-from scmf.data.tokens.cache import cached_tokens, tokenise_to
+from scmf.data.tokens.cache import cached_tokens, tokenize_to
 from scmf.data.tokens.tokens import BatchesOf
 from scmf.tokenizers.build import (
     BATCH_IDS,
@@ -64,8 +64,8 @@ class TokenEncoder:
 
     def __init__(self, tokenizer: Any, *, aligner: GeneAligner | None = None, draw: int = 0) -> None:
         self.tokenizer, self.aligner, self.draw = tokenizer, aligner, draw
-        self.pad_values: Mapping[str, float] = tokenizer.fill
-        self._without_genes = tokenizer.n_special_per_cell
+        self.pad_values: Mapping[str, float] = tokenizer.pad_values
+        self._without_genes = tokenizer.num_special_tokens_to_add()
         self._dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max else np.int32
 
     @property
@@ -286,11 +286,9 @@ def _tokenizer(
             where="tokenizer.options.vectors: fit",
             fix="fit them once in memory on a part of the cells and name the saved tokenizer as tokenizer.vocabulary",
         )
-    strategy = plugins.resolve("tokenizers", settings.strategy)
+    strategy = registry.resolve("tokenizers", settings.strategy)
     shape = with_vectors(tokenizer_shape(settings), list(token_ids))
-    if hasattr(strategy, "vocabulary_of"):
-        token_ids = strategy.vocabulary_of(sorted(medians), **shape)
-    return strategy.from_tables(token_ids, medians, aliases, **shape)
+    return strategy.from_tables(strategy.vocabulary_of(sorted(medians), **shape), medians, aliases, **shape)
 
 
 def panel_genes(corpus: Corpus, aligner: GeneAligner) -> dict[str, str]:
@@ -316,7 +314,7 @@ def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig) -
         )
 
 
-def tokenise_files(
+def tokenize_files(
     data: DataConfig,
     out: Path,
     *,
@@ -339,8 +337,6 @@ def tokenise_files(
         As in the section ``tokenizer``.
     columns
         Columns of ``obs`` to keep.
-    note
-        Told in a few words what is going on.
 
     Returns
     -------
@@ -350,4 +346,4 @@ def tokenise_files(
     settings = TokenizerConfig(vocabulary=vocabulary, max_length=max_length, special_tokens=special_tokens)
     tokenizer = given_tokenizer(settings)
     opened = open_corpus(data)
-    return tokenise_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)
+    return tokenize_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)

@@ -225,3 +225,25 @@ def test_the_digest_says_what_is_run_and_not_how_it_was_written(tiny, own):
     assert load_recipe(tiny, overrides=("training.seed=7", "training.trackers=[wandb]")).digest == variant.digest
     assert load_recipe(tiny, overrides=("training.lr=0.26",)).digest != variant.digest
     assert load_recipe(own).digest != variant.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("geneformer", "8cc23d1172725964e2b8ef5370d71b125a38d0ef68aac88378e691e37ef5a4b3"),
+        ("scgpt", "4075fe61fedb79c03b97d9fe65631eaf75e9a35700a91b7c6423ab852ea830b1"),
+        ("scfoundation", "a29f7fa228587f3f86b560940689bff0130d82b96df1a032932eb5d911c65cdb"),
+        ("transcriptformer", "92ec4ff9a0af6bffb342d46a0088dc19e578abf5c91e8dafdebaae2fe9c2f1b7"),
+    ],
+)
+def test_the_digest_of_a_shipped_recipe_is_the_one_its_expected_values_were_recorded_with(name, digest):
+    expected = yaml.safe_load((shipped("recipes") / name / "expected.yaml").read_text(encoding="utf-8"))
+    assert {cell["measured_with"]["digest"] for cell in expected["mini"]} == {digest}
+    assert load_recipe(name).digest == digest
+
+
+def test_the_digest_hashes_a_key_with_its_first_name(tiny):
+    # values of the code before the keys were renamed
+    assert load_recipe("geneformer", variant="v2-104m").digest.startswith("0070e22c812581eb")
+    official = load_recipe("geneformer", variant="mini", overrides=("tokenizer.match_official=true",))
+    assert official.digest.startswith("149e27d94324e639")

@@ -13,7 +13,6 @@ from scmf.core.config.section import Section
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.protocol import Benchmark
 from scmf.evaluation.run import scores
-from scmf.evaluation.score import Score
 from scmf.evaluation.submissions.baselines import BaselinesSubmission
 from scmf.evaluation.submissions.edges import EdgesSubmission
 from scmf.evaluation.submissions.model import ModelSubmission
@@ -21,6 +20,7 @@ from scmf.evaluation.submissions.predictions import PredictionsSubmission
 from scmf.evaluation.submissions.protocol import EmptySubmission, Origin, Submission
 from scmf.evaluation.submissions.vectors import VectorsSubmission
 from scmf.evaluation.tasks import COMMON, Task, tasks_of
+from scmf.results.score import Score
 
 KINDS = (BaselinesSubmission, EdgesSubmission, ModelSubmission, PredictionsSubmission, VectorsSubmission)
 TASK = {"benchmark": "annotation", "dataset": "pancreas", "split": "donor", "description": "unseen donors"}

@@ -1,8 +1,12 @@
 """The tasks of the leaderboard: what the shipped file says is there, and what a wrong one is told."""
 
+import json
+
 import pytest
 
 from scmf.core.errors import ConfigError
+from scmf.core.files import sha256_json
+from scmf.core.paths import shipped
 from scmf.data.cards.card import load_card
 from scmf.evaluation.tasks import Suite, Task, load_suite
 
@@ -58,3 +62,11 @@ def test_a_wrong_task_is_refused_in_words(tmp_path, change, said):
 def test_defaults_ask_for_nothing_special():
     task = Task.model_validate(TASK)
     assert task.unseen == "error" and not task.finetune and task.max_cells is None
+
+
+@pytest.mark.parametrize("name", ["pancreas-folds", "kang-condition", "lung-batches"])
+def test_the_digest_of_a_task_is_the_one_the_baselines_were_recorded_with(name):
+    folder = shipped("leaderboard") / "results" / "baselines"
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("*.json")]
+    recorded = {result["recipe_digest"] for result in results if result["provenance"].get("task") == name}
+    assert recorded == {load_suite().tasks[name].digest(sha256_json("baselines"))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
-from scmf.core.config.model import GenerativeOptions, ModelConfig
+from scmf.core.config.model import ModelConfig
 from scmf.models.generative_transformer import (
     GenerativeTransformerConfig,
     GenerativeTransformerForSequenceClassification,
     GenerativeTransformerModel,
 )
+from scmf.models.generative_transformer_options import GenerativeOptions
 from tests.fixtures.generative_cells import CLS, EVERYTHING, PAD, SHAPE, VOCAB, build, cells, hidden, split
 
 FACTS: dict[str, Any] = {
@@ -58,7 +60,7 @@ def test_the_words_of_a_recipe_become_a_configuration() -> None:
 
 def test_every_option_reaches_the_configuration() -> None:
     fields = {name for name in vars(GenerativeTransformerConfig(**SHAPE)) if not name.startswith("_")}
-    assert set(GenerativeOptions.model_fields) <= fields
+    assert {one.name for one in dataclasses.fields(GenerativeOptions)} <= fields
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_record_refuses_mixed_programs_absent_seeds_and_unknown_floors():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("embeded: []", "did you mean 'mini'"),
+        ("minni: []", "did you mean 'mini'"),
         ("[]", "not a mapping"),
         ("published: [{id: x}]", "is missing"),
     ],

@@ -310,7 +310,7 @@ def test_the_options_of_a_config_are_those_of_the_tokenizer():
 def test_the_contract_of_a_tokenizer_is_kept():
     tokenizer = make(special_tokens=True)
     assert tokenizer.model_input_names == ["input_ids", "attention_mask", "values"]
-    assert tokenizer.fill == {"input_ids": PAD, "values": -2.0}
+    assert tokenizer.pad_values == {"input_ids": PAD, "values": -2.0}
     assert (
         tokenizer.is_stochastic
         and make(n_bins=0).is_stochastic

@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmf.core.config.tokenizer import ContinuousOptions
 from scmf.tokenizers.continuous import ContinuousTokenizer
+from scmf.tokenizers.continuous_options import ContinuousOptions
 from tests.tokenizers.test_continuous import GENES, A, F, cells, clipped, csr, make
 
 # --- columns of obs --------------------------------------------------------------------------------------------
@@ -54,7 +55,7 @@ def test_published_names_of_special_tokens_are_known():
     tokenizer = clipped(special_tokens=True)
     assert (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id) == (1, 2, 3)
     assert (tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.gene_token_start) == (6, 0, 7)
-    assert tokenizer.fill == {"input_ids": 1, "values": 0.0}
+    assert tokenizer.pad_values == {"input_ids": 1, "values": 0.0}
 
 
 def test_every_token_that_is_no_gene_is_a_special_one():
@@ -66,7 +67,7 @@ def test_every_token_that_is_no_gene_is_a_special_one():
 
 
 def test_every_option_of_the_config_is_one_of_the_tokenizer():
-    options = ContinuousOptions().model_dump()
+    options = asdict(ContinuousOptions())
     tokenizer = ContinuousTokenizer.fit(csr([1] * 6), GENES, min_cells=1, max_length=8, **options)
     assert tokenizer.options == options
 

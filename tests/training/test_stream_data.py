@@ -15,7 +15,7 @@ from scmf.data.loading.open_corpus import OpenedCorpus
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.ragged import BadRows
-from scmf.data.tokens.cache import cached_tokens, tokenise_to
+from scmf.data.tokens.cache import cached_tokens, tokenize_to
 from scmf.tokenizers.rank_value import RankValueTokenizer
 from scmf.training.data import prepare
 from scmf.training.pretrain import pretrain
@@ -174,7 +174,7 @@ def test_a_cache_made_with_other_settings_is_refused(folder, monkeypatch, tmp_pa
 def test_one_dataset_for_other_programs_has_input_ids_length_and_obs(adata, tokenizer, tmp_path):
     datasets = pytest.importorskip("datasets")
     opened = OpenedCorpus(Corpus([MemoryStore(adata)]), None, None, None, DataFacts("x", "0" * 64))
-    assert tokenise_to(opened, TokenEncoder(tokenizer), tmp_path / "d", columns=["cell_type"]) == 300
+    assert tokenize_to(opened, TokenEncoder(tokenizer), tmp_path / "d", columns=["cell_type"]) == 300
     found = datasets.load_from_disk(str(tmp_path / "d"))
     ranked = tokenizer.rank(adata.X, adata.var_names)
     assert found["length"][:] == np.diff(ranked.offsets).tolist()

@@ -18,7 +18,8 @@ from typing import Any
 
 from pydantic import Field
 
-from scmf.core import registry as plugins
+from scmf.core import registry
+from scmf.core.config.renamed import current_file, first_names
 from scmf.core.config.run import RunConfig, apply_overrides, deep_merge, json_schema, validate
 from scmf.core.config.section import Section
 from scmf.core.errors import ConfigError
@@ -120,7 +121,8 @@ class Recipe:
         """Sha256 of the five sections without the seed: runs of one digest differ by the seed alone.
 
         Trackers and the project name do not move a number and are left out too, and so are keys that came after
-        the first expected values were recorded, as long as they hold their default: old digests stay true.
+        the first expected values were recorded, as long as they hold their default; a key that was renamed since is
+        hashed with its first name. So old digests stay true.
         """
         sections = self.config.model_dump(mode="json")
         for section, keys in _CAME_LATER.items():
@@ -130,6 +132,10 @@ class Recipe:
                     del sections[section][key]
         for key in ("seed", "trackers", "project", "keep_checkpoints", "checkpoint_every_n_steps"):
             del sections["training"][key]
+        for section in ("data", "tokenizer"):
+            sections[section] = first_names(section, sections[section])
+        if "options" in sections["model"]:
+            sections["model"]["options"] = first_names("model.options", sections["model"]["options"])
         return sha256_json(sections)
 
     @property
@@ -179,7 +185,7 @@ def find_recipe(name_or_path: str | Path) -> Path:
     raise ConfigError(
         f"recipe {str(name_or_path)!r}",
         wanted="the name of a shipped recipe or the path of a YAML file",
-        fix=plugins.did_you_mean(str(name_or_path), known),
+        fix=registry.did_you_mean(str(name_or_path), known),
     )
 
 
@@ -209,7 +215,7 @@ def load_recipe(name_or_path: str | Path, *, variant: str | None = None, overrid
             where=path,
             fix="see `scmf schema`",
         )
-    file: RecipeFile = validate(RecipeFile, raw, where=str(path))
+    file: RecipeFile = validate(RecipeFile, current_file(raw), where=str(path))
     if variant is None and file.identity is not None:
         variant = file.identity.default_variant
     if variant is not None and variant not in file.variants:
@@ -217,7 +223,7 @@ def load_recipe(name_or_path: str | Path, *, variant: str | None = None, overrid
             f"variant {variant!r}",
             wanted=f"one of {', '.join(file.variants) or '(the file has none)'}",
             where=path,
-            fix=plugins.did_you_mean(variant, sorted(file.variants)),
+            fix=registry.did_you_mean(variant, sorted(file.variants)),
         )
     sections = {key: getattr(file, key) for key in ("data", "tokenizer", "model", "training", "eval")}
     where = str(path)

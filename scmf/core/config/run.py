@@ -10,10 +10,11 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scmf.core.config.data import DataConfig as DataConfig  # sections are imported from here
 from scmf.core.config.model import ModelConfig as ModelConfig
+from scmf.core.config.renamed import current_sections
 from scmf.core.config.section import Section
 from scmf.core.config.tokenizer import TokenizerConfig as TokenizerConfig
 from scmf.core.config.training import FinetuneConfig as FinetuneConfig
@@ -59,6 +60,11 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     """Measurements."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_today(cls, raw: Any) -> Any:
+        return current_sections(raw)
+
 
 # --- from a file and overrides to a config --------------------------------------------------------
 
@@ -99,7 +105,7 @@ def apply_overrides(raw: dict[str, Any], overrides: tuple[str, ...] | list[str])
             raw = deep_merge(raw, {"data": {key: empty for key, empty in _SOURCES.items() if key != keys[1]}})
         for key in reversed(keys):
             value = {key: value}
-        raw = deep_merge(raw, value)
+        raw = deep_merge(raw, current_sections(value))
     return raw
 
 

@@ -7,72 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from scmf.core.config.section import Section, check_options, known, options_schema, with_defaults
-
-
-class MaskedValueOptions(Section):
-    """Options of ``masked_value_prediction`` (scGPT, fine-tuning)."""
-
-    include_cls: bool = False
-    """Let the ``<cls>`` position be masked and predicted, as the official fine-tuning does."""
-
-
-class GenerativeValueOptions(Section):
-    """Options of ``generative_value_prediction`` (scGPT, pretraining)."""
-
-    generated_shares: tuple[float, ...] = (0.25, 0.5, 0.75)
-    """Share of the genes of a cell that are generated; one is drawn a batch. ``mask_ratio`` is not read."""
-    second_pass_after: int | None = Field(1000, ge=0)
-    """After this many optimizer steps, predict once more from the cell embedding; null never does."""
-
-    @field_validator("generated_shares")
-    @classmethod
-    def _shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
-        if not shares or not all(0 < share < 1 for share in shares):
-            raise ValueError("generated_shares must be shares between 0 and 1, at least one")
-        return shares
-
-
-class ReadDepthOptions(Section):
-    """Options of ``read_depth_aware`` (scFoundation, pretraining)."""
-
-    zero_mask_ratio: float = Field(0.03, ge=0, lt=1)
-    """Share of the genes without a count that are to be predicted."""
-    replace_share: float = Field(0.8, ge=0, le=1)
-    """Of the genes to be predicted, the share that is hidden behind the mask."""
-    random_share: float = Field(0.1, ge=0, le=1)
-    """The share that is shown with the value of another gene of the batch; the rest is shown as it is."""
-    downsample_share: float = Field(0.5, ge=0, le=1)
-    """Share of the cells that are thinned. Ours: the official distribution is in an unpublished note."""
-    rate_alpha: float = Field(2.0, gt=0)
-    """A thinned cell keeps each count with a probability drawn from Beta(``rate_alpha``, ``rate_beta``). Ours."""
-    rate_beta: float = Field(2.0, gt=0)
-    """See ``rate_alpha``."""
-
-    @model_validator(mode="after")
-    def _shares_of_one(self) -> ReadDepthOptions:
-        if self.replace_share + self.random_share > 1:
-            raise ValueError("replace_share and random_share add up to more than 1")
-        return self
-
-
-class NextGeneOptions(Section):
-    """Options of ``next_gene_prediction`` (TranscriptFormer, pretraining)."""
-
-    gene_loss_weight: float = Field(1.0, ge=0)
-    """Weight of the cross entropy of the next gene beside the loss of its count."""
-    shuffle: bool = False
-    """Put the genes of each cell into a random order in every batch (official ``shuffle_expressed_each_batch``)."""
-
-
-OPTIONS: dict[str, type[Section]] = {
-    "masked_value_prediction": MaskedValueOptions,
-    "generative_value_prediction": GenerativeValueOptions,
-    "read_depth_aware": ReadDepthOptions,
-    "next_gene_prediction": NextGeneOptions,
-}
+from scmf.core.config.options import check_options, options_schema, with_defaults
+from scmf.core.config.section import Section, known
 
 
 class TrainingConfig(Section):
@@ -120,18 +58,18 @@ class TrainingConfig(Section):
     """Dashboards, through accelerate. A JSON-lines log is always written."""
     project: str = "scmf"
     """Project name for the trackers."""
-    options: dict[str, Any] = Field({}, json_schema_extra=options_schema(OPTIONS))
+    options: dict[str, Any] = Field({}, json_schema_extra=options_schema("objectives"))
     """What only this objective knows."""
 
     @model_validator(mode="after")
     def _options_of_objective(self) -> TrainingConfig:
-        object.__setattr__(self, "options", check_options(self.options, OPTIONS, choice=self.pretraining_task))
+        object.__setattr__(self, "options", check_options("objectives", self.pretraining_task, self.options))
         return self
 
     @property
     def all_options(self) -> dict[str, Any]:
         """The options of the objective, defaults included."""
-        return with_defaults(self.options, OPTIONS, self.pretraining_task)
+        return with_defaults("objectives", self.pretraining_task, self.options)
 
 
 class FinetuneConfig(Section):

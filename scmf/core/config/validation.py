@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.section import Section
 from scmf.core.errors import ConfigError
 
@@ -33,13 +33,13 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     name = ".".join(path) or "the file"
     if item["type"] == "extra_forbidden":
         known = _keys_at(model, path[:-1])
-        return f"unknown key {name!r}: {plugins.did_you_mean(path[-1], known)}"
+        return f"unknown key {name!r}: {registry.did_you_mean(path[-1], known)}"
     if item["type"] == "missing":
         return f"key {name!r} is missing"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "literal_error" and isinstance(item["input"], str):
         known = [part.strip().strip("'") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
-        message += f"; {plugins.did_you_mean(item['input'], known)}"
+        message += f"; {registry.did_you_mean(item['input'], known)}"
     shown = f" (got {item['input']!r})" if not isinstance(item["input"], dict) else ""
     return f"{name}: {message}{shown}"
 

@@ -8,11 +8,12 @@ the files against their card (check).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from scmf.core import registry as plugins
+from scmf.core import registry
+from scmf.core.config.renamed import current_names
 from scmf.core.config.section import Section
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, DataError
@@ -175,6 +176,11 @@ class Authenticity(Section):
 class Card(Section):
     """A dataset, a gene vocabulary or gene vectors: what it is, where it comes from and what is frozen about it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_today(cls, raw: Any) -> Any:
+        return current_names("card", raw)
+
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     """Name; the file is called ``<name>.yaml``."""
     title: str
@@ -274,7 +280,7 @@ class Card(Section):
                 f"split {name!r}",
                 wanted=f"a split of the card {self.name!r}: {', '.join(known) or 'it has none'}",
                 where="data.split",
-                fix=plugins.did_you_mean(name, known) if known else "set data.split: null or give a path to a TSV",
+                fix=registry.did_you_mean(name, known) if known else "set data.split: null or give a path to a TSV",
             )
         return self.splits[name]
 
@@ -342,6 +348,6 @@ def _path_of(name: str | Path) -> Path:
             f"dataset {name!r}",
             wanted="the name of a card or a path to one",
             where=shipped("datasets"),
-            fix=plugins.did_you_mean(name, known),
+            fix=registry.did_you_mean(name, known),
         )
     return path

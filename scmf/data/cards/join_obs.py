@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.data.cards.assembly import Annotation, Assembly
 
@@ -127,7 +127,7 @@ def _column(obs: pd.DataFrame, name: str, *, where: object) -> pd.Series:
         known = [str(column) for column in obs.columns]
         raise DataError(
             f"no column {name!r} in obs", wanted="the column that the card names", where=where,
-            fix=plugins.did_you_mean(name, known),
+            fix=registry.did_you_mean(name, known),
         )  # fmt: skip
     return obs[name]
 

@@ -16,7 +16,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.run import RunConfig
 from scmf.core.errors import ScmfError
 from scmf.data.cards.card import Card
@@ -304,7 +304,7 @@ def _check_key(report: CheckReport, adata: Any, key: str | None, name: str) -> p
         return None
     if key not in adata.obs:
         known = [str(column) for column in adata.obs.columns]
-        report.add("error", name, f"no column {key!r} in obs", do=plugins.did_you_mean(key, known) if known else "")
+        report.add("error", name, f"no column {key!r} in obs", do=registry.did_you_mean(key, known) if known else "")
         return None
     values = adata.obs[key]
     missing = int(values.isna().sum())

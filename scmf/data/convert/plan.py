@@ -70,14 +70,8 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
         Ids of several kinds or species, no gene common to all, or none of the wanted genes in any input.
     """
     distinct = list({id(store): store for store in stores}.values())
-    kinds = [genes_.detect(store.genes) for store in distinct]
-    if len({(kind.kind, kind.species) for kind in kinds}) > 1:
-        raise GeneError(
-            "; ".join(f"{store.uri}: {kind}" for store, kind in zip(distinct, kinds, strict=True)),
-            wanted="one kind of gene ids and one species",
-            where="the inputs",
-            fix="name the column of var that holds Ensembl ids of one species (gene_ids=)",
-        )
+    fix = "name the column of var that holds Ensembl ids of one species (gene_ids=)"
+    genes_.refuse_mixed_kinds([(str(store.uri), store.genes) for store in distinct], where="the inputs", fix=fix)
     forms = [[genes_.canonical(gene) for gene in store.genes] for store in distinct]
     shared = {form for store in forms for form, n in Counter(store).items() if n > 1}
     keys = {

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, GeneError
 from scmf.data.genes.ids import GeneMap, canonical, is_ensembl
 from scmf.data.genes.names import species_of
@@ -122,7 +122,7 @@ def align_vectors(
             f"missing={missing!r}",
             wanted=", ".join(known),
             where="align_vectors",
-            fix=plugins.did_you_mean(missing, known),
+            fix=registry.did_you_mean(missing, known),
         )
     genes = [str(gene) for gene in genes]
     if counts is not None and np.shape(counts) != (len(genes),):

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, GeneError
 from scmf.core.files import write_text
 from scmf.data.cards.card import list_cards, load_card
@@ -141,20 +141,11 @@ def load_gene_set(name: str | Path) -> GeneSet:
             f"gene set {text!r}",
             wanted="a named set, a vocabulary card, or a path to a .txt, .tsv, .csv or .json file",
             where="gene_set",
-            fix=plugins.did_you_mean(text, [*_ANNOTATED, *vocabularies]),
+            fix=registry.did_you_mean(text, [*_ANNOTATED, *vocabularies]),
         )
     found = load_card(name)
     genes = tuple(load_vocabulary(found).genes)
     return GeneSet(found.name, genes, found.organism, found.title, str(found.path) if found.path else found.name)
-
-
-def named_gene_sets() -> dict[str, str]:
-    """Names that `load_gene_set` knows -> what they are, one line each."""
-    sets = {
-        name: f"{'all' if biotype is None else 'protein-coding'} genes of: {load_card(card).title}"
-        for name, (card, _, biotype) in _ANNOTATED.items()
-    }
-    return sets | {card.name: card.title for card in list_cards(kind="vocabulary") if _has_tokens(card)}
 
 
 def _has_tokens(card: Any) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import DataError, GeneError
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]{0,6}G\d{11})(\.\d+)?(_PAR_Y)?$", re.IGNORECASE)
@@ -172,7 +172,7 @@ def _column(var: pd.DataFrame, where: str, *, path: object, key: str) -> np.ndar
         return var.index.astype(str).to_numpy(dtype=object)
     if where not in var:
         known = ["var_names", *map(str, var.columns)]
-        raise DataError(f"no column {where!r} in var", wanted=key, where=path, fix=plugins.did_you_mean(where, known))
+        raise DataError(f"no column {where!r} in var", wanted=key, where=path, fix=registry.did_you_mean(where, known))
     return var[where].astype(object).where(var[where].notna(), "").astype(str).to_numpy(dtype=object)
 
 
@@ -285,4 +285,24 @@ def refuse_duplicates(ids: np.ndarray, *, path: object) -> None:
             where=path,
             fix="add up the columns of a gene, or give unique Ensembl ids with data.gene_ids; do not use "
             "var_names_make_unique(), which invents genes",
+        )
+
+
+def refuse_mixed_kinds(genes: Sequence[tuple[str, Iterable[str]]], *, where: str, fix: str) -> None:
+    """Raise `GeneError` when the ids of several tables are not of one kind and one species.
+
+    Parameters
+    ----------
+    genes
+        Name and gene ids of each table.
+    where, fix
+        What the error says.
+    """
+    kinds = [detect(ids) for _, ids in genes]
+    if len({(kind.kind, kind.species) for kind in kinds}) > 1:
+        raise GeneError(
+            "; ".join(f"{name}: {kind}" for (name, _), kind in zip(genes, kinds, strict=True)),
+            wanted="one kind of gene ids and one species",
+            where=where,
+            fix=fix,
         )

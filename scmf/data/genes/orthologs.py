@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError
 from scmf.data.cards.card import Card, file_of, load_card
 from scmf.data.cards.sources import fetch_file
@@ -107,7 +107,7 @@ class OrthologMap:
         high_confidence: bool = False,
     ) -> None:
         if many not in ("one2one", "sum"):
-            fix = plugins.did_you_mean(many, ["one2one", "sum"])
+            fix = registry.did_you_mean(many, ["one2one", "sum"])
             raise ConfigError(f"{many!r}", wanted="one2one or sum", where="policy of orthologs", fix=fix)
         self.many: Many = many
         """What becomes of genes with several orthologs."""

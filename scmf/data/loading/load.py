@@ -17,7 +17,7 @@ import pandas as pd
 from anndata import AnnData, concat, read_h5ad
 
 from scmf.core.config.data import DataConfig
-from scmf.core.errors import ConfigError, DataError, GeneError
+from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import sha256_file, sha256_json
 from scmf.data.cards.card import Card, Derivation
 from scmf.data.cards.join_obs import assemble, name_columns
@@ -208,14 +208,9 @@ def _derived(raw: AnnData, matrix: Any, var: pd.DataFrame, derive: Derivation, *
 
 def _together(parts: Sequence[AnnData], paths: Sequence[Path]) -> AnnData:
     """Several files over the union of their genes; a gene that a file lacks counts 0 there."""
-    kinds = [genes_.detect(part.var_names) for part in parts]
-    if len({(kind.kind, kind.species) for kind in kinds}) > 1:
-        raise GeneError(
-            "; ".join(f"{path.name}: {kind}" for path, kind in zip(paths, kinds, strict=True)),
-            wanted="one kind of gene ids and one species",
-            where="data.files",
-            fix="give all files Ensembl ids of one species (column of var: data.gene_ids)",
-        )
+    named = [(path.name, part.var_names) for path, part in zip(paths, parts, strict=True)]
+    fix = "give all files Ensembl ids of one species (column of var: data.gene_ids)"
+    genes_.refuse_mixed_kinds(named, where="data.files", fix=fix)
     every = pd.Index(np.concatenate([part.obs_names for part in parts]))
     if not every.is_unique:
         stems = [path.stem for path in paths]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.data import DataConfig, FilterConfig
 from scmf.core.errors import ConfigError, CountsError, DataError
 from scmf.core.files import sha256_file
@@ -186,7 +186,7 @@ def check_key(columns: Sequence[object], key: str | None, *, name: str, asked: b
             f"no column {key!r} in obs",
             wanted=f"the column named by {name}",
             where=f"data.{name}" if asked else f"{name} of the card",
-            fix=plugins.did_you_mean(key, [str(column) for column in columns]),
+            fix=registry.did_you_mean(key, [str(column) for column in columns]),
         )
 
 

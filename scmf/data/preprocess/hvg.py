@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
 from scmf.data.preprocess import moments
 from scmf.data.preprocess.moments import Selection, mean_and_variance
@@ -142,7 +142,7 @@ def highly_variable_genes(
     """
     if flavor not in get_args(Flavor):
         known = list(get_args(Flavor))
-        raise ConfigError(f"flavor {flavor!r}", where="hvg", fix=plugins.did_you_mean(str(flavor), known))
+        raise ConfigError(f"flavor {flavor!r}", where="hvg", fix=registry.did_you_mean(str(flavor), known))
     loess = _loess() if flavor.startswith("seurat_v3") else None
     selection = Selection.of(corpus, keep=keep, genes=genes, batch_key=batch_key, threads=threads)
     if flavor in ("seurat", "cell_ranger"):

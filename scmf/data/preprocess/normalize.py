@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError
 from scmf.data.preprocess.size_factors import SizeFactors
 from scmf.data.preprocess.steps import Blocks, LibrarySize, Log1p, SelectGenes
@@ -115,7 +115,7 @@ class Pipeline:
             if entry.get("step") not in known:
                 name = str(entry.get("step"))
                 raise ConfigError(
-                    f"step {name!r}", where="preprocessing pipeline", fix=plugins.did_you_mean(name, list(known))
+                    f"step {name!r}", where="preprocessing pipeline", fix=registry.did_you_mean(name, list(known))
                 )
             steps.append(known[entry["step"]](**fields))
         return cls(steps, fitted_on=value.get("fitted_on"))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.data.stores.cell_ids import unique_ids
 from scmf.data.stores.corpus import Corpus
@@ -97,7 +97,7 @@ def resolve_column(name: str, columns: Sequence[str], *, keys: Mapping[str, str]
         raise DataError(
             f"{len(usual)} columns could be the {name}: {', '.join(usual)}", wanted="one", where=where, fix="name it"
         )
-    fix = plugins.did_you_mean(name, list(columns)) if columns else "add the column to obs"
+    fix = registry.did_you_mean(name, list(columns)) if columns else "add the column to obs"
     raise DataError(f"no column {name!r} in obs", wanted="a column to split by", where=where, fix=fix)
 
 

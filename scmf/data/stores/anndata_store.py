@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import CountsError, DataError
 from scmf.core.files import sha256_json
 from scmf.data.genes import ids as genes_
@@ -121,7 +121,7 @@ class AnnDataStore(CsrStore):
                 f"no matrix {wanted!r}",
                 wanted="the place of the raw counts (data.counts)",
                 where=self.uri,
-                fix=plugins.did_you_mean(wanted, list(known)) if known else "the file has no matrix at all",
+                fix=registry.did_you_mean(wanted, list(known)) if known else "the file has no matrix at all",
             )
         verdicts = []
         for name in names:
@@ -247,7 +247,7 @@ class AnnDataStore(CsrStore):
                 raise DataError(
                     f"no column {column!r} in obs",
                     where=self.uri,
-                    fix=plugins.did_you_mean(column, self._obs_columns),
+                    fix=registry.did_you_mean(column, self._obs_columns),
                 )
         with self._tree() as tree:
             self._refuse_change()

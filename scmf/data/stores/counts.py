@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import CountsError, DataError
 
 _BLOCK = 1 << 22
@@ -81,7 +81,7 @@ def matrix_of(adata: Any, where: str, *, path: object = None) -> tuple[Any, pd.D
         f"no matrix {where!r}",
         wanted="the place of the raw counts (data.counts)",
         where=path,
-        fix=plugins.did_you_mean(where, known) if known else "the file has no matrix at all",
+        fix=registry.did_you_mean(where, known) if known else "the file has no matrix at all",
     )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.core.files import sha256_json
 from scmf.data.genes import ids as genes_
@@ -68,7 +68,7 @@ class MemoryStore(Store):
                 raise DataError(
                     f"no column {column!r} in obs",
                     where=self.uri,
-                    fix=plugins.did_you_mean(column, self.obs_columns),
+                    fix=registry.did_you_mean(column, self.obs_columns),
                 )
         return self._obs[list(columns)].reset_index(drop=True)
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.data.stores.files.byte_ranges import ByteSource, LocalFiles
 from scmf.data.stores.files.remote import is_remote, open_remote
-from scmf.data.stores.h5ad_store import H5adStore
 from scmf.data.stores.store import Store
-from scmf.data.stores.zarr_store import ZarrStore, open_group
+from scmf.data.stores.zarr_store import open_group
 
 _WANTED = "an .h5ad file, a zarr group of AnnData, a collection of them, or a folder of these"
 
@@ -61,7 +61,7 @@ def open_stores(
         for uri in uris:
             for source in sources_of(str(uri), storage_options):
                 opened.append(source)
-                kind = H5adStore if is_h5ad(source.root) else ZarrStore
+                kind = registry.resolve("readers", _reader(source.root))
                 stores.append(kind(source, counts=counts, gene_ids=gene_ids))
                 opened.append(stores[-1])
     except BaseException:
@@ -87,7 +87,7 @@ def sources_of(uri: str, storage_options: Mapping[str, Any] | None) -> list[Byte
 def _below(uri: str, open_source: Any) -> list[ByteSource]:
     """``uri`` itself where it is a store, otherwise the stores directly below it."""
     source: ByteSource = open_source(uri)
-    if is_h5ad(uri):
+    if _reader(uri) != "zarr":
         return [source]
     if source.exists("zarr.json") or source.exists(".zgroup"):
         group = open_group(source)
@@ -106,7 +106,9 @@ def _below(uri: str, open_source: Any) -> list[ByteSource]:
             names = source.list()
         except (FileNotFoundError, NotADirectoryError):
             names = []
-        children = sorted((name for name in names if is_h5ad(name) or name.rstrip("/").endswith(".zarr")), key=_natural)
+        children = sorted(
+            (name for name in names if _reader(name) != "zarr" or name.rstrip("/").endswith(".zarr")), key=_natural
+        )
         if not children:
             raise DataError(
                 "neither a store nor a folder of stores",
@@ -118,9 +120,17 @@ def _below(uri: str, open_source: Any) -> list[ByteSource]:
     return [open_source(f"{uri.rstrip('/')}/{name.rstrip('/')}") for name in children]
 
 
+def _reader(uri: str) -> str:
+    """Name of the reader of an address: one called like the ending of the name, else ``zarr``."""
+    ending = uri.split("?")[0].rstrip("/").rpartition(".")[2]
+    if ending in ("h5", "hdf5"):
+        return "h5ad"
+    return ending if ending in registry.names("readers") else "zarr"
+
+
 def is_h5ad(uri: str) -> bool:
     """Whether an address names an HDF5 file."""
-    return uri.split("?")[0].rstrip("/").endswith((".h5ad", ".h5", ".hdf5"))
+    return _reader(uri) == "h5ad"
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -195,7 +195,8 @@ class Store(Protocol):
         """The gene table, one row a column of the counts, in their order."""
 
     def close(self) -> None:
-        """Give back files and connections; the store is not used afterwards."""
+        """Give back files and connections; the store is not used afterwards. Most have nothing to give back."""
+        return  # an empty body would be an abstract method of the protocol
 
 
 def is_store(value: object) -> TypeGuard[Store]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import DataError, MissingExtraError
 from scmf.core.files import sha256_json
 from scmf.data.stores.files.byte_ranges import LocalFiles, as_bytes
@@ -89,7 +89,7 @@ class TokenStore(CsrStore):
         missing = [column for column in columns if column not in self.obs_columns]
         if missing:
             raise DataError(
-                f"no column {missing[0]!r}", where=self.uri, fix=plugins.did_you_mean(missing[0], self.obs_columns)
+                f"no column {missing[0]!r}", where=self.uri, fix=registry.did_you_mean(missing[0], self.obs_columns)
             )
         pa = _pyarrow()
         parts = []

@@ -51,8 +51,6 @@ def cached_tokens(
         The cache.
     made_by
         Digest of all that decides the tokens of a cell beside the cell.
-    note
-        Told in a few words what is going on.
     cells_per_part
         Cells of a part.
 
@@ -93,7 +91,7 @@ def cached_tokens(
     return replace(opened, corpus=tokens, described_by=corpus)
 
 
-def tokenise_to(
+def tokenize_to(
     opened: OpenedCorpus, encoder: Encoder, path: Path, *, columns: Sequence[str] = (), overwrite: bool = False,
     ) -> int:  # fmt: skip
     """Write the tokens of all cells that pass the filters as one dataset, as the official Geneformer reads it.

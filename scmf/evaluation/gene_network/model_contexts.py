@@ -29,33 +29,32 @@ KNOCKOUT_REGULATORS, KNOCKOUT_CELLS = 60, 8
 STILL = 1e-12
 """A vector that moved less (1 - cosine) did not move: that is what rounding of float32 does."""
 
-ATTENTIVE = ("scmf_transformer_encoder", "scmf_generative_transformer")
-"""Families that hand out attention probabilities."""
+WAYS = {
+    "gene_embedding": None,
+    "attention": "gives_attention",
+    "knockout": "allows_knockout",
+    "context_embedding": "gives_gene_vectors",
+}
+"""Way -> the attribute of `scmf.models.protocol.Model` that says whether a family can; None where all can."""
 
-CONTEXTUAL = (*ATTENTIVE, "scmf_autoregressive_transformer")
-"""Families that hand out the vector of each gene in its cell."""
 
-WAYS = {"gene_embedding": (), "attention": ATTENTIVE, "knockout": CONTEXTUAL, "context_embedding": CONTEXTUAL}
-"""Way -> families that can; none where all can."""
-
-
-def can(network: Any, families: Sequence[str]) -> bool:
-    """Whether the family is among these; a family from outside may try."""
-    kind = str(network.config.model_type)
-    return not families or kind in families or not kind.startswith("scmf_")
+def can(network: Any, way: str) -> bool:
+    """Whether the family can go this way; one that does not say may try."""
+    capability = WAYS[way]
+    return capability is None or bool(getattr(network, capability, True))
 
 
 def _require(network: Any, way: str) -> None:
     """Raise `ModelError` unless the family can go this way."""
-    if not can(network, WAYS[way]):
+    if not can(network, way):
         raise _unable(network, way)
 
 
 def _unable(network: Any, way: str) -> ModelError:
-    others = [name for name, families in WAYS.items() if name != way and can(network, families)]
+    others = [name for name in WAYS if name != way and can(network, name)]
     return ModelError(
         f"edges by {way} of {network.config.model_type}",
-        wanted=f"one of {', '.join(name.removeprefix('scmf_') for name in WAYS[way])}",
+        wanted=f"a network with {WAYS[way]} = True",
         where="edges of a model",
         fix=f"use {', '.join(others)}",
     )

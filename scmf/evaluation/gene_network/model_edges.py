@@ -86,7 +86,7 @@ def model_edges(
         The family cannot go a way that was asked for.
     """
     if ways is None:
-        ways = [way for way in DEFAULT_WAYS if can(network, WAYS[way])]
+        ways = [way for way in DEFAULT_WAYS if can(network, way)]
     if unknown := [way for way in ways if way not in WAYS]:
         raise ConfigError(f"way {unknown[0]!r}", wanted=f"one of {', '.join(WAYS)}", where="edges of a model")
     ids = token_ids(tokenizer, cells)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError, EvaluationError
 from scmf.data.cards.card import file_of, load_card
 from scmf.data.cards.sources import fetch_file
@@ -118,7 +118,7 @@ def read_truth(name: str) -> NetworkTruth:
     if name not in TRUTHS:
         raise ConfigError(
             f"network {name!r}", wanted=f"one of {', '.join(TRUTHS)}", where="truths",
-            fix=plugins.did_you_mean(name, list(TRUTHS)),
+            fix=registry.did_you_mean(name, list(TRUTHS)),
         )  # fmt: skip
     card_name, read, source = TRUTHS[name]
     card = load_card(card_name)

@@ -6,7 +6,6 @@ Lives here: what a network gives to each benchmark. Lives elsewhere: embedding (
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from scmf.core.config.recipe import Recipe
-from scmf.core.config.run import EvalConfig, RunConfig
+from scmf.core.config.run import EvalConfig
 from scmf.core.files import sha256_file
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
@@ -31,6 +30,7 @@ from scmf.evaluation.submissions.protocol import EmptySubmission, Origin
 from scmf.evaluation.tasks import Task, data_of
 from scmf.models.checkpoint import copy_frozen, load_run_model
 from scmf.models.embed import embed_tokens
+from scmf.models.run_folder import RunFolder
 from scmf.tokenizers.build import tokenize
 from scmf.training.data import Prepared
 from scmf.training.finetune import finetune
@@ -82,25 +82,23 @@ class ModelSubmission(EmptySubmission):
     def of_folder(cls, folder: Path) -> ModelSubmission:
         """The model of a run's folder (with ``run.json``), or of a checkpoint."""
         model, tokenizer = load_run_model(folder)
-        note = next((f / "run.json" for f in (folder, folder.parent) if (f / "run.json").is_file()), None)
+        run = RunFolder.find(folder)
         parameters = sum(value.numel() for value in model.parameters())
         layer, pooling = model.embedding_defaults
-        if note is None:
+        if run is None:
             weights = folder / "model.safetensors"
             origin = Origin(
                 folder.resolve().name, "checkpoint", "published", sha256_file(weights), (str(folder),),
                 parameters=parameters,
             )  # fmt: skip
             return cls(origin, model, tokenizer, EvalConfig(embedding_layer=layer, pooling=pooling), folder=folder)
-        facts = json.loads(note.read_text(encoding="utf-8"))
-        config = RunConfig.model_validate(facts["config"])
+        config = run.config
         corpus = config.data.dataset or ", ".join(Path(file).name for file in config.data.files) or "streamed"
         origin = Origin(
-            facts["recipe"], facts["variant"], "mini", facts["recipe_digest"], (str(folder),),
-            seed=facts["seed"], parameters=parameters, corpora=(f"{corpus}.{config.data.split or 'all'}",),
+            run.fact("recipe"), run.fact("variant"), "mini", run.fact("recipe_digest"), (str(folder),),
+            seed=run.fact("seed"), parameters=parameters, corpora=(f"{corpus}.{config.data.split or 'all'}",),
         )  # fmt: skip
-        recipe = Recipe(facts["recipe"], facts["variant"], config, None, {}, note.parent)
-        return cls(origin, model, tokenizer, config.eval, recipe, note.parent)
+        return cls(origin, model, tokenizer, config.eval, run.recipe(), run.path)
 
     @cached_property
     def untrained(self) -> Any:
@@ -157,7 +155,7 @@ class ModelSubmission(EmptySubmission):
         out = self.folder if own else self.folder / "tasks" / f"{task.dataset}.{task.split}"
         for method in self.methods:
             log.info(f"fine-tuning a head, {method}")
-            yield method, finetune(self.recipe, prepared, self.folder / "model", out, method=method)
+            yield method, finetune(self.recipe, prepared, RunFolder(self.folder).model, out, method=method)
 
     def predictions(self, task: Task, truth: Any) -> Mapping[str, Any]:
         """The linear model of Ahlmann-Eltze et al. with the gene vectors of the network."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scmf.core.config.training import TrainingConfig
 from scmf.training.objectives.masking import draw_share, gene_positions, value_special_ids
+from scmf.training.objectives.value_options import GenerativeValueOptions
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class GenerativeValuePrediction:
         Whether this step has one.
     """
 
+    Options = GenerativeValueOptions
+
     generated_shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     special_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
@@ -69,8 +72,8 @@ class GenerativeValuePrediction:
         return cls(
             generated_shares=tuple(training.all_options["generated_shares"]),
             special_token_ids=special,
-            pad_token_id=tokenizer.fill["input_ids"],
-            pad_value=tokenizer.fill["values"],
+            pad_token_id=tokenizer.pad_values["input_ids"],
+            pad_value=tokenizer.pad_values["values"],
             second_pass_after=training.all_options["second_pass_after"] if begins_with_cls else None,
             match_official=match_official,
         )

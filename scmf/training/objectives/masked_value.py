@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scmf.core.config.training import TrainingConfig
 from scmf.training.objectives.masking import draw_share, gene_positions, value_special_ids
+from scmf.training.objectives.value_options import MaskedValueOptions
 
 _MASK_VALUE = -1.0
 """Hidden value of a tokenizer that names none."""
@@ -51,6 +52,8 @@ class MaskedValuePrediction:
         Draw as the official code does: every position whose value is not ``pad_value`` may be hidden, ``<cls>``
         included, by ``numpy.random.choice``; a batch without a hidden value has no loss (NaN).
     """
+
+    Options = MaskedValueOptions
 
     mask_ratio: float
     mask_value: float = _MASK_VALUE

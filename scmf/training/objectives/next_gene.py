@@ -17,6 +17,7 @@ from torch import Tensor
 from scmf.core.config.training import TrainingConfig
 from scmf.models.autoregressive_transformer import next_genes
 from scmf.training.objectives.masking import IGNORED
+from scmf.training.objectives.next_gene_options import NextGeneOptions
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class NextGenePrediction:
     match_official
         Reproduce the official targets.
     """
+
+    Options = NextGeneOptions
 
     longest: int
     special_token_ids: tuple[int, ...]

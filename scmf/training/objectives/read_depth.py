@@ -18,6 +18,7 @@ from torch import Tensor
 from scmf.core.config.training import TrainingConfig
 from scmf.core.errors import TrainingError
 from scmf.training.objectives.masking import IGNORED
+from scmf.training.objectives.read_depth_options import ReadDepthOptions
 
 DEPTH_TOKENS = ("<T>", "<S>")
 """Names of the tokens of the depth to reach and of the depth of the cell."""
@@ -80,6 +81,8 @@ class ReadDepthAware:
         A batch may have nothing to predict (its loss is then NaN); by default one gene is drawn.
     """
 
+    Options = ReadDepthOptions
+
     mask_ratio: float
     zero_mask_ratio: float
     replace_share: float
@@ -117,7 +120,7 @@ class ReadDepthAware:
             **training.all_options,
             gene_V=gene_V,
             pad_token_id=tokenizer.pad_token_id,
-            pad_value=tokenizer.fill["values"],
+            pad_value=tokenizer.pad_values["values"],
             depth_token_ids=tuple(vocabulary[name] for name in DEPTH_TOKENS) if given.get("depth_tokens") else None,
             scale=float(given.get("target_sum") or 10_000) if of_counts else None,
             longest=tokenizer.max_length,

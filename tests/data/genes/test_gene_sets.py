@@ -8,7 +8,7 @@ import pytest
 from scmf.core.errors import ConfigError, DataError, GeneError, SourceError
 from scmf.core.paths import data_dir
 from scmf.data.cards.card import load_card
-from scmf.data.genes.gene_sets import GeneSet, load_gene_set, named_gene_sets
+from scmf.data.genes.gene_sets import GeneSet, load_gene_set
 from scmf.data.genes.ids import GeneMap
 from scmf.data.genes.vocabulary import annotation, human_genes, mouse_genes
 
@@ -84,13 +84,6 @@ def test_a_wrong_name_gets_a_hint():
         load_gene_set("human_protein_codin")
     with pytest.raises(ConfigError, match="gene set 'pancreas'"):
         load_gene_set("pancreas")
-
-
-def test_the_names_can_be_listed():
-    names = named_gene_sets()
-    assert {"human_protein_coding", "mouse_all", "geneformer-v2"} <= names.keys()
-    assert not {"human-genes", "mouse-genes", "human-mouse-orthologs", "pancreas"} & names.keys()
-    assert "protein-coding" in names["human_protein_coding"]
 
 
 @pytest.mark.parametrize("name", ["mouse-genes", "human-mouse-orthologs"])

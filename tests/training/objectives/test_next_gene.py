@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.config.training import TrainingConfig
 from scmf.models.autoregressive_transformer import AutoregressiveTransformerConfig, AutoregressiveTransformerModel
 from scmf.training.objectives.masking import IGNORED
@@ -32,7 +32,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def test_it_is_found_by_its_name_and_reads_its_options() -> None:
-    assert plugins.resolve("objectives", "next_gene_prediction") is NextGenePrediction
+    assert registry.resolve("objectives", "next_gene_prediction") is NextGenePrediction
     ours = objective(gene_loss_weight=0.3, shuffle=True)
     assert (ours.longest, ours.special_token_ids, ours.gene_loss_weight, ours.shuffle) == (5, (0, 1, 2), 0.3, True)
     assert "0.3 x mean cross entropy" in ours.definition

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
 from scmf.data.stores.files.byte_ranges import ByteSource
 from scmf.data.stores.files.fsspec_files import FsspecFiles
@@ -163,7 +163,7 @@ def _translate(kind: str, options: dict[str, Any], uri: str) -> tuple[dict[str, 
                 f"storage option {name!r}",
                 wanted=f"options of {kind}:// addresses: {', '.join(known)}",
                 where=f"storage_options for {uri}",
-                fix=plugins.did_you_mean(name, known),
+                fix=registry.did_you_mean(name, known),
             )
     return config, client
 

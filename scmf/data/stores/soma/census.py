@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import DataError, MissingExtraError
 from scmf.data.stores.soma.open import brief, tiledb_settings
 from scmf.data.stores.soma.store import SomaStore
@@ -141,7 +141,7 @@ def _open_release(version: str, tiledb_config: Mapping[str, Any] | None) -> Any:
                 f"no release {version!r} of the Census",
                 wanted=f"one of {', '.join(known)}",
                 where="census_version",
-                fix=plugins.did_you_mean(version, known),
+                fix=registry.did_you_mean(version, known),
             )
         if found.get("flags", {}).get("retracted"):
             why: Mapping[str, Any] = found.get("retraction") or {}
@@ -180,6 +180,6 @@ def _experiment(census: Any, organism: str, *, where: str) -> Any:
             f"no organism {organism!r} in the Census",
             wanted=f"one of {', '.join(known)}",
             where=where,
-            fix=plugins.did_you_mean(name, known),
+            fix=registry.did_you_mean(name, known),
         )
     return census["census_data"][name]

@@ -11,7 +11,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError
 
 _CALLS = {"attr", "val"}
@@ -44,7 +44,7 @@ def check_filter(value_filter: str, table: Any, *, where: str) -> None:
                 f"the filter {value_filter!r} asks for a column {name!r}",
                 wanted=f"columns of {where}: {', '.join(known)}",
                 where=where,
-                fix=plugins.did_you_mean(name, known),
+                fix=registry.did_you_mean(name, known),
             )
 
 
@@ -73,7 +73,7 @@ def unknown_values(value_filter: str, table: Any) -> list[str]:
             values = _categories(table, column)
             for value in asked:
                 if values and value not in values and value not in columns:
-                    hints.append(f"{column} is never {value!r}, {plugins.did_you_mean(value, sorted(values)[:40])}")
+                    hints.append(f"{column} is never {value!r}, {registry.did_you_mean(value, sorted(values)[:40])}")
     return hints
 
 

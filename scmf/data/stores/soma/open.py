@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
 
 _BUFFER_BYTES = 32 << 20
@@ -83,7 +83,7 @@ def members(experiment: Any, measurement: str, layer: str, uri: str) -> tuple[An
                 f"no {key} {name!r}",
                 wanted=f"one of {', '.join(known)}",
                 where=uri,
-                fix=plugins.did_you_mean(name, known),
+                fix=registry.did_you_mean(name, known),
             )
         if key == "measurement":
             var, at = at[name].var, at[name].X
@@ -108,7 +108,7 @@ def tiledb_settings(
             known = sorted([*_S3_OPTIONS, "endpoint", "endpoint_url"])
             raise ConfigError(
                 f"storage option {name!r}", wanted=f"one of {', '.join(known)}", where=f"storage_options for {uri}",
-                fix=f"{plugins.did_you_mean(name, known)}, or give TileDB settings with tiledb_config",
+                fix=f"{registry.did_you_mean(name, known)}, or give TileDB settings with tiledb_config",
             )  # fmt: skip
         config[f"vfs.s3.{_S3_OPTIONS[name]}"] = str(value).lower() if isinstance(value, bool) else str(value)
     return {**config, **{key: str(value) for key, value in (more or {}).items()}}

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from scmf.core import registry as plugins
+from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.core.files import sha256_json
 from scmf.data.genes import ids as genes_
@@ -214,7 +214,9 @@ class SomaStore(Store):
         known = self.obs_columns
         for column in columns:
             if column not in known:
-                raise DataError(f"no column {column!r} in obs", where=self.uri, fix=plugins.did_you_mean(column, known))
+                raise DataError(
+                    f"no column {column!r} in obs", where=self.uri, fix=registry.did_you_mean(column, known)
+                )
         names = ["soma_joinid", *(name for name in columns if name != "soma_joinid")]
         return self._persist(
             lambda: soma_tables.read_cells(self._obs_batches(names), self._ids, list(columns), where=f"{self.uri}, obs")
