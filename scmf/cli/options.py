@@ -55,6 +55,8 @@ def refuse_renamed(arguments: Sequence[str]) -> None:
     from scmf.core.errors import ConfigError
 
     options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    first = next((i for i, word in enumerate(arguments) if not word.startswith("-")), 0)
+    arguments = arguments[first:]  # an option of scmf itself may stand before the verb
     for words, option, new in RENAMED:
         if tuple(arguments[: len(words)]) == words and (not option or option in options):
             old = " ".join(filter(None, ("scmf", *words, option)))

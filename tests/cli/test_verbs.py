@@ -28,7 +28,7 @@ def test_the_verbs_are_these():
         ["compare", "--tokenizers", "binned", "--model", "transformer_encoder"],
         ["compare", "--tokenizers=binned"],
         ["evaluate", "ls"],
-        ["evaluate", "ls", "--json"],
+        ["--trust", "evaluate", "ls", "--json"],
         ["data", "tokenise", "cells.h5ad", "--out", "tokens"],
         ["data", "tokenize", "cells.h5ad", "--max-genes", "9"],
         ["reproduce", "geneformer", "--ledger", "results"],

@@ -53,7 +53,7 @@ def test_an_installed_recipe_cannot_be_recorded(monkeypatch):
 def test_defaults_of_the_other_commands_are_below_runs():
     assert RUNS in SCRATCH.parents
     for function in (reproduce, check_all):
-        for name in ("runs", "ledger", "reports"):
+        for name in ("runs", "results_dir", "reports"):
             default = inspect.signature(function).parameters[name].default
             assert default is None or SCRATCH in default.parents
     assert default_folder("compare") == RUNS / "compare"
