@@ -119,7 +119,7 @@ def _load_tokenizer(folder: Path) -> Any:
     named = {registry.class_name("tokenizers", name): name for name in registry.names("tokenizers")}
     note = folder / "tokenizer_config.json"
     name = json.loads(note.read_text(encoding="utf-8")).get("tokenizer_class") if note.is_file() else None
-    if name not in named and (dotted := _dotted(folder, "tokenizer", "strategy")):
+    if isinstance(name, str) and name not in named and (dotted := _dotted(folder, "tokenizer", "strategy")):
         named[name] = dotted
     if name not in named:
         raise ModelError(

@@ -27,7 +27,7 @@ _RENAMED = {"models": "model.options"}
 
 
 @cache
-def section_of(options: type | None) -> type[Section]:
+def section_of(options: Any) -> type[Section]:
     """The section that checks a dataclass of options; a section as it is, one without keys for None."""
     if options is None:
         return Section

@@ -140,9 +140,7 @@ def everything(tmp_path=None, *, n_cells=600):
         cell(old, "ilisi", dict.fromkeys(range(5), 0.5), digest="00" * 32),
     ]
     results += [absent, old, other]
-    expected = Expected(
-        mini=tuple(cells), published=(published(), published(id="m2", metric="macro_f1", value=0.97))
-    )
+    expected = Expected(mini=tuple(cells), published=(published(), published(id="m2", metric="macro_f1", value=0.97)))
     cases = [
         ParityCase("tok/plain.V1", "17 cells, 31,020 tokens", True, 0, 0),
         ParityCase("tok/ties.V2", "17 cells, 9,000 tokens", False, 3, 0, "cell 4, position 17: 812 instead of 903"),
