@@ -260,3 +260,16 @@ def test_a_corpus_is_split_like_its_cells_in_one_file(tmp_path):
     split.write(tmp_path / "both.tsv.gz")
     assert (read_parts(tmp_path / "both.tsv.gz", corpus) == split.codes).all()
     assert split.parts.index[0] == "one:cell0" and split.parts.index[-1] == "two:cell119"
+
+
+@pytest.mark.parametrize("hole", [np.nan, None, "", "nan"])
+@pytest.mark.parametrize("arguments", [{"by": "donor_id"}, {"by": "batch"}, {"by": "condition"}, {"stratify": 1}])
+def test_a_cell_without_a_value_is_refused_and_no_group_is_called_nan(hole, arguments):
+    cells = cells_of(donor_id=[f"d{i % 9}" for i in range(90)], cell_type=["a", "b", "c"] * 30)
+    column = arguments.get("by", "cell_type")
+    values = np.array([f"x{i % 9}" for i in range(90)], dtype=object)
+    values[[7, 30]] = hole
+    cells.obs[column] = pd.Series(values, cells.obs_names)
+    more = {"by": "donor_id", "stratify_by": "cell_type"} if "stratify" in arguments else arguments
+    with pytest.raises(DataError, match=rf"2 of 90 cells have no '{column}', the first is number 7"):
+        make_split(cells, **more)
