@@ -29,7 +29,7 @@ from scmf.data.splits.duplicates import row_hashes
 from scmf.data.splits.findings import CheckReport
 from scmf.data.splits.groups import COLUMNS
 from scmf.data.splits.leaks import audit_leaks
-from scmf.data.splits.make import claimed_columns
+from scmf.data.splits.make import claimed_columns, claimed_conditions
 from scmf.data.splits.read import PARTS, read_split
 from scmf.data.stores import counts as counts_
 from scmf.data.stores.cell_ids import hash_ids
@@ -136,7 +136,7 @@ def _check_split(
         usual = [name for name in COLUMNS["donor"] if name in cells.obs and name not in claimed]
         findings = audit_leaks(
             cells, parts, by=claimed, donor_key=usual[0] if usual else None,
-            batch_key=batch_key if batch_key in cells.obs else None,
+            batch_key=batch_key if batch_key in cells.obs else None, conditions=claimed_conditions(path),
         )  # fmt: skip
         report.findings.extend(findings)
     except ScmfError as error:

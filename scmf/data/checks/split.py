@@ -14,7 +14,7 @@ from scmf.core.errors import ScmfError
 from scmf.data.splits.findings import CheckReport
 from scmf.data.splits.groups import COLUMNS, ObsColumns, tabulate
 from scmf.data.splits.leaks import audit_leaks
-from scmf.data.splits.make import claimed_columns, make_split
+from scmf.data.splits.make import claimed_columns, claimed_conditions, make_split
 from scmf.data.splits.read import PARTS, read_parts
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.open import open_stores
@@ -100,7 +100,7 @@ def check_split(
         report.findings.extend(
             audit_leaks(
                 corpus, codes, by=claimed, donor_key=usual[0] if usual else None, batch_key=batch_key,
-                near_duplicates=near_duplicates,
+                conditions=claimed_conditions(split), near_duplicates=near_duplicates,
             )
         )  # fmt: skip
     except ScmfError as error:

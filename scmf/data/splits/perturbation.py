@@ -1,15 +1,16 @@
 """Parts of perturbation conditions: unseen genes, unseen combinations, the simulation of GEARS.
 
 A condition is a text such as ``KLF1``, ``KLF1+ctrl`` or ``CEBPA+KLF1``: the names of what was perturbed, with a
-separator between them. Controls (``control``, ``ctrl``; ``ctrl+ctrl``) are always in train.
+separator between them. Controls (``control``, ``ctrl``; ``ctrl+ctrl``) are always in train, and so are all spellings of
+one condition (``A+B``, ``B+A``) in one part.
 
 Terms, as GEARS (Roohani et al. 2023) has them. A combination in test is *seen k* when k of its genes occur in a
 condition of train or valid (for valid: of train); a single is *unseen* when its gene does not:
 
     unseen_single   combo_seen0   combo_seen1   combo_seen2
 
-Lives here: which condition goes where and what it is then. Lives elsewhere: cells (make_split), the search for whole
-groups (group_parts). The draws are ours and not those of GEARS' random numbers: a published split is held fast by its
+Lives here: which condition goes where and what it is then. Lives elsewhere: how a condition is read (conditions), cells
+(make), the search for whole groups (assign). The draws are ours and not those of GEARS' random numbers: a published split is held fast by its
 lists of conditions (``hold_out``), never by a seed.
 """
 
@@ -21,19 +22,11 @@ import numpy as np
 
 from scmf.core.errors import DataError
 from scmf.data.splits.assign import assign_groups
-
-CONTROLS = ("control", "ctrl")
-"""Names of a control that are known without being told."""
+from scmf.data.splits.conditions import CONTROLS, genes_of, one_spelling
 
 STRATEGIES = ("unseen", "combinations", "simulation")
 """``unseen``: genes are dealt out, a condition lies in the last part of its genes, so that no gene of test occurs in
 train or valid. ``combinations``: singles train, combinations are dealt out whole. ``simulation``: that of GEARS."""
-
-
-def genes_of(condition: str, *, separator: str, controls: Sequence[str]) -> tuple[str, ...]:
-    """What was perturbed, sorted, without control; empty for a control."""
-    names = {part.strip() for part in condition.split(separator)} if separator else {condition.strip()}
-    return tuple(sorted(names - set(controls) - {""}))
 
 
 def assign_conditions(
@@ -59,7 +52,7 @@ def assign_conditions(
         Wanted shares of the parts: of the cells with a perturbation (``unseen``), of the cells of combinations
         (``combinations``); ``simulation`` does not use them.
     hold_out
-        Gene (``unseen``, ``simulation``) or condition (``combinations``) -> part, settled.
+        Gene (``unseen``, ``simulation``) or condition in any spelling (``combinations``) -> part, settled.
     separator, controls
         How a condition is read.
     train_genes
@@ -68,7 +61,11 @@ def assign_conditions(
     rng
         Draws.
     """
-    genes = {name: genes_of(name, separator=separator, controls=controls) for name in sizes}
+    kept = one_spelling(sizes, separator=separator, controls=controls)
+    together = dict.fromkeys(kept.values(), 0)
+    for name, size in sizes.items():
+        together[kept[name]] += size
+    genes = {name: genes_of(name, separator=separator, controls=controls) for name in together}
     every = sorted({gene for some in genes.values() for gene in some})
     if not every:
         raise DataError(
@@ -76,17 +73,19 @@ def assign_conditions(
             wanted=f"names other than {', '.join(controls)}, with {separator!r} between those of a combination",
             fix="name the column in by=, the separator and the control",
         )
-    allowed = set(sizes) if strategy == "combinations" else set(every)
+    allowed = set(together) if strategy == "combinations" else set(every)
     if strange := sorted(set(hold_out) - allowed):
         kind = "condition" if strategy == "combinations" else "perturbed gene"
         raise DataError(
             f"no {kind} {strange[0]!r}", wanted=f"one of {len(allowed)}", where="hold_out", fix="correct the name"
         )
     if strategy == "unseen":
-        return _unseen(sizes, genes, every, shares, hold_out, rng)
-    if strategy == "combinations":
-        return _combinations(sizes, genes, shares, hold_out, rng)
-    return _simulation(genes, every, hold_out, train_genes, rng)
+        part = _unseen(together, genes, every, shares, hold_out, rng)
+    elif strategy == "combinations":
+        part = _combinations(together, genes, shares, hold_out, rng)
+    else:
+        part = _simulation(genes, every, hold_out, train_genes, rng)
+    return {name: part[kept[name]] for name in sizes}
 
 
 def _unseen(

@@ -6,8 +6,9 @@ import pytest
 import scipy.sparse as sp
 
 from scmf.core.files import sha256_file
+from scmf.data.checks.file import check_file
 from scmf.data.checks.split import check_split, split_files
-from scmf.data.splits.read import read_table, shared_groups
+from scmf.data.splits.read import read_table, shared_groups, write_split
 from tests.conftest import synthetic_cells
 
 
@@ -52,3 +53,20 @@ def test_a_split_of_other_cells_is_a_finding(files, tmp_path):
     split_files(files[:1], tmp_path / "s.tsv.gz", by="donor")
     report = check_split(files, tmp_path / "s.tsv.gz")
     assert not report.ok and "350 of 350 cells are not in the split" in report.findings[0].found
+
+
+def test_the_audit_reads_conditions_as_the_split_did(tmp_path):
+    cells = synthetic_cells(200)
+    cells.obs["perturbation"] = np.array(["non_targeting", "A_B", "B_A", "A", "B", "C", "D", "E"])[np.arange(200) % 8]
+    cells.write_h5ad(tmp_path / "nt.h5ad")
+    out = tmp_path / "s.tsv.gz"
+    more = {"by": "perturbation", "strategy": "unseen", "separator": "_", "control": ["non_targeting"]}
+    split_files([tmp_path / "nt.h5ad"], out, fractions=(0.6, 0.2, 0.2), **more)
+    for report in (check_split([tmp_path / "nt.h5ad"], out), check_file(tmp_path / "nt.h5ad", split=out)):
+        assert not [f for f in report.findings if f.level == "error" and f.what in ("leaks", "split")]
+    table = read_table(out)
+    table[cells.obs_names[cells.obs["perturbation"] == "B_A"]] = "test"
+    table[cells.obs_names[cells.obs["perturbation"] == "A_B"]] = "train"
+    write_split(out, table.to_dict())
+    for report in (check_split([tmp_path / "nt.h5ad"], out), check_file(tmp_path / "nt.h5ad", split=out)):
+        assert any("'A_B' and 'B_A'" in f.found for f in report.findings if f.level == "error")
