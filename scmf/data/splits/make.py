@@ -137,7 +137,8 @@ def make_split(
     missing = {} if label_codes is None else _missing(codes, label_codes, labels)
     return Split(
         codes, columns, strategy, seed, shares, groups, held, kinds, missing,
-        _describe(how, shares, held, stratify_by and obs.column(stratify_by), seed, missing, codes), conditions, obs.ids,
+        _describe(how, shares, held, stratify_by and obs.column(stratify_by), seed, missing, codes),
+        conditions, obs.ids,
     )  # fmt: skip
 
 

@@ -10,8 +10,8 @@ condition of train or valid (for valid: of train); a single is *unseen* when its
     unseen_single   combo_seen0   combo_seen1   combo_seen2
 
 Lives here: which condition goes where and what it is then. Lives elsewhere: how a condition is read (conditions), cells
-(make), the search for whole groups (assign). The draws are ours and not those of GEARS' random numbers: a published split is held fast by its
-lists of conditions (``hold_out``), never by a seed.
+(make), the search for whole groups (assign). The draws are ours and not those of GEARS' random numbers: a published
+split is held fast by its lists of conditions (``hold_out``), never by a seed.
 """
 
 from __future__ import annotations
