@@ -114,6 +114,9 @@ def _combinations(
     combos = sorted(name for name, some in genes.items() if len(some) > 1)
     if not combos:
         raise DataError("no combination", wanted="conditions of two genes or more", fix="check the separator")
+    free = sum(name not in hold_out for name in combos)
+    if free < np.count_nonzero(shares) and len(combos) < len(genes):
+        shares = [0.0, *shares[1:]]  # singles and controls are in train, which needs no combination then
     part = _dealt([float(sizes[name]) for name in combos], combos, shares, hold_out, rng)
     return {name: part.get(name, hold_out.get(name, 0)) for name in genes}
 

@@ -367,3 +367,9 @@ def test_the_description_says_what_is_in_the_split():
     cells = cells_of(condition=["ctrl", "A", "B"] * 5)
     split = make_split(cells, by="condition", strategy="simulation", train_genes=1.0)
     assert split.sizes["test"] == 0 and "no cell is in test" in split.description
+
+
+def test_few_combinations_go_to_valid_and_test_where_singles_are_in_train():
+    cells = cells_of(condition=["ctrl", "A+ctrl", "ctrl+A", "A+B", "B+A", "B+ctrl", "C+ctrl", "A+C"] * 30)
+    split = make_split(cells, by="condition", strategy="combinations")
+    assert sorted([split.groups["valid"], split.groups["test"]]) == [("A+B", "B+A"), ("A+C",)]
