@@ -17,7 +17,7 @@ from scmf.core import registry as plugins
 from scmf.core.errors import DataError
 from scmf.data.stores.cell_ids import unique_ids
 from scmf.data.stores.corpus import Corpus
-from scmf.data.stores.missing import is_missing
+from scmf.data.stores.missing import as_text, is_missing
 
 COLUMNS = {
     "donor": ("donor_id", "donor", "individual", "patient", "subject"),
@@ -125,9 +125,9 @@ def column_codes(values: pd.Series, *, where: str) -> tuple[np.ndarray, list[str
             fix="fill it in, or leave these cells out",
         )
     categories = values.astype("category").cat
-    names = categories.categories.astype(str)
+    names = np.array(as_text(categories.categories), dtype=object)
     # names that are equal as text (1 and "1") are one; those without a cell are dropped
-    uniques, number = np.unique(names.to_numpy(dtype=object), return_inverse=True)
+    uniques, number = np.unique(names, return_inverse=True)
     used = np.zeros(len(uniques), bool)
     codes = categories.codes.to_numpy()
     used[number[np.flatnonzero(np.bincount(codes, minlength=len(names)))]] = True

@@ -1,6 +1,6 @@
-"""Which values of a column are missing, whatever a file writes for them.
+"""Values of a column of ``obs`` whatever a file writes for them: which are missing, and what they are as text.
 
-Lives here: `is_missing`, the one rule for labels, batches, donors, conditions and gene ids. Lives elsewhere: what
+Lives here: `is_missing` and `as_text`, the rules for labels, batches, donors and conditions. Lives elsewhere: what
 becomes of a cell without a value: refused (splits, hvg), left out and counted (evaluation).
 """
 
@@ -29,6 +29,31 @@ def is_missing(values: Any) -> np.ndarray:
         empty = np.append(_missing_texts(categorical.categories), True)  # code -1 is the last
         return np.asarray(empty[np.asarray(categorical.codes)])
     return _missing_texts(values)
+
+
+def as_text(values: Any) -> list[str]:
+    """Values as text, so that a donor that is a number in one file and text in another is one: 1, 1.0 and "1" are "1".
+
+    Parameters
+    ----------
+    values
+        Values that are not missing, in any container.
+    """
+    return [str(int(one)) if _is_whole(one) else str(one) for one in values]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (float, np.floating)) and float(value).is_integer()
+
+
+def text_categories(values: Any) -> pd.Categorical:
+    """A column as categories of text; missing values have none."""
+    categorical = pd.Categorical(values)
+    names = as_text(categorical.categories)
+    kept = list(dict.fromkeys(names))
+    place = {name: i for i, name in enumerate(kept)}
+    codes = np.array([*(place[name] for name in names), -1], np.int64)[np.asarray(categorical.codes)]
+    return pd.Categorical.from_codes(codes, categories=pd.Index(kept, dtype=object))
 
 
 def _missing_texts(values: pd.Series | pd.Index) -> np.ndarray:
