@@ -109,7 +109,7 @@ class Split:
 
 
 def _side_file(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".tsv") + ".yaml")
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".tsv").removesuffix(".csv") + ".yaml")
 
 
 def _said(path: Path) -> dict[str, Any]:

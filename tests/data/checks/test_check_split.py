@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_file
 from scmf.data.checks.file import check_file
-from scmf.data.checks.split import check_split, split_files
+from scmf.data.checks.split import check_split, names_of, split_files
 from scmf.data.splits.read import read_table, shared_groups, write_split
 from tests.conftest import synthetic_cells
 
@@ -70,3 +71,17 @@ def test_the_audit_reads_conditions_as_the_split_did(tmp_path):
     write_split(out, table.to_dict())
     for report in (check_split([tmp_path / "nt.h5ad"], out), check_file(tmp_path / "nt.h5ad", split=out)):
         assert any("'A_B' and 'B_A'" in f.found for f in report.findings if f.level == "error")
+
+
+def test_a_donor_whose_name_holds_a_comma_can_be_held_out(tmp_path):
+    cells = synthetic_cells(200)
+    cells.obs["donor_id"] = cells.obs["donor_id"].astype(str) + ", F"
+    cells.write_h5ad(tmp_path / "comma.h5ad")
+    held = {"test": names_of('["d4, F", "d5, F"]')}
+    said = split_files([tmp_path / "comma.h5ad"], tmp_path / "s.tsv", by="donor", hold_out=held)
+    assert said["card"]["parts"]["test"] == ["d4, F", "d5, F"]
+    assert check_split([tmp_path / "comma.h5ad"], tmp_path / "s.tsv").ok
+    assert names_of("d4,d5") == ["d4", "d5"] and names_of("[1, 2]") == ["1", "2"]
+    for wrong in ("[d4", '[{"a": 1}]', "[1.5]"):
+        with pytest.raises(ConfigError, match="JSON list"):
+            names_of(wrong)
