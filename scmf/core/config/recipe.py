@@ -25,7 +25,7 @@ from scmf.core.errors import ConfigError
 from scmf.core.files import load_yaml, sha256_json, shipped
 
 _CAME_LATER = {
-    "data": ("census", "tokens", "storage_options", "gene_set", "orthologs", "filter", "stream"),
+    "data": ("census", "tokens", "storage_options", "gene_set", "orthologs", "filter", "stream", "counts_rounding"),
     "tokenizer": ("options", "top_genes"),
     "model": ("options",),
     "training": ("options",),
