@@ -96,6 +96,7 @@ def check_file(
     if recipe_sections is not None:
         data, tokenizer = recipe_sections.data, recipe_sections.tokenizer
         counts = data.counts if counts == "auto" else counts
+        rounding = data.counts_rounding if rounding == "error" else rounding
         gene_ids = data.gene_ids if gene_ids == "auto" else gene_ids
         label_key, batch_key = label_key or data.label_key, batch_key or data.batch_key
         if vocabulary is None and tokenizer.vocabulary != "fit":

@@ -163,7 +163,11 @@ def _stores(
         ]
     if card is None:
         return open_stores(
-            config.files, counts=config.counts, gene_ids=config.gene_ids, storage_options=config.storage_options or None
+            config.files,
+            counts=config.counts,
+            gene_ids=config.gene_ids,
+            rounding=config.counts_rounding,
+            storage_options=config.storage_options or None,
         )
     if card.kind != "cells":
         raise DataError(
@@ -180,6 +184,7 @@ def _stores(
         list(fetch(card).values()),
         counts=card.counts if config.counts == "auto" else config.counts,
         gene_ids=card.gene_ids if config.gene_ids == "auto" else config.gene_ids,
+        rounding=config.counts_rounding,
     )
 
 

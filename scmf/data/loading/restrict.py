@@ -80,7 +80,9 @@ def passing(corpus: Corpus, limits: FilterConfig) -> CellFilter:
 
 
 def _filtered(adata: AnnData, config: DataConfig) -> AnnData:
-    kept = passing(Corpus([MemoryStore(adata, counts="X", gene_ids="var_names")]), config.filter)
+    kept = passing(
+        Corpus([MemoryStore(adata, counts="X", gene_ids="var_names", rounding=config.counts_rounding)]), config.filter
+    )
     if not kept.keep.any():
         raise DataError(str(kept), wanted="at least one cell", where="data.filter", fix="widen the filters")
     adata = adata[kept.keep].copy()
@@ -92,7 +94,7 @@ def _on_genes(
     adata: AnnData,
     config: DataConfig,
 ) -> AnnData:
-    store = MemoryStore(adata, counts="X", gene_ids="var_names")
+    store = MemoryStore(adata, counts="X", gene_ids="var_names", rounding=config.counts_rounding)
     name, aligner = config.gene_set, panel_of(config)
     columns = aligner.columns(store.genes, where=adata.uns["scmf"]["dataset"])
     present = np.unique(columns.target[columns.target >= 0])
