@@ -15,7 +15,7 @@ from make_splits import by_cell
 
 from scmf.core.config.run import DataConfig
 from scmf.data.loading.load import load_cells
-from scmf.data.splits.conditions import all_doubles, cell_parts, held_out_conditions
+from scmf.data.splits.held_out import all_doubles, cell_parts, held_out_conditions
 from scmf.data.splits.perturbation import gears_simulation
 from scmf.data.splits.read import write_split
 

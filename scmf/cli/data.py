@@ -255,7 +255,11 @@ def data_split(
     fractions: Annotated[str, typer.Option("--fractions", help="Shares of train, valid, test.")] = "0.8,0.1,0.1",
     hold_out: Annotated[
         list[str] | None,
-        typer.Option("--hold-out", metavar="PART=A,B", help="Put these whole into a part: test=d4,d5."),
+        typer.Option(
+            "--hold-out",
+            metavar="PART=A,B",
+            help='Put these whole into a part: test=d4,d5; with commas in names test=["d4, F"].',
+        ),
     ] = None,
     stratify: Annotated[
         str | None, typer.Option("--stratify", help="Column to be evenly spread, such as cell_type.")
@@ -267,7 +271,7 @@ def data_split(
 ) -> None:
     """Split cells by donor, batch, study, perturbation or cell type; cells one by one only with --strategy random."""
     from scmf.core.errors import ConfigError
-    from scmf.data.checks.split import split_files
+    from scmf.data.checks.split import names_of, split_files
 
     held: dict[str, list[str]] = {}
     for text in hold_out or ():
@@ -275,7 +279,7 @@ def data_split(
         if not equals:
             example = "for example test=d4,d5"
             raise ConfigError(f"--hold-out {text}", wanted="PART=NAME,NAME", where="--hold-out", fix=example)
-        held.setdefault(part, []).extend(names.split(","))
+        held.setdefault(part, []).extend(names_of(names))
     try:
         shares = tuple(float(share) for share in fractions.split(","))
     except ValueError:

@@ -106,6 +106,8 @@ class DataConfig(Section):
     """Name of a split of the card (for example ``donor``), or a path to a TSV with columns cell_id and split."""
     counts: str = "auto"
     """Where the raw counts are: ``X``, ``raw.X``, ``layers/<name>``, or ``auto`` to look for them."""
+    counts_rounding: Literal["error", "round", "accept"] = "error"
+    """Counts with fractions (SoupX, CellBender, alevin): ``error``, ``round`` or ``accept``. Normalized ones never."""
     gene_ids: str = "auto"
     """Where the gene ids are: ``var_names``, a column of ``var``, or ``auto``."""
     label_key: str | None = None

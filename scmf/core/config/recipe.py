@@ -28,7 +28,7 @@ from scmf.core.paths import shipped
 from scmf.core.yaml import load_yaml
 
 _CAME_LATER = {
-    "data": ("census", "tokens", "storage_options", "gene_set", "orthologs", "filter", "stream"),
+    "data": ("census", "tokens", "storage_options", "gene_set", "orthologs", "filter", "stream", "counts_rounding"),
     "tokenizer": ("options", "top_genes"),
     "model": ("options",),
     "training": ("options",),

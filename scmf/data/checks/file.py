@@ -23,16 +23,19 @@ from scmf.data.cards.card import Card
 from scmf.data.checks.authenticity import check_authentic
 from scmf.data.checks.cards import check_card
 from scmf.data.genes import ids as genes_
+from scmf.data.genes.measured import measured_genes as genes_measured
 from scmf.data.genes.vocabulary import GeneTables, load_vocabulary
 from scmf.data.loading.load import read_file
 from scmf.data.splits.duplicates import row_hashes
 from scmf.data.splits.findings import CheckReport
 from scmf.data.splits.groups import COLUMNS
 from scmf.data.splits.leaks import audit_leaks
-from scmf.data.splits.make import claimed_columns
+from scmf.data.splits.make import claimed_columns, claimed_conditions
 from scmf.data.splits.read import SPLITS, read_split
 from scmf.data.stores import counts as counts_
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.cell_ids import hash_ids
+from scmf.data.stores.missing import is_missing
 from scmf.data.stores.store import CountBlock
 
 __all__ = ["check_card", "check_file"]
@@ -47,6 +50,7 @@ def check_file(
     recipe_sections: RunConfig | None = None,
     counts: str = "auto",
     gene_ids: str = "auto",
+    rounding: Rounding = "error",
     label_key: str | None = None,
     batch_key: str | None = None,
     min_genes: int = 200,
@@ -66,6 +70,8 @@ def check_file(
         other arguments leave them open, and what it would refuse is an error here.
     counts, gene_ids, label_key, batch_key
         As in the section ``data``.
+    rounding
+        What becomes of values that are no integers (``data.counts_rounding``).
     min_genes
         Cells with fewer detected genes are counted.
     split
@@ -90,6 +96,7 @@ def check_file(
     if recipe_sections is not None:
         data, tokenizer = recipe_sections.data, recipe_sections.tokenizer
         counts = data.counts if counts == "auto" else counts
+        rounding = data.counts_rounding if rounding == "error" else rounding
         gene_ids = data.gene_ids if gene_ids == "auto" else gene_ids
         label_key, batch_key = label_key or data.label_key, batch_key or data.batch_key
         if vocabulary is None and tokenizer.vocabulary != "fit":
@@ -100,20 +107,24 @@ def check_file(
     adata = read_file(path)
     report = CheckReport(str(path))
     report.facts["shape"] = [int(adata.n_obs), int(adata.n_vars)]
-    chosen = _check_counts(report, adata, counts, path=path)
+    chosen = _check_counts(report, adata, counts, path=path, rounding=rounding)
     matrix, var = counts_.matrix_of(adata, chosen) if chosen else (None, adata.var)
     ids = _check_genes(report, var, gene_ids, path=path)
     _check_names(report, adata)
     x = None
+    ids, kept = _check_measured(report, var, ids, path=path)
     if matrix is not None:
-        x = counts_.canonical(matrix)
+        x = counts_.canonical(matrix, rounding=rounding)
+        if kept is not None:
+            x = x[:, kept]
         _check_cells(report, x, adata.obs_names, min_genes=min_genes)
     if vocabulary is not None and ids is not None:
         _check_vocabulary(report, vocabulary, ids, x)
     labels = _check_key(report, adata, label_key, "label_key")
     _check_key(report, adata, batch_key, "batch_key")
     if x is not None and labels is not None:
-        check_authentic(report, x, labels)
+        labelled = ~is_missing(labels)
+        check_authentic(report, x[labelled], labels[labelled])
     if split is not None:
         if x is None or ids is None:
             report.add("error", "leaks", "not looked for without counts and gene ids", do="see above")
@@ -136,23 +147,29 @@ def _check_split(
         usual = [name for name in COLUMNS["donor"] if name in cells.obs and name not in claimed]
         findings = audit_leaks(
             cells, parts, by=claimed, donor_key=usual[0] if usual else None,
-            batch_key=batch_key if batch_key in cells.obs else None,
+            batch_key=batch_key if batch_key in cells.obs else None, conditions=claimed_conditions(path),
         )  # fmt: skip
         report.findings.extend(findings)
     except ScmfError as error:
         report.add("error", "split", error.found, do=error.fix or "")
 
 
-def _check_counts(report: CheckReport, adata: Any, where: str, *, path: Path) -> str | None:
+def _check_counts(report: CheckReport, adata: Any, where: str, *, path: Path, rounding: Rounding) -> str | None:
     """Verdict on every matrix; the name of the one that would be used, or None."""
     names = [*counts_.candidates(adata), *(f"layers/{name}" for name in adata.layers if name != "counts")]
     verdicts = {}
     for name in names:
         matrix, var = counts_.matrix_of(adata, name)
-        verdicts[name] = counts_.examine(matrix, where=name, cells=adata.obs_names, genes=var.index)
+        try:
+            verdicts[name] = counts_.examine(
+                matrix, where=name, cells=adata.obs_names, genes=var.index, rounding=rounding
+            )
+        except ScmfError as error:
+            report.add("error", "raw counts", error.found, do=error.fix or "")
+            return None
     chosen = None
     try:
-        chosen = counts_.choose(adata, where, path=path)
+        chosen = counts_.choose(adata, where, path=path, rounding=rounding)
         found = f"{chosen} holds {verdicts[chosen].found}"
         rest = [f"{name}: {v.found}" for name, v in verdicts.items() if name != chosen]
         report.add("ok", "raw counts", "; ".join([found, *rest]))
@@ -182,6 +199,12 @@ def _check_genes(report: CheckReport, var: pd.DataFrame, where: str, *, path: Pa
         "not_upper": kind.n_not_upper,
         "excel_dates": kind.n_excel_dates,
     }
+    if kind.is_mixture:
+        report.facts["genes"]["by_species"] = dict(kind.by_species)
+        report.add(
+            "warning", "species", f"{where}: {kind}",
+            do="a model reads one species: keep the cells and genes of one, or take the other through orthologs",
+        )  # fmt: skip
     usable = kind.kind in ("ensembl", "symbol")
     report.add(
         "ok" if usable else "warning",
@@ -211,6 +234,28 @@ def _check_genes(report: CheckReport, var: pd.DataFrame, where: str, *, path: Pa
             do="their counts are added up; remove one if it is a copy",
         )
     return ids
+
+
+def _check_measured(
+    report: CheckReport, var: pd.DataFrame, ids: np.ndarray | None, *, path: Path
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Ids of the columns that are genes, and which these are; None for all."""
+    if ids is None:
+        return None, None
+    try:
+        kept = genes_measured(var, ids, path=path)
+    except ScmfError as error:
+        report.add("error", "feature types", error.found, do=error.fix or "")
+        return None, None
+    if kept.all():
+        return ids, None
+    types = var["feature_types"].astype(str)[~kept].value_counts() if "feature_types" in var else {}
+    no_id = sum(not gene for gene in ids)
+    parts = [f"{n:,} {name!r}" for name, n in types.items()] + ([f"{no_id:,} without id"] if no_id else [])
+    report.facts["genes"]["left_out"] = int((~kept).sum())
+    found = f"{int((~kept).sum()):,} of {len(ids):,} columns are no genes and are left out: {', '.join(parts)}"
+    report.add("warning", "feature types", found, do="nothing, if only gene expression is wanted")
+    return ids[kept], kept
 
 
 def _first(ids: np.ndarray) -> str:
@@ -307,8 +352,9 @@ def _check_key(report: CheckReport, adata: Any, key: str | None, name: str) -> p
         report.add("error", name, f"no column {key!r} in obs", do=registry.did_you_mean(key, known) if known else "")
         return None
     values = adata.obs[key]
-    missing = int(values.isna().sum())
-    sizes = values.value_counts()
+    lost = is_missing(values)
+    missing = int(lost.sum())
+    sizes = values[~lost].value_counts()
     sizes = sizes[sizes > 0]
     report.facts[name] = {"key": key, "missing": missing, "sizes": {str(k): int(v) for k, v in sizes.items()}}
     text = f"{key!r} has {len(sizes)} values, the smallest with {sizes.min() if len(sizes) else 0} cells"

@@ -6,15 +6,16 @@ Lives elsewhere: opening stores (stores.open), making a split (make_split), the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scmf.core.errors import ScmfError
+from scmf.core.errors import ConfigError, ScmfError
 from scmf.data.splits.findings import CheckReport
 from scmf.data.splits.groups import COLUMNS, ObsColumns, tabulate
 from scmf.data.splits.leaks import audit_leaks
-from scmf.data.splits.make import claimed_columns, make_split
+from scmf.data.splits.make import claimed_columns, claimed_conditions, make_split
 from scmf.data.splits.read import SPLITS, read_codes
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.open import open_stores
@@ -50,6 +51,25 @@ def split_files(
         return split.to_json(Path(out).name, split.write(out))
     finally:
         corpus.close()
+
+
+def names_of(text: str) -> list[str]:
+    """Names in the text of an option: separated by commas, or a JSON list where a name holds a comma.
+
+    Raises
+    ------
+    ConfigError
+        What begins as a JSON list is none.
+    """
+    if not text.lstrip().startswith("["):
+        return text.split(",")
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        found = error
+    if not isinstance(found, list) or not all(isinstance(one, (str, int)) for one in found):
+        raise ConfigError(f"names {text}", wanted='a JSON list of names, such as ["d4, F", "d5"]', where="--hold-out")
+    return [str(one) for one in found]
 
 
 def check_split(
@@ -100,7 +120,7 @@ def check_split(
         report.findings.extend(
             audit_leaks(
                 corpus, codes, by=claimed, donor_key=usual[0] if usual else None, batch_key=batch_key,
-                near_duplicates=near_duplicates,
+                conditions=claimed_conditions(split), near_duplicates=near_duplicates,
             )
         )  # fmt: skip
     except ScmfError as error:

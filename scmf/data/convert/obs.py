@@ -25,6 +25,7 @@ import pandas as pd
 from scmf.core.errors import DataError
 from scmf.core.files import write_json
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.missing import as_text
 from scmf.data.stores.store import Store
 
 MOST_CATEGORIES = 100_000
@@ -172,7 +173,7 @@ class ObsSpool:
             values = self.corpus.stores[store].obs([column.name])[column.name]
             if not isinstance(values.dtype, pd.CategoricalDtype):
                 values = values.astype("category")
-            categories = [str(one) for one in values.cat.categories]
+            categories = as_text(values.cat.categories)
             types |= {type(one).__name__.removesuffix("_") for one in values.cat.categories.tolist()}
             orders.add((bool(values.cat.ordered), tuple(categories) if values.cat.ordered else ()))
             codes = np.array([known.setdefault(one, len(known)) for one in categories] + [-1], np.int32)

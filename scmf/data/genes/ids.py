@@ -34,6 +34,9 @@ SYMBOL_COLUMNS = (
 """Columns of ``var`` in which symbols are usually kept."""
 
 
+_NO_ID = frozenset({"", "nan", "NaN", "NAN", "<NA>"})
+
+
 def strip_version(gene: str) -> str:
     """``ENSG00000000003.15`` -> ``ENSG00000000003``; anything that is no Ensembl id stays as it is.
 
@@ -69,6 +72,9 @@ class IdKind:
         Share of the ids that are of this kind.
     n_versioned, n_not_upper, n_excel_dates
         Ids with a version suffix, Ensembl ids in lower case, symbols turned into dates by a spreadsheet.
+    by_species
+        Species of the Ensembl ids and their numbers, the largest first; a species with less than one in a hundred
+        (a transgene, say) is left out.
     """
 
     kind: Literal["ensembl", "symbol", "entrez", "other", "mixed"]
@@ -77,8 +83,16 @@ class IdKind:
     n_versioned: int
     n_not_upper: int
     n_excel_dates: int
+    by_species: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether Ensembl ids of two species or more stand side by side."""
+        return len(self.by_species) > 1
 
     def __str__(self) -> str:
+        if self.is_mixture:
+            return "Ensembl ids, " + ", ".join(f"{n:,} of {name}" for name, n in self.by_species)
         names = {"ensembl": "Ensembl ids", "symbol": "gene symbols", "entrez": "Entrez numbers"}
         return names.get(self.kind, f"{self.kind} ids") + (f" of {self.species}" if self.species else "")
 
@@ -115,7 +129,9 @@ def detect(genes: Iterable[str]) -> IdKind:
         name = _SPECIES.get(prefix, f"species ENS{prefix}")
     elif kind == "symbol":
         name = "Mus musculus" if mouse_like > 0.5 * count else "Homo sapiens"
-    return IdKind(kind, name, share, versioned, not_upper, dates)  # type: ignore[arg-type]
+    several = [(prefix, n) for prefix, n in species.most_common() if n >= 0.01 * len(ids)]
+    told = tuple((_SPECIES.get(prefix, f"species ENS{prefix}"), n) for prefix, n in several)
+    return IdKind(kind, name, share, versioned, not_upper, dates, told)  # type: ignore[arg-type]
 
 
 def pick_ids(var: pd.DataFrame, where: str, *, path: object) -> tuple[np.ndarray, str]:
@@ -169,11 +185,18 @@ def pick_symbols(var: pd.DataFrame, where: str | None, *, ids_from: str, path: o
 
 def _column(var: pd.DataFrame, where: str, *, path: object, key: str) -> np.ndarray:
     if where == "var_names":
-        return var.index.astype(str).to_numpy(dtype=object)
+        return _texts(pd.Series(var.index.astype(object)))
     if where not in var:
         known = ["var_names", *map(str, var.columns)]
         raise DataError(f"no column {where!r} in var", wanted=key, where=path, fix=registry.did_you_mean(where, known))
-    return var[where].astype(object).where(var[where].notna(), "").astype(str).to_numpy(dtype=object)
+    return _texts(var[where])
+
+
+def _texts(values: pd.Series) -> np.ndarray:
+    """Ids as text, empty where there is none: NaN, empty text, and the text that NaN becomes."""
+    texts = values.astype(object).where(values.notna(), "").astype(str).to_numpy(dtype=object)
+    texts[np.array([one.strip() in _NO_ID for one in texts], bool)] = ""
+    return texts
 
 
 # --- the mapping ----------------------------------------------------------------------------------
@@ -276,8 +299,8 @@ def collisions(ids: Sequence[str] | np.ndarray, mapped: Sequence[str] | np.ndarr
 
 
 def refuse_duplicates(ids: np.ndarray, *, path: object) -> None:
-    """Raise `GeneError` when an id stands twice exactly as written."""
-    twice = [gene for gene, count in Counter(ids.tolist()).items() if count > 1]
+    """Raise `GeneError` when an id stands twice exactly as written; genes without id are no copies of each other."""
+    twice = [gene for gene, count in Counter(ids.tolist()).items() if count > 1 and gene]
     if twice:
         raise GeneError(
             f"{len(twice)} gene ids stand more than once, the first is {twice[0]!r}",

@@ -22,11 +22,13 @@ from scmf.core.files import sha256_file, sha256_json
 from scmf.data.cards.card import Card, Derivation
 from scmf.data.cards.join_obs import assemble, name_columns
 from scmf.data.genes import ids as genes_
+from scmf.data.genes.measured import measured_genes
 from scmf.data.loading.facts import DataFacts, LoadedCells
 from scmf.data.loading.resolve import ResolvedData, check_key, resolve
 from scmf.data.loading.restrict import restrict
 from scmf.data.splits.read import read_split
 from scmf.data.stores import counts as counts_
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.recover_depth import counts_and_depth
 
 
@@ -94,6 +96,7 @@ def _read_all(resolved: ResolvedData) -> tuple[AnnData, list[str]]:
             gene_symbols=resolved.gene_symbols,
             derive=resolved.derive,
             as_it_is=resolved.expression is not None,
+            rounding=resolved.config.counts_rounding,
         )
         if resolved.card is not None:
             name_columns(adata, resolved.names[number], resolved.card.cells)
@@ -158,19 +161,23 @@ def _read(
     gene_symbols: str | None,
     derive: Derivation | None,
     as_it_is: bool = False,
+    rounding: Rounding = "error",
 ) -> tuple[AnnData, str]:
     """One file: raw counts (or values as they are), ids and symbols; and where the matrix was."""
     raw = read_file(path)
     if raw.n_obs == 0:
         raise DataError("no cells", wanted="at least one cell", where=path, fix="use another file")
-    where = counts if as_it_is or derive is not None else counts_.choose(raw, counts, path=path)
+    where = counts if as_it_is or derive is not None else counts_.choose(raw, counts, path=path, rounding=rounding)
     matrix, var = counts_.matrix_of(raw, where, path=path)
     if as_it_is or derive is None:
-        x = counts_.canonical(matrix)
+        x = counts_.canonical(matrix, rounding="error" if as_it_is else rounding)
     else:
         x = _derived(raw, matrix, var, derive, path=path)
         where = f"{counts} ({derive.method})"
     ids, ids_from = genes_.pick_ids(var, gene_ids, path=path)
+    kept = measured_genes(var, ids, path=path)
+    if not kept.all():
+        ids, var, x = ids[kept], var[kept], x[:, kept]
     genes_.refuse_duplicates(ids, path=path)
     symbols = genes_.pick_symbols(var, gene_symbols, ids_from=ids_from, path=path)
     table = pd.DataFrame(index=pd.Index(ids.astype(str), name=None))

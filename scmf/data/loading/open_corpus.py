@@ -168,6 +168,7 @@ def _stores(resolved: ResolvedData) -> list[Store]:
         resolved.files,
         counts=resolved.counts,
         gene_ids=resolved.gene_ids,
+        rounding=config.counts_rounding,
         storage_options=config.storage_options or None,
     )
 

@@ -49,7 +49,8 @@ def restrict(cells: LoadedCells, resolved: ResolvedData) -> LoadedCells:
 
 
 def _filtered(cells: LoadedCells, resolved: ResolvedData) -> LoadedCells:
-    kept = resolved.passing(Corpus([MemoryStore(cells.adata, counts="X", gene_ids="var_names")]))
+    store = MemoryStore(cells.adata, counts="X", gene_ids="var_names", rounding=resolved.config.counts_rounding)
+    kept = resolved.passing(Corpus([store]))
     if not kept.keep.any():
         raise DataError(str(kept), wanted="at least one cell", where="data.filter", fix="widen the filters")
     return replace(cells[kept.keep].copy(), facts=replace(cells.facts, removed=dict(kept.removed)))
@@ -57,7 +58,7 @@ def _filtered(cells: LoadedCells, resolved: ResolvedData) -> LoadedCells:
 
 def _on_genes(cells: LoadedCells, aligner: GeneAligner, resolved: ResolvedData) -> LoadedCells:
     adata, name = cells.adata, resolved.gene_set
-    store = MemoryStore(adata, counts="X", gene_ids="var_names")
+    store = MemoryStore(adata, counts="X", gene_ids="var_names", rounding=resolved.config.counts_rounding)
     columns = aligner.columns(store.genes, where=cells.facts.dataset)
     present = np.unique(columns.target[columns.target >= 0])
     if not len(present):

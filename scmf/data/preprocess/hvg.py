@@ -36,6 +36,9 @@ from scmf.data.preprocess.normalize import Pipeline
 from scmf.data.preprocess.steps import LibrarySize, Log1p, SelectGenes
 from scmf.data.stores.corpus import Corpus
 
+_POINTS = 4
+"""Genes that loess of degree 2 needs in a neighborhood, one more than it has coefficients."""
+
 Flavor = Literal["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper", "pearson_residuals"]
 
 
@@ -176,12 +179,12 @@ def _by_dispersion(
     names = pd.Index(selection.genes)
     if not batched:
         mean, variance = mean_and_variance(sum_AG[0], square_AG[0], int(selection.n_cells_A[0]))
-        return _dispersions(mean, variance, flavor, limit, n_bins).set_index(names)
+        return _dispersions(mean, variance, flavor, limit, n_bins, selection.name_of(0)).set_index(names)
     tables = []
     for a, n in enumerate(selection.n_cells_A.tolist()):
         seen = sum_AG[a] > 0
         mean, variance = mean_and_variance(sum_AG[a, seen], square_AG[a, seen], n)
-        found = _dispersions(mean, variance, flavor, limit, n_bins).set_index(names[seen])
+        found = _dispersions(mean, variance, flavor, limit, n_bins, selection.name_of(a)).set_index(names[seen])
         unseen = pd.DataFrame(0.0, index=names[~seen], columns=found.columns).astype({"highly_variable": bool})
         tables.append(pd.concat([found, unseen]).loc[names] if (~seen).any() else found)
     table = pd.concat(tables, axis=0)
@@ -201,9 +204,11 @@ def _by_dispersion(
 
 
 def _dispersions(
-    mean: np.ndarray, variance: np.ndarray, flavor: str, limit: Cutoffs | int, n_bins: int
+    mean: np.ndarray, variance: np.ndarray, flavor: str, limit: Cutoffs | int, n_bins: int, of: str
 ) -> pd.DataFrame:
-    """Dispersions normalized within bins of the mean, and the choice."""
+    """Dispersions normalized within bins of the mean, and the choice; ``of`` names the cells in errors."""
+    if not (variance > 0).any():
+        raise _too_few(f"no gene varies in {of}", f"hvg flavor {flavor}")
     mean = np.where(mean == 0, 1e-12, mean)
     dispersion = variance / mean
     if flavor == "seurat":
@@ -215,7 +220,8 @@ def _dispersions(
         bins = np.r_[-np.inf, np.percentile(table["means"], np.arange(10, 105, 5)), np.inf]
         if np.any(np.diff(bins) <= 0):
             raise DataError(
-                f"{np.count_nonzero(mean == 1e-12):,} of {len(mean):,} genes in no cell, too many for bins by quantile",
+                f"too many of {len(mean):,} genes have the same mean in {of} for bins by quantile "
+                f"({np.count_nonzero(mean == 1e-12):,} are in no cell)",
                 wanted="mostly genes that are expressed",
                 where="hvg flavor cell_ranger",
                 fix="give genes= without those that no training cell expresses",
@@ -238,6 +244,8 @@ def _dispersions(
         table["highly_variable"] = limit.hold(mean, np.nan_to_num(scaled))
     else:
         ranked = np.sort(scaled[~np.isnan(scaled)])[::-1]
+        if not len(ranked):
+            raise _too_few(f"no dispersion can be compared with others in {of}", f"hvg flavor {flavor}")
         lowest = ranked[min(limit, len(ranked)) - 1]
         table["highly_variable"] = np.nan_to_num(scaled, nan=-np.inf) >= lowest
     return table
@@ -254,16 +262,44 @@ def _loess() -> Any:
     return loess
 
 
+def _too_few(found: str, where: str) -> DataError:
+    return DataError(
+        found,
+        wanted="enough cells and genes for this flavor",
+        where=where,
+        fix="leave the batch out with keep, join it with another, or use flavor pearson_residuals",
+    )
+
+
+def _fitted(mean_G: np.ndarray, variance_G: np.ndarray, span: float, loess: Any, of: str) -> np.ndarray:
+    """log10 of the variance that loess expects at each mean.
+
+    Its Fortran code ends the process where a neighborhood has too few points: so they are counted before.
+    """
+    where = "hvg flavor seurat_v3"
+    points = len(np.unique(mean_G))
+    if int(span * len(mean_G)) < _POINTS or points < _POINTS:
+        raise _too_few(f"{len(mean_G):,} genes with {points:,} different means vary in {of}", where)
+    try:
+        model = loess(np.log10(mean_G), np.log10(variance_G), span=span, degree=2)
+        model.fit()
+        fitted: np.ndarray = model.outputs.fitted_values
+    except ValueError as error:
+        text = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
+        raise _too_few(f"no curve through the variances of {of} (loess: {text})", where) from error
+    if not np.isfinite(fitted).all():
+        raise _too_few(f"no finite curve through the variances of {of}", where)
+    return fitted
+
+
 def _by_clipped_variance(selection: Selection, flavor: str, n_top: int, span: float, loess: Any) -> pd.DataFrame:
     sum_AG, square_AG = moments.sums(selection, None)
     mean_AG, std_AG = np.empty_like(sum_AG), np.empty_like(sum_AG)
     for a, n in enumerate(selection.n_cells_A.tolist()):
         mean_AG[a], variance = mean_and_variance(sum_AG[a], square_AG[a], n)
         varies = variance > 0
-        model = loess(np.log10(mean_AG[a, varies]), np.log10(variance[varies]), span=span, degree=2)
-        model.fit()
         expected = np.zeros(len(variance))
-        expected[varies] = model.outputs.fitted_values
+        expected[varies] = _fitted(mean_AG[a, varies], variance[varies], span, loess, selection.name_of(a))
         std_AG[a] = np.sqrt(10**expected)
     n_A1 = selection.n_cells_A[:, None]
     clip_sum, clip_square = moments.clipped_sums(selection, std_AG * np.sqrt(n_A1) + mean_AG)

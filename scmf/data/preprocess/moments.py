@@ -22,6 +22,7 @@ from scmf.core.errors import DataError
 from scmf.data.preprocess.columns import common_genes, gene_columns
 from scmf.data.preprocess.normalize import Pipeline
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.missing import is_missing
 from scmf.data.stores.store import CountBlock
 
 
@@ -77,19 +78,34 @@ class Selection:
         batch = np.where(inside, 0, -1).astype(np.int32)
         if batch_key is not None:
             column = corpus.obs([batch_key])[batch_key]
+            lost = is_missing(column)
             if not isinstance(column.dtype, pd.CategoricalDtype):
                 column = column.astype(str).astype("category")
-            column = column.where(inside).cat.remove_unused_categories()
+            column = column.where(inside & ~lost).cat.remove_unused_categories()
             batch = np.asarray(column.cat.codes, dtype=np.int32)
             names = tuple(str(name) for name in column.cat.categories)
             first = int(np.argsort(np.asarray(column.cat.categories))[0]) if names else 0
             if (batch[inside] < 0).any():
-                cell = int(np.flatnonzero(inside & (batch < 0))[0])
+                cells = np.flatnonzero(inside & (batch < 0))
                 raise DataError(
-                    f"no value of {batch_key!r} for cell number {cell}", wanted="a batch", where=corpus.name,
-                    fix="leave the cell out with keep, or name its batch",
+                    f"no value of {batch_key!r} for cell number {cells[0]} ({len(cells):,} such cells)",
+                    wanted="a batch", where=corpus.name, fix="leave the cell out with keep, or name its batch",
                 )  # fmt: skip
+        sizes = np.bincount(batch[batch >= 0], minlength=len(names))
+        if sizes.min() < 2:
+            small = int(np.argmin(sizes))
+            whose = f"batch {names[small]!r} of {batch_key!r}" if batch_key is not None else "the selection"
+            raise DataError(
+                f"{sizes[small]} cell in {whose}",
+                wanted="at least 2 cells in each batch, from which a variance is found", where=corpus.name,
+                fix="leave the batch out with keep, or join it with another",
+            )  # fmt: skip
         return cls(corpus, common_genes(corpus, genes), keep, batch, names, first, threads)
+
+    def name_of(self, batch: int) -> str:
+        """How errors call a batch: its name and its size."""
+        n = int(self.n_cells_A[batch])
+        return f"{n:,} cells" if self.batches == ("all",) else f"the {n:,} cells of batch {self.batches[batch]!r}"
 
     @property
     def n_cells_A(self) -> np.ndarray:

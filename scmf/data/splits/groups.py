@@ -16,6 +16,7 @@ from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.data.stores.cell_ids import unique_ids
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.missing import as_text, is_missing
 
 COLUMNS = {
     "donor": ("donor_id", "donor", "individual", "patient", "subject"),
@@ -59,6 +60,12 @@ class ObsColumns:
         column = self.column(name)
         table = self._obs if self._corpus is None else self._corpus.obs([column])
         return column_codes(table[column], where=self.name)
+
+    def n_missing(self, name: str) -> int:
+        """Cells without a value in a column."""
+        column = self.column(name)
+        table = self._obs if self._corpus is None else self._corpus.obs([column])
+        return int(is_missing(table[column]).sum())
 
     def ids(self) -> Iterable[np.ndarray]:
         """Ids of the cells in their order, unique over stores."""
@@ -109,17 +116,18 @@ def column_codes(values: pd.Series, *, where: str) -> tuple[np.ndarray, list[str
     DataError
         A cell has no value: it would have to be guessed where it belongs.
     """
-    categories = values.astype("category").cat
-    if missing := int((categories.codes < 0).sum()):
+    if (missing := is_missing(values)).any():
         raise DataError(
-            f"{missing} of {len(values)} cells have no {values.name!r}",
+            f"{int(missing.sum())} of {len(values)} cells have no {values.name!r}, the first is number "
+            f"{int(np.argmax(missing)):,} (from 0)",
             wanted="a value for every cell",
             where=where,
             fix="fill it in, or leave these cells out",
         )
-    names = categories.categories.astype(str)
+    categories = values.astype("category").cat
+    names = np.array(as_text(categories.categories), dtype=object)
     # names that are equal as text (1 and "1") are one; those without a cell are dropped
-    uniques, number = np.unique(names.to_numpy(dtype=object), return_inverse=True)
+    uniques, number = np.unique(names, return_inverse=True)
     used = np.zeros(len(uniques), bool)
     codes = categories.codes.to_numpy()
     used[number[np.flatnonzero(np.bincount(codes, minlength=len(names)))]] = True

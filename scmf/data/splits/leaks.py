@@ -9,17 +9,19 @@ audit (check, check_cards).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scmf.core.errors import DataError
+from scmf.data.splits.conditions import CONTROLS, genes_of, one_code
 from scmf.data.splits.duplicates import Signatures, gene_keys, row_hashes
 from scmf.data.splits.findings import Finding
-from scmf.data.splits.groups import ObsColumns, tabulate
+from scmf.data.splits.groups import COLUMNS, ObsColumns, tabulate
 from scmf.data.splits.near_duplicates import BANDS, BLIND, GeneOrder, similarities, threshold
 from scmf.data.splits.read import SPLITS
 from scmf.data.stores.cell_ids import hash_ids
@@ -40,6 +42,7 @@ def audit_leaks(
     donor_key: str | None = None,
     batch_key: str | None = None,
     study_key: str | None = None,
+    conditions: Mapping[str, Any] | None = None,
     near_duplicates: bool = True,
     min_genes: int = 20,
     what: str = "leaks",
@@ -56,6 +59,9 @@ def audit_leaks(
         Columns that the split claims to keep whole: a value in two parts is then an error.
     donor_key, batch_key, study_key
         Columns to look at besides: a donor in two parts is a warning, a batch or study only said.
+    conditions
+        ``separator`` and ``controls`` of conditions of perturbations, as `scmf.data.splits.make` reads them; default:
+        ``+`` and the usual names. In columns of conditions, spellings of one condition must lie together.
     near_duplicates
         Look for nearly equal cells, too. Needs a sample of the counts more, and 144 bytes a cell of temporary disk in
         place of 16.
@@ -74,6 +80,7 @@ def audit_leaks(
     said = [
         _cell_ids(corpus, codes, what),
         *_groups(ObsColumns(cells), codes, [by] if isinstance(by, str) else by, donor_key, batch_key, study_key, what),
+        *_conditions(ObsColumns(cells), codes, [by] if isinstance(by, str) else by, conditions, what),
     ]
     with tempfile.TemporaryDirectory(prefix="scmf-leaks-") as folder:
         order = GeneOrder(corpus) if near_duplicates else None
@@ -145,6 +152,41 @@ def _groups(
             said.append(Finding("warning", what, found, f"prefer a split by {column}"))
         else:
             said.append(Finding("ok", what, found))
+    return said
+
+
+def _conditions(
+    obs: ObsColumns, codes: np.ndarray, by: Sequence[str], how: Mapping[str, Any] | None, what: str
+) -> list[Finding]:
+    """Spellings of one condition in two parts, and controls outside train, where conditions are kept whole."""
+    claimed = {obs.column(name) for name in by}
+    columns = [name for name in COLUMNS["perturbation"] if name in obs.columns]
+    columns += sorted(claimed - set(columns)) if how else []
+    how = dict(how) if how else {"separator": "+", "controls": CONTROLS}
+    said = []
+    for column in columns:
+        if obs.n_missing(column):
+            continue
+        values, names = obs.codes(column)
+        there = tabulate(values, len(names), codes, len(SPLITS)) > 0
+        control = np.array([not genes_of(name, **how) for name in names])
+        if column not in claimed and (there[~control].sum(axis=1) > 1).any():
+            continue  # the split does not go by this column
+        merged, kept, first = one_code(values, names, **how)
+        in_parts = tabulate(merged, len(kept), codes, len(SPLITS)) > 0
+        cut = [name for name, some in zip(kept, in_parts, strict=True) if some.sum() > 1 and genes_of(name, **how)]
+        cut = [name for name in cut if sum(one == name for one in first.values()) > 1]
+        if cut:
+            spellings = sorted(name for name, one in first.items() if one == cut[0])
+            found = f"{len(cut):,} conditions of {column!r} lie in several parts in other spellings"
+            found += f", such as {' and '.join(map(repr, spellings))}"
+            said.append(Finding("error", what, found, "the same genes were perturbed: put them into one part"))
+        outside = [
+            name for name, some in zip(names, there, strict=True) if some[1:].any() and not genes_of(name, **how)
+        ]
+        if outside and column in claimed:
+            found = f"the control {outside[0]!r} of {column!r} lies outside train"
+            said.append(Finding("error", what, found, "put the controls into train: make the split again"))
     return said
 
 

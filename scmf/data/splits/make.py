@@ -3,130 +3,31 @@
 Cells are dealt out one by one only where that is asked for by name (``strategy="random"``): cells of one donor in
 train and test make every number too good.
 
-Lives here: which column is meant, what a group is, what is held out, the answer and its files. Lives elsewhere: the
-search for whole groups (group_parts), conditions of perturbations (perturbation_parts), the file format (splits),
+Lives here: which column is meant, what a group is, what is held out. Lives elsewhere: the answer and its files (split),
+the search for whole groups (assign), conditions of perturbations (conditions, perturbation), the file format (read),
 looking for leaks (leaks).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 
 from scmf.core.errors import ConfigError, DataError
-from scmf.core.files import write_text
-from scmf.core.yaml import dump_yaml, load_yaml
 from scmf.data.splits import perturbation as perturbation_parts
-from scmf.data.splits.assign import assign_groups
-from scmf.data.splits.groups import ObsColumns, joined_groups, tabulate
-from scmf.data.splits.read import SPLITS, write_split
+from scmf.data.splits.assign import SPLITS, assign_groups
+from scmf.data.splits.conditions import controls_among, describe_conditions, genes_of, one_code, place_spellings
+from scmf.data.splits.groups import COLUMNS, ObsColumns, joined_groups, tabulate
+from scmf.data.splits.split import Split, claimed_columns, claimed_conditions
 from scmf.data.stores.corpus import Corpus
+
+__all__ = ["STRATEGIES", "Split", "claimed_columns", "claimed_conditions", "make_split"]
 
 STRATEGIES = ("group", "random", *perturbation_parts.STRATEGIES)
 """``group``: values of ``by`` whole; ``random``: cells; the rest: see `scmf.data.splits.perturbation`."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """A part for every cell, and how it came about.
-
-    Parameters
-    ----------
-    codes
-        Part of each cell, uint8 (n_cells,), index into `scmf.data.splits.read.SPLITS`.
-    by
-        Columns whose values were kept whole; empty for ``random``.
-    strategy, seed, fractions
-        As asked for.
-    groups
-        Part -> values of the first column of ``by`` in it, sorted.
-    held_out
-        Part -> names that were put there by hand.
-    subgroups
-        Perturbations: part -> ``unseen_single``, ``combo_seen0``… -> conditions.
-    missing_labels
-        Part -> values of ``stratify_by`` that have no cell in it.
-    description
-        How the split was made, in a sentence or two.
-    """
-
-    codes: np.ndarray
-    by: tuple[str, ...]
-    strategy: str
-    seed: int
-    fractions: tuple[float, float, float]
-    groups: dict[str, tuple[str, ...]]
-    held_out: dict[str, tuple[str, ...]]
-    subgroups: dict[str, dict[str, tuple[str, ...]]]
-    missing_labels: dict[str, tuple[str, ...]]
-    description: str
-    _ids: Callable[[], Iterable[np.ndarray]] = field(repr=False)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Part -> cells."""
-        return dict(zip(SPLITS, tabulate(self.codes, len(SPLITS))[:, 0].tolist(), strict=True))
-
-    @property
-    def parts(self) -> pd.Series:
-        """Cell id -> part, ordered categorical; for as many cells as there is memory for their names."""
-        index = pd.Index(np.concatenate(list(self._ids())), name="cell_id")
-        values = np.array(SPLITS, dtype=object)[self.codes]
-        return pd.Series(pd.Categorical(values, categories=list(SPLITS), ordered=True), index=index, name="part")
-
-    def write(self, path: Path | str) -> str:
-        """Write the split and, beside it, ``<name>.yaml`` with what a card says about it; return the sha256."""
-        path = Path(path)
-        sha256 = write_split(path, self._blocks())
-        write_text(_side_file(path), dump_yaml(self.to_json(path.name, sha256), width=120))
-        return sha256
-
-    def _blocks(self) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        start = 0
-        for ids in self._ids():
-            yield ids, self.codes[start : start + len(ids)]
-            start += len(ids)
-
-    def card_block(self, file: str, sha256: str) -> dict[str, Any]:
-        """What stands under ``splits: <name>:`` of a dataset card."""
-        by = self.by[0] if self.by else "cell"
-        block: dict[str, Any] = {"file": file, "sha256": sha256, "by": by, "description": self.description}
-        if self.by:
-            block["parts"] = {part: list(self.groups.get(part, ())) for part in SPLITS}
-        return block
-
-    def to_json(self, file: str | None = None, sha256: str | None = None) -> dict[str, Any]:
-        """The split without its cells; with ``file`` and ``sha256`` the block for a card, too."""
-        card = {} if file is None or sha256 is None else {"card": self.card_block(file, sha256)}
-        return {
-            **card,
-            "strategy": self.strategy,
-            "by": list(self.by),
-            "seed": self.seed,
-            "fractions": list(self.fractions),
-            "cells": self.sizes,
-            "held_out": {part: list(names) for part, names in self.held_out.items()},
-            "subgroups": {part: {k: list(v) for k, v in kinds.items()} for part, kinds in self.subgroups.items()},
-            "missing_labels": {part: list(labels) for part, labels in self.missing_labels.items()},
-        }
-
-
-def _side_file(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".tsv") + ".yaml")
-
-
-def claimed_columns(path: Path | str) -> tuple[str, ...]:
-    """Columns that a split keeps whole, as the file that `Split.write` left beside it says; empty without one."""
-    side = _side_file(Path(path))
-    said = load_yaml(side) if side.is_file() else {}
-    by = said.get("by", ()) if isinstance(said, dict) else ()
-    return tuple(map(str, by)) if isinstance(by, list) else ()
 
 
 def make_split(
@@ -139,7 +40,7 @@ def make_split(
     stratify_by: str | None = None,
     seed: int = 0,
     separator: str = "+",
-    control: str | Sequence[str] = perturbation_parts.CONTROLS,
+    control: str | Sequence[str] | None = None,
     train_genes: float = 0.75,
     keys: Mapping[str, str] | None = None,
 ) -> Split:
@@ -153,8 +54,9 @@ def make_split(
         Column of ``obs``, or ``donor``, ``batch``, ``study``, ``perturbation``, ``cell_type`` for the column that
         holds it. Several columns: no value of any of them is cut, so cells that share one lie together.
     strategy
-        ``group``: whole values of ``by``; with ``by="perturbation"`` controls are always in train. ``random``: single
-        cells. ``unseen``, ``combinations``, ``simulation``: conditions of a perturbation screen, see
+        ``group``: whole values of ``by``; conditions of perturbations (``by="perturbation"`` or a column that is
+        usually called so) are sets of genes, and their controls are always in train. ``random``: single cells.
+        ``unseen``, ``combinations``, ``simulation``: conditions of a perturbation screen, see
         `scmf.data.splits.perturbation`; controls are always in train.
     fractions
         Wanted shares of train, valid and test; sizes come as near as whole groups allow. 0 leaves a part empty.
@@ -166,7 +68,8 @@ def make_split(
     seed
         Draws order and ties. Equal arguments give an equal split.
     separator, control
-        How conditions are written: ``A+B``; the names of the control.
+        How conditions are written: ``A+B``; the names of the control, each of which some cell must have (default:
+        `scmf.data.splits.conditions.CONTROLS`, as far as they are there).
     train_genes
         Share of train genes in ``simulation``.
     keys
@@ -186,18 +89,30 @@ def make_split(
     label_codes, labels = (None, []) if stratify_by is None else obs.codes(stratify_by)
     rng = np.random.Generator(np.random.PCG64(seed))
     held = {part: tuple(map(str, names)) for part, names in (hold_out or {}).items()}
+    conditions: dict[str, Any] = {}
+    controls: tuple[str, ...] = ()
+    written: list[str] = []
+    kinds: dict[str, dict[str, tuple[str, ...]]] = {}
     if strategy == "random":
         codes = _random(obs.n_cells, shares, label_codes, rng)
         columns: tuple[str, ...] = ()
         groups: dict[str, tuple[str, ...]] = {}
-        kinds: dict[str, dict[str, tuple[str, ...]]] = {}
         how = "Cells were drawn one by one: cells of one donor can lie in several parts"
     else:
         columns = tuple(obs.column(name) for name in ([by] if isinstance(by, str) else by or ()))
-        controls = (control,) if isinstance(control, str) else tuple(control)
-        screen = strategy in perturbation_parts.STRATEGIES or by == "perturbation"
         values, names = obs.codes(columns[0])
         placed = _placed(held)
+        screens = {column for column in columns if column in COLUMNS["perturbation"]}
+        screens |= set(columns) if strategy in perturbation_parts.STRATEGIES or by == "perturbation" else set()
+        if control is not None and not screens:
+            screens = {columns[0]}
+        coded = {column: obs.codes(column) for column in columns}
+        if screens:
+            written = sorted({name for column in screens for name in coded[column][1]})
+            controls = controls_among(written, control, separator=separator, where=f"{obs.name}, control")
+            conditions = {"separator": separator, "controls": list(controls)}
+            if strategy in ("group", "combinations"):
+                placed = place_spellings(placed, written, separator, controls)
         if strategy in perturbation_parts.STRATEGIES:
             sizes = dict(zip(names, tabulate(values, len(names))[:, 0].tolist(), strict=True))
             of_name = perturbation_parts.assign_conditions(
@@ -205,28 +120,28 @@ def make_split(
                 train_genes=train_genes, rng=rng,
             )  # fmt: skip
             codes = np.array([of_name[name] for name in names], np.uint8)[values]
-            how = f"Conditions ({columns[0]}) were assigned by the strategy {strategy}; controls are in train"
+            how = f"Conditions ({columns[0]}) were assigned by the strategy {strategy}"
         else:
-            if screen:
-                placed |= {
-                    name: 0
-                    for name in names
-                    if not perturbation_parts.genes_of(name, separator=separator, controls=controls)
-                }
-            codes = _whole(obs, columns, shares, placed, set(held), label_codes, len(labels), rng)
+            for column in screens:
+                merged = one_code(*coded[column], separator=separator, controls=controls)
+                coded[column] = merged[:2]
+                placed |= {name: 0 for name in merged[1] if not genes_of(name, separator=separator, controls=controls)}
+            codes = _whole(obs, coded, shares, placed, set(held), label_codes, len(labels), rng)
             how = f"Values of {' and '.join(columns)} are kept whole"
-            how += "; controls are in train" if screen else ""
+        how += describe_conditions(written, separator, controls) if screens else ""
         part_of = _part_of_values(values, codes, len(names))
         groups = {
             part: tuple(sorted(name for name, at in zip(names, part_of, strict=True) if at == i))
             for i, part in enumerate(SPLITS)
         }
         of_value = dict(zip(names, part_of.tolist(), strict=True))
-        kinds = perturbation_parts.subgroups(of_value, separator=separator, controls=controls) if screen else {}
+        if columns[0] in screens:
+            kinds = perturbation_parts.subgroups(of_value, separator=separator, controls=controls)
     missing = {} if label_codes is None else _missing(codes, label_codes, labels)
     return Split(
         codes, columns, strategy, seed, shares, groups, held, kinds, missing,
-        _describe(how, shares, held, stratify_by and obs.column(stratify_by), seed, missing), obs.ids,
+        _describe(how, shares, held, stratify_by and obs.column(stratify_by), seed, missing, codes),
+        conditions, obs.ids,
     )  # fmt: skip
 
 
@@ -296,7 +211,7 @@ def _random(
 
 def _whole(
     obs: ObsColumns,
-    columns: Sequence[str],
+    coded: Mapping[str, tuple[np.ndarray, list[str]]],
     shares: Sequence[float],
     placed: Mapping[str, int],
     filled: set[str],
@@ -305,7 +220,8 @@ def _whole(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Part of each cell, groups whole."""
-    group_of, values = joined_groups([obs.codes(column) for column in columns])
+    columns = list(coded)
+    group_of, values = joined_groups(list(coded.values()))
     n_groups = int(group_of.max()) + 1
     if strange := [name for name in placed if name not in values]:
         raise DataError(
@@ -353,9 +269,13 @@ def _describe(
     stratified: str | None,
     seed: int,
     missing: Mapping[str, Sequence[str]],
+    codes: np.ndarray,
 ) -> str:
     words = [how, "wanted shares " + " / ".join(f"{share:.0%}" for share in shares) + f", seed {seed}"]
     words += [f"held out by hand as {part}: {', '.join(names)}" for part, names in held.items()]
     words += [f"as even over {stratified} as whole groups allow"] if stratified else []
     words += [f"{part} has no {', '.join(labels)}" for part, labels in missing.items()]
+    counts = tabulate(codes, len(SPLITS))[:, 0]
+    empty = [part for part, share, n in zip(SPLITS, shares, counts, strict=True) if not n and (share or part in held)]
+    words += [f"no cell is in {' or '.join(empty)}"] if empty else []
     return "; ".join(words) + "."

@@ -1,7 +1,8 @@
 """Parts of perturbation conditions: unseen genes, unseen combinations, the simulation of GEARS.
 
 A condition is a text such as ``KLF1``, ``KLF1+ctrl`` or ``CEBPA+KLF1``: the names of what was perturbed, with a
-separator between them. Controls (``control``, ``ctrl``; ``ctrl+ctrl``) are always in train.
+separator between them. Controls (``control``, ``ctrl``; ``ctrl+ctrl``) are always in train, and so are all spellings of
+one condition (``A+B``, ``B+A``) in one part.
 
 Terms, as GEARS (Roohani et al. 2023) has them. A combination in test is *seen k* when k of its genes occur in a
 condition of train or valid (for valid: of train); a single is *unseen* when its gene does not:
@@ -11,9 +12,9 @@ condition of train or valid (for valid: of train); a single is *unseen* when its
 The rule of GEARS stands here once (`_simulation`), with three ways to draw: the random numbers of GEARS itself
 (`gears_simulation`), those of `scmf.data.splits.make.make_split`, and those of the frozen split ``norman.gears``.
 
-Lives here: which condition goes where and what it is then. Lives elsewhere: cells (make), rules that need no such
-search (conditions), the search for whole groups (assign). A published split is held fast by its lists of conditions
-(``hold_out``), never by a seed.
+Lives here: which condition goes where and what it is then. Lives elsewhere: how a condition is read (conditions), cells
+(make), rules that need no such search (held_out), the search for whole groups (assign). A published split is held fast
+by its lists of conditions (``hold_out``), never by a seed.
 """
 
 from __future__ import annotations
@@ -25,9 +26,7 @@ import numpy as np
 
 from scmf.core.errors import DataError
 from scmf.data.splits.assign import SPLITS, assign_groups
-
-CONTROLS = ("control", "ctrl")
-"""Names of a control that are known without being told."""
+from scmf.data.splits.conditions import CONTROLS, genes_of, one_spelling
 
 VALID_SHARE = 0.9
 """What the second step of GEARS keeps for training."""
@@ -35,12 +34,6 @@ VALID_SHARE = 0.9
 STRATEGIES = ("unseen", "combinations", "simulation")
 """``unseen``: genes are dealt out, a condition lies in the last part of its genes, so that no gene of test occurs in
 train or valid. ``combinations``: singles train, combinations are dealt out whole. ``simulation``: that of GEARS."""
-
-
-def genes_of(condition: str, *, separator: str, controls: Sequence[str]) -> tuple[str, ...]:
-    """What was perturbed, sorted, without control; empty for a control."""
-    names = {part.strip() for part in condition.split(separator)} if separator else {condition.strip()}
-    return tuple(sorted(names - set(controls) - {""}))
 
 
 def assign_conditions(
@@ -66,7 +59,7 @@ def assign_conditions(
         Wanted shares of the parts: of the cells with a perturbation (``unseen``), of the cells of combinations
         (``combinations``); ``simulation`` does not use them.
     hold_out
-        Gene (``unseen``, ``simulation``) or condition (``combinations``) -> part, settled.
+        Gene (``unseen``, ``simulation``) or condition in any spelling (``combinations``) -> part, settled.
     separator, controls
         How a condition is read.
     train_genes
@@ -75,7 +68,11 @@ def assign_conditions(
     rng
         Draws.
     """
-    genes = {name: genes_of(name, separator=separator, controls=controls) for name in sizes}
+    kept = one_spelling(sizes, separator=separator, controls=controls)
+    together = dict.fromkeys(kept.values(), 0)
+    for name, size in sizes.items():
+        together[kept[name]] += size
+    genes = {name: genes_of(name, separator=separator, controls=controls) for name in together}
     every = sorted({gene for some in genes.values() for gene in some})
     if not every:
         raise DataError(
@@ -83,17 +80,19 @@ def assign_conditions(
             wanted=f"names other than {', '.join(controls)}, with {separator!r} between those of a combination",
             fix="name the column in by=, the separator and the control",
         )
-    allowed = set(sizes) if strategy == "combinations" else set(every)
+    allowed = set(together) if strategy == "combinations" else set(every)
     if strange := sorted(set(hold_out) - allowed):
         kind = "condition" if strategy == "combinations" else "perturbed gene"
         raise DataError(
             f"no {kind} {strange[0]!r}", wanted=f"one of {len(allowed)}", where="hold_out", fix="correct the name"
         )
     if strategy == "unseen":
-        return _unseen(sizes, genes, every, shares, hold_out, rng)
-    if strategy == "combinations":
-        return _combinations(sizes, genes, shares, hold_out, rng)
-    return _simulation(genes, hold_out, (train_genes, VALID_SHARE), _Permuted(rng))
+        part = _unseen(together, genes, every, shares, hold_out, rng)
+    elif strategy == "combinations":
+        part = _combinations(together, genes, shares, hold_out, rng)
+    else:
+        part = _simulation(genes, hold_out, (train_genes, VALID_SHARE), _Permuted(rng))
+    return {name: part[kept[name]] for name in sizes}
 
 
 def gears_simulation(
@@ -163,6 +162,9 @@ def _combinations(
     combos = sorted(name for name, some in genes.items() if len(some) > 1)
     if not combos:
         raise DataError("no combination", wanted="conditions of two genes or more", fix="check the separator")
+    free = sum(name not in hold_out for name in combos)
+    if free < np.count_nonzero(shares) and len(combos) < len(genes):
+        shares = [0.0, *shares[1:]]  # singles and controls are in train, which needs no combination then
     part = _dealt([float(sizes[name]) for name in combos], combos, shares, hold_out, rng)
     return {name: part.get(name, hold_out.get(name, 0)) for name in genes}
 

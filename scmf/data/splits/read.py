@@ -13,9 +13,10 @@ import gzip
 import heapq
 import io
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -36,12 +37,12 @@ _ROWS = 1 << 20
 _BUFFER = 1 << 20
 """Bytes handed to gzip at once."""
 
-_UNREADABLE = (OSError, EOFError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError)
+_UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError)
 
 
 def is_path(name: str) -> bool:
-    """Whether the value of ``data.split`` is a path to a TSV and not the name of a split."""
-    return name.endswith((".tsv", ".tsv.gz")) or "/" in name or "\\" in name
+    """Whether the value of ``data.split`` is a path to a table and not the name of a split."""
+    return name.endswith((".tsv", ".tsv.gz", ".csv", ".csv.gz")) or "/" in name or "\\" in name
 
 
 def split_file(card: Card | str | Path | None, name: str) -> Path:
@@ -82,13 +83,33 @@ def split_file(card: Card | str | Path | None, name: str) -> Path:
     return path
 
 
+def _how(path: Path) -> dict[str, Any]:
+    """Arguments with which pandas reads a split: what it is, is told by its first bytes and its header, not its name.
+
+    No missing values: a cell may be called NA. Quotes are signs of a name unless the header is quoted, as R's
+    ``write.table`` has it.
+    """
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    with gzip.open(path, "rb") if packed else path.open("rb") as text:
+        header = text.readline(_BUFFER).decode("utf-8-sig").rstrip("\r\n")
+    sep = "\t" if "\t" in header or "," not in header else ","
+    quoted = sep == "," or header.startswith('"')
+    how: dict[str, Any] = {"sep": sep, "dtype": str, "keep_default_na": False, "na_filter": False}
+    how |= {"quoting": 0 if quoted else 3, "compression": "gzip" if packed else None, "encoding": "utf-8-sig"}
+    return how
+
+
 def read_table(path: Path) -> pd.Series:
     """The split file as a Series: index cell_id (unique), values ``train``, ``valid`` or ``test``."""
     try:
-        # no quoting and no missing values: a cell may be called NA
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_filter=False, quoting=3)
+        table = pd.read_csv(path, **_how(path))
     except _UNREADABLE as error:
-        raise DataError(f"not a readable TSV: {error}", where=path, fix="write it again, tab-separated") from error
+        raise DataError(
+            f"not a readable TSV: {error}",
+            where=path,
+            fix="write it again as text in UTF-8, tab-separated; gzip may be called .gz or not",
+        ) from error
     splits = _known_splits(table, path)
     if len(twice := table.loc[table["cell_id"].duplicated(), "cell_id"]):
         raise DataError(
@@ -240,14 +261,16 @@ def _keys(ids: np.ndarray, codes: np.ndarray) -> np.ndarray:
 def _rows(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Ids, object, and splits, uint8, of a split file, `_ROWS` at a time."""
     try:
-        with pd.read_csv(
-            path, sep="\t", dtype=str, keep_default_na=False, na_filter=False, quoting=3, chunksize=_ROWS
-        ) as chunks:
+        with pd.read_csv(path, chunksize=_ROWS, **_how(path)) as chunks:
             for table in chunks:
                 codes = pd.Categorical(_known_splits(table, path), categories=list(SPLITS)).codes
                 yield table["cell_id"].to_numpy(dtype=object), codes.astype(np.uint8)
     except _UNREADABLE as error:
-        raise DataError(f"not a readable TSV: {error}", where=path, fix="write it again, tab-separated") from error
+        raise DataError(
+            f"not a readable TSV: {error}",
+            where=path,
+            fix="write it again as text in UTF-8, tab-separated; gzip may be called .gz or not",
+        ) from error
 
 
 def _refuse_twice(path: Path, hashes: set[int]) -> None:
@@ -274,15 +297,16 @@ def write_split(
     *,
     column: Literal["split", "part"] = "split",
 ) -> str:
-    """Write cell id and split as TSV with gzip, rows sorted by cell id, and return the sha256.
+    """Write cell id and split as TSV, rows sorted by cell id, and return the sha256.
 
-    No time stamp and no file name go into the gzip header, so that equal content is an equal file (of the
-    same zlib). Many rows are sorted in files beside ``path``, a million at a time.
+    A name that ends in ``.gz`` is gzip, any other plain text. No time stamp and no file name go into the gzip header,
+    so that equal content is an equal file (of the same zlib). Many rows are sorted in files beside ``path``, a million
+    at a time.
 
     Parameters
     ----------
     path
-        File to write, ``….tsv.gz``.
+        File to write, ``….tsv`` or ``….tsv.gz``.
     splits
         Cell id -> split; or blocks of ids, object (n,), and indices into `SPLITS`, integer (n,).
     column
@@ -303,8 +327,12 @@ def write_split(
         runs = list(_sorted_runs(splits, Path(folder)))
         with (
             temporary.open("wb") as raw,
-            gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=9) as packed,
-            io.BufferedWriter(packed, _BUFFER) as out,
+            (
+                gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=9)
+                if Path(path).name.endswith(".gz")
+                else contextlib.nullcontext(raw)
+            ) as packed,
+            io.BufferedWriter(packed, _BUFFER) as out,  # type: ignore[arg-type]
             contextlib.ExitStack() as opened,
         ):
             out.write(f"cell_id\t{column}\n".encode())

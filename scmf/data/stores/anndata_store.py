@@ -7,6 +7,7 @@ Lives elsewhere: opening a zarr group (zarr_store) or an HDF5 file (h5ad_store),
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -21,11 +22,14 @@ from scmf.core import registry
 from scmf.core.errors import CountsError, DataError
 from scmf.core.files import sha256_json
 from scmf.data.genes import ids as genes_
+from scmf.data.genes.measured import measured_genes
 from scmf.data.stores import counts as counts_
 from scmf.data.stores.anndata_tables import frame_names, read_column, read_frame, text_of
+from scmf.data.stores.canonical import Rounding, keep_columns
 from scmf.data.stores.files.byte_ranges import ByteSource
 from scmf.data.stores.store import CountBlock, CsrStore, FlatArray, RowIndex
 
+_log = logging.getLogger("scmf.data.stores")
 _SAMPLE_CELLS = 2000
 _SAMPLE_FIRST = 512
 _SAMPLE_BLOCK = 64
@@ -54,6 +58,8 @@ class AnnDataStore(CsrStore):
         holds non-negative integers in a sample of about 2,000 cells.
     gene_ids
         ``var_names``, a column of ``var``, or ``auto``, see `scmf.data.genes.ids.pick_ids`.
+    rounding
+        What becomes of values that are no integers: ``error``, ``round`` or ``accept``; float noise is always rounded.
 
     Raises
     ------
@@ -65,8 +71,10 @@ class AnnDataStore(CsrStore):
         A gene id stands twice.
     """
 
-    def __init__(self, source: ByteSource, *, counts: str = "auto", gene_ids: str = "auto") -> None:
-        self.uri, self._source = source.root, source
+    def __init__(
+        self, source: ByteSource, *, counts: str = "auto", gene_ids: str = "auto", rounding: Rounding = "error"
+    ) -> None:
+        self.uri, self._source, self.rounding = source.root, source, rounding
         with self._tree() as tree:
             self.counts, self._path, self._matrix = self._choose(tree, counts)
             self._var = self._read_var(tree, self.counts)
@@ -77,14 +85,15 @@ class AnnDataStore(CsrStore):
         else:
             n_genes = self._matrix.shape[1]
         ids, _ = genes_.pick_ids(self._var, gene_ids, path=self.uri)
+        if n_genes != len(ids):
+            raise DataError(
+                f"{self.counts} has {n_genes:,} columns", wanted=f"{len(ids):,}, one a row of var", where=self.uri
+            )
+        self._n_columns, self._columns = int(n_genes), measured_genes(self._var, ids, path=self.uri)
+        if not self._columns.all():
+            ids, self._var = ids[self._columns], self._var[self._columns]
         genes_.refuse_duplicates(ids, path=self.uri)
         self.genes = tuple(str(gene) for gene in ids)
-        if n_genes != len(self.genes):
-            raise DataError(
-                f"{self.counts} has {n_genes:,} columns",
-                wanted=f"{len(self.genes):,}, one a row of var",
-                where=self.uri,
-            )
         self._version = self._version_of_files()
         self.fingerprint = sha256_json([self._version, self.counts, self.n_cells, sha256_json(list(self.genes))])
 
@@ -128,6 +137,9 @@ class AnnDataStore(CsrStore):
             matrix = self._open(tree, known[name])
             verdict = self._examine(matrix, name, self._read_var(tree, name).index)
             if verdict.ok:
+                if "rounded" in verdict.found:
+                    _log.warning("%s: %s holds %s", self.uri, name, verdict.found)
+                    self._told_rounded = True
                 return name, known[name], matrix
             verdicts.append(verdict)
         if not verdicts:
@@ -136,7 +148,10 @@ class AnnDataStore(CsrStore):
             "; ".join(f"{verdict.where} holds {verdict.found}" for verdict in verdicts),
             wanted="raw counts: non-negative integers",
             where=self.uri,
-            fix="go back to the file with raw counts; normalized values cannot be used in their place"
+            fix=next(
+                (counts_.corrected_advice(verdict.where) for verdict in verdicts if verdict.look == "corrected"),
+                "go back to the file with raw counts; normalized values cannot be used in their place",
+            )
             + (f"; other matrices here: {', '.join(more)}" if (more := [n for n in known if n not in names]) else ""),
         )
 
@@ -198,21 +213,36 @@ class AnnDataStore(CsrStore):
             spans = np.array([[part[0], part[-1] + 1] for part in np.split(rows, edges)], np.int64).reshape(-1, 2)
             self._rows, self._data, self._indices, n_genes = matrix
             indptr, indices, data = self.read_stored(spans)
-            block = sp.csr_matrix((len(rows), n_genes), dtype=data.dtype if data.dtype.kind in "fiu" else np.float32)
+            if data.dtype.kind in "bfiu":
+                data = data.astype(np.float64 if data.dtype.itemsize > 4 else np.float32, copy=False)
+            block = sp.csr_matrix((len(rows), n_genes), dtype=data.dtype if data.dtype.kind == "f" else np.float32)
             block.data, block.indices, block.indptr = data, indices, indptr
         else:
-            block = sp.vstack([sp.csr_matrix(part) for part in _dense_rows(matrix, rows, where=self.uri)], format="csr")
-        return counts_.examine(block, where=place, cells=pd.Index([f"number {row:,}" for row in rows]), genes=genes)
+            parts = [sp.csr_matrix(as_float32(part)) for part in _dense_rows(matrix, rows, where=self.uri)]
+            block = sp.vstack(parts, format="csr")
+        cells = pd.Index([f"number {row:,}" for row in rows])
+        return counts_.examine(block, where=place, cells=cells, genes=genes, rounding=self.rounding)
 
     def read(self, spans: np.ndarray) -> CountBlock:
         """See `Store.read`."""
+        block = self._read_all(spans)
+        return CountBlock(*keep_columns(*block[:3], self._columns), len(self.genes))
+
+    def _read_all(self, spans: np.ndarray) -> CountBlock:
+        """The counts over all columns, also those that are no genes."""
         if isinstance(self._matrix, SparseMatrix):
             return super().read(spans)
         spans = np.asarray(spans, np.int64).reshape(-1, 2)
         rows = np.concatenate([np.arange(a, b) for a, b in spans]) if len(spans) else np.empty(0, np.int64)
-        parts = [sp.csr_matrix(part) for part in _dense_rows(self._matrix, rows, where=self.uri)]
-        block = sp.vstack(parts, format="csr") if parts else sp.csr_matrix((0, len(self.genes)))
-        return CountBlock(block.indptr.astype(np.int64), block.indices, block.data.astype(np.float32), len(self.genes))
+        parts = [sp.csr_matrix(as_float32(part)) for part in _dense_rows(self._matrix, rows, where=self.uri)]
+        n_columns = int(self._matrix.shape[1])
+        block = sp.vstack(parts, format="csr") if parts else sp.csr_matrix((0, n_columns), dtype=np.float32)
+        return self.canonical(spans, block.indptr.astype(np.int64), block.indices, block.data, n_columns)
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the matrix; those that are no genes count."""
+        return self._n_columns
 
     @property
     def n_cells(self) -> int:
@@ -295,6 +325,12 @@ def _places(tree: Any) -> dict[str, str]:
     if "X" in tree:
         first["X"] = "X"
     return first | found
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """Numbers of any width as float32; NaN and infinite values stay what they are."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
 
 
 def _dense_rows(matrix: Any, rows: np.ndarray, *, where: str) -> Iterator[np.ndarray]:

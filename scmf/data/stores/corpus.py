@@ -16,6 +16,7 @@ import pandas as pd
 
 from scmf.core.errors import DataError
 from scmf.core.files import sha256_json
+from scmf.data.stores.missing import text_categories
 from scmf.data.stores.store import CountBlock, Store
 
 
@@ -81,6 +82,9 @@ class Corpus:
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of ``obs`` for all cells (RangeIndex); text becomes categorical over all stores.
 
+        A column that is text in one store and a number in another is text in all, see
+        `scmf.data.stores.missing.as_text`.
+
         Raises
         ------
         DataError
@@ -91,8 +95,11 @@ class Corpus:
         table = {}
         for column in columns:
             series = [part[column] for part in parts]
-            if any(isinstance(one.dtype, pd.CategoricalDtype) or one.dtype == object for one in series):
+            kinds = {"b" if one.dtype.kind == "b" else "n" for one in series}
+            if any(one.dtype.kind == "O" for one in series) or len(kinds) > 1:  # of a categorical, too
                 named = [one.astype("category") for one in series]
+                if len({one.cat.categories.dtype for one in named}) > 1:
+                    named = [pd.Series(text_categories(one)) for one in named]
                 table[column] = pd.Series(pd.api.types.union_categoricals(named, ignore_order=True))
             else:
                 table[column] = pd.concat(series, ignore_index=True)

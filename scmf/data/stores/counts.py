@@ -1,12 +1,14 @@
 """Which matrix of an AnnData holds raw counts.
 
-Lives here: looking at one matrix, choosing among ``layers["counts"]``, ``raw.X`` and ``X``, recovering
-counts from log-normalized values where that is exact, the canonical sparse form.
-Lives elsewhere: which genes the columns are (genes), putting it together (load).
+Lives here: looking at one matrix, choosing among ``layers["counts"]``, ``raw.X`` and ``X``, recovering counts from
+log-normalized values where that is exact, the canonical sparse form.
+Lives elsewhere: which genes the columns are (genes), putting it together (load), what values that are no integers
+look like (fractions), the same check block by block (canonical).
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +18,10 @@ from scipy import sparse
 
 from scmf.core import registry
 from scmf.core.errors import CountsError, DataError
+from scmf.data.stores.canonical import MOST_NOISE, NOISE, Rounding
+from scmf.data.stores.fractions import looks_like, refuse_damage
 
+_log = logging.getLogger("scmf.data.stores")
 _BLOCK = 1 << 22
 """Values looked at in one go."""
 _INTEGERS_OF_FLOAT32 = 2**24
@@ -39,6 +44,9 @@ class Verdict:
         Cells, genes.
     max
         Largest value (NaN where there is none).
+    look
+        Of values that are no integers: ``normalized``, ``corrected`` (counts from which something was taken away, or
+        which an EM algorithm dealt out), or empty where it cannot be told.
     """
 
     where: str
@@ -46,6 +54,7 @@ class Verdict:
     found: str
     shape: tuple[int, int]
     max: float
+    look: str = ""
 
     @property
     def ok(self) -> bool:
@@ -85,14 +94,21 @@ def matrix_of(adata: Any, where: str, *, path: object = None) -> tuple[Any, pd.D
     )
 
 
-def examine(matrix: Any, *, where: str, cells: pd.Index, genes: pd.Index) -> Verdict:
+def examine(matrix: Any, *, where: str, cells: pd.Index, genes: pd.Index, rounding: Rounding = "error") -> Verdict:
     """Say what ``matrix`` (cells x genes, dense or sparse) holds.
 
-    Every stored value is looked at, so one bad value among a billion is found and named.
+    Every stored value is looked at, so one bad value among a billion is found and named. With ``rounding`` other than
+    ``error`` counts that were corrected are counts, too; normalized values never are.
+
+    Raises
+    ------
+    DataError
+        Offsets or columns of a sparse matrix that point outside it.
     """
     shape = (int(matrix.shape[0]), int(matrix.shape[1]))
     if sparse.issparse(matrix):
         matrix = matrix if matrix.format in ("csr", "csc") else matrix.tocsr()
+        refuse_damage(matrix, where=where, cells=cells, genes=genes)
         values = matrix.data
     else:
         matrix = np.asarray(matrix)
@@ -100,7 +116,7 @@ def examine(matrix: Any, *, where: str, cells: pd.Index, genes: pd.Index) -> Ver
     if values.dtype.kind not in "fiub":
         return Verdict(where, "not integers", f"values of type {values.dtype}, not numbers", shape, float("nan"))
 
-    top, n_nonzero, n_broken = 0.0, 0, 0
+    top, n_nonzero, n_broken, n_noise = 0.0, 0, 0, 0
     for start in range(0, values.size, _BLOCK):
         block = values[start : start + _BLOCK]
         if block.dtype.kind == "f":
@@ -112,7 +128,7 @@ def examine(matrix: Any, *, where: str, cells: pd.Index, genes: pd.Index) -> Ver
                     at = start + int(np.argmax(bad))
                     word = "NaN" if kind == "nan" else "an infinite value"
                     return Verdict(where, kind, f"{word} at {_place(matrix, at, cells, genes)}", shape, float("nan"))  # type: ignore[arg-type]
-        if (bad := block < 0).any():
+        if (bad := block < (-NOISE if block.dtype.kind == "f" and rounding != "accept" else 0)).any():
             at = start + int(np.argmax(bad))
             found = f"the negative value {values[at]:g} at {_place(matrix, at, cells, genes)}"
             return Verdict(where, "negative", found, shape, float(values.max()))
@@ -121,17 +137,26 @@ def examine(matrix: Any, *, where: str, cells: pd.Index, genes: pd.Index) -> Ver
         if nonzero.size:
             top = max(top, float(nonzero.max()))
             if block.dtype.kind == "f":
-                n_broken += int(np.count_nonzero(nonzero != np.rint(nonzero)))
-    if n_nonzero == 0:
+                off = np.abs(nonzero - np.rint(nonzero))
+                n_noise += int(np.count_nonzero(off))
+                n_broken += int(np.count_nonzero(off > np.clip(np.abs(nonzero) * NOISE, NOISE, MOST_NOISE)))
+    if n_nonzero == 0 or (top < NOISE and not n_broken):
         return Verdict(where, "empty", "no value but zero", shape, 0.0)
     if n_broken:
         share = n_broken / n_nonzero
-        look = ", as log-normalized values look" if top < 20 and share > 0.5 else ""
+        kind = looks_like(matrix)
+        look = ", as corrected counts look (SoupX, CellBender, alevin)" if kind == "corrected" else ""
+        look = ", as log-normalized values look" if kind != "corrected" and top < 20 and share > 0.5 else look
         found = f"{share:.1%} of the {n_nonzero:,} non-zero values are no integers (max {top:.4g}){look}"
-        return Verdict(where, "not integers", found, shape, top)
+        if rounding == "error" or kind == "normalized":
+            return Verdict(where, "not integers", found, shape, top, kind)
+        if top < _INTEGERS_OF_FLOAT32:
+            done = "they are rounded" if rounding == "round" else "they are taken as they are"
+            return Verdict(where, "counts", f"{found}; {done} (data.counts_rounding)", shape, top, kind)
     if top >= _INTEGERS_OF_FLOAT32:
         return Verdict(where, "too large", f"the count {top:.0f}, beyond what float32 holds exactly", shape, top)
-    return Verdict(where, "counts", f"non-negative integers (max {top:.0f})", shape, top)
+    noise = f"; {n_noise:,} miss them by float noise and are rounded" if n_noise else ""
+    return Verdict(where, "counts", f"non-negative integers (max {top:.0f}){noise}", shape, top)
 
 
 def _place(matrix: Any, at: int, cells: pd.Index, genes: pd.Index) -> str:
@@ -145,7 +170,7 @@ def _place(matrix: Any, at: int, cells: pd.Index, genes: pd.Index) -> str:
     return f"cell {cells[row]!r}, gene {genes[column]!r}"
 
 
-def choose(adata: Any, where: str, *, path: object) -> str:
+def choose(adata: Any, where: str, *, path: object, rounding: Rounding = "error") -> str:
     """Name of the matrix with raw counts.
 
     Parameters
@@ -156,6 +181,8 @@ def choose(adata: Any, where: str, *, path: object) -> str:
         ``auto``, or the place that must hold counts: ``X``, ``raw.X``, ``layers/<name>``.
     path
         How to call the file in an error.
+    rounding
+        See `examine`.
 
     Raises
     ------
@@ -166,8 +193,10 @@ def choose(adata: Any, where: str, *, path: object) -> str:
     verdicts = []
     for name in names:
         matrix, var = matrix_of(adata, name, path=path)
-        verdict = examine(matrix, where=name, cells=adata.obs_names, genes=var.index)
+        verdict = examine(matrix, where=name, cells=adata.obs_names, genes=var.index, rounding=rounding)
         if verdict.ok:
+            if "rounded" in verdict.found:
+                _log.warning("%s: %s holds %s", path, name, verdict.found)
             return name
         verdicts.append(verdict)
     if not verdicts:
@@ -191,16 +220,42 @@ def _advice(adata: Any, verdicts: list[Verdict]) -> str:
             return f"{name} holds integers: if these are the raw counts, set data.counts: {name}"
     if all(verdict.kind in ("nan", "infinite", "negative") for verdict in verdicts):
         return "correct or remove the cell, or go back to the file with raw counts"
+    if corrected := [verdict.where for verdict in verdicts if verdict.look == "corrected"]:
+        return corrected_advice(corrected[0])
     return "go back to the file with raw counts; normalized values cannot be used in their place"
 
 
-def canonical(matrix: Any) -> sparse.csr_matrix:
-    """Copy as CSR float32 with sorted indices, without duplicates and without stored zeros."""
+def corrected_advice(where: str) -> str:
+    """What to do with corrected counts."""
+    return (
+        f"if {where} holds corrected counts, set data.counts_rounding: round (or accept to take fractions as they are);"
+        " or go back to the file with raw counts"
+    )
+
+
+def canonical(matrix: Any, *, rounding: Rounding = "error") -> sparse.csr_matrix:
+    """Copy as CSR float32 with sorted indices, without duplicates and without stored zeros.
+
+    Integers with float noise become integers; other values stay as they are, unless ``rounding`` is ``round``.
+    """
+    if sparse.issparse(matrix) and matrix.dtype in (np.float16, np.bool_):
+        matrix = matrix.copy()
+        matrix.data = matrix.data.astype(np.float32)
+    elif not sparse.issparse(matrix):
+        matrix = np.asarray(matrix, dtype=np.float32)
     result = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
+    near = np.rint(result.data)
+    off = np.abs(result.data - near)
+    if off.any() and (rounding == "round" or _is_noise(off, near)):
+        result.data = near
     result.sum_duplicates()
     result.eliminate_zeros()
     result.sort_indices()
     return result
+
+
+def _is_noise(off: np.ndarray, near: np.ndarray) -> bool:
+    return bool((off <= np.clip(np.abs(near) * NOISE, NOISE, MOST_NOISE)).all() and near.any())
 
 
 def from_log1p_cp10k(

@@ -13,6 +13,7 @@ import h5py
 
 from scmf.core.errors import DataError
 from scmf.data.stores.anndata_store import AnnDataStore
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.chunks.h5ad_layout import RemoteFile, open_flat
 from scmf.data.stores.files.byte_ranges import ByteSource, LocalFiles
 from scmf.data.stores.store import FlatArray
@@ -28,11 +29,18 @@ class H5adStore(AnnDataStore):
     ----------
     source
         The file under the name ``""``, or its path.
-    counts, gene_ids
+    counts, gene_ids, rounding
         See `AnnDataStore`.
     """
 
-    def __init__(self, source: ByteSource | Path | str, *, counts: str = "auto", gene_ids: str = "auto") -> None:
+    def __init__(
+        self,
+        source: ByteSource | Path | str,
+        *,
+        counts: str = "auto",
+        gene_ids: str = "auto",
+        rounding: Rounding = "error",
+    ) -> None:
         source = source if isinstance(source, ByteSource) else LocalFiles(source)
         try:
             before = source.version("")
@@ -54,7 +62,7 @@ class H5adStore(AnnDataStore):
                     where=source.root,
                     fix="give a file that anndata wrote",
                 )
-            super().__init__(source, counts=counts, gene_ids=gene_ids)
+            super().__init__(source, counts=counts, gene_ids=gene_ids, rounding=rounding)
             self._version = before  # of the file whose places of chunks were read
             self._refuse_change()
         except BaseException:

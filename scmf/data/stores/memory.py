@@ -13,7 +13,9 @@ from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.core.files import sha256_json
 from scmf.data.genes import ids as genes_
+from scmf.data.genes.measured import measured_genes
 from scmf.data.stores import counts as counts_
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.store import CountBlock, Store
 
 
@@ -28,18 +30,29 @@ class MemoryStore(Store):
         ``X``, ``raw.X``, ``layers/<name>`` or ``auto``.
     gene_ids
         ``var_names``, a column of ``var``, or ``auto``.
+    rounding
+        What becomes of values that are no integers (``data.counts_rounding``).
     name
         How errors call it.
     """
 
     def __init__(
-        self, adata: AnnData, *, counts: str = "auto", gene_ids: str = "auto", name: str = "AnnData in memory"
+        self,
+        adata: AnnData,
+        *,
+        counts: str = "auto",
+        gene_ids: str = "auto",
+        rounding: Rounding = "error",
+        name: str = "AnnData in memory",
     ) -> None:
-        self.uri = name
-        self.counts = counts_.choose(adata, counts, path=name)
+        self.uri, self.rounding = name, rounding
+        self.counts = counts_.choose(adata, counts, path=name, rounding=rounding)
         matrix, self._var = counts_.matrix_of(adata, self.counts, path=name)
-        self._matrix: sp.csr_matrix = counts_.canonical(matrix)
+        self._matrix: sp.csr_matrix = counts_.canonical(matrix, rounding=rounding)
         ids, _ = genes_.pick_ids(self._var, gene_ids, path=name)
+        kept = measured_genes(self._var, ids, path=name)
+        if not kept.all():
+            ids, self._var, self._matrix = ids[kept], self._var[kept], self._matrix[:, kept]
         genes_.refuse_duplicates(ids, path=name)
         self.genes = tuple(str(gene) for gene in ids)
         self._obs = adata.obs

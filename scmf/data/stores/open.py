@@ -14,6 +14,7 @@ from typing import Any
 
 from scmf.core import registry
 from scmf.core.errors import DataError
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.files.byte_ranges import ByteSource, LocalFiles
 from scmf.data.stores.files.remote import is_remote, open_remote
 from scmf.data.stores.store import Store
@@ -27,6 +28,7 @@ def open_stores(
     *,
     counts: str = "auto",
     gene_ids: str = "auto",
+    rounding: Rounding = "error",
     storage_options: Mapping[str, Any] | None = None,
 ) -> list[Store]:
     """Open what the addresses name, in their order.
@@ -38,7 +40,7 @@ def open_stores(
         annbatch); a folder of ``*.h5ad`` and ``*.zarr``; a pattern such as ``cells/*.h5ad`` (this machine only); or
         an address (``s3://``, ``gs://``, ``az://``, ``http(s)://``, any protocol of fsspec) of one of these. What is
         in a folder comes in the order of the names, numbers in them by value.
-    counts, gene_ids
+    counts, gene_ids, rounding
         See `scmf.data.stores.anndata_store.AnnDataStore`.
     storage_options
         For addresses, see `scmf.data.stores.files.remote.open_remote`.
@@ -62,7 +64,7 @@ def open_stores(
             for source in sources_of(str(uri), storage_options):
                 opened.append(source)
                 kind = registry.resolve("readers", _reader(source.root))
-                stores.append(kind(source, counts=counts, gene_ids=gene_ids))
+                stores.append(kind(source, counts=counts, gene_ids=gene_ids, rounding=rounding))
                 opened.append(stores[-1])
     except BaseException:
         for one in opened:

@@ -1,14 +1,16 @@
 """What a store of cells is: raw counts read by spans of rows, from several threads at once.
 
 Lives here: the interface `Store`, the block it returns, the index of its rows, and `CsrStore`, which makes a store
-of two flat arrays. Lives elsewhere: the flat arrays of zarr and HDF5 (chunked_array, zarr_store, h5ad_store), bytes
-(byte_ranges), other stores (memory, soma), choosing one for a path (open).
+of two flat arrays. Every block of a file passes `Store.canonical` before it leaves its store (the form: canonical).
+Lives elsewhere: the flat arrays of zarr and HDF5 (chunked_array, zarr_store, h5ad_store), bytes (byte_ranges), other
+stores (memory, soma), choosing one for a path (open).
 
 Legend: B cells of a block, G genes (columns), N stored values of a block, S spans.
 """
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeGuard
@@ -17,8 +19,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scmf.core.errors import DataError
+from scmf.core.errors import CountsError, DataError
+from scmf.data.stores.canonical import Damage, Rounding, canonical_rows
 from scmf.data.stores.recycled import BLOCKS
+
+_log = logging.getLogger("scmf.data.stores")
 
 _ANCHOR = 64
 """Rows between two stored offsets of a `RowIndex`."""
@@ -34,9 +39,9 @@ class CountBlock(NamedTuple):
     indptr
         int64 (B+1,), starts at 0.
     indices
-        Columns, integer (N,), as they are stored.
+        Columns, integer (N,), rising within each cell and below ``n_genes``.
     data
-        Counts, float32 (N,).
+        Counts, float32 (N,), above 0.
     n_genes
         Number of columns G.
     """
@@ -150,6 +155,9 @@ class Store(Protocol):
     counts: str
     genes: tuple[str, ...]
     fingerprint: str
+    rounding: Rounding = "error"
+    """What becomes of values that are no integers (``data.counts_rounding``)."""
+    _told_rounded: bool = False
 
     @property
     @abstractmethod
@@ -175,6 +183,48 @@ class Store(Protocol):
         DataError
             The file is truncated, was replaced since it was opened, or cannot be reached after several tries.
         """
+
+    def canonical(
+        self, spans: np.ndarray, indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, n_columns: int
+    ) -> CountBlock:
+        """The block of ``spans`` in canonical form, see `scmf.data.stores.canonical`.
+
+        Raises
+        ------
+        CountsError
+            A value that is no count; the cell and the gene are named.
+        DataError
+            A column beyond the genes: the file is damaged.
+        """
+        try:
+            *rows, rounded = canonical_rows(indptr, indices, data, n_columns, rounding=self.rounding)
+        except Damage as damage:
+            raise self._refuse(spans, damage, n_columns) from None
+        if rounded and not self._told_rounded:
+            self._told_rounded = True
+            _log.warning("%s, %s: values that are no integers are rounded (float noise)", self.uri, self.counts)
+        return CountBlock(rows[0], rows[1], rows[2], n_columns)
+
+    def _refuse(self, spans: np.ndarray, damage: Damage, n_columns: int) -> DataError:
+        """The error for a value that cannot stand."""
+        rows = np.concatenate([np.arange(start, stop) for start, stop in spans])
+        cell = int(rows[damage.row])
+        where = f"{self.uri}, {self.counts}, cell number {cell:,} (from 0)"
+        if damage.is_column:
+            return DataError(
+                f"column {damage.column} in the row of cell {cell:,} ({self.cell_ids()[cell]!r})",
+                wanted=f"columns from 0 to {n_columns - 1:,}, one for each gene",
+                where=where,
+                fix="the file is damaged: get it again",
+            )
+        gene = self.genes[damage.column] if n_columns == len(self.genes) else f"column {damage.column}"
+        return CountsError(
+            f"the value {damage.value:g} of cell {cell:,} ({self.cell_ids()[cell]!r}), gene {gene!r}: {damage.what}",
+            wanted="raw counts: integers from 0 to 16,777,215, which float32 holds exactly",
+            where=where,
+            fix="name the matrix that holds the raw counts (data.counts), correct or leave out the cell"
+            + (", or round the values: data.counts_rounding: round" if damage.is_fraction else ""),
+        )
 
     @abstractmethod
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
@@ -250,6 +300,11 @@ class CsrStore(Store):
         return len(self._rows)
 
     @property
+    def n_columns(self) -> int:
+        """Columns of the matrix; those that are no genes count."""
+        return len(self.genes)
+
+    @property
     def lengths(self) -> np.ndarray:
         """Stored values of each cell, integer (n_cells,). Stored zeros count."""
         return self._rows.lengths
@@ -260,7 +315,7 @@ class CsrStore(Store):
         if data.dtype != np.float32:
             data, stored = BLOCKS.empty(len(data), np.dtype(np.float32)), data
             np.copyto(data, stored, casting="unsafe")
-        return CountBlock(indptr, indices, data, len(self.genes))
+        return self.canonical(np.asarray(spans, np.int64).reshape(-1, 2), indptr, indices, data, self.n_columns)
 
     def read_stored(self, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Offsets (B+1,), columns and values (N,) of the cells of each span, of the types they are stored in."""

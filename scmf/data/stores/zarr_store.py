@@ -15,6 +15,7 @@ from zarr.errors import GroupNotFoundError
 from scmf.core.errors import DataError
 from scmf.core.files import sha256_json
 from scmf.data.stores.anndata_store import AnnDataStore
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.chunks.chunked_array import ChunkedArray
 from scmf.data.stores.chunks.zarr_layout import open_flat
 from scmf.data.stores.files.byte_ranges import ByteSource, LocalFiles
@@ -44,7 +45,7 @@ class ZarrStore(AnnDataStore):
     ----------
     source
         The files of the group, or the path of its folder.
-    counts, gene_ids
+    counts, gene_ids, rounding
         See `AnnDataStore`.
 
     Examples
@@ -54,7 +55,14 @@ class ZarrStore(AnnDataStore):
     (128, 20000)
     """
 
-    def __init__(self, source: ByteSource | Path | str, *, counts: str = "auto", gene_ids: str = "auto") -> None:
+    def __init__(
+        self,
+        source: ByteSource | Path | str,
+        *,
+        counts: str = "auto",
+        gene_ids: str = "auto",
+        rounding: Rounding = "error",
+    ) -> None:
         source = source if isinstance(source, ByteSource) else LocalFiles(source)
         self._group = open_group(source)
         if "obs" not in self._group or "var" not in self._group:
@@ -64,7 +72,7 @@ class ZarrStore(AnnDataStore):
                 where=source.root,
                 fix="give the group that anndata wrote",
             )
-        super().__init__(source, counts=counts, gene_ids=gene_ids)
+        super().__init__(source, counts=counts, gene_ids=gene_ids, rounding=rounding)
 
     def _tree(self) -> AbstractContextManager[Any]:
         return nullcontext(self._group)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.data.splits.conditions import TEST
+from scmf.data.splits.held_out import TEST
 from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Prediction
 
 RIDGE, COMPONENTS = 0.1, 10

@@ -18,8 +18,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmf.core.errors import EvaluationError
-from scmf.data.splits.conditions import TEST, TRAIN
-from scmf.data.splits.perturbation import genes_of
+from scmf.data.splits.conditions import genes_of
+from scmf.data.splits.held_out import TEST, TRAIN
 
 Pair = tuple[str, str]
 """Covariate (cell type, line) and condition."""

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_file
-from scmf.data.checks.split import check_split, split_files
-from scmf.data.splits.read import read_table, shared_groups
+from scmf.data.checks.file import check_file
+from scmf.data.checks.split import check_split, names_of, split_files
+from scmf.data.splits.read import read_table, shared_groups, write_split
 from tests.conftest import synthetic_cells
 
 
@@ -52,3 +54,34 @@ def test_a_split_of_other_cells_is_a_finding(files, tmp_path):
     split_files(files[:1], tmp_path / "s.tsv.gz", by="donor")
     report = check_split(files, tmp_path / "s.tsv.gz")
     assert not report.ok and "350 of 350 cells are not in the split" in report.findings[0].found
+
+
+def test_the_audit_reads_conditions_as_the_split_did(tmp_path):
+    cells = synthetic_cells(200)
+    cells.obs["perturbation"] = np.array(["non_targeting", "A_B", "B_A", "A", "B", "C", "D", "E"])[np.arange(200) % 8]
+    cells.write_h5ad(tmp_path / "nt.h5ad")
+    out = tmp_path / "s.tsv.gz"
+    more = {"by": "perturbation", "strategy": "unseen", "separator": "_", "control": ["non_targeting"]}
+    split_files([tmp_path / "nt.h5ad"], out, fractions=(0.6, 0.2, 0.2), **more)
+    for report in (check_split([tmp_path / "nt.h5ad"], out), check_file(tmp_path / "nt.h5ad", split=out)):
+        assert not [f for f in report.findings if f.level == "error" and f.what in ("leaks", "split")]
+    table = read_table(out)
+    table[cells.obs_names[cells.obs["perturbation"] == "B_A"]] = "test"
+    table[cells.obs_names[cells.obs["perturbation"] == "A_B"]] = "train"
+    write_split(out, table.to_dict())
+    for report in (check_split([tmp_path / "nt.h5ad"], out), check_file(tmp_path / "nt.h5ad", split=out)):
+        assert any("'A_B' and 'B_A'" in f.found for f in report.findings if f.level == "error")
+
+
+def test_a_donor_whose_name_holds_a_comma_can_be_held_out(tmp_path):
+    cells = synthetic_cells(200)
+    cells.obs["donor_id"] = cells.obs["donor_id"].astype(str) + ", F"
+    cells.write_h5ad(tmp_path / "comma.h5ad")
+    held = {"test": names_of('["d4, F", "d5, F"]')}
+    said = split_files([tmp_path / "comma.h5ad"], tmp_path / "s.tsv", by="donor", hold_out=held)
+    assert said["card"]["parts"]["test"] == ["d4, F", "d5, F"]
+    assert check_split([tmp_path / "comma.h5ad"], tmp_path / "s.tsv").ok
+    assert names_of("d4,d5") == ["d4", "d5"] and names_of("[1, 2]") == ["1", "2"]
+    for wrong in ("[d4", '[{"a": 1}]', "[1.5]"):
+        with pytest.raises(ConfigError, match="JSON list"):
+            names_of(wrong)

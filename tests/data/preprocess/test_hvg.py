@@ -184,3 +184,39 @@ def test_seurat_v3_without_scikit_misc_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "skmisc.loess", None)
     with pytest.raises(MissingExtraError, match="scikit-misc"):
         highly_variable_genes(corpus_of(synthetic()[0]), keep=None, flavor="seurat_v3")
+
+
+@pytest.mark.parametrize("flavor", ["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper", "pearson_residuals"])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 12])
+@pytest.mark.parametrize("batched", [True, False])
+def test_small_batches_give_genes_or_one_error_that_names_them(flavor, size, batched):
+    if flavor.startswith("seurat_v3"):
+        pytest.importorskip("skmisc")
+    cells = synthetic_cells()
+    cells.obs["batch"] = np.where(np.arange(240) < size, "small", "big")
+    corpus = Corpus([MemoryStore(cells if batched else cells[:size].copy())])
+    more = {"keep": None, "flavor": flavor, "n_top_genes": 10, "batch_key": "batch" if batched else None}
+    try:
+        assert len(highly_variable_genes(corpus, **more).selected) >= 10
+    except DataError as error:
+        assert size < 12 and f"{size} cell" in error.found and error.fix
+        assert not batched or "'small'" in error.found
+    else:
+        assert size > 1
+    if batched:  # without the batch all is well
+        keep = (cells.obs["batch"] == "big").to_numpy()
+        assert highly_variable_genes(corpus, **more | {"keep": keep}).selected
+
+
+@pytest.mark.parametrize("hole", [np.nan, None, "", "nan"])
+def test_a_cell_without_a_batch_is_refused_and_no_batch_is_called_nan(hole):
+    cells = synthetic_cells()
+    values = np.array(["a", "b"], dtype=object)[np.arange(240) % 2]
+    values[[5, 9]] = hole
+    cells.obs["batch"] = values
+    with pytest.raises(DataError, match="no value of 'batch' for cell number 5 \\(2 such cells\\)"):
+        highly_variable_genes(corpus_of(cells), keep=None, batch_key="batch", n_top_genes=10)
+    cells.obs["batch"] = [1.0 if i % 2 else 2.0 for i in range(240)]
+    cells.obs.iloc[7, cells.obs.columns.get_loc("batch")] = np.nan
+    with pytest.raises(DataError, match="for cell number 7"):
+        highly_variable_genes(corpus_of(cells), keep=None, batch_key="batch", n_top_genes=10)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.data.splits.perturbation import gears_simulation, genes_of
+from scmf.data.splits.conditions import genes_of
+from scmf.data.splits.perturbation import gears_simulation
 
 GENES = [f"G{i}" for i in range(40)]
 CONDITIONS = [*GENES[:30], *(f"{GENES[i]}+{GENES[i + 3]}" for i in range(35))]

@@ -222,3 +222,33 @@ def test_one_id_in_two_parts_is_an_error():
 def test_parts_that_do_not_fit_the_cells_are_refused(parts):
     with pytest.raises(DataError, match="wanted: one of train, valid, test for each of 400 cells"):
         audit_leaks(cells_of(counts()), np.array(parts))
+
+
+# --- conditions -----------------------------------------------------------------------------------
+
+
+def audit_conditions(parts, column="condition", by=(), conditions=None):
+    names = [name for name in parts for _ in range(20)]
+    cells = cells_of(counts(len(names)), **{column: pd.Categorical(names)})
+    found = audit_leaks(
+        cells, np.array([parts[name] for name in names]), by=by, conditions=conditions, near_duplicates=False
+    )
+    return [finding.found for finding in found if finding.level == "error"]
+
+
+@pytest.mark.parametrize("by", [(), ("condition",), ("perturbation",)])
+@pytest.mark.parametrize(("one", "other"), [("A+B", "B+A"), ("A+ctrl", "ctrl+A"), ("A", "A+ctrl"), ("A+B", "A + B")])
+def test_two_spellings_of_a_condition_in_two_parts_are_an_error(by, one, other):
+    said = audit_conditions({"ctrl": "train", one: "train", other: "test", "C": "test"}, by=by)
+    assert len(said) == 1 and "1 conditions of 'condition' lie in several parts" in said[0]
+    assert repr(one) in said[0] and repr(other) in said[0]
+    assert audit_conditions({"ctrl": "train", one: "test", other: "test", "C": "train"}, by=by) == []
+
+
+def test_a_control_outside_train_is_an_error_where_conditions_are_kept_whole():
+    parts = {"non_targeting": "valid", "A_B": "train", "B_A": "test", "C": "test"}
+    how = {"separator": "_", "controls": ("non_targeting",)}
+    said = audit_conditions(parts, column="guide", by=("guide",), conditions=how)
+    assert any("'A_B' and 'B_A'" in found for found in said)
+    assert any("control 'non_targeting' of 'guide' lies outside train" in found for found in said)
+    assert len(said) == 2

@@ -1,5 +1,6 @@
 """Splits keep whole what they promise, come near the wanted shares, and cut through donors only when asked."""
 
+import contextlib
 import itertools
 
 import anndata as ad
@@ -259,3 +260,115 @@ def test_a_corpus_is_split_like_its_cells_in_one_file(tmp_path):
     split.write(tmp_path / "both.tsv.gz")
     assert (read_codes(tmp_path / "both.tsv.gz", corpus) == split.codes).all()
     assert split.parts.index[0] == "one:cell0" and split.parts.index[-1] == "two:cell119"
+
+
+@pytest.mark.parametrize("hole", [np.nan, None, "", "nan"])
+@pytest.mark.parametrize("arguments", [{"by": "donor_id"}, {"by": "batch"}, {"by": "condition"}, {"stratify": 1}])
+def test_a_cell_without_a_value_is_refused_and_no_group_is_called_nan(hole, arguments):
+    cells = cells_of(donor_id=[f"d{i % 9}" for i in range(90)], cell_type=["a", "b", "c"] * 30)
+    column = arguments.get("by", "cell_type")
+    values = np.array([f"x{i % 9}" for i in range(90)], dtype=object)
+    values[[7, 30]] = hole
+    cells.obs[column] = pd.Series(values, cells.obs_names)
+    more = {"by": "donor_id", "stratify_by": "cell_type"} if "stratify" in arguments else arguments
+    with pytest.raises(DataError, match=rf"2 of 90 cells have no '{column}', the first is number 7"):
+        make_split(cells, **more)
+
+
+# --- conditions are sets of genes -----------------------------------------------------------------
+
+ORDERS = ["ctrl", "A+ctrl", "ctrl+A", "A", "A+B", "B+A", "B + A", "B+ctrl", "C+ctrl", "A+C", "C+A", "D", "ctrl+D", "E"]
+
+
+def sets_of(names, separator="+", controls=("ctrl",)):
+    found = {}
+    for name in names:
+        key = frozenset(one.strip() for one in name.split(separator)) - set(controls)
+        found.setdefault(key, set()).add(name)
+    return found
+
+
+@pytest.mark.parametrize("strategy", ["group", "unseen", "combinations", "simulation"])
+@pytest.mark.parametrize("by", ["perturbation", "condition"])
+def test_spellings_of_one_condition_lie_in_one_part(strategy, by):
+    for seed in range(12):
+        cells = cells_of(condition=np.array(ORDERS)[np.arange(280) % len(ORDERS)])
+        fractions = (0.6, 0.4, 0) if strategy in ("combinations", "unseen") else (0.5, 0.25, 0.25)
+        split = make_split(cells, by=by, strategy=strategy, seed=seed, fractions=fractions)
+        part_of = {name: part for part, names in split.groups.items() for name in names}
+        assert sorted(part_of) == sorted(ORDERS)
+        for genes, names in sets_of(ORDERS).items():
+            assert len({part_of[name] for name in names}) == 1, (genes, seed)
+        assert part_of["ctrl"] == "train"
+        assert "controls (ctrl) are in train" in split.description
+        assert "6 other spellings of a condition" in split.description
+
+
+def test_pairs_in_both_orders_are_dealt_out_as_pairs_in_one():
+    turned = ["+".join(reversed(c.split("+"))) if i % 2 else c for i, c in enumerate(SCREEN)]
+    for strategy in ("group", "unseen", "combinations", "simulation"):
+        one = make_split(cells_of(condition=SCREEN), by="condition", strategy=strategy, seed=3)
+        two = make_split(cells_of(condition=turned), by="condition", strategy=strategy, seed=3)
+        part_of = {}
+        for name, part in zip(turned, two.codes, strict=True):
+            assert part_of.setdefault(frozenset(name.split("+")), part) == part
+        assert two.sizes == one.sizes
+
+
+@pytest.mark.parametrize(("separator", "control"), [("_", "non_targeting"), ("-", "non-targeting"), ("+", "a+b+c")])
+@pytest.mark.parametrize("strategy", ["group", "unseen", "combinations", "simulation"])
+@pytest.mark.parametrize("column", ["perturbation", "guide"])
+def test_a_control_that_holds_the_separator_is_in_train(separator, control, strategy, column):
+    names = [control, "A_B", "A", "B", "A_C", "D", "E", f"F_{control}", f"{control}_F", f"{control}_{control}"]
+    names = [name.replace("_", separator) if name != control else name for name in names]
+    for seed in range(6):
+        cells = cells_of(**{column: np.array(names)[np.arange(200) % len(names)]})
+        split = make_split(
+            cells, by=column, strategy=strategy, separator=separator, control=control, seed=seed,
+            fractions=(0.5, 0.5, 0) if strategy == "combinations" else (0.6, 0.2, 0.2),
+        )  # fmt: skip
+        part_of = {name: part for part, some in split.groups.items() for name in some}
+        assert part_of[control] == part_of[control + separator + control] == "train"
+        assert part_of[f"F{separator}{control}"] == part_of[f"{control}{separator}F"]
+        assert not any("control" in kinds for kinds in split.subgroups.values())
+    held = "F" if strategy in ("unseen", "simulation", "group") else f"B{separator}A"
+    with contextlib.suppress(DataError):  # simulation and group may lack groups for the rest
+        split = make_split(
+            cells, by=column, strategy=strategy, separator=separator, control=control, hold_out={"test": [held]}
+        )
+        wanted = f"{control}{separator}F" if held == "F" else f"A{separator}B"
+        assert wanted in split.groups["test"]
+
+
+@pytest.mark.parametrize("strategy", ["group", "unseen", "combinations", "simulation"])
+def test_a_control_that_no_cell_has_is_refused(strategy):
+    cells = cells_of(perturbation=["non_targeting", "A_B", "A", "B", "C", "A_C", "D", "E"] * 5)
+    with pytest.raises(DataError, match="(?s)no cell has the control 'non-targeting'.*'non_targeting'"):
+        make_split(cells, by="perturbation", strategy=strategy, separator="_", control="non-targeting")
+    with pytest.raises(DataError, match="no cell has the control 'NT'"):
+        make_split(cells, by="perturbation", strategy=strategy, separator="_", control=["non_targeting", "NT"])
+
+
+@pytest.mark.parametrize("strategy", ["group", "combinations"])
+def test_a_control_cannot_be_held_out(strategy):
+    cells = cells_of(condition=[*ORDERS] * 5)
+    with pytest.raises(ConfigError, match="control 'ctrl' in test"):
+        make_split(cells, by="condition", strategy=strategy, hold_out={"test": ["ctrl"]})
+    with pytest.raises(ConfigError, match="in two parts"):
+        make_split(cells, by="condition", strategy=strategy, hold_out={"test": ["A+B"], "valid": ["B+A"]})
+
+
+def test_the_description_says_what_is_in_the_split():
+    cells = cells_of(condition=["A", "B", "C", "D", "E", "F"] * 5)
+    for strategy in ("group", "unseen"):
+        said = make_split(cells, by="condition", strategy=strategy).description
+        assert "no condition is a control" in said and "in train" not in said
+    cells = cells_of(condition=["ctrl", "A", "B"] * 5)
+    split = make_split(cells, by="condition", strategy="simulation", train_genes=1.0)
+    assert split.sizes["test"] == 0 and "no cell is in test" in split.description
+
+
+def test_few_combinations_go_to_valid_and_test_where_singles_are_in_train():
+    cells = cells_of(condition=["ctrl", "A+ctrl", "ctrl+A", "A+B", "B+A", "B+ctrl", "C+ctrl", "A+C"] * 30)
+    split = make_split(cells, by="condition", strategy="combinations")
+    assert sorted([split.groups["valid"], split.groups["test"]]) == [("A+B", "B+A"), ("A+C",)]

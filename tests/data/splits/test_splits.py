@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from scmf.core.errors import ChecksumError, ConfigError, DataError
 from scmf.data.cards.card import list_cards, load_card
 from scmf.data.splits import read as splits
-from scmf.data.splits.read import SPLITS, read_codes, read_split, read_table, shared_groups, split_file, write_split
+from scmf.data.splits.read import (
+    SPLITS,
+    is_path,
+    read_codes,
+    read_split,
+    read_table,
+    shared_groups,
+    split_file,
+    write_split,
+)
 from scmf.data.stores.cell_ids import unique_ids
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
@@ -222,3 +231,39 @@ def test_an_id_that_breaks_a_row_is_not_written(tmp_path):
     with pytest.raises(DataError, match="'a' stands twice"):
         write_split(tmp_path / "s.tsv.gz", [(np.array(["a", "b", "a"], object), np.array([0, 1, 2]))])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "packed"), [("s.tsv", False), ("s.tsv.gz", True), ("s.txt", False), ("s.gz", True)])
+def test_a_split_is_packed_as_its_name_says_and_read_again(tmp_path, name, packed):
+    parts = {"b": "test", "a": "train", '"quoted"': "valid", "NA": "train", "c, d": "test"}
+    write_split(tmp_path / name, parts)
+    raw = (tmp_path / name).read_bytes()
+    assert raw.startswith(b"\x1f\x8b") == packed and (packed or raw.startswith(b"cell_id\tsplit\n"))
+    assert read_table(tmp_path / name).to_dict() == parts
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["s.tsv", "s.tsv.gz", "s.csv"])
+@pytest.mark.parametrize("how", ["quoted", "csv", "csv quoted", "row names", "bom"])
+def test_tables_of_others_are_read(tmp_path, name, packed, how):
+    rows = [("cell_id", "part"), ("a", "train"), ("b, 1", "valid"), ("NA", "test")]
+    if how in ("quoted", "row names"):  # R: write.table(sep = "\t"), with and without row.names
+        lines = ['"' + '"\t"'.join(row) + '"' for row in rows]
+        lines = lines if how == "quoted" else [lines[0], *(f'"{i}"\t{line}' for i, line in enumerate(lines[1:], 1))]
+    elif how == "bom":
+        lines = ["\ufeff" + "\t".join(rows[0]), *("\t".join(row) for row in rows[1:])]
+    else:
+        lines = [",".join(f'"{one}"' if "," in one or how == "csv quoted" else one for one in row) for row in rows]
+    raw = "\n".join([*lines, ""]).encode()
+    (tmp_path / name).write_bytes(gzip.compress(raw) if packed else raw)
+    assert read_table(tmp_path / name).to_dict() == dict(rows[1:])
+    assert is_path(name)
+
+
+def test_damaged_gzip_is_one_error(tmp_path):
+    write_split(tmp_path / "s.tsv.gz", {f"cell{i}": "train" for i in range(500)})
+    raw = (tmp_path / "s.tsv.gz").read_bytes()
+    for damaged in (raw[:60], raw[:80] + bytes([raw[80] ^ 255]) + raw[81:], b"\x1f\x8b", b"", b"\xff\xfe\x00"):
+        (tmp_path / "x.tsv.gz").write_bytes(damaged)
+        with pytest.raises(DataError):
+            read_table(tmp_path / "x.tsv.gz")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scmf.core.errors import DataError
-from scmf.data.splits.conditions import all_doubles, cell_parts, held_out_conditions, held_out_doubles
+from scmf.data.splits.held_out import all_doubles, cell_parts, held_out_conditions, held_out_doubles
 
 GENES = [f"G{i}" for i in range(40)]
 CONDITIONS = [*GENES[:30], *(f"{GENES[i]}+{GENES[i + 3]}" for i in range(35))]

@@ -1,0 +1,25 @@
+"""Missing values are found whatever a file writes for them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scmf.data.stores.missing import is_missing
+
+VALUES = ["a", np.nan, None, "", "  ", "nan", "NaN", "<NA>", "NA", "none", "b"]
+MISSING = [False, *[True] * 7, False, False, False]
+
+
+@pytest.mark.parametrize("make", [pd.Series, lambda v: pd.Series(pd.Categorical(v)), lambda v: np.array(v, object)])
+def test_text(make):
+    assert is_missing(make(VALUES)).tolist() == MISSING
+    assert is_missing(pd.Index(VALUES)).tolist() == MISSING
+
+
+def test_numbers_and_types_of_pandas():
+    assert is_missing(pd.Series([1.0, np.nan, np.inf])).tolist() == [False, True, False]
+    assert is_missing(pd.Series([1, None], dtype="Int64")).tolist() == [False, True]
+    assert is_missing(pd.Series(["a", None], dtype="string")).tolist() == [False, True]
+    assert is_missing(pd.Series([True, None], dtype="boolean")).tolist() == [False, True]
+    assert is_missing(pd.Categorical([1, np.nan, 2])).tolist() == [False, True, False]
+    assert is_missing(pd.Series([], dtype=object)).tolist() == []
