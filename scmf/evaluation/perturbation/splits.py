@@ -11,13 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from scmf.core.errors import EvaluationError
+from scmf.data.splits import conditions as conditions_
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 
 
-def genes_of(condition: str, separator: str | None) -> tuple[str, ...]:
-    """The perturbed genes of a condition, sorted: two for a combination ``A+B``."""
-    return tuple(sorted(condition.split(separator))) if separator else (condition,)
+def genes_of(condition: str, separator: str | None, control: str | None = None) -> tuple[str, ...]:
+    """The perturbed genes of a condition, sorted: two for a combination ``A+B``, none for a control.
+
+    A condition is a set of genes: see `scmf.data.splits.conditions`, which reads it.
+    """
+    return conditions_.genes_of(
+        condition, separator=separator, controls=conditions_.CONTROLS if control is None else (control,)
+    )
 
 
 def gears_simulation(
@@ -37,7 +43,7 @@ def gears_simulation(
     Parameters
     ----------
     conditions
-        Names without the control.
+        Names; a control trains.
     separator
         Sign between the genes of a combination.
     seed
@@ -49,9 +55,16 @@ def gears_simulation(
     Source of the rules: snap-stanford/GEARS f374e43, `gears/data_utils.py`.
     """
     rng = np.random.default_rng(seed)
-    train, test = _simulate(sorted(conditions), separator, train_share, rng)
+    one = _one_spelling(conditions, separator)
+    train, test = _simulate(sorted(set(one.values())), separator, train_share, rng)
     train, valid = _simulate(train, separator, valid_share, rng)
-    return {**dict.fromkeys(train, TRAIN), **dict.fromkeys(valid, VALID), **dict.fromkeys(test, TEST)}
+    parts = {**dict.fromkeys(train, TRAIN), **dict.fromkeys(valid, VALID), **dict.fromkeys(test, TEST)}
+    return {name: parts[kept] for name, kept in one.items()}
+
+
+def _one_spelling(conditions: Sequence[str], separator: str | None) -> dict[str, str]:
+    """Condition -> the first spelling of it: ``A+B`` and ``B+A``, ``A+ctrl`` and ``A`` are one."""
+    return conditions_.one_spelling(conditions, separator=separator, controls=conditions_.CONTROLS)
 
 
 def _simulate(
@@ -80,14 +93,15 @@ def held_out_doubles(
     Source of the rule: Ahlmann-Eltze et al. 2025 (Norman: 100 singles and 62 doubles, 31 doubles, 31 doubles).
     """
     rng = np.random.default_rng(seed)
-    doubles = [name for name in sorted(conditions) if len(genes_of(name, separator)) > 1]
+    one = _one_spelling(conditions, separator)
+    doubles = [name for name in sorted(set(one.values())) if len(genes_of(name, separator)) > 1]
     order = rng.permutation(doubles).tolist()
     n_train = int(round(len(order) * train_share))
     n_valid = (len(order) - n_train) // 2
     parts = dict.fromkeys(conditions, TRAIN)
     parts |= dict.fromkeys(order[n_train : n_train + n_valid], VALID)
     parts |= dict.fromkeys(order[n_train + n_valid :], TEST)
-    return parts
+    return {name: parts[one[name]] for name in conditions}
 
 
 def all_doubles(conditions: Sequence[str], *, separator: str = "+") -> dict[str, str]:
@@ -99,7 +113,8 @@ def held_out_conditions(
     conditions: Sequence[str], *, seed: int = 1, valid_share: float = 0.1, test_share: float = 0.25
 ) -> dict[str, str]:
     """A draw of conditions is test, another validation; at least one condition is test and one trains."""
-    names = sorted(conditions)
+    one = _one_spelling(conditions, "+")
+    names = sorted(name for name in set(one.values()) if genes_of(name, "+"))
     if len(names) < 2:
         raise EvaluationError(
             f"{len(names)} perturbations",
@@ -111,7 +126,7 @@ def held_out_conditions(
     n_test = min(max(1, int(round(len(order) * test_share))), len(order) - 1)
     n_valid = min(int(round(len(order) * valid_share)), len(order) - 1 - n_test)
     parts = dict.fromkeys(order[:n_test], TEST) | dict.fromkeys(order[n_test : n_test + n_valid], VALID)
-    return {name: parts.get(name, TRAIN) for name in names}
+    return {name: parts.get(kept, TRAIN) for name, kept in one.items()}
 
 
 def cell_parts(

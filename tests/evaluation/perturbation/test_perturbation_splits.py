@@ -68,3 +68,24 @@ def test_control_cells_train_whatever_is_held_out():
     assert parts.tolist() == ["train", "train", "train", "test"]
     parts = cell_parts(conditions, kinds, control="control", condition_parts={"x": "test"})
     assert np.array_equal(parts, ["train", "test", "train", "test"])
+
+
+@pytest.mark.parametrize("split", [gears_simulation, held_out_doubles, all_doubles, held_out_conditions])
+def test_spellings_of_one_condition_have_one_part_and_controls_train(split):
+    turned = [*CONDITIONS, *("+".join(reversed(name.split("+"))) for name in CONDITIONS if "+" in name)]
+    turned += [*(f"{gene}+ctrl" for gene in GENES[:9]), *(f"ctrl+{gene}" for gene in GENES[5:12]), "ctrl", "ctrl+ctrl"]
+    for seed in range(5):
+        more = {} if split is all_doubles else {"seed": seed}
+        parts, plain = split(turned, **more), split(CONDITIONS, **more)
+        assert set(parts) == set(turned) and parts["ctrl"] == parts["ctrl+ctrl"] == "train"
+        of_genes = {}
+        for name, part in parts.items():
+            assert of_genes.setdefault(genes_of(name, "+"), part) == part, name
+        values = list(parts[name] for name in CONDITIONS)
+        for part in ("train", "valid", "test"):
+            assert values.count(part) == list(plain.values()).count(part)
+
+
+def test_a_control_is_no_gene_whatever_it_is_called():
+    assert genes_of("A_non_targeting", "_", "non_targeting") == ("A",) == genes_of("A", None, "non_targeting")
+    assert genes_of("non_targeting", "_", "non_targeting") == () and genes_of("B+A", "+") == ("A", "B")
