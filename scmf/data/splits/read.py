@@ -26,6 +26,7 @@ from scmf.core.files import atomic_path, sha256_file
 from scmf.data.cards.card import Card, load_card
 from scmf.data.stores.cell_ids import hash_ids, unique_ids
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.missing import is_missing
 
 PARTS = ("train", "valid", "test")
 """The parts of a split, in this order."""
@@ -360,7 +361,7 @@ def _sorted_runs(blocks: Iterable[tuple[np.ndarray, np.ndarray]], folder: Path) 
 
 
 def shared_groups(parts: pd.Series, groups: pd.Series | np.ndarray) -> dict[str, list[str]]:
-    """Groups (donors, studies) whose cells lie in more than one part: group -> parts.
+    """Groups (donors, studies) whose cells lie in more than one part: group -> parts; cells without one are left out.
 
     Parameters
     ----------
@@ -369,6 +370,7 @@ def shared_groups(parts: pd.Series, groups: pd.Series | np.ndarray) -> dict[str,
     groups
         Group of each cell, in the same order.
     """
-    table = pd.DataFrame({"group": np.asarray(groups).astype(str), "part": np.asarray(parts).astype(str)})
+    known = ~is_missing(groups)
+    table = pd.DataFrame({"group": np.asarray(groups)[known].astype(str), "part": np.asarray(parts)[known].astype(str)})
     found = table.groupby("group")["part"].unique()
     return {str(group): sorted(values) for group, values in found.items() if len(values) > 1}
