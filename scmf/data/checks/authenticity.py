@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import sparse
 
 from scmf.data.splits.findings import CheckReport
+from scmf.data.stores.missing import is_missing
 
 _SHUFFLED = 1.5
 """Below this a matrix looks shuffled: real cells lie above 3, gene-wise shuffled ones at 1."""
@@ -150,7 +151,7 @@ def check_authentic(report: CheckReport, x: sparse.csr_matrix, labels: pd.Series
     labels
         One label a cell; cells without one are left out.
     """
-    known = labels.notna().to_numpy()
+    known = ~is_missing(labels)
     ratios = joint_detection_ratio(x[known], labels[known].astype(str).to_numpy())
     if not ratios:
         return

@@ -24,6 +24,7 @@ from scmf.data.loading.load import load_cells
 from scmf.data.splits.findings import CheckReport, Level
 from scmf.data.splits.leaks import audit_leaks
 from scmf.data.splits.read import SPLITS, read_table, shared_groups, split_file
+from scmf.data.stores.missing import is_missing
 
 
 def check_card(card: Card | str | Path) -> CheckReport:
@@ -101,7 +102,10 @@ def _check_cells_card(
     report.add("ok", what, cells.facts.counts or card.counts)
     labels = adata.obs[card.label_key].astype(str) if card.label_key else None
     if labels is not None:
-        _equal(report, "labels", sorted(labels.unique()), sorted(card.labels))
+        labels = labels.where(~is_missing(labels))
+        if lost := int(labels.isna().sum()):
+            report.add("warning", "labels", f"{lost:,} cells have no {card.label_key!r}", do="label or remove them")
+        _equal(report, "labels", sorted(labels.dropna().unique()), sorted(card.labels))
     check_authentic(report, adata.X, evidence_labels(adata, card))
     for name, split in card.splits.items():
         table = read_table(split_file(card, name))
@@ -145,5 +149,9 @@ def _check_groups(report: CheckReport, what: str, parts: pd.Series, groups: pd.S
         text = f"{len(shared)} of {groups.name!r} lie in several parts, the first is {group!r} in {where}"
         report.add("error", what, text, do="make it again: this is a leak")
         return
+    known = ~is_missing(groups)
+    if not known.all():
+        report.add("error", what, f"{int((~known).sum()):,} cells have no {groups.name!r}", do="fill it in")
+    parts, groups = parts[known], groups[known]
     found = {part: tuple(sorted(groups[parts.to_numpy() == part].unique())) for part in SPLITS}
     _equal(report, f"{what}, {groups.name}", found, {part: tuple(sorted(said.get(part, ()))) for part in SPLITS})

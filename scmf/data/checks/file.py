@@ -123,8 +123,7 @@ def check_file(
     labels = _check_key(report, adata, label_key, "label_key")
     _check_key(report, adata, batch_key, "batch_key")
     if x is not None and labels is not None:
-        labelled = ~is_missing(labels)
-        check_authentic(report, x[labelled], labels[labelled])
+        check_authentic(report, x, labels)
     if split is not None:
         if x is None or ids is None:
             report.add("error", "leaks", "not looked for without counts and gene ids", do="see above")

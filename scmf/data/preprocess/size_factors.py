@@ -31,6 +31,7 @@ import scipy.sparse as sp
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
 from scmf.data.preprocess.steps import Blocks, divide_rows
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.missing import is_missing
 from scmf.data.stores.store import CountBlock
 
 
@@ -112,6 +113,11 @@ class SizeFactors:
                 seen.update(genes[g] for g in np.unique(block.indices[block.data != 0]).tolist())
         factors = np.concatenate([raw_factors(block, self.method, len(seen)) for block, _ in blocks()] or [np.empty(0)])
         batches = None if self.batch_key is None else blocks.obs(self.batch_key)
+        if batches is not None and (lost := is_missing(batches)).any():
+            raise DataError(
+                f"{int(lost.sum()):,} of {len(lost):,} training cells have no {self.batch_key!r}",
+                wanted="a batch for every cell", where="size_factors", fix="fill it in, or leave these cells out",
+            )  # fmt: skip
         valid = factors > 0
         if not valid.any():
             raise DataError("no cell with counts", wanted="training cells", where="size_factors")

@@ -55,17 +55,21 @@ class ObsColumns:
         """The column that ``name`` stands for, see `resolve_column`."""
         return resolve_column(name, self.columns, keys=self._keys, where=self.name)
 
+    def values(self, name: str) -> pd.Series:
+        """The column that ``name`` stands for."""
+        column = self.column(name)
+        table = self._obs if self._corpus is None else self._corpus.obs([column])
+        return table[column]
+
     def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
         """Value of each cell, integer (n_cells,), and the names of the values, see `column_codes`."""
-        column = self.column(name)
-        table = self._obs if self._corpus is None else self._corpus.obs([column])
-        return column_codes(table[column], where=self.name)
+        return column_codes(self.values(name), where=self.name)
 
-    def n_missing(self, name: str) -> int:
-        """Cells without a value in a column."""
-        column = self.column(name)
-        table = self._obs if self._corpus is None else self._corpus.obs([column])
-        return int(is_missing(table[column]).sum())
+    def known_codes(self, name: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Which cells have a value, boolean (n_cells,); the value of each of these, and the names of the values."""
+        values = self.values(name)
+        known = ~is_missing(values)
+        return known, *column_codes(values[known], where=self.name)
 
     def ids(self) -> Iterable[np.ndarray]:
         """Ids of the cells in their order, unique over stores."""

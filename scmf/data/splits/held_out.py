@@ -13,7 +13,7 @@ import numpy as np
 
 from scmf.core.errors import DataError
 from scmf.data.splits.assign import SPLITS
-from scmf.data.splits.conditions import genes_of
+from scmf.data.splits.conditions import CONTROLS, genes_of, one_spelling
 
 TRAIN, VALID, TEST = SPLITS
 
@@ -26,29 +26,32 @@ def held_out_doubles(
     Source of the rule: Ahlmann-Eltze et al. 2025 (Norman: 100 singles and 62 doubles, 31 doubles, 31 doubles).
     """
     rng = np.random.default_rng(seed)
-    doubles = [name for name in sorted(conditions) if len(genes_of(name, separator=separator, controls=())) > 1]
+    one = one_spelling(conditions, separator=separator, controls=CONTROLS)
+    doubles = sorted(name for name in set(one.values()) if _is_combination(name, separator))
     order = rng.permutation(doubles).tolist()
     n_train = int(round(len(order) * train_share))
     n_valid = (len(order) - n_train) // 2
     parts = dict.fromkeys(conditions, TRAIN)
     parts |= dict.fromkeys(order[n_train : n_train + n_valid], VALID)
     parts |= dict.fromkeys(order[n_train + n_valid :], TEST)
-    return parts
+    return {name: parts[one[name]] for name in conditions}
 
 
 def all_doubles(conditions: Sequence[str], *, separator: str = "+") -> dict[str, str]:
     """Every combination is test, every single perturbation trains."""
-    return {
-        name: TEST if len(genes_of(name, separator=separator, controls=())) > 1 else TRAIN
-        for name in sorted(conditions)
-    }
+    return {name: TEST if _is_combination(name, separator) else TRAIN for name in sorted(conditions)}
+
+
+def _is_combination(condition: str, separator: str) -> bool:
+    return len(genes_of(condition, separator=separator, controls=CONTROLS)) > 1
 
 
 def held_out_conditions(
     conditions: Sequence[str], *, seed: int = 1, valid_share: float = 0.1, test_share: float = 0.25
 ) -> dict[str, str]:
     """A draw of conditions is test, another validation; at least one condition is test and one trains."""
-    names = sorted(conditions)
+    one = one_spelling(conditions, separator="+", controls=CONTROLS)
+    names = sorted(name for name in set(one.values()) if genes_of(name, separator="+", controls=CONTROLS))
     if len(names) < 2:
         raise DataError(
             f"{len(names)} perturbations",
@@ -60,7 +63,7 @@ def held_out_conditions(
     n_test = min(max(1, int(round(len(order) * test_share))), len(order) - 1)
     n_valid = min(int(round(len(order) * valid_share)), len(order) - 1 - n_test)
     parts = dict.fromkeys(order[:n_test], TEST) | dict.fromkeys(order[n_test : n_test + n_valid], VALID)
-    return {name: parts.get(name, TRAIN) for name in names}
+    return {name: parts.get(kept, TRAIN) for name, kept in one.items()}
 
 
 def cell_parts(

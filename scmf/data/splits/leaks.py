@@ -137,8 +137,11 @@ def _groups(
     roles = {obs.column(name): level for name, level in asked if name is not None}
     said = []
     for column in roles:
-        values, names = obs.codes(column)
-        n_parts = (tabulate(values, len(names), codes, len(SPLITS)) > 0).sum(axis=1)
+        known, values, names = obs.known_codes(column)
+        if lost := int((~known).sum()):
+            found = f"{lost:,} of {len(codes):,} cells have no {column!r} and are not looked at"
+            said.append(Finding("warning", what, found, "fill it in: a cell without a value may belong to any"))
+        n_parts = (tabulate(values, len(names), codes[known], len(SPLITS)) > 0).sum(axis=1)
         shared = np.flatnonzero(n_parts > 1)
         if not len(shared):
             said.append(Finding("ok", what, f"each of {len(names):,} values of {column!r} lies in one part"))
@@ -165,15 +168,14 @@ def _conditions(
     how = dict(how) if how else {"separator": "+", "controls": CONTROLS}
     said = []
     for column in columns:
-        if obs.n_missing(column):
-            continue
-        values, names = obs.codes(column)
-        there = tabulate(values, len(names), codes, len(SPLITS)) > 0
+        known, values, names = obs.known_codes(column)
+        part_of = codes[known]
+        there = tabulate(values, len(names), part_of, len(SPLITS)) > 0
         control = np.array([not genes_of(name, **how) for name in names])
         if column not in claimed and (there[~control].sum(axis=1) > 1).any():
             continue  # the split does not go by this column
         merged, kept, first = one_code(values, names, **how)
-        in_parts = tabulate(merged, len(kept), codes, len(SPLITS)) > 0
+        in_parts = tabulate(merged, len(kept), part_of, len(SPLITS)) > 0
         cut = [name for name, some in zip(kept, in_parts, strict=True) if some.sum() > 1 and genes_of(name, **how)]
         cut = [name for name in cut if sum(one == name for one in first.values()) > 1]
         if cut:

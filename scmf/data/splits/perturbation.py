@@ -114,7 +114,8 @@ def gears_simulation(
     Parameters
     ----------
     conditions
-        Names. The order does not matter, the spelling of combinations does: they are drawn in sorted order.
+        Names. The order does not matter; they are drawn in sorted order, all spellings of one condition as the first
+        of them, while GEARS draws spellings one by one.
     separator, controls
         How a condition is read; a control trains.
     seed
@@ -130,10 +131,11 @@ def gears_simulation(
     -----
     Source: snap-stanford/GEARS f374e43, `gears/data_utils.py`.
     """
-    genes = {name: genes_of(name, separator=separator or "", controls=controls) for name in sorted(conditions)}
+    kept = one_spelling(conditions, separator=separator, controls=controls)
+    genes = {name: genes_of(name, separator=separator, controls=controls) for name in sorted(set(kept.values()))}
     how: _Draws = _OfGears(seed) if draws == "gears" else _Rounded(np.random.default_rng(seed))
     parts = _simulation(genes, {}, (train_share, valid_share), how)
-    return {name: SPLITS[part] for name, part in parts.items()}
+    return {name: SPLITS[parts[one]] for name, one in kept.items()}
 
 
 def _unseen(

@@ -27,6 +27,7 @@ from scmf.data.cards.card import Card, load_card
 from scmf.data.splits.assign import SPLITS as SPLITS  # read from here, too
 from scmf.data.stores.cell_ids import hash_ids, unique_ids
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.missing import is_missing
 
 _COLUMNS = ("split", "part")
 """Names of the column that says so: the one that is written, and that of older files."""
@@ -372,7 +373,7 @@ def _sorted_runs(blocks: Iterable[tuple[np.ndarray, np.ndarray]], folder: Path) 
 
 
 def shared_groups(splits: pd.Series, groups: pd.Series | np.ndarray) -> dict[str, list[str]]:
-    """Groups (donors, studies) whose cells lie in more than one split: group -> splits.
+    """Groups (donors, studies) whose cells lie in more than one split: group -> splits; cells without one are left out.
 
     Parameters
     ----------
@@ -381,6 +382,9 @@ def shared_groups(splits: pd.Series, groups: pd.Series | np.ndarray) -> dict[str
     groups
         Group of each cell, in the same order.
     """
-    table = pd.DataFrame({"group": np.asarray(groups).astype(str), "split": np.asarray(splits).astype(str)})
+    known = ~is_missing(groups)
+    table = pd.DataFrame(
+        {"group": np.asarray(groups)[known].astype(str), "split": np.asarray(splits)[known].astype(str)}
+    )
     found = table.groupby("group")["split"].unique()
     return {str(group): sorted(values) for group, values in found.items() if len(values) > 1}

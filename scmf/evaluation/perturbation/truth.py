@@ -150,7 +150,7 @@ class PerturbationTruth:
 
     def genes_of(self, condition: str) -> tuple[str, ...]:
         """Perturbed genes of a condition."""
-        return genes_of(condition, separator=self.separator or "", controls=())
+        return genes_of(condition, separator=self.separator, controls=(self.control,))
 
     def on_variable_genes(self, count: int) -> PerturbationTruth:
         """The same screen on the ``count`` genes with the largest variance over training cells, in their order."""

@@ -13,6 +13,7 @@ from scmf.data.splits import duplicates, leaks
 from scmf.data.splits.duplicates import Signatures, gene_keys, row_hashes
 from scmf.data.splits.leaks import audit_leaks
 from scmf.data.splits.near_duplicates import GeneOrder, key_depth, similarities
+from scmf.data.splits.read import shared_groups
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.store import CountBlock
@@ -252,3 +253,13 @@ def test_a_control_outside_train_is_an_error_where_conditions_are_kept_whole():
     assert any("'A_B' and 'B_A'" in found for found in said)
     assert any("control 'non_targeting' of 'guide' lies outside train" in found for found in said)
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("hole", [np.nan, None, "", "nan"])
+def test_cells_without_a_donor_are_said_and_are_no_donor(hole):
+    donors = np.array(["a"] * (N // 2) + ["b"] * (N // 2), dtype=object)
+    donors[[3, 7, N - 1]] = hole
+    found = audit_leaks(cells_of(counts(), donor_id=donors), halves(N), by="donor_id", near_duplicates=False)
+    assert about(found, f"3 of {N} cells have no 'donor_id'").level == "warning"
+    assert about(found, "each of 2 values of 'donor_id' lies in one part").level == "ok"
+    assert shared_groups(pd.Series(halves(N)), donors) == {}
