@@ -103,8 +103,8 @@ def _check_cells_card(
     labels = adata.obs[card.label_key].astype(str) if card.label_key else None
     if labels is not None:
         labels = labels.where(~is_missing(labels))
-        if lost := int(labels.isna().sum()):
-            report.add("warning", "labels", f"{lost:,} cells have no {card.label_key!r}", do="label or remove them")
+        if n_lost := int(labels.isna().sum()):
+            report.add("warning", "labels", f"{n_lost:,} cells have no {card.label_key!r}", do="label or remove them")
         _equal(report, "labels", sorted(labels.dropna().unique()), sorted(card.labels))
     check_authentic(report, adata.X, evidence_labels(adata, card))
     for name, split in card.splits.items():

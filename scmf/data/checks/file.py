@@ -248,7 +248,7 @@ def _check_measured(
         return None, None
     if kept.all():
         return ids, None
-    types = var["feature_types"].astype(str)[~kept].value_counts() if "feature_types" in var else {}
+    types = var["feature_types"].astype(str)[~kept].value_counts().to_dict() if "feature_types" in var else {}
     no_id = sum(not gene for gene in ids)
     parts = [f"{n:,} {name!r}" for name, n in types.items()] + ([f"{no_id:,} without id"] if no_id else [])
     report.facts["genes"]["left_out"] = int((~kept).sum())

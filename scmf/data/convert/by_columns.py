@@ -199,13 +199,13 @@ class _AlsoByColumns(AnnDataStore):
 
 
 class _H5ad(_AlsoByColumns, H5adStore):
-    def __init__(self, source: Any, *, memory: int, **choice: str) -> None:
+    def __init__(self, source: Any, *, memory: int, **choice: Any) -> None:
         self._memory = memory
         super().__init__(source, **choice)
 
 
 class _Zarr(_AlsoByColumns, ZarrStore):
-    def __init__(self, source: Any, *, memory: int, **choice: str) -> None:
+    def __init__(self, source: Any, *, memory: int, **choice: Any) -> None:
         self._memory = memory
         super().__init__(source, **choice)
 

@@ -20,6 +20,7 @@ from scmf.core.errors import ConfigError, DataError
 from scmf.data.preprocess.size_factors import SizeFactors
 from scmf.data.preprocess.steps import Blocks, LibrarySize, Log1p, SelectGenes
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.fractions import refuse_damage
 from scmf.data.stores.store import CountBlock
 
 
@@ -95,6 +96,10 @@ class Pipeline:
         """A new AnnData whose ``X`` is ``X`` (or ``layer``) of ``adata`` after all steps; columns are var_names."""
         raw = adata.X if layer is None else adata.layers[layer]
         matrix = sp.csr_matrix(raw, dtype=np.float32)
+        refuse_damage(matrix, where="X" if layer is None else layer, cells=adata.obs_names, genes=adata.var_names)
+        if not matrix.has_canonical_format:
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
         block = CountBlock(matrix.indptr, matrix.indices, matrix.data, matrix.shape[1])
         block, genes = self.apply(block, tuple(map(str, adata.var_names)))
         var = adata.var.copy() if list(genes) == list(adata.var_names) else adata.var.reindex(list(genes))

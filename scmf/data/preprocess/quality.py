@@ -249,6 +249,7 @@ def _check_no_zeros(corpus: Corpus) -> None:
     for store in dict.fromkeys(corpus.stores):
         block = store.read(np.array([[0, min(4096, store.n_cells)]]))
         zeros = int(store.lengths[: block.n_cells].sum(dtype=np.int64)) - int(block.indptr[-1])
+        zeros += int(np.count_nonzero(block.data == 0))
         if zeros:
             raise CountsError(
                 f"{zeros:,} stored zeros or entries that are there twice in the first {block.n_cells:,} cells",

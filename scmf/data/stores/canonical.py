@@ -110,7 +110,7 @@ def _repair(  # type: ignore[no-untyped-def]  # pragma: no cover
             elif value != 0:
                 here[column] = True
                 sums[column] = value
-                rising = rising and column > previous
+                rising = rising and column > previous  # type: ignore[assignment]
                 previous = column
                 out_indices[at] = column
                 at += 1

@@ -25,7 +25,7 @@ def is_missing(values: Any) -> np.ndarray:
     """
     values = values if isinstance(values, (pd.Series, pd.Index)) else pd.Series(values)
     if isinstance(values.dtype, pd.CategoricalDtype):
-        categorical = values.array if isinstance(values, pd.Series) else pd.Categorical(values)
+        categorical = pd.Categorical(values)
         empty = np.append(_missing_texts(categorical.categories), True)  # code -1 is the last
         return np.asarray(empty[np.asarray(categorical.codes)])
     return _missing_texts(values)

@@ -219,7 +219,7 @@ class Store(Protocol):
             )
         gene = self.genes[damage.column] if n_columns == len(self.genes) else f"column {damage.column}"
         return CountsError(
-            f"the value {damage.value:g} of cell {cell:,} ({self.cell_ids()[cell]!r}), gene {gene!r}: {damage.what}",
+            f"the value {damage.value:g} of cell {cell:,}, gene {gene!r} ({self.cell_ids()[cell]!r}): {damage.what}",
             wanted="raw counts: integers from 0 to 16,777,215, which float32 holds exactly",
             where=where,
             fix="name the matrix that holds the raw counts (data.counts), correct or leave out the cell"

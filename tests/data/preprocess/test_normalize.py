@@ -2,9 +2,11 @@
 
 import json
 
+import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,3 +112,17 @@ def test_a_block_is_left_as_it_was():
 def test_what_is_not_fitted_is_not_applied():
     with pytest.raises(DataError, match="keep="):
         Pipeline([LibrarySize(None)]).apply_anndata(CELLS)
+
+
+def test_entries_that_are_there_twice_are_added_up_and_damage_is_refused():
+    cells = synthetic_cells(30)
+    x = cells.X.tocsr()
+    data, indices = np.repeat(x.data / 2, 2), np.repeat(x.indices, 2)
+    twice = sp.csr_matrix((data, indices, x.indptr * 2), shape=x.shape)
+    steps = Pipeline([LibrarySize(), Log1p()])
+    wanted = steps.apply_anndata(cells).X.toarray()
+    found = steps.apply_anndata(ad.AnnData(twice, obs=cells.obs, var=cells.var)).X.toarray()
+    np.testing.assert_array_equal(found, wanted)
+    cells.X.indices[cells.X.indptr[4]] = 70_000
+    with pytest.raises(DataError, match="column 70000 in the row of cell 'cell4'"):
+        steps.apply_anndata(cells)

@@ -50,6 +50,9 @@ class SomaStore(Store):
         Release that was opened, as the build date of a Census; None where nobody said.
     """
 
+    rounding = "accept"
+    """The raw layer of a Census holds fractions for assays that estimate counts; NaN and negative ones never pass."""
+
     def __init__(
         self, experiment: Any, *, closing: Callable[[], None] | None, uri: str, measurement: str, layer: str,
         value_filter: str | None, gene_filter: str | None, gene_ids: str, cell_ids: str, nnz_column: str | None,
@@ -189,7 +192,7 @@ class SomaStore(Store):
         if self.lengths_from == "nnz" and self._lengths is not None:
             stated = np.concatenate([self._lengths[start:stop] for start, stop in spans.tolist()])
         try:
-            return self._persist(lambda: self._gather(ids, stated))
+            block = self._persist(lambda: self._gather(ids, stated))
         except LengthMismatch as error:
             raise DataError(
                 f"cell {error.cell} has another number of stored values than the column nnz of obs says",
@@ -197,6 +200,7 @@ class SomaStore(Store):
                 where=f"{self.uri}, {self.counts}",
                 fix="open it with nnz_column=None, which counts instead",
             ) from error
+        return self.canonical(spans, *block[:3], len(self.genes))
 
     def _gather(self, ids: np.ndarray, lengths: np.ndarray | None) -> CountBlock:
         gather = RowGather(ids, self._column_of, len(self.genes), lengths=lengths)
