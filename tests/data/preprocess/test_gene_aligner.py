@@ -7,13 +7,13 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scmf.data.preprocess.aligner import GeneAligner
 
 from scmf.core.errors import DataError, GeneError
 from scmf.data.genes.gene_sets import GeneSet
 from scmf.data.genes.ids import GeneMap
 from scmf.data.genes.names import KINDS, species_of
 from scmf.data.genes.orthologs import OrthologMap
+from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.store import CountBlock
 
