@@ -53,7 +53,7 @@ def check(
     ] = None,
     variant: Variant = None,
     split: Annotated[
-        Path | None, typer.Option("--split", help="TSV of cell_id and part: look for what leaks through it.")
+        Path | None, typer.Option("--split", help="TSV of cell_id and split: look for leaks.")
     ] = None,
     donor_key: Annotated[
         str | None, typer.Option("--donor-key", help="Column whose values must lie in one part each.")

@@ -1,7 +1,7 @@
 """One seed of the mini tier: trained, evaluated, filed as results.
 
 Lives here: from the scores of a run to results with provenance, and what the pictures need. Lives
-elsewhere: the run itself (run), which seeds run and how they are judged (reproduce).
+elsewhere: the run itself (scmf.training.pretrain), which seeds run and how they are judged (reproduce).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """True for ``match``, ``close`` and ``not_applicable``; all else is an honest no."""
+        """True for ``match``, ``close`` and ``not_applicable``; False for everything else."""
         return self.kind in ("match", "close", "not_applicable")
 
     @property
@@ -120,7 +120,7 @@ def judge(
             f"samples {expected} and {observed}, min_band {min_band}",
             wanted="finite samples and a min_band of 0 or more",
             where="scmf.results.judge",
-            fix="mend expected.yaml or measure again",
+            fix="correct expected.yaml or measure again",
         )
     n_exp, n_obs = len(expected), len(observed)
     if not deterministic and n_exp + left_out < MIN_SAMPLES:

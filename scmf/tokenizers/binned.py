@@ -213,7 +213,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         min_cells
             Genes in fewer cells get no token.
         n_counts
-            Not used: bins do not depend on the depth of a cell.
+            Not used: bins do not depend on the total counts of a cell.
         max_length, special_tokens, match_official, options
             See the class.
         """
@@ -251,7 +251,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         genes
             Gene names of the G columns. The match is kept for the next call with the same names.
         n_counts
-            Not used: bins do not depend on the depth of a cell.
+            Not used: bins do not depend on the total counts of a cell.
         padding
             True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_length``; False: none.
         return_tensors

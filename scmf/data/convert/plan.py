@@ -1,7 +1,7 @@
 """What a conversion will do, decided before the first byte: genes, places of the cells, sizes, space on disk.
 
 Lives here: one gene aligner for several inputs, the shuffled order, the cut into datasets and buckets, what is needed
-on disk, the note that a killed conversion goes on by. Lives elsewhere: doing it (convert).
+on disk, the note from which an interrupted conversion resumes. Lives elsewhere: doing it (convert).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Named sets of genes: ``gene_set: human_protein_coding``.
 
 Lives here: `load_gene_set` and the `GeneSet` it returns, whether from the annotation, a vocabulary card or a file.
-Lives elsewhere: the tables (vocabulary), ways to write a gene (genes), bringing counts onto a set (aligner), how much
-of a file a set covers (coverage).
+Lives elsewhere: the tables (vocabulary), ways to write a gene (ids), bringing counts onto a set
+(preprocess.gene_aligner), how much of a file a set covers (preprocess.coverage).
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _refuse(genes: tuple[str, ...], *, where: Path) -> None:
     twice = [gene for gene, count in Counter(genes).items() if count > 1]
     if twice:
         raise GeneError(
-            f"{len(twice)} genes stand more than once, the first is {twice[0]!r}",
+            f"{len(twice)} duplicated genes, the first is {twice[0]!r}",
             wanted="each gene once",
             where=where,
             fix="remove the repeated lines",

@@ -4,7 +4,7 @@ Cells are dealt out one by one only where that is asked for by name (``strategy=
 train and test make every number too good.
 
 Lives here: which column is meant, what a group is, what is held out, the answer and its files. Lives elsewhere: the
-search for whole groups (group_parts), conditions of perturbations (perturbation_parts), the file format (splits),
+search for whole groups (assign), conditions of perturbations (perturbation), the file format (read),
 looking for leaks (leaks).
 """
 

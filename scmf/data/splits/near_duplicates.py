@@ -197,7 +197,7 @@ def threshold(corpus: Corpus, order: GeneOrder, *, n_cells: int = 256) -> tuple[
 
     Some cells, spread over the corpus, are compared each with each. Usual is what one in ten other cells reaches
     (so that some copies change nothing), for 99 of 100 cells. The threshold is half way from there to 1, and at least
-    `SIMILAR`. In a small aligner of genes that most cells express all cells look alike; above `BLIND` nothing can be
+    `SIMILAR`. On a small set of genes that most cells express all cells look alike; above `BLIND` nothing can be
     said.
     """
     cells = np.unique(np.linspace(0, corpus.n_cells - 1, min(n_cells, corpus.n_cells)).astype(np.int64))

@@ -2,7 +2,7 @@
 
 Lives here: reading such a file against its checksum and against the cells, writing one so that equal
 content is an equal file; both for a hundred million cells too. Lives elsewhere: making a split
-(make_split), how the shipped ones were made (datasets/make_splits.py), the checksum (cards), ids of
+(make), how the shipped ones were made (datasets/make_splits.py), the checksum (cards), ids of
 a corpus (cell_ids).
 """
 

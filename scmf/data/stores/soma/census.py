@@ -1,7 +1,7 @@
 """The CELLxGENE Census: a release and an organism become a store of cells.
 
-Lives here: releases, organisms, leaving out cells that stand twice. Lives elsewhere: reading cells (stores/soma), the
-language of filters (stores/soma_filters).
+Lives here: releases, organisms, leaving out duplicated cells. Lives elsewhere: reading cells (store), the
+language of filters (filters).
 """
 
 from __future__ import annotations
