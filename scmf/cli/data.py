@@ -244,7 +244,7 @@ def data_hvg(
 @data_app.command("split")
 def data_split(
     files: Files,
-    out: Annotated[Path, typer.Option("--out", help="File to write, such as split.tsv.gz; a .yaml goes into the same folder.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write, such as split.tsv.gz; a .yaml goes with it.")],
     by: Annotated[
         list[str] | None,
         typer.Option("--by", help="Column kept whole: donor, batch, study, perturbation, cell_type, ...; repeatable."),
