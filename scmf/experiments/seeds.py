@@ -78,7 +78,7 @@ def run_seed(
     runs: Path,
     first: bool,
 ) -> SeedRun:
-    """Pretrain and evaluate one seed; a killed run of the same code and configuration goes on.
+    """Pretrain and evaluate one seed; an interrupted run of the same code and configuration resumes.
 
     Parameters
     ----------

@@ -177,7 +177,7 @@ def load_expected(path: Path | str) -> Expected:
     Raises
     ------
     ConfigError
-        No such file, not YAML, an unknown or missing key, a cell or an id that stands twice.
+        No such file, not YAML, an unknown or missing key, a duplicated cell or id.
     """
     raw = load_yaml(Path(path))
     if not isinstance(raw, dict):

@@ -7,7 +7,7 @@ decided before (plan), rows (rows), columns of ``obs`` (obs), the shuffle on dis
 A collection is a zarr v3 group with the groups ``dataset_0``, ``dataset_1``, ..., each of which
 `anndata.read_zarr` opens; its attributes say what it was made of and carry the mark by which annbatch knows it.
 
-What was killed goes on when the same command is given again: the runs of the shuffle and the datasets that were
+An interrupted conversion resumes when the same command is repeated: the runs of the shuffle and the datasets that were
 complete stay. ``convert.json`` in the folder ``.convert`` says what was begun.
 """
 

@@ -205,7 +205,7 @@ def refuse_small_disk(folder: Path, *, needed: int, parts: str, shuffled: bool) 
 
 
 def remember(path: Path, settings: dict[str, Any], layout: dict[str, Any]) -> dict[str, Any]:
-    """Note what is being done; or, when an earlier try was killed, check that it was the same and give its layout.
+    """Note what is being done; or, when an earlier try was interrupted, check that it was the same and give its layout.
 
     Raises
     ------

@@ -76,7 +76,7 @@ class Conversion:
     # --- the steps --------------------------------------------------------------------------------
 
     def run(self) -> ConvertReport:
-        """Carry it out, or go on with it."""
+        """Carry it out, or resume it."""
         started = time.monotonic()
         if (self.out / "zarr.json").is_file():
             shutil.rmtree(self.work)

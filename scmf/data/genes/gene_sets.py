@@ -43,7 +43,7 @@ class GeneSet:
     name
         What it is called in a configuration.
     genes
-        Gene ids as the source writes them; none stands twice.
+        Gene ids as the source writes them, without duplicates.
     species
         ``Homo sapiens``, ``Mus musculus``; empty when the ids do not tell.
     source
@@ -120,7 +120,7 @@ def load_gene_set(name: str | Path) -> GeneSet:
     DataError
         The file cannot be read, or holds no genes.
     GeneError
-        A gene stands twice.
+        A gene is duplicated.
     SourceError, ChecksumError
         See `scmf.data.cards.sources.fetch`.
     """

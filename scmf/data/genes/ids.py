@@ -276,7 +276,7 @@ def collisions(ids: Sequence[str] | np.ndarray, mapped: Sequence[str] | np.ndarr
 
 
 def refuse_duplicates(ids: np.ndarray, *, path: object) -> None:
-    """Raise `GeneError` when an id stands twice exactly as written."""
+    """Raise `GeneError` when an id is duplicated exactly as written."""
     twice = [gene for gene, count in Counter(ids.tolist()).items() if count > 1]
     if twice:
         raise GeneError(

@@ -46,7 +46,7 @@ class GeneAligner:
     Parameters
     ----------
     genes
-        Genes as the aligner writes them; none stands twice.
+        Genes as the aligner writes them, without duplicates.
     mapping
         Other names of genes (symbols, HGNC aliases and previous symbols, retired ids); None compares ids only, without
         version suffix and in upper case.

@@ -11,8 +11,8 @@ that come first in a random order in which rare genes come early (a weighted Min
 band are compared exactly, from their rows. Found on that card, of copies of all its cells with 1, 5, 10 and 20 % of
 the genes exchanged for others (drawn by how many cells detect them): 100, 100, 100 and 87 %; with so many of the
 counts lost: 100 % each; and no pair of other cells.
-Of larger corpora more genes go into a key, lest cells of one kind meet too often: with 1,000,000 cells 10 % exchanged
-are found in 98 % of the cases, with 20 % in half of them.
+Of larger corpora more genes go into a key, so that cells of one kind do not meet too often: with 1,000,000 cells
+10 % exchanged are found in 98 % of the cases, with 20 % in half of them.
 
 Lives here: similarity, keys, pairs. Lives elsewhere: cells that are the same (duplicates), parts (leaks).
 

@@ -40,7 +40,7 @@ def store_marks(corpus: Corpus) -> tuple[str, ...] | None:
     Raises
     ------
     DataError
-        An id stands twice within one store.
+        An id is duplicated within one store.
     """
     marks = [Path(store.uri).stem for store in corpus.stores]
     if len(set(marks)) < len(marks):
@@ -75,7 +75,7 @@ def unique_ids(corpus: Corpus) -> Iterator[np.ndarray]:
     Raises
     ------
     DataError
-        An id stands twice within one store.
+        An id is duplicated within one store.
     """
     marks = store_marks(corpus)
     for number, store in enumerate(corpus.stores):

@@ -48,7 +48,7 @@ def open_census(
         Which genes, over the columns of ``var``: ``feature_type == 'protein_coding'``.
     primary_only
         Leave out cells with ``is_primary_data`` false. Census holds a cell once for every dataset it was published in,
-        and marks one of them: without this the same cell is trained on several times, and may stand in two splits.
+        and marks one of them: without this the same cell is trained on several times, and may be in two splits.
     storage_options, tiledb_config
         For a copy on S3, see `scmf.data.stores.soma.store.SomaStore.open`.
     options

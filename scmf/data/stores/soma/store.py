@@ -306,7 +306,7 @@ class SomaStore(Store):
             f"a read failed after {tries} tries: {soma_open.brief(error)}",
             wanted="cells",
             where=f"{self.uri}, {self.counts}",
-            fix="look at the network, the region and the credentials; a run goes on from its last checkpoint",
+            fix="look at the network, the region and the credentials; a run resumes from its last checkpoint",
         )
 
 
