@@ -29,6 +29,9 @@ MIN_SAMPLES = 5
 MIN_OBSERVED = 3
 """Observed seeds after which a verdict is final."""
 
+FIRST_ALPHA, FINAL_ALPHA = 0.05, 0.01
+"""Level of the band at the first look, and once `MIN_OBSERVED` seeds are there."""
+
 VerdictKind = Literal["match", "close", "off_up", "off_down", "missing", "failed", "not_applicable", "stale"]
 
 
@@ -137,15 +140,14 @@ def judge(
     if deterministic:
         kind = "match" if abs(delta) <= min_band else outside
         return Verdict(kind, band=min_band, delta=delta, n_exp=n_exp, n_obs=n_obs)
-    wide = 0.05
-    width = band(expected, n_obs, min_band=min_band, alpha=wide)
+    width = band(expected, n_obs, min_band=min_band, alpha=FIRST_ALPHA)
     if abs(delta) <= width and not first_look_missed:
-        return Verdict("match", band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=wide)
+        return Verdict("match", band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=FIRST_ALPHA)
     if n_obs < MIN_OBSERVED:
         reason = f"outside the band; {MIN_OBSERVED - n_obs} more seeds decide"
-        return Verdict(outside, reason, band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=wide, undecided=True)
-    strict = 0.01
-    width = band(expected, n_obs, min_band=min_band, alpha=strict)
-    return Verdict(
-        "close" if abs(delta) <= width else outside, band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=strict
-    )
+        return Verdict(
+            outside, reason, band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=FIRST_ALPHA, undecided=True
+        )
+    width = band(expected, n_obs, min_band=min_band, alpha=FINAL_ALPHA)
+    kind = "close" if abs(delta) <= width else outside
+    return Verdict(kind, band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=FINAL_ALPHA)
