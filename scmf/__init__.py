@@ -1,6 +1,6 @@
 """scModelForge: reproducible recipes for single-cell foundation models, and the toolkit they are made of.
 
-The door: what a notebook needs, resolved when it is first used. Everything else is imported from the
+The public names: what a notebook needs, imported when it is first used. Everything else is imported from the
 module it lives in.
 """
 

@@ -104,7 +104,7 @@ def data_genes(
 @data_app.command("stats")
 def data_stats(
     files: Files,
-    out: Annotated[Path, typer.Option("--out", help="JSON to write; its table goes beside it.")],
+    out: Annotated[Path, typer.Option("--out", help="JSON to write; its table goes into the same folder.")],
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
     n_counts: Annotated[
@@ -244,7 +244,7 @@ def data_hvg(
 @data_app.command("split")
 def data_split(
     files: Files,
-    out: Annotated[Path, typer.Option("--out", help="File to write, such as split.tsv.gz; a .yaml goes beside it.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write, such as split.tsv.gz; a .yaml goes with it.")],
     by: Annotated[
         list[str] | None,
         typer.Option("--by", help="Column kept whole: donor, batch, study, perturbation, cell_type, ...; repeatable."),

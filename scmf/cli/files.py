@@ -52,9 +52,7 @@ def check(
         str | None, typer.Option("--config", help="Recipe or YAML: say what it would refuse of this file.")
     ] = None,
     variant: Variant = None,
-    split: Annotated[
-        Path | None, typer.Option("--split", help="TSV of cell_id and part: look for what leaks through it.")
-    ] = None,
+    split: Annotated[Path | None, typer.Option("--split", help="TSV of cell_id and split: look for leaks.")] = None,
     donor_key: Annotated[
         str | None, typer.Option("--donor-key", help="Column whose values must lie in one part each.")
     ] = None,

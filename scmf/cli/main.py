@@ -5,7 +5,7 @@ files, data, publish), shared options (options), printing (output). Each verb pa
 stdout carries the answer (a table, or one JSON value with --json); progress and errors go to stderr. Nothing heavy is
 imported at the top, so that ``scmf --help`` answers at once.
 
-Exit codes: 0 done and fine; 1 an honest no (a verdict is off, a check found an error); 2 and above
+Exit codes: 0 done and fine; 1 a negative answer (a verdict is off, a check found an error); 2 and above
 are errors, see scmf/core/errors.py; 130 stopped by Ctrl-C.
 """
 

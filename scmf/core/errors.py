@@ -14,7 +14,7 @@
     ├── EvaluationError            a score cannot be computed                            (exit 6)
     └── MissingExtraError          an optional dependency is not installed               (exit 7)
 
-Exit code 1 is kept for an honest "no": a verdict that is off, a check that found something.
+Exit code 1 is kept for a negative answer: a verdict that is off, a check that found something.
 Tokenizer and model files do not import this module (they travel alone inside a checkpoint);
 they raise ``ValueError`` with a message of the same four parts.
 """

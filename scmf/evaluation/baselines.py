@@ -1,4 +1,4 @@
-"""Baselines: representations without a foundation model, which stand in every table.
+"""Baselines: representations without a foundation model, which are rows of every table.
 
 ``hvg``: log1p of counts per 10,000 of the 2,000 most variable genes. ``pca``: its first 50 principal
 components. Genes, means and components are chosen on training cells alone.

@@ -39,7 +39,7 @@ def check_all(
     results_dir: Path = SCRATCH / "results",
     reports: Path = SCRATCH / "reports",
 ) -> Check:
-    """Measure every recipe again and judge it; one that cannot run is a line of the table, and the others go on.
+    """Measure every recipe again and judge it; one that cannot run is a line of the table and does not stop the others.
 
     Parameters
     ----------

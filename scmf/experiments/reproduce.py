@@ -29,7 +29,7 @@ from scmf.experiments.seeds import SeedRun, SharedInputs, run_seed
 from scmf.models.checkpoint import quiet_transformers
 from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected, expected_cells, judge_results, load_expected, write_expected
-from scmf.results.judge import Verdict
+from scmf.results.judge import MIN_OBSERVED, Verdict
 from scmf.results.ledger import write_result
 from scmf.results.pages.parity import write_parity_table
 from scmf.results.pages.reproduction import write_report
@@ -260,7 +260,7 @@ def _mini(
     if len(done) == 1 and any(verdict.needs_more_seeds for verdict in outcome.verdicts.values()):
         undecided = [str(key) for key, verdict in outcome.verdicts.items() if verdict.needs_more_seeds]
         log.info(f"outside the band: {'; '.join(undecided)}. Two more seeds decide")
-        for seed in [seed for seed in MORE_SEEDS if seed not in seeds][:2]:
+        for seed in [seed for seed in MORE_SEEDS if seed not in seeds][: MIN_OBSERVED - 1]:
             one(seed)
         outcome.verdicts = judged(expected, outcome.results, recipe, first_seed=seeds[0])
     log.info("pages")

@@ -1,7 +1,7 @@
 """One seed of the mini tier: trained, evaluated, filed as results.
 
 Lives here: from the scores of a run to results with provenance, and what the pictures need. Lives
-elsewhere: the run itself (run), which seeds run and how they are judged (reproduce).
+elsewhere: the run itself (scmf.training.pretrain), which seeds run and how they are judged (reproduce).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def run_seed(
     runs: Path,
     first: bool,
 ) -> SeedRun:
-    """Pretrain and evaluate one seed; a killed run of the same code and configuration goes on.
+    """Pretrain and evaluate one seed; an interrupted run of the same code and configuration resumes.
 
     Parameters
     ----------

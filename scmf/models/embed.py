@@ -1,7 +1,7 @@
 """Cells to vectors: a model's embeddings of tokenized cells, in the order of the cells.
 
 Lives here: inference over ragged tokens. Lives elsewhere: the pooling rules (the model), what the
-vectors are good for (scmf.eval), the AnnData around them (scmf.training.run).
+vectors are good for (scmf.evaluation), the AnnData around them (scmf.evaluation.evaluate_run).
 """
 
 from __future__ import annotations

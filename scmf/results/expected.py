@@ -1,7 +1,7 @@
 """What a recipe should score: the reader and the writer of ``recipes/<name>/expected.yaml``.
 
 Lives here: the format of the file, which result belongs to which of its cells, how results become
-expectations. Lives elsewhere: the judging of the numbers (judge).
+expected values. Lives elsewhere: the judging of the numbers (judge).
 
 The file has two lists::
 
@@ -177,7 +177,7 @@ def load_expected(path: Path | str) -> Expected:
     Raises
     ------
     ConfigError
-        No such file, not YAML, an unknown or missing key, a cell or an id that stands twice.
+        No such file, not YAML, an unknown or missing key, a duplicated cell or id.
     """
     raw = load_yaml(Path(path))
     if not isinstance(raw, dict):
@@ -224,7 +224,7 @@ def _plain(expected: Expected) -> dict[str, Any]:
     return {"mini": cells, "published": [row.model_dump(exclude_none=True) for row in expected.published]}
 
 
-# --- results and expectations meet --------------------------------------------------------------------
+# --- results against expected values ------------------------------------------------------------------
 
 
 def judge_cell(

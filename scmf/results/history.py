@@ -20,7 +20,7 @@ from typing import Any
 from scmf.core.errors import ConfigError
 from scmf.core.files import write_text
 from scmf.results.expected import ExpectedCell, load_expected
-from scmf.results.judge import band
+from scmf.results.judge import FIRST_ALPHA, band
 from scmf.results.pages.history import Change, Move, sections
 from scmf.results.result import CellKey, Result
 from scmf.results.schema import upgrade
@@ -181,7 +181,7 @@ def _width(cell: ExpectedCell) -> float:
     """Half-width of the band for one seed, as `scmf.results.judge.judge` has it."""
     samples = list(cell.samples.values())
     enough = len(samples) > 1 and not cell.deterministic
-    return band(samples, 1, min_band=cell.min_band, alpha=0.05) if enough else cell.min_band
+    return band(samples, 1, min_band=cell.min_band, alpha=FIRST_ALPHA) if enough else cell.min_band
 
 
 def _expected(root: Path, recipes: set[str]) -> dict[str, dict[CellKey, ExpectedCell]]:

@@ -29,6 +29,9 @@ MIN_SAMPLES = 5
 MIN_OBSERVED = 3
 """Observed seeds after which a verdict is final."""
 
+FIRST_ALPHA, FINAL_ALPHA = 0.05, 0.01
+"""Level of the band at the first look, and once `MIN_OBSERVED` seeds are there."""
+
 VerdictKind = Literal["match", "close", "off_up", "off_down", "missing", "failed", "not_applicable", "stale"]
 
 
@@ -65,7 +68,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """True for ``match``, ``close`` and ``not_applicable``; all else is an honest no."""
+        """True for ``match``, ``close`` and ``not_applicable``; False for everything else."""
         return self.kind in ("match", "close", "not_applicable")
 
     @property
@@ -120,7 +123,7 @@ def judge(
             f"samples {expected} and {observed}, min_band {min_band}",
             wanted="finite samples and a min_band of 0 or more",
             where="scmf.results.judge",
-            fix="mend expected.yaml or measure again",
+            fix="correct expected.yaml or measure again",
         )
     n_exp, n_obs = len(expected), len(observed)
     if not deterministic and n_exp + left_out < MIN_SAMPLES:
@@ -137,15 +140,14 @@ def judge(
     if deterministic:
         kind = "match" if abs(delta) <= min_band else outside
         return Verdict(kind, band=min_band, delta=delta, n_exp=n_exp, n_obs=n_obs)
-    wide = 0.05
-    width = band(expected, n_obs, min_band=min_band, alpha=wide)
+    width = band(expected, n_obs, min_band=min_band, alpha=FIRST_ALPHA)
     if abs(delta) <= width and not first_look_missed:
-        return Verdict("match", band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=wide)
+        return Verdict("match", band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=FIRST_ALPHA)
     if n_obs < MIN_OBSERVED:
         reason = f"outside the band; {MIN_OBSERVED - n_obs} more seeds decide"
-        return Verdict(outside, reason, band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=wide, undecided=True)
-    strict = 0.01
-    width = band(expected, n_obs, min_band=min_band, alpha=strict)
-    return Verdict(
-        "close" if abs(delta) <= width else outside, band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=strict
-    )
+        return Verdict(
+            outside, reason, band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=FIRST_ALPHA, undecided=True
+        )
+    width = band(expected, n_obs, min_band=min_band, alpha=FINAL_ALPHA)
+    kind = "close" if abs(delta) <= width else outside
+    return Verdict(kind, band=width, delta=delta, n_exp=n_exp, n_obs=n_obs, alpha=FINAL_ALPHA)

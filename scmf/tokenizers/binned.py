@@ -42,7 +42,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
     With ``n_bins`` 51 the edges are the 50 quantiles (0 to 1) of the counts above 0. A value on an edge, as are most
     small counts, gets a digit drawn from the bins that share the edge. Digits are 1 to ``n_bins - 1``, 0 is *not
     expressed*. Raw counts and any increasing transform of them, such as log1p after scaling, have the same digits, so
-    both may be given. Edges and bounds are those of ``np.quantile`` and ``np.digitize`` to the bit.
+    both may be given. Edges and bounds equal those of ``np.quantile`` and ``np.digitize`` bit for bit.
 
     ==================================================  ==================================================
     official behavior, kept by ``match_official=True``  default
@@ -213,7 +213,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         min_cells
             Genes in fewer cells get no token.
         n_counts
-            Not used: bins do not depend on the depth of a cell.
+            Not used: bins do not depend on the total counts of a cell.
         max_length, special_tokens, match_official, options
             See the class.
         """
@@ -251,7 +251,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
         genes
             Gene names of the G columns. The match is kept for the next call with the same names.
         n_counts
-            Not used: bins do not depend on the depth of a cell.
+            Not used: bins do not depend on the total counts of a cell.
         padding
             True or ``"longest"``: right, to the longest cell; ``"max_length"``: to ``max_length``; False: none.
         return_tensors

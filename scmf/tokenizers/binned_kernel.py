@@ -3,7 +3,7 @@
 Lives here: arithmetic on plain arrays. Lives elsewhere: which column is which token (gene_columns), the draws of the
 official code (binned_draws), what a user calls (binned).
 
-Bins. The edges of a cell are ``np.quantile(x, np.linspace(0, 1, n_bins - 1))`` over its values above 0, to the bit:
+Bins. The edges of a cell are ``np.quantile(x, np.linspace(0, 1, n_bins - 1))`` over its values above 0, bit for bit:
 with ``v = (n - 1) * q``, ``a`` and ``b`` the values of rank floor(v) and the next, ``d = b - a`` in the type of the
 values and ``g = v - floor(v)``, an edge is ``a + d * g``, or ``b - d * (1 - g)`` from ``g = 0.5`` on. A value has
 

@@ -1,7 +1,8 @@
 """A tokenizer for a configuration, and the tokens of cells in memory.
 
-Lives here: fitted on cells, of a vocabulary card or saved; cells to ragged tokens with what travels beside them; what
-a model is told about its tokenizer. Lives elsewhere: the strategies (tokenizers), cells on disk (streaming).
+Lives here: fitted on cells, of a vocabulary card or saved; cells to ragged tokens with the tensors of each cell; what
+a model is told about its tokenizer. Lives elsewhere: the strategies (tokenizers), cells on disk
+(scmf.training.stream_data).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ for _i in range(64):
 
 @numba.njit(cache=True, nogil=True)
 def pairwise_sum(x: Any) -> Any:
-    """Sum of a vector to the bit as ``numpy.add.reduce`` takes it, in the type of the vector."""
+    """Sum of a vector, bit for bit that of ``numpy.add.reduce``, in the type of the vector."""
     n = x.size
     if n < 8:
         total = x.dtype.type(0)

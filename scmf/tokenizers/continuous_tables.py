@@ -76,7 +76,7 @@ def check_tables(
             f"target_depth {target!r}",
             wanted="t, f or a and a number, such as t4",
             where="target_depth",
-            fix="mend it",
+            fix="repair it",
         )
     needed: list[tuple[str, ...]] = [NAMES["pad_token"]]
     needed += [NAMES["cls_token"], NAMES["eos_token"]] if special_tokens else []

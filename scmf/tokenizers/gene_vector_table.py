@@ -315,4 +315,4 @@ def read_vectors(path: str | None, n_tokens: int) -> np.ndarray:
 
 
 def _bad(found: str, wanted: str) -> ValueError:
-    return problem(found, wanted=wanted, where="vectors", fix="mend the table")
+    return problem(found, wanted=wanted, where="vectors", fix="repair the table")

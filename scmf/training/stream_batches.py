@@ -97,7 +97,7 @@ class StreamDataset(IterableDataset[dict[str, Any]]):
         return {"epoch": self._epoch, "taken": taken, "rank": self._rank, "world_size": self._world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from `state_dict`; `TrainingError` if it is of another share."""
+        """Resume from `state_dict`; `TrainingError` if it is of another share."""
         here = {"rank": self._rank, "world_size": self._world_size}
         there = {name: state[name] for name in here}
         if here != there:

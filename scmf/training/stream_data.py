@@ -57,7 +57,7 @@ class TokenEncoder:
     tokenizer
         Any tokenizer with ``encode_cells(counts, genes, ...)``.
     aligner
-        Bring the cells onto these genes first; depth is still that of all genes of the cell.
+        Bring the cells onto these genes first; total counts are still those of all genes of the cell.
     draw
         Number of the draw, for tokenizers that draw.
     """

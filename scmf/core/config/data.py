@@ -1,6 +1,6 @@
 """The section ``data`` of every YAML file: which cells, and how they reach the trainer.
 
-Lives here: keys, units, defaults. Lives elsewhere: the other sections (config), what a key does (scmf.data, streaming).
+Lives here: keys, units, defaults. Lives elsewhere: the other sections (run), what a key does (scmf.data.loading).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A recipe and a user's own YAML are the same file format: what a user's file lacks is the identity.
 Found by name among the shipped recipes, or by path wherever a name works.
 
-Lives here: finding, reading, choosing a variant, the digest. Lives elsewhere: the keys (config), the
-expected values (expectations).
+Lives here: finding, reading, choosing a variant, the digest. Lives elsewhere: the keys (run), the
+expected values (scmf.results.expected).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """RunConfig: the five sections of every YAML file, and how a file plus overrides becomes one.
 
 Lives here: the section ``eval``, ``--set a.b=v``, the JSON schema for editors.
-Lives elsewhere: the keys of the other sections (config_data, config_tokenizer, config_model, config_training), what
-is said of a wrong key (validation), identity and variants of a recipe (recipe), expected values (expectations).
+Lives elsewhere: the keys of the other sections (data, tokenizer, model, training), what is said of a
+wrong key (validation), identity and variants of a recipe (recipe), expected values (scmf.results.expected).
 """
 
 from __future__ import annotations

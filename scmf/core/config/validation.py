@@ -1,7 +1,7 @@
 """From raw YAML values to a section: pydantic's errors told in the words of the files, with hints.
 
-Lives here: `validate` and the wording of what is wrong. Lives elsewhere: the keys (config, config_data,
-config_tokenizer, config_model, config_training).
+Lives here: `validate` and the wording of what is wrong. Lives elsewhere: the keys (run, data, tokenizer,
+model, training).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Keys of a card that say how the cells of its files are put together: constants, joins, filters, the perturbation.
 
-Lives here: these sections. Lives elsewhere: the card (cards), what is done with them (join_obs).
+Lives here: these sections. Lives elsewhere: the card (card), what is done with them (join_obs).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The cells of a card put together as its section ``cells`` says: constants, other names, joined columns, filters.
 
-Lives here: the steps on an AnnData. Lives elsewhere: the keys (card_cells), reading the files (load).
+Lives here: the steps on an AnnData. Lives elsewhere: the keys (assembly), reading the files (loading.load).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def assemble(cells: AnnData, assembly: Assembly, files: Mapping[str, AnnData], *
         chosen = _column(cells.obs, column, where=where).astype(str).isin(kept).to_numpy()
         if not chosen.any():
             raise DataError(
-                f"no cell with {column} {', '.join(kept)}", wanted="at least one", where=where, fix="mend `rows`"
+                f"no cell with {column} {', '.join(kept)}", wanted="at least one", where=where, fix="correct `rows`"
             )
         cells = cells[chosen].copy()
     return cells
@@ -73,7 +73,7 @@ def _joined(cells: AnnData, annotation: Annotation, file: AnnData) -> AnnData:
                 wanted="a row for every cell", where=annotation.file, fix="set missing: drop to leave them out",
             )  # fmt: skip
         if lost.all():
-            raise DataError("no cell has a row", wanted="ids that meet", where=annotation.file, fix="mend `strip`")
+            raise DataError("no cell has a row", wanted="ids that meet", where=annotation.file, fix="correct `strip`")
         cells, rows = cells[~lost].copy(), rows[~lost]
     found = file.obs.iloc[rows]
     for mine, theirs in annotation.agree.items():

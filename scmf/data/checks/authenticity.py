@@ -5,7 +5,7 @@ Means, sparsity and marker genes survive that, so a plot looks right; co-express
 that a foundation model is for can be measured on them.
 
 Lives here: joint detection against independence, labels against expression with a permutation control.
-Lives elsewhere: what a card says about them (cards), when it is asked (check, check_cards).
+Lives elsewhere: what a card says about them (cards.card), when it is asked (file, cards).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hold a dataset card against its files.
 
-Lives here: `check_card` (checksums, numbers, label set, splits and who lies in which part), `evidence_labels`.
-Lives elsewhere: checking a file without a card (check), copies of cells in two parts (leaks).
+Lives here: `check_card` (checksums, numbers, label set, splits and who lies in which split), `evidence_labels`.
+Lives elsewhere: checking a file without a card (file), copies of cells in two splits (splits.leaks).
 """
 
 from __future__ import annotations

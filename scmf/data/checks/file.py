@@ -1,7 +1,7 @@
 """Hold a file against what a recipe needs, before hours are spent on it.
 
 Lives here: `check_file` (which matrix holds counts, which gene ids, how much of a vocabulary is found,
-empty and repeated cells, and with a split what leaks through it). Lives elsewhere: `check_card` (check_cards;
+empty and repeated cells, and with a split what leaks through it). Lives elsewhere: `check_card` (cards;
 also to be had from here), what the answers look like (findings), the tools (counts, genes, authenticity, leaks).
 Torch is never imported.
 """

@@ -1,7 +1,8 @@
 """Make and check a split of files as they lie on disk or in a bucket, without loading them.
 
 Lives here: `split_files` and `check_split`, what the command line calls for many or large files.
-Lives elsewhere: opening stores (stores.open), making a split (make_split), the audit (leaks), a file in memory (check).
+Lives elsewhere: opening stores (stores.open), making a split (splits.make), the audit (splits.leaks), a file in memory
+(file).
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Any stores into one collection of shuffled, sharded zarr in AnnData's own format, in bounded memory.
 
-Lives here: `convert`: its arguments, the inputs, the folder. Lives elsewhere: the steps (convert_steps), what is
-decided before (convert_plan), rows (convert_rows), columns of ``obs`` (convert_obs), the shuffle on disk
-(convert_runs), one dataset (zarr_writer).
+Lives here: `convert`: its arguments, the inputs, the folder. Lives elsewhere: the steps (steps), what is
+decided before (plan), rows (rows), columns of ``obs`` (obs), the shuffle on disk
+(runs), one dataset (zarr_writer).
 
 A collection is a zarr v3 group with the groups ``dataset_0``, ``dataset_1``, ..., each of which
 `anndata.read_zarr` opens; its attributes say what it was made of and carry the mark by which annbatch knows it.
 
-What was killed goes on when the same command is given again: the runs of the shuffle and the datasets that were
+An interrupted conversion resumes when the same command is repeated: the runs of the shuffle and the datasets that were
 complete stay. ``convert.json`` in the folder ``.convert`` says what was begun.
 """
 

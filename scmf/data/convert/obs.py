@@ -215,7 +215,7 @@ class ObsSpool:
             if not index.is_unique:
                 twice = index[index.duplicated()]
                 raise DataError(
-                    f"{len(twice):,} cell ids stand more than once, the first is {twice[0]!r}",
+                    f"{len(twice):,} duplicated cell ids, the first is {twice[0]!r}",
                     wanted="unique obs_names within an input",
                     where=self.corpus.stores[store].uri,
                     fix="adata.obs_names_make_unique(), or remove the copies: a cell in two parts is a leak",

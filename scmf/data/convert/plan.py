@@ -1,7 +1,7 @@
 """What a conversion will do, decided before the first byte: genes, places of the cells, sizes, space on disk.
 
 Lives here: one gene aligner for several inputs, the shuffled order, the cut into datasets and buckets, what is needed
-on disk, the note that a killed conversion goes on by. Lives elsewhere: doing it (convert).
+on disk, the note from which an interrupted conversion resumes. Lives elsewhere: doing it (convert).
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def refuse_small_disk(folder: Path, *, needed: int, parts: str, shuffled: bool) 
 
 
 def remember(path: Path, settings: dict[str, Any], layout: dict[str, Any]) -> dict[str, Any]:
-    """Note what is being done; or, when an earlier try was killed, check that it was the same and give its layout.
+    """Note what is being done; or, when an earlier try was interrupted, check that it was the same and give its layout.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """What a conversion says at its end, and where it says it: in the attributes of the collection.
 
 Lives here: the report, the root group, recognizing a finished collection. Lives elsewhere: how it is made
-(convert_steps), the zarr of it (zarr_writer).
+(steps), the zarr of it (zarr_writer).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rows of counts on their way through a conversion: to the common aligner, into another order, into one number.
 
 Lives here: three kernels that release the GIL and the functions that call them. Lives elsewhere: which aligner
-(convert_plan), where the rows wait (convert_runs), which order (convert).
+(plan), where the rows wait (runs), which order (convert).
 
 Rows are CSR: lengths or offsets, columns, float32 counts. A conformed row has rising columns, no stored zeros and
 no column twice.
@@ -51,7 +51,7 @@ class Rows(NamedTuple):
 
 
 def index_dtype(n_genes: int) -> np.dtype:
-    """Smallest of uint16 and uint32 that holds the columns of a aligner: rows on their way are small."""
+    """Smallest of uint16 and uint32 that holds the columns of an aligner: rows on their way are small."""
     return np.dtype(np.uint16 if n_genes <= 1 << 16 else np.uint32)
 
 

@@ -1,14 +1,14 @@
 """Rows on their way from the order of the inputs to a shuffled order: runs on disk, each sorted by bucket.
 
 Lives here: collecting rows in memory, writing them as one run, reading a bucket back from all runs. Lives elsewhere:
-which place a cell gets (convert_plan), what a row is (convert_rows).
+which place a cell gets (plan), what a row is (rows).
 
 The shuffle is that of an external sort. Every cell has a place in the output; consecutive places form a bucket that
 fits into memory. The inputs are read once, in order. Rows collect in memory; when it is full they are written as a
 run: one file, bucket after bucket, then where each bucket begins. A bucket is then the parts of it in all runs.
 
-A run counts once its ``.json`` is there, written after the data are on disk: a conversion that was killed goes on
-behind the last one. Values are compressed, so that a run is about as large as what becomes of it.
+A run counts once its ``.json`` is there, written after the data are on disk: an interrupted conversion resumes
+after the last one. Values are compressed, so that a run is about as large as what becomes of it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The steps of a conversion: decide, spool ``obs``, read, shuffle through the disk, write, read back, count.
 
 Lives here: `Conversion`, which carries out what `scmf.data.convert.convert.convert` was asked for, and the report.
-Lives elsewhere: the arguments and the folder (convert), what is decided before (convert_plan).
+Lives elsewhere: the arguments and the folder (convert), what is decided before (plan).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Conversion:
     # --- the steps --------------------------------------------------------------------------------
 
     def run(self) -> ConvertReport:
-        """Carry it out, or go on with it."""
+        """Carry it out, or resume it."""
         started = time.monotonic()
         if (self.out / "zarr.json").is_file():
             shutil.rmtree(self.work)

@@ -1,7 +1,7 @@
 """Gene vectors for the genes of a vocabulary, and what happens to genes that have none.
 
 Lives here: `align_vectors`, `vectors_for` (a card or file for the genes of some cells) and their report.
-Lives elsewhere: reading tables (gene_vectors), other names of genes (genes, vocabulary), the same inside a tokenizer,
+Lives elsewhere: reading tables (vectors), other names of genes (ids, vocabulary), the same inside a tokenizer,
 which travels alone and matches by its own aliases (tokenizers.gene_vector_table).
 
 Legend: G genes of the vocabulary, K of them kept, D width of a vector.

@@ -1,8 +1,8 @@
 """Named sets of genes: ``gene_set: human_protein_coding``.
 
 Lives here: `load_gene_set` and the `GeneSet` it returns, whether from the annotation, a vocabulary card or a file.
-Lives elsewhere: the tables (vocabulary), ways to write a gene (genes), bringing counts onto a set (aligner), how much
-of a file a set covers (coverage).
+Lives elsewhere: the tables (vocabulary), ways to write a gene (ids), bringing counts onto a set
+(preprocess.gene_aligner), how much of a file a set covers (preprocess.coverage).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GeneSet:
     name
         What it is called in a configuration.
     genes
-        Gene ids as the source writes them; none stands twice.
+        Gene ids as the source writes them, without duplicates.
     species
         ``Homo sapiens``, ``Mus musculus``; empty when the ids do not tell.
     source
@@ -120,7 +120,7 @@ def load_gene_set(name: str | Path) -> GeneSet:
     DataError
         The file cannot be read, or holds no genes.
     GeneError
-        A gene stands twice.
+        A gene is duplicated.
     SourceError, ChecksumError
         See `scmf.data.cards.sources.fetch`.
     """
@@ -162,7 +162,7 @@ def _refuse(genes: tuple[str, ...], *, where: Path) -> None:
     twice = [gene for gene, count in Counter(genes).items() if count > 1]
     if twice:
         raise GeneError(
-            f"{len(twice)} genes stand more than once, the first is {twice[0]!r}",
+            f"{len(twice)} duplicated genes, the first is {twice[0]!r}",
             wanted="each gene once",
             where=where,
             fix="remove the repeated lines",

@@ -299,7 +299,7 @@ def collisions(ids: Sequence[str] | np.ndarray, mapped: Sequence[str] | np.ndarr
 
 
 def refuse_duplicates(ids: np.ndarray, *, path: object) -> None:
-    """Raise `GeneError` when an id stands twice exactly as written; genes without id are no copies of each other."""
+    """Raise `GeneError` when an id is duplicated exactly as written; genes without id are no copies of each other."""
     twice = [gene for gene, count in Counter(ids.tolist()).items() if count > 1 and gene]
     if twice:
         raise GeneError(

@@ -1,7 +1,7 @@
 """From the names a file gives its genes to canonical ids, whatever the species and the kind of name.
 
 Lives here: `resolve`, the one place where other names and orthologs come together.
-Lives elsewhere: other names (genes), orthologs (orthologs), where a gene goes in a aligner (aligner).
+Lives elsewhere: other names (ids), orthologs (orthologs), where a gene goes in an aligner (preprocess.gene_aligner).
 """
 
 from __future__ import annotations

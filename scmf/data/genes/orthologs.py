@@ -1,7 +1,7 @@
 """Mouse genes in a human vocabulary: which mouse gene stands for which human gene.
 
 Lives here: the table of orthologs (card ``human-mouse-orthologs``), `OrthologMap`, the check of that table against a
-second one. Lives elsewhere: names of mouse genes (vocabulary.mouse_genes), putting counts together (aligner).
+second one. Lives elsewhere: names of mouse genes (vocabulary), putting counts together (preprocess.gene_aligner).
 """
 
 from __future__ import annotations

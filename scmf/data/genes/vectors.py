@@ -38,7 +38,7 @@ class GeneVectors:
     Parameters
     ----------
     genes
-        Names as the source writes them; none stands twice.
+        Names as the source writes them, without duplicates.
     vectors
         float32 (G, D), finite.
     facts

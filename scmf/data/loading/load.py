@@ -61,7 +61,7 @@ def load_cells(config: DataConfig, *, log_expression: bool = False) -> LoadedCel
     CountsError
         No matrix holds raw counts; each candidate is named with the reason.
     GeneError
-        A gene id stands twice, or files with different kinds of ids are to be put together.
+        A gene id is duplicated, or files with different kinds of ids are to be put together.
     ChecksumError, SourceError
         See `scmf.data.cards.sources.fetch`.
     """

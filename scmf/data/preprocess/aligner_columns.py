@@ -1,7 +1,7 @@
-"""Counts of a store on the columns of a aligner.
+"""Counts of a store on the columns of an aligner.
 
 Lives here: `Columns` (where each column of a store goes), `AlignedBlock`, and `align`, which makes one.
-Lives elsewhere: finding the columns (aligner), the compiled loop (panel_kernel).
+Lives elsewhere: finding the columns (gene_aligner), the compiled loop (aligner_kernel).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scmf.data.stores.store import CountBlock
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Where the columns of a store go in a aligner.
+    """Where the columns of a store go in an aligner.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Columns:
 
 
 class AlignedBlock(NamedTuple):
-    """Counts of some cells over a aligner.
+    """Counts of some cells over an aligner.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class AlignedBlock(NamedTuple):
 
 
 def align(block: CountBlock, columns: Columns, *, in_place: bool = False) -> AlignedBlock:
-    """Bring counts onto a aligner: O(stored values), one thread, without the lock of the interpreter.
+    """Bring counts onto an aligner: O(stored values), one thread, without the lock of the interpreter.
 
     Parameters
     ----------

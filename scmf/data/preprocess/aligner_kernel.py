@@ -1,7 +1,7 @@
-"""The loop that puts counts of one file into the columns of a aligner, compiled, without the lock of the interpreter.
+"""The compiled loop that puts counts of one file into the columns of an aligner, without the lock of the interpreter.
 
 Lives here: one pass over the stored values of a block, O(N). Lives elsewhere: which column goes where, and the errors
-(aligner).
+(gene_aligner).
 
 Legend: B cells, G genes of the file, P genes of the aligner, N stored values. A row whose columns still rise after the
 mapping is only compacted. Any other row goes through an array of P sums and a bitmap of P bits: each value is added at

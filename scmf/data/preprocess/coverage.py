@@ -1,7 +1,8 @@
 """How much of a file a gene vocabulary holds: of its genes and, what matters more, of its counts.
 
 Lives here: `coverage`, its report, and `coverage_of_files` behind ``scmf data genes``.
-Lives elsewhere: how a gene is found (aligner), vocabularies by name (gene_set), opening files (stores.open).
+Lives elsewhere: how a gene is found (gene_aligner), vocabularies by name (genes.gene_sets), opening files
+(stores.open).
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ def coverage(
     source
         A store, several, a corpus, or gene names.
     vocabulary
-        A aligner, a gene set, or what `load_gene_set` takes. Orthologs and other names are those of the aligner; a gene
-        set brings its own other names and no orthologs.
+        An aligner, a gene set, or what `load_gene_set` takes. Orthologs and other names are those of the aligner; a
+        gene set brings its own other names and no orthologs.
     name
         How to call the vocabulary; a gene set has a name of its own.
     cells

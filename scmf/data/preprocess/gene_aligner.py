@@ -1,8 +1,8 @@
 """One gene aligner for stores with different genes.
 
 Lives here: `GeneAligner` (union, intersection, or a given vocabulary) and where the columns of a store go in it. Lives
-elsewhere: what a name means (gene_names), named vocabularies (gene_set), counts on a aligner (panel_columns), how much
-of a store a aligner holds (coverage).
+elsewhere: what a name means (genes.names), named vocabularies (genes.gene_sets), counts on an aligner
+(aligner_columns), how much of a store an aligner holds (coverage).
 
 Rule: when several columns of a store are one gene of the aligner (two versions of an id, an old and a new symbol, mouse
 genes of one human gene), their counts are added up.
@@ -46,7 +46,7 @@ class GeneAligner:
     Parameters
     ----------
     genes
-        Genes as the aligner writes them; none stands twice.
+        Genes as the aligner writes them, without duplicates.
     mapping
         Other names of genes (symbols, HGNC aliases and previous symbols, retired ids); None compares ids only, without
         version suffix and in upper case.
@@ -233,7 +233,7 @@ class GeneAligner:
         """Bring counts onto the aligner, see `scmf.data.preprocess.aligner_columns.align`."""
         if columns.n_panel != len(self.genes):
             raise DataError(
-                f"columns in a aligner of {columns.n_panel:,} genes",
+                f"columns in an aligner of {columns.n_panel:,} genes",
                 wanted=f"columns in this one, of {len(self.genes):,}",
                 where="GeneAligner.align",
                 fix="ask columns() of this aligner",
@@ -258,7 +258,7 @@ def _resolved(
 
 
 def _common(found: list[Resolved], orthologs: OrthologMap | None) -> str:
-    """The species of a aligner made of ``found``; `GeneError` when they are of several and nothing unites them."""
+    """The species of an aligner made of ``found``; `GeneError` when they are of several and nothing unites them."""
     kinds = list(dict.fromkeys(store.species for store in found if store.species))
     if orthologs is not None and set(kinds) <= {"Homo sapiens", "Mus musculus"}:
         return "Homo sapiens" if kinds else ""

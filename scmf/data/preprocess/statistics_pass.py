@@ -1,4 +1,4 @@
-"""One pass over a corpus that gathers its statistics, with a state on disk from which a killed pass goes on.
+"""One pass over a corpus that gathers its statistics, with a state on disk from which an interrupted pass resumes.
 
 Lives here: `corpus_statistics`, which column counts as which gene, exact medians.
 Lives elsewhere: the state and merging several (statistics_state), the result (statistics), the digests (tdigest) and
@@ -187,7 +187,7 @@ def corpus_statistics(
         Cells read at once.
     state
         File for the state of the pass, written every ``save_every`` cells and at the end. Where it is there and of the
-        same pass, the pass goes on from it; the result is that of an unbroken pass, to the bit.
+        same pass, the pass resumes from it; the result is bit for bit that of an uninterrupted pass.
 
     Raises
     ------

@@ -92,7 +92,7 @@ def merge_states(paths: Sequence[Path | str]) -> CorpusStatistics:
     Raises
     ------
     DataError
-        A pass was not finished, was defined otherwise, or stands twice.
+        A pass was not finished, was defined otherwise, or is given twice.
     """
     parts: list[Tally] = []
     for path in dict.fromkeys(map(Path, paths)):

@@ -3,7 +3,7 @@
 Lives here: what a step is, the blocks it is fitted on, `LibrarySize`, `Log1p`, `SelectGenes`. Lives elsewhere: the
 step `SizeFactors` (size_factors), several steps as one (normalize), which genes to select (hvg).
 
-The arithmetic is that of ``scanpy.pp.normalize_total`` and ``log1p`` on a float32 CSR matrix, to the bit.
+The arithmetic is that of ``scanpy.pp.normalize_total`` and ``log1p`` on a float32 CSR matrix, bit for bit.
 """
 
 from __future__ import annotations

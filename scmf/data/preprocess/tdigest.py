@@ -127,7 +127,7 @@ class GeneDigests:
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray]) -> GeneDigests:
-        """Make the digests whose ``state`` this is; they go on as if nothing had happened."""
+        """Make the digests whose ``state`` this is; adding values continues as if there had been no interruption."""
         n_genes, compression, buffer = state["settings"].tolist()
         made = cls(int(n_genes), compression=compression, buffer=int(buffer))
         made._size_G[:], made._waiting_G[:] = state["size"], state["waiting"]

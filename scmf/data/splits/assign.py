@@ -1,7 +1,7 @@
 """Whole groups into parts, as near to the wanted shares as whole groups allow.
 
 Lives here: the search, on a table of group sizes. Lives elsewhere: what a group is, and which are held out
-(make_split), conditions of perturbations (perturbation_parts).
+(make), conditions of perturbations (perturbation).
 
 Legend: G groups, L labels, P parts, K columns of the cost.
 """

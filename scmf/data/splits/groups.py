@@ -1,7 +1,7 @@
 """Columns of ``obs`` as groups of cells that must stay together.
 
 Lives here: which column a word such as ``donor`` stands for, values as small integers, groups that several columns
-join. Lives elsewhere: making the split (make_split).
+join. Lives elsewhere: making the split (make).
 """
 
 from __future__ import annotations

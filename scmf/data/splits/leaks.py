@@ -3,7 +3,7 @@
 Lives here: the audit of a split, one pass over the counts and, for cells that may be similar, their rows once more;
 memory of some bytes a cell, hashes in a temporary file.
 Lives elsewhere: hashes of cells (duplicates), similar cells (near_duplicates), checks of files and cards that run the
-audit (check, check_cards).
+audit (checks.file, checks.cards).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ that come first in a random order in which rare genes come early (a weighted Min
 band are compared exactly, from their rows. Found on that card, of copies of all its cells with 1, 5, 10 and 20 % of
 the genes exchanged for others (drawn by how many cells detect them): 100, 100, 100 and 87 %; with so many of the
 counts lost: 100 % each; and no pair of other cells.
-Of larger corpora more genes go into a key, lest cells of one kind meet too often: with 1,000,000 cells 10 % exchanged
-are found in 98 % of the cases, with 20 % in half of them.
+Of larger corpora more genes go into a key, so that cells of one kind do not meet too often: with 1,000,000 cells
+10 % exchanged are found in 98 % of the cases, with 20 % in half of them.
 
 Lives here: similarity, keys, pairs. Lives elsewhere: cells that are the same (duplicates), parts (leaks).
 
@@ -197,7 +197,7 @@ def threshold(corpus: Corpus, order: GeneOrder, *, n_cells: int = 256) -> tuple[
 
     Some cells, spread over the corpus, are compared each with each. Usual is what one in ten other cells reaches
     (so that some copies change nothing), for 99 of 100 cells. The threshold is half way from there to 1, and at least
-    `SIMILAR`. In a small aligner of genes that most cells express all cells look alike; above `BLIND` nothing can be
+    `SIMILAR`. On a small set of genes that most cells express all cells look alike; above `BLIND` nothing can be
     said.
     """
     cells = np.unique(np.linspace(0, corpus.n_cells - 1, min(n_cells, corpus.n_cells)).astype(np.int64))

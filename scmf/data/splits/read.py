@@ -2,7 +2,7 @@
 
 Lives here: reading such a file against its checksum and against the cells, writing one so that equal
 content is an equal file; both for a hundred million cells too. Lives elsewhere: making a split
-(make_split), how the shipped ones were made (datasets/make_splits.py), the checksum (cards), ids of
+(make), how the shipped ones were made (datasets/make_splits.py), the checksum (cards), ids of
 a corpus (cell_ids).
 """
 
@@ -165,7 +165,7 @@ def read_split(card: Card | str | Path | None, name: str, *, cell_ids: Iterable[
     Raises
     ------
     DataError
-        A cell is missing from the file, stands in it twice, or is given twice.
+        A cell is missing from the file, duplicated in it, or given twice.
     ChecksumError
         The file is not the one the card names.
     """
@@ -213,7 +213,7 @@ def read_codes(path: Path | str, corpus: Corpus) -> np.ndarray:
     Raises
     ------
     DataError
-        A cell is missing from the file or stands in it twice, or a row is wrong.
+        A cell is missing from the file or duplicated in it, or a row is wrong.
     """
     path = Path(path)
     keys = np.concatenate([np.empty(0, np.uint64), *(_keys(ids, codes) for ids, codes in _rows(path))])
@@ -275,7 +275,7 @@ def _rows(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _refuse_twice(path: Path, hashes: set[int]) -> None:
-    """Say which id stands twice, or that two ids have one hash."""
+    """Say which id is duplicated, or that two ids have one hash."""
     seen: dict[int, str] = {}
     for ids, codes in _rows(path):
         short = (_keys(ids, codes) >> _CODE_BITS).tolist()
@@ -317,7 +317,7 @@ def write_split(
     Raises
     ------
     DataError
-        A split is not one of `SPLITS`, an id stands twice or holds a tab or an end of line.
+        A split is not one of `SPLITS`, an id is duplicated or holds a tab or an end of line.
     """
     if isinstance(splits, Mapping):
         if unknown := sorted(set(splits.values()) - set(SPLITS)):

@@ -68,7 +68,7 @@ class AnnDataStore(CsrStore):
     CountsError
         No matrix with raw counts; each is named with the reason.
     GeneError
-        A gene id stands twice.
+        A gene id is duplicated.
     """
 
     def __init__(

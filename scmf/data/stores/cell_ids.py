@@ -40,7 +40,7 @@ def store_marks(corpus: Corpus) -> tuple[str, ...] | None:
     Raises
     ------
     DataError
-        An id stands twice within one store.
+        An id is duplicated within one store.
     """
     marks = [Path(store.uri).stem for store in corpus.stores]
     if len(set(marks)) < len(marks):
@@ -62,7 +62,7 @@ def _refuse_repeated(ids: np.ndarray, where: str) -> None:
     index = pd.Index(ids)
     if len(twice := index[index.duplicated()]):
         raise DataError(
-            f"{len(twice)} cell ids stand more than once, the first is {twice[0]!r}",
+            f"{len(twice)} duplicated cell ids, the first is {twice[0]!r}",
             wanted="unique obs_names",
             where=where,
             fix="adata.obs_names_make_unique(), or remove the copies: a cell in two parts is a leak",
@@ -75,7 +75,7 @@ def unique_ids(corpus: Corpus) -> Iterator[np.ndarray]:
     Raises
     ------
     DataError
-        An id stands twice within one store.
+        An id is duplicated within one store.
     """
     marks = store_marks(corpus)
     for number, store in enumerate(corpus.stores):

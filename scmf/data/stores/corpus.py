@@ -1,7 +1,8 @@
 """A corpus: several stores as one row of cells.
 
 Lives here: which cell is in which store, columns of ``obs`` over all stores, one ordered pass over all counts.
-Lives elsewhere: the stores (stores), shuffled batches (stream), one gene aligner for all stores (aligner).
+Lives elsewhere: the stores (stores), shuffled batches (stream), one gene aligner for all stores
+(preprocess.gene_aligner).
 """
 
 from __future__ import annotations

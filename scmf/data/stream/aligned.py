@@ -1,7 +1,7 @@
 """Counts of stores with different genes as rows over one aligner, preprocessed on the way.
 
-Lives here: the encoder. Lives elsewhere: the aligner (data.aligner), the steps (data.preprocess), tokens
-(scmf.training.stream_data).
+Lives here: the encoder. Lives elsewhere: the aligner (preprocess.gene_aligner), the steps (preprocess.steps),
+tokens (scmf.training.stream_data).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which cells stand in which batch of an epoch: a pure function of (seed, epoch, rank), nothing is read.
+"""Which cells are in which batch of an epoch: a pure function of (seed, epoch, rank), nothing is read.
 
 The cells of every store are cut into blocks of neighbors. An epoch permutes the blocks and lays them in a row; each
 rank takes one stretch of the row (so every cell comes exactly once), cuts it into batches (as many as every other
-rank) and takes its batches in fetches. A fetch is what is read together and shuffled cell by cell. A killed run asks
+rank) and takes its batches in fetches. A fetch is what is read together and shuffled cell by cell. A resumed run asks
 for the same epoch again and starts at any batch.
 
 Lives here: blocks, ranks, batches, fetches. Lives elsewhere: how often a cell comes (sampling), the order inside a

@@ -41,8 +41,8 @@ _CUTS_AHEAD = 3
 class CellStream:
     """Shuffled batches of encoded cells from a corpus of any size.
 
-    Deterministic given seed, epoch, rank and sizes; it holds no state between epochs, so ``epoch(e, start=b)`` goes on
-    exactly where a killed run stopped.
+    Deterministic given seed, epoch, rank and sizes; it holds no state between epochs, so ``epoch(e, start=b)``
+    resumes exactly where an interrupted run stopped.
 
     Parameters
     ----------

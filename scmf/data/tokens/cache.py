@@ -1,7 +1,7 @@
 """Tokens of a whole corpus on disk, made once: later epochs read them ten times faster than counts.
 
-The cache is a folder of token datasets in the layout of Hugging Face datasets, a million cells each, so that a killed
-run goes on with the first part that is missing. Row i of the parts in order is cell i of the corpus.
+The cache is a folder of token datasets in the layout of Hugging Face datasets, a million cells each, so that an
+interrupted run resumes with the first part that is missing. Row i of the parts in order is cell i of the corpus.
 
 Lives here: making and finding the cache, one dataset for other programs. Lives elsewhere: the layout (data.tokens),
 reading it (data.stores.token_store).

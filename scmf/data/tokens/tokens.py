@@ -81,7 +81,7 @@ def length_grouped_indices(lengths: np.ndarray, batch_size: int, *, seed: int) -
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Which cells stand in which batch, for any epoch.
+    """Which cells are in which batch, for any epoch.
 
     Parameters
     ----------

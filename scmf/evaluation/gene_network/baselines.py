@@ -1,6 +1,6 @@
 """Edges without a foundation model: correlation, GRNBoost2 (arboreto), random weights.
 
-All three see log1p of counts per 10,000. Lives elsewhere: the metrics (gene_network_metrics), edges of a model
+All three see log1p of counts per 10,000. Lives elsewhere: the metrics (metrics), edges of a model
 (scmf.evaluation.gene_network.model_edges).
 
 Array legend: N cells, G genes.

@@ -1,8 +1,8 @@
 """Gene networks: how well weights of edges find the known targets of transcription factors.
 
 Lives here: the benchmark, the choice of genes, intervals over regulators. Lives elsewhere: formulas
-(gene_network_metrics), networks (network_truth), baselines (gene_network_baselines), edges of a model
-(scmf.evaluation.gene_network.model_edges).
+(metrics), networks (truth), baselines (baselines), edges of a model
+(model_edges).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The universe of pairs decides these numbers as much as the weights do, so it is part of the function. Lives here: the
 universe, the formulas, and their fast form for draws of regulators. Lives elsewhere: the benchmark (gene_network), the
-networks (network_truth).
+networks (truth).
 
 Array legend: R regulators, T targets, P pairs of the universe, K groups of pairs with the same weight, from the largest
 weight down; a matrix (R, T) holds one entry a pair.

@@ -2,8 +2,8 @@
 
 Everything goes through public methods of the network, is bounded by a number of cells drawn with a seed, and averaged
 over the cells that hold the genes; the bounds stand in ``attrs["how"]`` of the table. Lives here also: which family can
-go which way. Lives elsewhere: gene vectors without a cell and the choice of ways (gene_edges), the metrics
-(eval.gene_network).
+go which way. Lives elsewhere: gene vectors without a cell and the choice of ways (model_edges), the metrics
+(metrics).
 
 Array legend: L positions, D width, R regulators, T targets.
 """

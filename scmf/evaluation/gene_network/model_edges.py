@@ -1,8 +1,8 @@
 """Edges between genes from a model: its gene vectors, and what it does with genes in cells; and the vectors themselves.
 
 Lives here: which ways a model can go, tokens of genes, vectors of genes without a cell. Lives elsewhere: attention,
-knock-out and vectors in cells (gene_contexts), what the edges are held against (eval.gene_network), the networks
-(models), tokens of cells (tokenizing).
+knock-out and vectors in cells (model_contexts), what the edges are held against (benchmark), the networks
+(scmf.models), tokens of cells (scmf.tokenizers.build).
 
 Array legend: D width, V tokens, R regulators, T targets.
 """

@@ -2,7 +2,7 @@
 
 Every one of them is an effect, a change of the mean profile; predicted cells are control cells of the truth scaled
 gene by gene, so that their mean is control mean plus effect exactly. Lives elsewhere: metrics, the truth
-(perturbation_truth).
+(truth).
 
 Array legend: P perturbations, G genes, K components.
 """

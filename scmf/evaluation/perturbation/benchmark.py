@@ -1,8 +1,8 @@
 """Perturbation response: what a perturbation changes, in mean profiles and in cells, predicted and true.
 
 Lives here: the benchmark, means over perturbations, subgroups, intervals. Lives elsewhere: what a prediction and the
-truth are (perturbation_truth), formulas (perturbation_metrics, perturbation_ranks, energy_distance), baselines
-(perturbation_baselines).
+truth are (truth), formulas (metrics, ranks, energy_distance), baselines
+(baselines).
 
 Array legend: N cells, G genes, P perturbations, D dimensions.
 """

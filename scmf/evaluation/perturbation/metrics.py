@@ -1,8 +1,8 @@
 """Metrics of one predicted perturbation: a predicted mean profile against the true one, both against the control.
 
 Lives here: each formula with its source; the differentially expressed genes of the truth. Lives elsewhere: metrics that
-need all perturbations at once (perturbation_ranks), distances between sets of cells (energy_distance), means over
-perturbations and intervals (perturbation).
+need all perturbations at once (ranks), distances between sets of cells (energy_distance), means over
+perturbations and intervals (benchmark).
 
 Array legend: G genes, N cells.
 """

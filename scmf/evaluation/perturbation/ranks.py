@@ -2,7 +2,7 @@
 
 The ranks of PerturBench and the scores of the Virtual Cell Challenge (PDS, DES and what is made of them with MAE). The
 two ranks run in opposite directions: 0 is best for PerturBench, 1 for PDS. Lives elsewhere: metrics of one perturbation
-(perturbation_metrics).
+(metrics).
 
 Array legend: P perturbations, G genes, N cells.
 """

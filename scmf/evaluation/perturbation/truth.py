@@ -3,7 +3,7 @@
 The unit of evaluation is a pair (covariate, condition) with test cells: a perturbation in a cell type. Control cells
 are always those of the truth; those that a prediction brings along are never looked at. Lives here: reading the truth
 from cells, its means, the kind of the split, reading and checking a prediction. Lives elsewhere: metrics
-(perturbation_metrics), ranks (perturbation_ranks), baselines (perturbation_baselines).
+(metrics), ranks (ranks), baselines (baselines).
 
 Array legend: N cells, G genes, M predicted cells.
 """

@@ -51,6 +51,6 @@ class VectorsSubmission(EmptySubmission):
         x_ND = np.asarray(held.obsm[self.obsm], np.float32)[rows]
         if not np.isfinite(x_ND).all():
             raise DataError(
-                "vectors that are not finite", wanted="finite numbers", where=where, fix="mend the embedding"
+                "vectors that are not finite", wanted="finite numbers", where=where, fix="repair the embedding"
             )
         return {"official" if self.file is None else "mini": x_ND}

@@ -13,7 +13,7 @@ from scmf.results.pages.table import number
 from scmf.results.result import CellKey
 
 SHOWN_COMMITS = 8
-"""Subjects of commits that stand beside a change; the rest is counted."""
+"""Subjects of commits that are listed with a change; the rest is counted."""
 
 
 @dataclass(frozen=True)

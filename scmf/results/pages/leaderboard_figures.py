@@ -54,7 +54,7 @@ def points(figures: Any, data: Any) -> Any:
         axes.minorticks_off()
     axes.margins(x=0.08, y=0.1)
     axes.autoscale_view()
-    # labels stand in a column beside the points, in the order of the scores: they never lie upon each other
+    # labels stand in a column beside the points, in the order of the scores: they never overlap
     to_axes = axes.transData + axes.transAxes.inverted()
     for rank, point in enumerate(points):
         at = (rank + 0.5) / len(points)

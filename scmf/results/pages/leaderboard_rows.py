@@ -1,4 +1,4 @@
-"""From results to the rows of one table of the leaderboard: who stands in it, with which numbers and marks.
+"""From results to the rows of one table of the leaderboard: which methods are in it, with which numbers and marks.
 
 Lives here: what a row is, how methods are called, merging of baselines, leak marks. Lives elsewhere: tables and the
 sentences above them (leaderboard_tables), the test of differences (scmf.results.significance).

@@ -32,7 +32,7 @@ class SummaryRow:
     entries
         The first metric of each table; None where the method is absent.
     rank
-        Mean rank among the methods that stand in every table with models and baselines; None for all others.
+        Mean rank among the methods that are in every table with models and baselines; None for all others.
     why
         Why there is no rank.
     """

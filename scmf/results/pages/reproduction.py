@@ -17,7 +17,7 @@ from typing import Any
 from scmf.core.errors import MissingExtraError
 from scmf.core.files import atomic_path, write_text
 from scmf.results.expected import Expected, PublishedValue
-from scmf.results.judge import MIN_OBSERVED, MIN_SAMPLES, Verdict
+from scmf.results.judge import FINAL_ALPHA, FIRST_ALPHA, MIN_OBSERVED, MIN_SAMPLES, Verdict
 from scmf.results.pages import reproduction_plots as plots
 from scmf.results.pages import table
 from scmf.results.pages.reproduction_plots import FigureInputs
@@ -98,6 +98,8 @@ def write_report(
         "levels": LEVELS,
         "min_samples": MIN_SAMPLES,
         "min_observed": MIN_OBSERVED,
+        "first_alpha": FIRST_ALPHA,
+        "final_alpha": FINAL_ALPHA,
     }
     pages = [
         write_text(out_dir / f"{recipe}.{kind}", environment.get_template(f"report.{kind}.j2").render(context))

@@ -1,4 +1,4 @@
-"""Results and expectations as one long list of rows: the single source of every page.
+"""Results and expected values as one long list of rows: the single source of every page.
 
 Lives here: what a row holds, which row is best, one sentence a metric, how numbers are written.
 Lives elsewhere: the verdicts (judge), files (reproduction), pictures (reproduction_plots).

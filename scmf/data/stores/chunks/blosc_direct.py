@@ -3,7 +3,7 @@
 The functions are those of the C library inside numcodecs (``blosc_decompress_ctx`` and ``blosc_getitem``), found by
 their names in its module. Where a build does not show them, `find` says None and chunks are decoded one by one.
 
-Lives here: finding the functions, the loop. Lives elsewhere: which chunks (chunked_array), other codecs (chunk_codecs).
+Lives here: finding the functions, the loop. Lives elsewhere: which chunks (chunked_array), other codecs (codecs).
 
 Legend: P pieces, each a range of one chunk.
 """

@@ -2,7 +2,7 @@
 
 Lives here: which chunks a range of elements needs, reading them with few requests, and putting the wanted part
 where it is wanted. Lives elsewhere: where the chunks are (zarr_layout, h5ad_layout), how one is decoded
-(chunk_codecs), bytes (byte_ranges).
+(codecs), bytes (byte_ranges).
 
 Legend: S ranges, P pieces (what one range wants of one chunk), K chunks.
 """

@@ -173,7 +173,7 @@ def _replaced(path: str) -> DataError:
         "the file was replaced or written to while it was being read",
         wanted="the file that was opened",
         where=path,
-        fix="leave files alone during a run; start again, the run goes on from its last checkpoint",
+        fix="leave files alone during a run; start again, the run resumes from its last checkpoint",
     )
 
 

@@ -1,7 +1,7 @@
 """The CELLxGENE Census: a release and an organism become a store of cells.
 
-Lives here: releases, organisms, leaving out cells that stand twice. Lives elsewhere: reading cells (stores/soma), the
-language of filters (stores/soma_filters).
+Lives here: releases, organisms, leaving out duplicated cells. Lives elsewhere: reading cells (store), the
+language of filters (filters).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def open_census(
         Which genes, over the columns of ``var``: ``feature_type == 'protein_coding'``.
     primary_only
         Leave out cells with ``is_primary_data`` false. Census holds a cell once for every dataset it was published in,
-        and marks one of them: without this the same cell is trained on several times, and may stand in two splits.
+        and marks one of them: without this the same cell is trained on several times, and may be in two splits.
     storage_options, tiledb_config
         For a copy on S3, see `scmf.data.stores.soma.store.SomaStore.open`.
     options

@@ -1,6 +1,6 @@
 """Opening a SOMA experiment: address, options, the members that a store needs.
 
-Lives here: what happens once, before anything is read. Lives elsewhere: the store (soma), obs and var (soma_tables).
+Lives here: what happens once, before anything is read. Lives elsewhere: the store (store), obs and var (tables).
 """
 
 from __future__ import annotations

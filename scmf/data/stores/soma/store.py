@@ -1,7 +1,7 @@
 """Cells of a SOMA experiment (TileDB-SOMA), picked by a value filter and streamed; never the whole query in memory.
 
-Lives here: `SomaStore`. Lives elsewhere: opening (soma_open), obs and var (soma_tables), triplets to rows (soma_rows),
-filters (soma_filters), versions and organisms of the CELLxGENE Census (scmf.data.stores.soma.census).
+Lives here: `SomaStore`. Lives elsewhere: opening (open), obs and var (tables), triplets to rows (rows), filters
+(filters), versions and organisms of the CELLxGENE Census (census).
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ class SomaStore(Store):
             f"a read failed after {tries} tries: {soma_open.brief(error)}",
             wanted="cells",
             where=f"{self.uri}, {self.counts}",
-            fix="look at the network, the region and the credentials; a run goes on from its last checkpoint",
+            fix="look at the network, the region and the credentials; a run resumes from its last checkpoint",
         )
 
 

@@ -1,6 +1,6 @@
 """The tables of a SOMA experiment: ``obs`` of the cells of a query, streamed, and ``var``.
 
-Lives here: Arrow batches to pandas. Lives elsewhere: which cells a query has (soma), filters (soma_filters).
+Lives here: Arrow batches to pandas. Lives elsewhere: which cells a query has (store), filters (filters).
 """
 
 from __future__ import annotations
