@@ -1,9 +1,8 @@
 """Parity of the network: our tensors against those the official TranscriptFormer code wrote.
 
 Lives here: `cases`, which walks a folder of oracle files, runs our model (``match_official``) on the recorded inputs
-and
-weights and compares every recorded output, and `notes`, which lists what is left out and why. Lives elsewhere: parity
-of tokens (``parity_tokens.py``), the verdict over all cases (``scmf reproduce --tier parity``).
+and weights and compares every recorded output, and `notes`, which lists what is left out and why. Lives elsewhere:
+parity of tokens (``parity_tokens.py``), the verdict over all cases (``scmf reproduce --tier parity``).
 
 Layout of the folder: ``model/<variant>/`` with ``config.json`` (whole, or what it changes), ``weights.safetensors``
 (else those of the variant that has some), ``outputs.safetensors`` and ``grads_<loss>.safetensors``; inputs and
