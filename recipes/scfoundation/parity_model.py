@@ -11,9 +11,9 @@ Layout of the folder: in ``model/`` a folder a small model (``config.json``, ``w
 known here; a file or tensor that is not understood is a failed case.
 
 Everything runs under ``match_official``. Differences are relative: the largest absolute difference over the largest
-magnitude
-of the reference. Outputs of the encoder at padding hold no meaning and are left out. Biases of attention keys have no
-gradient but rounding error, so a gradient is measured against its own magnitude plus a thousandth of the largest one.
+magnitude of the reference. Outputs of the encoder at padding hold no meaning and are left out. Biases of attention keys
+have no gradient but rounding error, so a gradient is measured against its own magnitude plus a thousandth of the
+largest one.
 """
 
 from __future__ import annotations

@@ -9,8 +9,7 @@ layer with their bounds and edges; ``tok/adversarial_binning.npz``, rows and wha
 name of a case is known here; an array that is not understood is a failed case.
 
 Two kinds of draws are compared. With the official seed and ``match_official=True`` digits are identical. The default
-draws
-are another generator, so each of their digits must lie within the bounds that `np.digitize` leaves.
+draws are another generator, so each of their digits must lie within the bounds that `np.digitize` leaves.
 """
 
 from __future__ import annotations

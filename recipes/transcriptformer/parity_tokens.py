@@ -197,7 +197,7 @@ def _chosen(cells: Cells, known: Mapping[str, int] | None, min_genes: int, outli
 
 def _compare(
     root: Path, name: str, path: Path | None, facts: Mapping[str, Any] | None, changed: Mapping[str, Any],
-    read: Callable[[Path, str], Cells],
+    read: Callable[[Path, str], Cells]
 ) -> ParityCase:  # fmt: skip
     if facts is None:
         raise ValueError("meta_data.json does not name the run")
@@ -232,7 +232,7 @@ class _Run:
 
     def __init__(
         self, root: Path, source: Path, settings: Mapping[str, Any], changed: Mapping[str, Any],
-        read: Callable[[Path, str], Cells],
+        read: Callable[[Path, str], Cells]
     ) -> None:  # fmt: skip
         given = {"max_length": LONGEST, "assay_key": _ASSAY, "match_official": True, "transform": "clipped_counts"}
         options: dict[str, Any] = given | dict(settings) | dict(changed)

@@ -97,14 +97,7 @@ def reproduce(
 
 
 def _check_recipes(
-    recipe: str,
-    *,
-    check: bool,
-    measured: Path | None,
-    tiers: list[str] | None,
-    alone: bool,
-    json_: bool,
-    quiet: bool,
+    recipe: str, *, check: bool, measured: Path | None, tiers: list[str] | None, alone: bool, json_: bool, quiet: bool
 ) -> None:
     """The regression check of one recipe or of all."""
     from scmf.core.errors import ConfigError

@@ -64,11 +64,7 @@ def _probe_of(settings: EvalConfig, prepared: Prepared) -> list[EvaluationCallba
     return [probe]
 
 
-def inline(
-    names: Sequence[str],
-    tokenizer: Any,
-    settings: EvalConfig,
-) -> EvaluationCallback:
+def inline(names: Sequence[str], tokenizer: Any, settings: EvalConfig) -> EvaluationCallback:
     """A training callback that scores the weights as they are on tasks of the leaderboard.
 
     Values are called ``<task>/<protocol>[/<way>]/<metric>``, so that a tracker shows them beside the loss. A task for

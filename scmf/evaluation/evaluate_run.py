@@ -38,11 +38,7 @@ def _recipe_of(folder: Path, config: str | None, variant: str | None, overrides:
 
 
 def evaluate_folder(
-    folder: Path,
-    *,
-    config: str | None = None,
-    variant: str | None = None,
-    overrides: tuple[str, ...] = (),
+    folder: Path, *, config: str | None = None, variant: str | None = None, overrides: tuple[str, ...] = ()
 ) -> list[Score]:
     """Run the benchmarks of a recipe on a saved model, its untrained self and the baselines.
 

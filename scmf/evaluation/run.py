@@ -76,11 +76,7 @@ def evaluate_tasks(
     return results
 
 
-def run_task(
-    name: str,
-    task: Task,
-    submission: Submission,
-) -> Iterator[Result]:
+def run_task(name: str, task: Task, submission: Submission) -> Iterator[Result]:
     """Results of one submission on one task; one that says why when it gives nothing of what is asked for."""
     started = time.perf_counter()
     cells = cells_of(task)

@@ -85,12 +85,7 @@ def subsamples(truth: CellLabels, max_cells: int, *, draws: int = DRAWS, seed: i
 
 
 def bounded(
-    measure: Callable[[np.ndarray | None], Score],
-    truth: CellLabels,
-    *,
-    max_cells: int | None,
-    draws: int,
-    seed: int,
+    measure: Callable[[np.ndarray | None], Score], truth: CellLabels, *, max_cells: int | None, draws: int, seed: int
 ) -> Score:
     """The score of all cells, or the mean over subsamples where there are more than ``max_cells``.
 

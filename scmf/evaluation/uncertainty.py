@@ -72,13 +72,7 @@ def draw_rows(units: int | np.ndarray, *, draws: int, seed: int) -> Iterator[np.
 
 
 def bootstrap(
-    metrics: Metrics,
-    units: int | np.ndarray,
-    *,
-    unit: str,
-    draws: int = DRAWS,
-    level: float = LEVEL,
-    seed: int = 0,
+    metrics: Metrics, units: int | np.ndarray, *, unit: str, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> dict[str, Interval]:
     """Percentile interval of each metric.
 

@@ -56,10 +56,7 @@ class WrittenLeaderboard:
 
 
 def compare_measured(
-    what: Sequence[str],
-    *,
-    results_dir: Path | None = None,
-    out: Path | None = None,
+    what: Sequence[str], *, results_dir: Path | None = None, out: Path | None = None
 ) -> WrittenLeaderboard:
     """The leaderboard of recipes or runs.
 

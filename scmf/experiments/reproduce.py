@@ -222,13 +222,7 @@ def reproduce(
     return outcome
 
 
-def _mini(
-    outcome: Outcome,
-    seeds: Sequence[int],
-    *,
-    record: bool,
-    folders: Folders,
-) -> None:
+def _mini(outcome: Outcome, seeds: Sequence[int], *, record: bool, folders: Folders) -> None:
     recipe = outcome.recipe
     if recipe.tier != "mini":
         raise ConfigError(

@@ -61,23 +61,13 @@ class SharedInputs:
     cells: TaskCells
 
     @classmethod
-    def of(
-        cls,
-        recipe: Recipe,
-    ) -> SharedInputs:
+    def of(cls, recipe: Recipe) -> SharedInputs:
         """Load and tokenize the cells of ``recipe``; neither depends on the seed."""
         prepared = prepare(recipe.config)
         return cls(prepared, TaskCells(prepared.cells).with_baselines())
 
 
-def run_seed(
-    recipe: Recipe,
-    seed: int,
-    shared: SharedInputs,
-    *,
-    runs: Path,
-    first: bool,
-) -> SeedRun:
+def run_seed(recipe: Recipe, seed: int, shared: SharedInputs, *, runs: Path, first: bool) -> SeedRun:
     """Pretrain and evaluate one seed; an interrupted run of the same code and configuration resumes.
 
     Parameters

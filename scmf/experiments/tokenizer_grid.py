@@ -269,13 +269,7 @@ def under(recipe: Recipe, strategy: str, *, architecture: str, objective: str) -
 
 
 def _strategy_rows(
-    recipe: Recipe,
-    strategy: str,
-    seeds: Sequence[int],
-    *,
-    words: list[str],
-    out: Path,
-    first: bool,
+    recipe: Recipe, strategy: str, seeds: Sequence[int], *, words: list[str], out: Path, first: bool
 ) -> list[Row]:
     """Rows of a strategy (pretrained, untrained), and of the baselines when it is the first one."""
     shared = SharedInputs.of(recipe)

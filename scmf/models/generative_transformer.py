@@ -991,7 +991,7 @@ class GenerativeTransformerModel(GenerativeTransformerPreTrainedModel):
     @torch.no_grad()
     def predict_perturbed(
         self, gene_ids: Tensor, values: Tensor, pert_flags: Tensor, *, expressed_only: bool = False,
-        sample_zeros: bool = False,
+        sample_zeros: bool = False
     ) -> Tensor:  # fmt: skip
         """Values after a perturbation, (B, L) (official ``pred_perturb``).
 

@@ -451,11 +451,7 @@ class TransformerEncoderModel(TransformerEncoderPreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        values: Tensor | None = None,
-        **kwargs: Any,
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, values: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """Run the encoder.
 

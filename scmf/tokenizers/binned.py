@@ -302,8 +302,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
             Type of the ids.
         draws
             With ``match_official``: a generator that goes on where the last call left it. Default: a new one, seeded
-            with
-            ``seed``, and with ``draw`` unless that is 0.
+            with ``seed``, and with ``draw`` unless that is 0.
         """
         if empty not in ("error", "keep"):
             raise problem(f"empty={empty!r}", wanted="'error' or 'keep'", where="encode_cells", fix="choose one")

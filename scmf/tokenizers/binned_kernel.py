@@ -240,7 +240,7 @@ def _digits(entries: Any, lot: Any, n: int, n_edges: int, out: Any) -> None:
 def encode_rows(
     indptr: Any, indices: Any, data: Any, token_G: Any, first_G: Any, summed: bool, panel: Any,
     share_K: Any, most: int, lottery: bool, base: Any, cls_id: int, cls_value: Any,
-    ids: Any, values: Any, offsets: Any, n_found: Any,
+    ids: Any, values: Any, offsets: Any, n_found: Any
 ) -> tuple[int, int]:  # fmt: skip
     """Tokens and values of every row of a CSR block, into ragged buffers.
 

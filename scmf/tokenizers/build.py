@@ -66,10 +66,7 @@ def given_tokenizer(settings: TokenizerConfig) -> Any:
     return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **with_vectors(shape, tables.genes))
 
 
-def fitted_tokenizer(
-    config: RunConfig,
-    cells: LoadedCells,
-) -> Any:
+def fitted_tokenizer(config: RunConfig, cells: LoadedCells) -> Any:
     """A tokenizer whose vocabulary comes from the training cells."""
     settings = config.tokenizer
     strategy, shape = registry.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
@@ -98,10 +95,7 @@ def _most_variable(training: LoadedCells, n_genes: int) -> list[str]:
     return list(highly_variable_genes(corpus, keep=None, n_top_genes=n_genes).selected)
 
 
-def with_vectors(
-    shape: dict[str, Any],
-    genes: Sequence[str],
-) -> dict[str, Any]:
+def with_vectors(shape: dict[str, Any], genes: Sequence[str]) -> dict[str, Any]:
     """The shape with the gene vectors that ``vectors`` names, of these genes; ``fit`` is left to the tokenizer."""
     source = shape.get("vectors")
     if source is None or source == "fit":

@@ -176,7 +176,7 @@ def _seed(seed: int, draw: int) -> np.uint64:
 
 def _one_by_one(
     matrix: sp.csr_matrix, columns: Columns, rules: Rules, *, totals: np.ndarray | None, empty: str, dtype: Any,
-    orders: Orders,
+    orders: Orders
 ) -> EncodedCells:  # fmt: skip
     """Cells in the orders that ``orders`` gives: the places of each one are those of its order."""
     parts = []
@@ -226,7 +226,7 @@ def _bad_row(matrix: sp.csr_matrix, code: int, row: int, kind: int) -> ValueErro
 
 def _check_cells(
     genes_B: np.ndarray, totals: np.ndarray | None, columns: Columns, offsets: np.ndarray, depth_B2: np.ndarray, *,
-    strict: bool, empty: str,
+    strict: bool, empty: str
 ) -> None:  # fmt: skip
     if strict and totals is not None:
         _refuse((genes_B > 0) & (totals == 0), "has counts but n_counts 0", "recompute n_counts")

@@ -219,7 +219,7 @@ def encode_rows(
     order_by: int, keep_zeros: bool, zero_id: int, seed: Any,
     strict: bool, whole_only: bool, positive: bool, sum_kept: bool,
     depth_kind: int, depth_by: Any, depth_log: bool, depth_of_values: bool, t_id: int, s_id: int,
-    limit: int, ids: Any, values: Any, offsets: Any, depth_B2: Any, genes_B: Any,
+    limit: int, ids: Any, values: Any, offsets: Any, depth_B2: Any, genes_B: Any
 ) -> tuple[int, int]:  # fmt: skip
     """Tokens and values of every row of a CSR block, into ragged buffers.
 

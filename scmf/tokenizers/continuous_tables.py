@@ -48,7 +48,7 @@ def fitted_vocabulary(
 
 def check_tables(
     token_ids: Mapping[str, int], assays: Mapping[str, int], options: Mapping[str, Any], *, max_length: int,
-    special_tokens: bool,
+    special_tokens: bool
 ) -> None:  # fmt: skip
     """Raise ``ValueError`` unless vocabularies and options are fit to use.
 

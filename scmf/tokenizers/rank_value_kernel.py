@@ -142,7 +142,7 @@ def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any, wi
 @numba.njit(cache=True, nogil=True)
 def _put(
     packed: Any, position: int, kept: int, tokens: Any, found: Any, rates: Any, want: int, ids: Any, values: Any,
-    cursor: int,
+    cursor: int
 ) -> None:  # fmt: skip
     """Write the first ``kept`` tokens, and what is wanted of their values, in the order of ``packed``."""
     for i in range(kept):
@@ -157,7 +157,7 @@ def rank_rows(
     indptr: Any, indices: Any, data: Any, bits: Any, limit: Any, factor: Any,
     own_total: bool, divide: bool, one: Any, target: Any,
     code_G: Any, median_G: Any, slot_ids: Any, slot_median: Any,
-    keep_zeros: bool, max_length: int, cls_id: int, eos_id: int, want: int, ids: Any, values: Any, offsets: Any,
+    keep_zeros: bool, max_length: int, cls_id: int, eos_id: int, want: int, ids: Any, values: Any, offsets: Any
 ) -> tuple[int, int]:  # fmt: skip
     """Rank every row of a CSR block into the ragged buffers ``ids``, ``values`` and ``offsets``.
 

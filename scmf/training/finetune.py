@@ -32,14 +32,7 @@ from scmf.training.objectives.cell_classification import CellClassification
 log = logging.getLogger(__name__)
 
 
-def finetune(
-    recipe: Recipe,
-    prepared: Prepared,
-    folder: Path,
-    out: Path,
-    *,
-    method: str,
-) -> np.ndarray:
+def finetune(recipe: Recipe, prepared: Prepared, folder: Path, out: Path, *, method: str) -> np.ndarray:
     """Fine-tune a cell-type head and predict labels.
 
     Parameters

@@ -28,11 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def pretrain(
-    recipe: Recipe,
-    prepared: Prepared | Streamed,
-    out: Path,
-    *,
-    callbacks: Sequence[EvaluationCallback] = (),
+    recipe: Recipe, prepared: Prepared | Streamed, out: Path, *, callbacks: Sequence[EvaluationCallback] = ()
 ) -> tuple[Any, TrainingReport]:
     """Pretrain the model of ``recipe`` on the training cells, in memory or streamed, and save it under ``out``."""
     config, tokenizer, run = recipe.config, prepared.tokenizer, RunFolder(out)

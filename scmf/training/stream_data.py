@@ -244,10 +244,7 @@ def _refuse_values(tokenizer: Any, config: RunConfig) -> None:
         )
 
 
-def _tokenizer(
-    config: RunConfig,
-    opened: OpenedCorpus,
-) -> Any:
+def _tokenizer(config: RunConfig, opened: OpenedCorpus) -> Any:
     settings = config.tokenizer
     if settings.vocabulary != "fit":
         return given_tokenizer(settings)
@@ -315,13 +312,7 @@ def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig) -
 
 
 def tokenize_files(
-    data: DataConfig,
-    out: Path,
-    *,
-    vocabulary: str,
-    max_length: int,
-    special_tokens: bool,
-    columns: Sequence[str] = (),
+    data: DataConfig, out: Path, *, vocabulary: str, max_length: int, special_tokens: bool, columns: Sequence[str] = ()
 ) -> int:
     """Tokens of the cells of ``data`` as one Hugging Face dataset, for other programs.
 

@@ -114,10 +114,7 @@ def _session() -> Any:
     return session
 
 
-def download(
-    source: IndexSource | HubSource | UrlSource,
-    target: Path,
-) -> None:
+def download(source: IndexSource | HubSource | UrlSource, target: Path) -> None:
     """Write the file that ``source`` names to ``target``.
 
     Parameters
@@ -143,10 +140,7 @@ def download(
             _from_url(source, target)
 
 
-def _from_index(
-    source: IndexSource,
-    target: Path,
-) -> None:
+def _from_index(source: IndexSource, target: Path) -> None:
     import requests
     from pypi_simple import (
         NoSuchProjectError,
@@ -206,10 +200,7 @@ def _extract(artifact: Path, member: str, target: Path) -> None:
         raise UnavailableError(f"the artifact has no readable member {member!r}") from error
 
 
-def _from_hub(
-    source: HubSource,
-    target: Path,
-) -> None:
+def _from_hub(source: HubSource, target: Path) -> None:
     import httpx
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -237,10 +228,7 @@ def _from_hub(
         Path(path).replace(target)
 
 
-def _from_url(
-    source: UrlSource,
-    target: Path,
-) -> None:
+def _from_url(source: UrlSource, target: Path) -> None:
     import requests
 
     try:

@@ -92,10 +92,7 @@ def _is_here(card: Card, file: CardFile) -> bool:
     return False
 
 
-def fetch_file(
-    card: Card,
-    file: CardFile,
-) -> Path:
+def fetch_file(card: Card, file: CardFile) -> Path:
     """One file of ``card``, checked; see `fetch`."""
     reasons = []
     for local in _local(file):

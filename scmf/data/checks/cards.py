@@ -88,10 +88,7 @@ def _check_vocabulary_card(report: CheckReport, card: Card) -> None:
     report.add("ok", "other names", f"{len(tables.aliases):,}; {len(tables.ambiguous):,} could be several genes")
 
 
-def _check_cells_card(
-    report: CheckReport,
-    card: Card,
-) -> None:
+def _check_cells_card(report: CheckReport, card: Card) -> None:
     config = DataConfig(dataset=str(card.path) if card.path else card.name)
     has_counts = card.expression is None or card.derive is not None
     cells = load_cells(config, log_expression=not has_counts)

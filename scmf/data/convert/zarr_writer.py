@@ -79,13 +79,7 @@ class DatasetWriter:
     """
 
     def __init__(
-        self,
-        path: Path,
-        n_genes: int,
-        *,
-        pool: Executor,
-        chunk: int = CHUNK,
-        chunks_per_shard: int = CHUNKS_PER_SHARD,
+        self, path: Path, n_genes: int, *, pool: Executor, chunk: int = CHUNK, chunks_per_shard: int = CHUNKS_PER_SHARD
     ) -> None:
         self.path, self.n_genes, self.chunk = path, n_genes, chunk
         self.partial = path.parent / f".{path.name}.partial"

@@ -173,11 +173,7 @@ def align_vectors(
 
 
 def vectors_for(
-    source: Path | str,
-    genes: Sequence[str],
-    *,
-    missing: Missing = "drop",
-    counts: np.ndarray | None = None,
+    source: Path | str, genes: Sequence[str], *, missing: Missing = "drop", counts: np.ndarray | None = None
 ) -> tuple[GeneVectors, VectorReport]:
     """Gene vectors of a card or a file, under the names that some cells give their genes.
 

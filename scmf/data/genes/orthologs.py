@@ -167,11 +167,7 @@ class OrthologMap:
         return "", "no_ortholog" if known else "unknown"
 
 
-def load_orthologs(
-    many: Many = "one2one",
-    *,
-    high_confidence: bool = False,
-) -> OrthologMap:
+def load_orthologs(many: Many = "one2one", *, high_confidence: bool = False) -> OrthologMap:
     """The orthologs of the card ``human-mouse-orthologs`` with the names of the card ``mouse-genes``.
 
     17,122 mouse genes have a human gene one to one, 16,085 with high confidence; ``many="sum"`` adds 1,984 mouse

@@ -190,13 +190,7 @@ def coverage(
 
 
 def _of_store(
-    name: str,
-    genes: Sequence[str],
-    columns: Columns,
-    sums: np.ndarray,
-    store: Store | None,
-    read: int,
-    n_missing: int,
+    name: str, genes: Sequence[str], columns: Columns, sums: np.ndarray, store: Store | None, read: int, n_missing: int
 ) -> StoreCoverage:
     outside, total = np.flatnonzero(columns.target < 0), float(sums.sum())
     first = outside[np.argsort(-sums[outside], kind="stable")][:n_missing].tolist()

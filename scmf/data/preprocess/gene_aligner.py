@@ -59,8 +59,7 @@ class GeneAligner:
     ----------
     collisions : dict
         Gene of the aligner -> other genes of the aligner that ``mapping`` holds for the same. A store that writes one
-        of
-        these names finds it as it is written; any other name of the gene leads to the first.
+        of these names finds it as it is written; any other name of the gene leads to the first.
     """
 
     def __init__(

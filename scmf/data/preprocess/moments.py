@@ -59,7 +59,7 @@ class Selection:
     @classmethod
     def of(
         cls, corpus: Corpus, *, keep: np.ndarray | None, genes: Sequence[str] | None, batch_key: str | None,
-        threads: int,
+        threads: int
     ) -> Selection:  # fmt: skip
         """Find the genes and the batches.
 
@@ -126,7 +126,7 @@ class Selection:
 @numba.njit(nogil=True, cache=True)
 def _add_sums(
     indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, gene_of: np.ndarray, batch_B: np.ndarray,
-    sum_AG: np.ndarray, square_AG: np.ndarray,
+    sum_AG: np.ndarray, square_AG: np.ndarray
 ) -> None:  # fmt: skip
     for cell in range(len(batch_B)):
         a = batch_B[cell]
@@ -141,7 +141,7 @@ def _add_sums(
 @numba.njit(nogil=True, cache=True)
 def _add_clipped(
     indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, gene_of: np.ndarray, batch_B: np.ndarray,
-    clip_AG: np.ndarray, sum_AG: np.ndarray, square_AG: np.ndarray,
+    clip_AG: np.ndarray, sum_AG: np.ndarray, square_AG: np.ndarray
 ) -> None:  # fmt: skip
     for cell in range(len(batch_B)):
         a = batch_B[cell]
@@ -157,7 +157,7 @@ def _add_clipped(
 def _add_residuals(
     indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, gene_of: np.ndarray, batch_B: np.ndarray,
     gene_sum_AG: np.ndarray, all_A: np.ndarray, clip_A: np.ndarray, theta: float, sum_AG: np.ndarray,
-    square_AG: np.ndarray,
+    square_AG: np.ndarray
 ) -> None:  # fmt: skip
     row_G = np.zeros(gene_sum_AG.shape[1])
     for cell in range(len(batch_B)):

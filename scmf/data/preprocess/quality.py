@@ -106,7 +106,7 @@ def is_mitochondrial(store: Store) -> np.ndarray:
 @numba.njit(nogil=True, cache=True)
 def _measure(
     indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, mito_G: np.ndarray, n_counts_B: np.ndarray,
-    n_genes_B: np.ndarray, mito_B: np.ndarray,
+    n_genes_B: np.ndarray, mito_B: np.ndarray
 ) -> int:  # fmt: skip
     """Fill the three arrays; the first cell with a value that is no count, else -1."""
     for cell in range(len(n_counts_B)):

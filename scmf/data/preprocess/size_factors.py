@@ -138,7 +138,7 @@ class SizeFactors:
 
 def size_factors(
     corpus: Corpus, *, keep: np.ndarray | None, method: Literal["library", "clrm1"] = "library",
-    batch_key: str | None = None, threads: int = 2,
+    batch_key: str | None = None, threads: int = 2
 ) -> np.ndarray:  # fmt: skip
     """Centerd size factors of all cells of a corpus, float64 (n_cells,), fitted on some of them.
 

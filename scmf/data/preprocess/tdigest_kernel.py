@@ -46,7 +46,7 @@ def _sort(values: np.ndarray, n: int, out: np.ndarray, places: np.ndarray) -> No
 def _merge(
     a_mean: np.ndarray, a_weight: np.ndarray, n_a: int,
     b_mean: np.ndarray, b_weight: np.ndarray, n_b: int,
-    total: float, cos_step: float, sin_step: float, mean: np.ndarray, weight: np.ndarray,
+    total: float, cos_step: float, sin_step: float, mean: np.ndarray, weight: np.ndarray
 ) -> int:  # fmt: skip
     """Join two sorted lists of centroids into ``mean``, ``weight``; returns how many they are.
 
@@ -84,7 +84,7 @@ def _merge(
 @numba.njit(nogil=True, cache=True)
 def _flush(
     g: int, buffer_GK: np.ndarray, waiting_G: np.ndarray, mean_GC: np.ndarray, weight_GC: np.ndarray,
-    size_G: np.ndarray, ones: np.ndarray, sums: tuple[float, float], scratch: tuple[np.ndarray, ...],
+    size_G: np.ndarray, ones: np.ndarray, sums: tuple[float, float], scratch: tuple[np.ndarray, ...]
 ) -> None:  # fmt: skip
     """Bring the waiting values of gene ``g`` into its centroids."""
     if waiting_G[g] == 0:
@@ -110,7 +110,7 @@ def _scratch(k: int, c: int) -> tuple[np.ndarray, ...]:
 def add_rows(
     indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, gene_of: np.ndarray, total_B: np.ndarray, target: float,
     first: int, last: int, counts_G: np.ndarray, ones: np.ndarray, sums: tuple[float, float],
-    buffer_GK: np.ndarray, waiting_G: np.ndarray, mean_GC: np.ndarray, weight_GC: np.ndarray, size_G: np.ndarray,
+    buffer_GK: np.ndarray, waiting_G: np.ndarray, mean_GC: np.ndarray, weight_GC: np.ndarray, size_G: np.ndarray
 ) -> None:  # fmt: skip
     """Add ``count / total * target`` of every non-zero count whose gene is in ``[first, last)``.
 
@@ -156,7 +156,7 @@ def add_rows(
 @numba.njit(nogil=True, cache=True)
 def add_values(
     values: np.ndarray, g: int, ones: np.ndarray, sums: tuple[float, float], buffer_GK: np.ndarray,
-    waiting_G: np.ndarray, mean_GC: np.ndarray, weight_GC: np.ndarray, size_G: np.ndarray,
+    waiting_G: np.ndarray, mean_GC: np.ndarray, weight_GC: np.ndarray, size_G: np.ndarray
 ) -> None:  # fmt: skip
     """Add values of gene ``g``."""
     scratch = _scratch(buffer_GK.shape[1], mean_GC.shape[1])
@@ -172,7 +172,7 @@ def merge_genes(
     gene_of: np.ndarray, ones: np.ndarray, sums: tuple[float, float],
     buffer_GK: np.ndarray, waiting_G: np.ndarray, mean_GC: np.ndarray, weight_GC: np.ndarray, size_G: np.ndarray,
     their_buffer: np.ndarray, their_waiting: np.ndarray, their_mean: np.ndarray, their_weight: np.ndarray,
-    their_size: np.ndarray,
+    their_size: np.ndarray
 ) -> None:  # fmt: skip
     """Add digest i of the others to ours of gene ``gene_of[i]``; theirs stay as they are."""
     room, c = buffer_GK.shape[1], mean_GC.shape[1]
@@ -201,7 +201,7 @@ def merge_genes(
 @numba.njit(nogil=True, cache=True)
 def quantiles(
     q: float, ones: np.ndarray, sums: tuple[float, float], buffer_GK: np.ndarray, waiting_G: np.ndarray,
-    mean_GC: np.ndarray, weight_GC: np.ndarray, size_G: np.ndarray, out: np.ndarray,
+    mean_GC: np.ndarray, weight_GC: np.ndarray, size_G: np.ndarray, out: np.ndarray
 ) -> None:  # fmt: skip
     """Interpolate between the middles of neighboring centroids, in a copy that has taken up the waiting values."""
     k, c = buffer_GK.shape[1], mean_GC.shape[1]

@@ -247,10 +247,7 @@ class _OfGears:
 
 
 def _simulation(
-    genes: Mapping[str, tuple[str, ...]],
-    hold_out: Mapping[str, int],
-    shares: tuple[float, float],
-    draws: _Draws,
+    genes: Mapping[str, tuple[str, ...]], hold_out: Mapping[str, int], shares: tuple[float, float], draws: _Draws
 ) -> dict[str, int]:
     """Two steps of GEARS: test is split off, then valid from what is left."""
     part = dict.fromkeys(genes, 0)

@@ -32,12 +32,7 @@ _CELLS_PER_PART = 1_000_000
 
 
 def cached_tokens(
-    opened: OpenedCorpus,
-    encoder: Encoder,
-    folder: Path,
-    *,
-    made_by: str,
-    cells_per_part: int = _CELLS_PER_PART,
+    opened: OpenedCorpus, encoder: Encoder, folder: Path, *, made_by: str, cells_per_part: int = _CELLS_PER_PART
 ) -> OpenedCorpus:
     """The same cells as tokens, made where they are not there yet.
 
@@ -92,7 +87,7 @@ def cached_tokens(
 
 
 def tokenize_to(
-    opened: OpenedCorpus, encoder: Encoder, path: Path, *, columns: Sequence[str] = (), overwrite: bool = False,
+    opened: OpenedCorpus, encoder: Encoder, path: Path, *, columns: Sequence[str] = (), overwrite: bool = False
     ) -> int:  # fmt: skip
     """Write the tokens of all cells that pass the filters as one dataset, as the official Geneformer reads it.
 

@@ -69,11 +69,7 @@ class CellEval:
             raise ConfigError(f"profile {profile!r}", wanted=f"one of {', '.join(PROFILES)}", where="CellEval")
         self.profile, self.skip, self.threads, self.draws = profile, tuple(skip), threads, draws
 
-    def run(
-        self,
-        truth: PerturbationTruth,
-        predictions: Mapping[str, Prediction],
-    ) -> Iterator[Score]:
+    def run(self, truth: PerturbationTruth, predictions: Mapping[str, Prediction]) -> Iterator[Score]:
         """Score every prediction.
 
         Parameters

@@ -88,21 +88,12 @@ class Perturbation(Benchmark):
             found["additive"] = additive(truth)
         return found
 
-    def ceiling(
-        self,
-        truth: PerturbationTruth,
-        *,
-        seed: int = 0,
-    ) -> Score:
+    def ceiling(self, truth: PerturbationTruth, *, seed: int = 0) -> Score:
         """Half of the test cells as the prediction of the other half; see `replicates`."""
         prediction, other_half = replicates(truth, seed=seed)
         return next(self.run(other_half, {CEILING: prediction}))
 
-    def run(
-        self,
-        truth: PerturbationTruth,
-        predictions: Mapping[str, Prediction],
-    ) -> Iterator[Score]:
+    def run(self, truth: PerturbationTruth, predictions: Mapping[str, Prediction]) -> Iterator[Score]:
         """Score every prediction.
 
         Parameters

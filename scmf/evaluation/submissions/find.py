@@ -17,12 +17,7 @@ from scmf.evaluation.tasks import Task
 
 
 def find_submission(
-    word: str,
-    *,
-    tasks: Iterable[Task],
-    obsm: str | None = None,
-    name: str | None = None,
-    corpora: tuple[str, ...] = (),
+    word: str, *, tasks: Iterable[Task], obsm: str | None = None, name: str | None = None, corpora: tuple[str, ...] = ()
 ) -> Submission:
     """The submission that a word on the command line means.
 

@@ -86,7 +86,7 @@ def _getitem(typingctx: Any, address: Any, source: Any, start: Any, size: Any, t
 @numba.njit(cache=True, nogil=True)
 def decode_pieces(
     decompress: Any, getitem: Any, stored: Any, at_P: Any, sizes_P: Any, starts_P: Any, lengths_P: Any, outs_P: Any,
-    chunk: int, item: int, out: Any,
+    chunk: int, item: int, out: Any
 ) -> tuple[int, int]:  # fmt: skip
     """Decode ranges of blosc chunks into their places.
 

@@ -167,7 +167,7 @@ def _readonly(array: np.ndarray) -> np.ndarray:
 @kernel
 def _localise(
     cells: Any, genes: Any, values: Any, wanted: Any, slots: Any, column_of: Any, rows: Any, columns: Any, kept: Any,
-    lengths: Any,
+    lengths: Any
 ) -> int:  # fmt: skip
     """Ids to rows and columns. Triplets come in runs of one cell, so a row is looked up once a run."""
     n = 0

@@ -56,7 +56,7 @@ class SomaStore(Store):
     def __init__(
         self, experiment: Any, *, closing: Callable[[], None] | None, uri: str, measurement: str, layer: str,
         value_filter: str | None, gene_filter: str | None, gene_ids: str, cell_ids: str, nnz_column: str | None,
-        version: str | None, retries: Retries | None,
+        version: str | None, retries: Retries | None
     ) -> None:  # fmt: skip
         self.uri, self.counts, self.value_filter = uri, f"{measurement}/X/{layer}", value_filter
         self.version, self._closing, self._id_column = version, closing, cell_ids
