@@ -34,7 +34,7 @@ def listen(quiet: bool = False) -> bool:
     if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
         logger.addHandler(_Stderr())
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    progress.show(False if quiet else None)
+    progress.show(not quiet)
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     return quiet

@@ -1,14 +1,13 @@
 """Progress bars on stderr, one place for all of them: stacked when they nest, silent where nobody looks.
 
-Bars are shown on a terminal, or as `show` decides (``--quiet`` turns them off). Of several processes only the first
-shows any. Lives here: bars. Messages are records of `logging` (``logging.getLogger("scmf…")``); the command line prints
+Where stderr is no terminal a bar is one line, written when it ends; `show` (``--quiet``) turns bars off. Of several
+processes only the first shows any. Lives here: bars. Messages are records of `logging` (``logging.getLogger("scmf…")``); the command line prints
 them above the bars (`scmf.cli.output`).
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +17,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-_decided: bool | None = None
+_decided = True
 _lock = threading.Lock()
 _display: tuple[Progress, int] | None = None
 """The bars that are on the screen, and how many."""
 
 
-def show(decision: bool | None) -> None:
-    """Show bars (True), show none (False), or show them when stderr is a terminal (None, the default)."""
+def show(decision: bool) -> None:
+    """Show bars (the default), or show none."""
     global _decided
     _decided = decision
 
@@ -34,7 +33,7 @@ def shown() -> bool:
     """Whether a bar that starts now is seen."""
     if os.environ.get("RANK", "0") != "0":
         return False
-    return sys.stderr.isatty() if _decided is None else _decided
+    return _decided
 
 
 def console() -> Console:

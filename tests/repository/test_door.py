@@ -43,6 +43,7 @@ except SystemExit as end:
     assert not end.code
 """
 
+
 @pytest.mark.parametrize("arguments", [["--help"], ["reproduce", "--help"], ["data", "--help"]], ids=" ".join)
 def test_help_imports_nothing_heavy(arguments):
     # What it imports decides how fast it answers; the time itself says something of the machine and is not asserted.
