@@ -1,8 +1,8 @@
 """Progress bars on stderr, one place for all of them: stacked when they nest, silent where nobody looks.
 
 Where stderr is no terminal a bar is one line, written when it ends; `show` (``--quiet``) turns bars off. Of several
-processes only the first shows any. Lives here: bars. Messages are records of `logging` (``logging.getLogger("scmf…")``); the command line prints
-them above the bars (`scmf.cli.output`).
+processes only the first shows any. Lives here: bars. Messages are records of `logging`
+(``logging.getLogger("scmf…")``); the command line prints them above the bars (`scmf.cli.output`).
 """
 
 from __future__ import annotations
