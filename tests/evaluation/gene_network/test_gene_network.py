@@ -246,7 +246,7 @@ def test_grnboost2_names_the_package_that_is_missing(monkeypatch):
 
 def test_ensembl_ids_are_named_by_the_human_gene_table(monkeypatch):
     rows = pd.DataFrame({"gene": ["ENSG00000000001", "ENSG00000000002"], "symbol": ["GATA1", "KLF1"]})
-    monkeypatch.setattr("scmf.data.genes.vocabulary.annotation", lambda *_, **__: rows)
+    monkeypatch.setattr("scmf.evaluation.gene_network.benchmark.annotation", lambda *_, **__: rows)
     counts = sp.csr_matrix(np.random.default_rng(0).poisson(2, (30, 3)).astype(np.float32))
     names = ["ENSG00000000001.4", "ENSG00000000002", "ENSG00000000003"]
     cells = ad.AnnData(counts, var=pd.DataFrame(index=names))
