@@ -29,6 +29,8 @@ def run(**sections):
         sections["data"] = {**DATA, "stream": {"batches_by": "donor_id", **sections["data"]["stream"]}}
     if "orthologs" in sections.get("data", {}):
         sections["data"] = {**DATA, "gene_set": "human_protein_coding", **sections["data"]}
+    if "counts_rounding" in sections.get("data", {}):
+        sections["data"] = {**DATA, **sections["data"]}
     return validate(RunConfig, {"data": DATA, **sections}, where="my.yaml")
 
 
