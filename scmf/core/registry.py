@@ -165,8 +165,8 @@ def options_class(kind: str, name: str) -> type | None:
     Only a light file is imported for what is built in. A class from outside has them as its attribute ``Options``.
     """
     name = check(kind, name)
-    if name in BUILT_IN[kind]:
-        module, _, attribute = OPTIONS.get(kind, {}).get(name, "").partition(":")
+    if kind in OPTIONS and name in BUILT_IN[kind]:
+        module, _, attribute = OPTIONS[kind].get(name, "").partition(":")
         return getattr(importlib.import_module(module), attribute) if module else None
     return getattr(resolve(kind, name), "Options", None)
 

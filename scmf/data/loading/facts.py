@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
 from scmf.data.cards.assembly import PerturbationKeys
+
+if TYPE_CHECKING:  # tasks are read without anndata
+    from anndata import AnnData
 
 
 @dataclass(frozen=True)
