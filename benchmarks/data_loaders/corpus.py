@@ -23,11 +23,11 @@ import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tokenize import LONGEST, digest_rows
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from token_rows import LONGEST, digest_rows
 
 from scmf.core.files import atomic_path, write_json
 

@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from tokenize import Csr
 from typing import Any
 
 import numba
 import numpy as np
 from measure import Loader, main
 from peer_bionemo_scdl import block_shuffled
+from token_rows import Csr
 
 IN_MEMORY = 16_384
 LARGEST_CHUNK = 1 << 20

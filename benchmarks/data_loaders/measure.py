@@ -1,7 +1,7 @@
 """One run of one loader: clocks, memory of the order, exact tokens, JSON. Every peer imports it in its own interpreter.
 
 Lives here: what is the same for all, so that only the loader differs: the clocks, the entropy of source blocks in a
-batch, the command line. Lives elsewhere: the tokens (tokenize), the loaders (peer_*.py, ours.py), memory of a process
+batch, the command line. Lives elsewhere: the tokens (token_rows), the loaders (peer_*.py, ours.py), memory of a process
 from outside (processes), the driver (run).
 
 Two outputs. ``native``: what the loader gives of itself. ``tokens``: exact rank-value tokens, at most 2,048,
@@ -23,11 +23,11 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import Csr, Tokenize, digest_rows, with_tokens
 from typing import Any
 
 import numpy as np
 import psutil
+from token_rows import Csr, Tokenize, digest_rows, with_tokens
 
 BATCH = 64
 BLOCK = 64

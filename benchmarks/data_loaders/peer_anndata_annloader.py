@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Iterator
-from tokenize import Csr
 from typing import Any
 
 import numpy as np
 from measure import Loader, main
+from token_rows import Csr
 
 
 def make(options: argparse.Namespace) -> Loader:

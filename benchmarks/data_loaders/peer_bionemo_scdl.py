@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Iterator
-from tokenize import Csr
 from typing import Any
 
 import numpy as np
 from measure import BLOCK, BLOCKS_IN_BUFFER, Loader, main
+from token_rows import Csr
 
 
 def prepare(options: argparse.Namespace) -> None:

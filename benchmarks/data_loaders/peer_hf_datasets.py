@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from tokenize import pad_rows
 from typing import Any
 
 import numpy as np
 from measure import Loader, main
+from token_rows import pad_rows
 
 
 def make(options: argparse.Namespace) -> Loader:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from functools import partial
-from tokenize import Csr
 from typing import Any
 
 import numpy as np
 from measure import BLOCK, BLOCKS_IN_BUFFER, Loader, main
+from token_rows import Csr
 
 SETTINGS = {"own": (BLOCK, 64), "mixed": (BLOCK, BLOCKS_IN_BUFFER), "dense": (BLOCK, 16)}
 

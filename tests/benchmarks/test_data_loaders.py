@@ -15,7 +15,7 @@ from tests import ROOT
 
 FOLDER = ROOT / "benchmarks" / "data_loaders"
 NAMES = ["cases", "corpus", "endurance", "environments", "limits", "measure", "ours", "peer_bionemo_scdl", "plot",
-         "processes", "run", "summary", "tokenize"]  # fmt: skip
+         "processes", "run", "summary", "token_rows"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -95,23 +95,23 @@ def test_tokens_of_the_benchmark_are_those_of_the_tokenizer(bench, small):
 
     corpus, facts = small
     raw = bench.limits.RawCsr(corpus.folder / "raw")
-    ids_BL = bench.tokenize.Tokenize(corpus.folder / "tables.npz")(raw.rows(np.array([5, 599, 0])))
+    ids_BL = bench.token_rows.Tokenize(corpus.folder / "tables.npz")(raw.rows(np.array([5, 599, 0])))
     saved = datasets.load_from_disk(str(corpus.folder / "tokens_int16"))
     for row, cell in zip(ids_BL, (5, 599, 0), strict=True):
         assert row[row > 0].tolist() == saved[cell]["input_ids"]
-    assert ids_BL.dtype == np.int32 and ids_BL.shape[1] <= bench.tokenize.LONGEST
+    assert ids_BL.dtype == np.int32 and ids_BL.shape[1] <= bench.token_rows.LONGEST
 
 
 def test_counts_with_columns_out_of_order_give_the_same_tokens(bench, small):
     corpus, _ = small
     counts = bench.limits.RawCsr(corpus.folder / "raw").rows(np.array([1]))
-    tokenize = bench.tokenize.Tokenize(corpus.folder / "tables.npz")
-    turned = bench.tokenize.Csr(counts.indptr, counts.indices[::-1].astype(np.int64), counts.data[::-1])
+    tokenize = bench.token_rows.Tokenize(corpus.folder / "tables.npz")
+    turned = bench.token_rows.Csr(counts.indptr, counts.indices[::-1].astype(np.int64), counts.data[::-1])
     assert np.array_equal(tokenize(counts), tokenize(turned))
 
 
 def test_digest_does_not_depend_on_order_or_padding_and_sees_a_changed_token(bench):
-    digest, edges = bench.tokenize.digest_rows, np.array([0, 3, 6])
+    digest, edges = bench.token_rows.digest_rows, np.array([0, 3, 6])
     a = digest(np.array([5, 6, 7, 8, 9, 0], np.int32), edges)
     assert a == digest(np.array([8, 9, 0, 5, 6, 7], np.int16), edges)
     assert a == digest(np.array([8, 9, 5, 6, 7], np.int32), np.array([0, 2, 5]))
