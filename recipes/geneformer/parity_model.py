@@ -1,6 +1,6 @@
 """Parity of the network: our tensors against those the official Geneformer code wrote.
 
-Lives here: `cases`, which walks a folder of oracle files, runs our model on the recorded inputs and weights
+Lives here: `cases`, which walks a folder of reference files, runs our model on the recorded inputs and weights
 and compares every recorded output, and `notes`, which lists what is left out and why. Lives elsewhere: parity of
 tokens (the other ``parity_*.py`` beside this file), the verdict over all cases (``scmf reproduce --tier parity``).
 
@@ -64,12 +64,12 @@ _UNREADABLE = (ValueError, KeyError, IndexError, RuntimeError, OSError, Safetens
 
 
 def cases(folder: Path, *, data_dir: Path | None = None) -> Iterator[ParityCase]:
-    """Compare our network with every oracle file below ``folder``.
+    """Compare our network with every reference file below ``folder``.
 
     Parameters
     ----------
     folder
-        The oracle folder; the files lie in ``geneformer/model`` or ``model`` below it.
+        The reference folder; the files lie in ``geneformer/model`` or ``model`` below it.
     data_dir
         Published tables, which other parity walks need; the network needs none.
 
@@ -101,7 +101,7 @@ def cases(folder: Path, *, data_dir: Path | None = None) -> Iterator[ParityCase]
 
 
 def notes(folder: Path) -> list[str]:
-    """What lies in the oracle folder and is not compared, with the reason, one line each."""
+    """What lies in the reference folder and is not compared, with the reason, one line each."""
     root = _root(folder)
     if root is None:
         return []

@@ -1,6 +1,6 @@
 """Parity of tokens: ours against those the official Geneformer tokenizer wrote.
 
-Lives here: `cases`, which walks a folder of oracle files, tokenizes the recorded inputs as the official code did
+Lives here: `cases`, which walks a folder of reference files, tokenizes the recorded inputs as the official code did
 (``match_official=True``) and compares cell for cell. Lives elsewhere: parity of the network (``parity_model.py``), the
 verdict over all cases (``scmf reproduce --tier parity``).
 

@@ -1,6 +1,6 @@
 """Parity of tokens: ours against the sequences that scFoundation's ``get_embedding.py`` fed to its encoder.
 
-Lives here: `cases`, which walks a folder of oracle files, tokenizes the recorded inputs as the official script did
+Lives here: `cases`, which walks a folder of reference files, tokenizes the recorded inputs as the official script did
 (``match_official=True``) and compares ids, values and depth. Lives elsewhere: parity of the network
 (``parity_model.py``),
 the verdict over all cases (``scmf reproduce --tier parity``).

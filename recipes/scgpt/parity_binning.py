@@ -1,8 +1,9 @@
 """Parity of bins: our digits, their bounds and edges against those that the official scGPT code made of counts.
 
-Lives here: `cases`, which walks the binned layers and the odd rows of a folder of oracle files and bins the same counts
-with `BinnedTokenizer`, and `notes`, which lists what is left out and why. Lives elsewhere: parity of whole sequences
-and masks (``parity_tokens.py``), of the network (``parity_model.py``), the verdict (``scmf reproduce --tier parity``).
+Lives here: `cases`, which walks the binned layers and the odd rows of a folder of reference files and bins the same
+counts with `BinnedTokenizer`, and `notes`, which lists what is left out and why. Lives elsewhere: parity of whole
+sequences and masks (``parity_tokens.py``), of the network (``parity_model.py``), the verdict (``scmf reproduce --tier
+parity``).
 
 Layout of the folder: ``tok/summary.json`` (seeds, errors, special tokens); ``tok/<data>.<layer>.npz``, the digits of a
 layer with their bounds and edges; ``tok/adversarial_binning.npz``, rows and what several functions made of them. No

@@ -1,6 +1,6 @@
 """Parity of the network: our tensors against those the official scGPT code wrote.
 
-Lives here: `cases`, which walks a folder of oracle files, runs our model on the recorded inputs and weights and
+Lives here: `cases`, which walks a folder of reference files, runs our model on the recorded inputs and weights and
 compares every recorded output, and `notes`, which lists what is left out and why. Lives elsewhere: parity of single
 modules, embeddings and masks (parity_parts), of tokens (parity_tokens), the verdict over all cases
 (``scmf reproduce --tier parity``).
@@ -68,12 +68,12 @@ _UNREADABLE = (ValueError, KeyError, IndexError, RuntimeError, OSError, Attribut
 
 
 def cases(folder: Path, *, data_dir: Path | None = None) -> Iterator[ParityCase]:
-    """Compare our network with every oracle file below ``folder``.
+    """Compare our network with every reference file below ``folder``.
 
     Parameters
     ----------
     folder
-        The oracle folder; ``model`` lies in it or in ``scgpt`` below it.
+        The reference folder; ``model`` lies in it or in ``scgpt`` below it.
     data_dir
         Published tables, which other parity walks need; the network needs none.
 
@@ -87,7 +87,7 @@ def cases(folder: Path, *, data_dir: Path | None = None) -> Iterator[ParityCase]
 
 
 def notes(folder: Path) -> list[str]:
-    """What lies in the oracle folder and is not compared, with the reason, one line each."""
+    """What lies in the reference folder and is not compared, with the reason, one line each."""
     root = folder / "scgpt" if (folder / "scgpt").is_dir() else folder
     lines = []
     for name, files in _groups(root / "model").items():

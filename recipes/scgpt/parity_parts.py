@@ -42,12 +42,12 @@ _UNREADABLE = (ValueError, KeyError, IndexError, RuntimeError, OSError, Attribut
 
 
 def cases(folder: Path, *, data_dir: Path | None = None) -> Iterator[ParityCase]:
-    """Compare modules, embeddings and hidden positions with every oracle file below ``folder``.
+    """Compare modules, embeddings and hidden positions with every reference file below ``folder``.
 
     Parameters
     ----------
     folder
-        The oracle folder; ``model``, ``embed_data`` and ``tok`` lie in it or in ``scgpt`` below it.
+        The reference folder; ``model``, ``embed_data`` and ``tok`` lie in it or in ``scgpt`` below it.
     data_dir
         Published tables, which other parity walks need; none are needed here.
 

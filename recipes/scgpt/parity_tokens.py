@@ -1,6 +1,6 @@
 """Parity of tokens: our sequences, batches and masks against those that the official scGPT code made.
 
-Lives here: `cases`, which walks a folder of oracle files and makes the same tokens with `BinnedTokenizer`, and
+Lives here: `cases`, which walks a folder of reference files and makes the same tokens with `BinnedTokenizer`, and
 `notes`, which lists what is left out and why. Lives elsewhere: parity of the bins and of odd counts
 (``parity_binning.py``), of the network (``parity_model.py``), the verdict (``scmf reproduce --tier parity``).
 

@@ -1,6 +1,6 @@
 """Parity of the network: our tensors against those the official TranscriptFormer code wrote.
 
-Lives here: `cases`, which walks a folder of oracle files, runs our model (``match_official``) on the recorded inputs
+Lives here: `cases`, which walks a folder of reference files, runs our model (``match_official``) on the recorded inputs
 and weights and compares every recorded output, and `notes`, which lists what is left out and why. Lives elsewhere:
 parity of tokens (``parity_tokens.py``), the verdict over all cases (``scmf reproduce --tier parity``).
 
@@ -58,12 +58,12 @@ _Ours = tuple[Tensor, Tensor | None]  # our tensor, and which positions are real
 
 
 def cases(folder: Path, *, data_dir: Path | None = None) -> Iterator[ParityCase]:
-    """Compare our network with every oracle file below ``folder``: one case a tensor, a file of gradients, a table.
+    """Compare our network with every reference file below ``folder``: one case a tensor, a file of gradients, a table.
 
     Parameters
     ----------
     folder
-        The oracle folder, or the folder ``transcriptformer`` in it; without such a folder there is no case.
+        The reference folder, or the folder ``transcriptformer`` in it; without such a folder there is no case.
     data_dir
         Published tables, which other parity walks need; the network needs none.
     """
@@ -87,7 +87,7 @@ def cases(folder: Path, *, data_dir: Path | None = None) -> Iterator[ParityCase]
 
 
 def notes(folder: Path) -> list[str]:
-    """What lies in the oracle folder and is not compared, with the reason, one line each."""
+    """What lies in the reference folder and is not compared, with the reason, one line each."""
     root = _root(folder)
     return [] if root is None else [f"{name}: {why}" for name, why in OUT_OF_SCOPE.items() if (root / name).exists()]
 

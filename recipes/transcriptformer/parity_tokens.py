@@ -1,6 +1,6 @@
 """Parity of tokens: ours against those of TranscriptFormer's ``AnnDataset`` and ``AnnDatasetOOM``.
 
-Lives here: `cases`, which walks a folder of oracle files, tokenizes the recorded inputs as the official loader did
+Lives here: `cases`, which walks a folder of reference files, tokenizes the recorded inputs as the official loader did
 (``match_official=True``) and compares ids, counts and assays. Lives elsewhere: parity of the network
 (``parity_model.py``),
 the verdict over all cases (``scmf reproduce --tier parity``).

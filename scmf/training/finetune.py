@@ -5,7 +5,6 @@ Lives here: `finetune`. Lives elsewhere: the loop (loop), the scores of the pred
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ from scmf.tokenizers.build import (
 from scmf.training.data import Prepared
 from scmf.training.loop import train
 from scmf.training.objectives.cell_classification import CellClassification
-
-log = logging.getLogger(__name__)
 
 
 def finetune(recipe: Recipe, prepared: Prepared, folder: Path, out: Path, *, method: str) -> np.ndarray:

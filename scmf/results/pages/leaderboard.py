@@ -15,18 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scmf.core.errors import MissingExtraError
 from scmf.core.files import write_json, write_text
 from scmf.results.expected import Expected, PublishedValue
 from scmf.results.pages import leaderboard_plots
+from scmf.results.pages.environment import make_environment
 from scmf.results.pages.leaderboard_rows import Entry, Leaks, Row, Verdicts, words
 from scmf.results.pages.leaderboard_summary import OUTCOMES, Summary, headline, summaries
 from scmf.results.pages.leaderboard_tables import ANY, Table, tables
 from scmf.results.pages.table import VERDICTS, number
 from scmf.results.result import Result
 from scmf.results.significance import BEST, EQUAL, UNKNOWN
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 MARKS = {BEST: "*", EQUAL: "=", UNKNOWN: "°"}
 """Signs behind a number: best, not distinguishable from the best, not compared with it."""
@@ -138,18 +136,7 @@ def write_leaderboard(out: Path | str, leaderboard: Leaderboard) -> list[Path]:
 
 
 def _environment() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report", needed_for="the leaderboard") from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = make_environment(needed_for="the leaderboard")
     environment.filters.update(
         number=number, words=words, cell=_markdown_cell, span=span_text, cost=cost_text, seeds=_seeds_text,
         facts=facts_of,

@@ -14,18 +14,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from scmf.core.errors import MissingExtraError
 from scmf.core.files import atomic_path, write_text
 from scmf.results.expected import Expected, PublishedValue
 from scmf.results.judge import FINAL_ALPHA, FIRST_ALPHA, MIN_OBSERVED, MIN_SAMPLES, Verdict
 from scmf.results.pages import reproduction_plots as plots
 from scmf.results.pages import table
+from scmf.results.pages.environment import make_environment
 from scmf.results.pages.reproduction_plots import FigureInputs
 from scmf.results.pages.table import Row
 from scmf.results.parity import ParityCase
 from scmf.results.result import CellKey, Result
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 LEVELS = {
     "A": "recomputed from a file of the authors",
@@ -115,18 +113,7 @@ def _write_png(path: Path, png: bytes) -> Path:
 
 
 def _environment() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report", needed_for="the pages of a report") from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = make_environment(needed_for="the pages of a report")
     environment.filters.update(
         number=table.number, spread=table.spread, verdict=table.verdict_text, cell=_markdown_cell, samples=_samples,
         words=lambda name: name.replace("_", " "),
