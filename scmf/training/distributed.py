@@ -64,8 +64,40 @@ def sum_over_ranks(accelerator: Any, value: Tensor) -> Tensor:
 def on_main(accelerator: Any, action: Callable[[], T]) -> T | None:
     """Run ``action`` on the main process while the others wait; they get None.
 
-    Every process must call it.
+    Every process must call it. An error of the main process ends all of them.
     """
-    result = action() if accelerator.is_main_process else None
-    accelerator.wait_for_everyone()
-    return result
+    result = agreed(accelerator, action, share=False)
+    return result if accelerator.is_main_process else None
+
+
+def agreed(accelerator: Any, action: Callable[[], T], *, share: bool = True) -> T:
+    """Run ``action`` on the main process alone and give its result, or its error, to all.
+
+    Parameters
+    ----------
+    accelerator
+        Of this process; every process must call this.
+    action
+        What the main process does.
+    share
+        Send the result; else the other processes get None.
+    """
+    if accelerator.num_processes == 1:
+        return action()
+    from accelerate.utils import broadcast_object_list
+
+    error: Exception | None = None
+    said: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            result = action()
+            said = [result if share else None, None]
+        except Exception as problem:
+            error = problem
+            said = [None, getattr(problem, "exit_code", 1)]
+    broadcast_object_list(said)
+    if error is not None:
+        raise error
+    if said[1] is not None:
+        raise SystemExit(said[1])  # the main process says why
+    return result if accelerator.is_main_process else said[0]

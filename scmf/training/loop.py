@@ -114,10 +114,9 @@ def train(
     optimizer = make_optimizer(model, settings)
     schedule = make_schedule(optimizer, settings, total_steps=total)
     model, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.register_for_checkpointing(schedule)
     start_trackers(accelerator, settings, out)
 
-    resumed = checkpoints.restore(accelerator, out / "checkpoints", digest=digest)
+    resumed = checkpoints.restore(accelerator, out / "checkpoints", digest=digest, schedule=schedule)
     begin = resumed or checkpoints.RunPosition(0, 0, 0, digest)
     step = begin.step
     log = RunLog(out / "log.jsonl", accelerator, keep_until=step)
@@ -125,7 +124,7 @@ def train(
 
     def checkpoint(epoch: int, batch: int) -> None:
         at = checkpoints.RunPosition(step, epoch, batch, digest, accelerator.num_processes)
-        checkpoints.save(accelerator, out / "checkpoints", at, keep=settings.keep_checkpoints)
+        checkpoints.save(accelerator, out / "checkpoints", at, keep=settings.keep_checkpoints, schedule=schedule)
 
     with progress.bar(objective.name.replace("_", " "), total, unit="steps", done=step) as bar:
         for epoch in range(begin.epoch, settings.max_epochs):
