@@ -6,9 +6,12 @@ what is in them (config, recipe, data.cards, results).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +30,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    _sweep(path)
+    fd, name = tempfile.mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=path.parent)
     os.close(fd)
     temporary = Path(name)
     try:
@@ -40,6 +44,33 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    """How temporary names of ``path`` begin: with the machine and the process that write."""
+    return f".{path.name}.{socket.gethostname()}-{os.getpid()}-"
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed process of this machine left of an earlier try to write ``path``."""
+    name = re.compile(
+        rf"\.{re.escape(path.name)}\.{re.escape(socket.gethostname())}-(\d+)-\w{{8}}{re.escape(path.suffix)}"
+    )
+    with contextlib.suppress(OSError):
+        for left in path.parent.iterdir():
+            if (match := name.fullmatch(left.name)) and not _is_alive(int(match[1])):
+                left.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs; it may be somebody else's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def write_text(path: Path | str, text: str) -> Path:

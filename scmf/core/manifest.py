@@ -28,6 +28,9 @@ MANIFEST = "checksums.json"
 
 _MADE_BY = "scmf"
 
+NOT_SEALED = ("provenance.json", "results.json", "README.md", "LICENSE", "training.yaml")
+"""Files that people may write beside the weights; they are bound to them in other ways or describe them."""
+
 _PARTS = {
     "optimizer.safetensors": "optimizer state",
     "training_state.json": "schedule",
@@ -104,7 +107,7 @@ def seal(folder: Path, facts: Mapping[str, Any] | None = None) -> dict[str, str]
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+        if path.is_file() and path.name not in (MANIFEST, *NOT_SEALED) and not path.name.startswith(".")
     )
     for name in names:
         with (folder / name).open("rb") as handle:

@@ -29,7 +29,7 @@ def by_manifest(folder: Path) -> Collection[str] | None:
     try:
         found = manifest.read(folder)
     except ModelError:
-        found = {"files": {name: "" for name in _read_names(folder)}}  # ours once, and damaged since
+        found = {"files": dict.fromkeys(_read_names(folder), "")}  # ours once, and damaged since
     return None if found is None else {*found["files"], manifest.MANIFEST}
 
 

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from scmf.core import manifest
+from scmf.core.distributed import agreed
 from scmf.core.errors import ScmfError, TrainingError
 from scmf.core.files import write_json
 from scmf.training import training_state
-from scmf.training.distributed import agreed, on_main
+from scmf.training.distributed import on_main
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def save(accelerator: Any, folder: Path, position: RunPosition, *, keep: int, sc
         for one in [path for path in complete(folder) if path.name <= final.name][:-keep]:
             shutil.rmtree(one)
 
-    on_main(accelerator, write)
+    on_main(write)
     return final
 
 
@@ -171,7 +172,7 @@ def restore(accelerator: Any, folder: Path, *, digest: str, schedule: Any) -> Ru
     TrainingError
         The checkpoints belong to another run, none is intact, or another number of processes wrote it.
     """
-    found = agreed(accelerator, lambda: newest_intact(folder, digest=digest))
+    found = agreed(lambda: newest_intact(folder, digest=digest))
     if found is None:
         return None
     path, position = found

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scmf.core import progress
+from scmf.core import progress, watch
 from scmf.core.config.run import TrainingConfig
 from scmf.core.errors import TrainingError
 from scmf.data.stores.ragged import Ragged
@@ -126,7 +126,7 @@ def train(
         at = checkpoints.RunPosition(step, epoch, batch, digest, accelerator.num_processes)
         checkpoints.save(accelerator, out / "checkpoints", at, keep=settings.keep_checkpoints, schedule=schedule)
 
-    with progress.bar(objective.name.replace("_", " "), total, unit="steps", done=step) as bar:
+    with watch.failures_named(), progress.bar(objective.name.replace("_", " "), total, unit="steps", done=step) as bar:
         for epoch in range(begin.epoch, settings.max_epochs):
             first = begin.batch if epoch == begin.epoch else 0
             batches = source.epoch(epoch, start=first)
@@ -204,6 +204,7 @@ def _step(
         generator = torch.Generator().manual_seed(_seed(settings.seed, rank, epoch, used + i))
         inputs.append(objective.prepare(batch, generator))
     weights = [objective.predictions(batch) for batch in inputs]
+    watch.step()
     here = torch.tensor(float(sum(weights)), device=accelerator.device)
     total = max(float(sum_over_ranks(accelerator, here)), 1.0)
 
@@ -213,6 +214,7 @@ def _step(
         torch.manual_seed(_seed(settings.seed, rank, epoch, used + i, 1))
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         share = model(**batch).loss * (weight / total)
+        watch.step()
         # DDP averages gradients over ranks; a mean over all predictions wants their sum.
         accelerator.backward(share * accelerator.num_processes)
         loss += share.detach()
