@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+_SHOWN = 32
+"""Characters of a name that its temporary file bears."""
 
 
 @contextmanager
@@ -27,7 +29,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    suffix = path.suffix if len(path.suffix) <= _SHOWN else ""  # a name may be as long as the file system allows
+    fd, name = tempfile.mkstemp(prefix=f".{path.name[:_SHOWN]}.", suffix=suffix, dir=path.parent)
     os.close(fd)
     temporary = Path(name)
     try:
@@ -43,9 +46,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> Path:
-    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    """Write ``text`` to ``path`` atomically, as UTF-8; bytes of a file name that are none become ``\\udc..``."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 
@@ -66,4 +69,4 @@ def sha256_file(path: Path | str) -> str:
 def sha256_json(value: Any) -> str:
     """Hex sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
