@@ -62,10 +62,12 @@ def try_file(
     _refuse_inputs(path, option, inputs)
     where = f"{option} {path}"
     with _told(where):
-        if path.is_dir():
+        if path.is_dir() and not path.name.endswith(".zarr"):
             raise ResourceError("a folder", wanted="the name of a file", where=where, fix="add a file name")
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file() and not path.is_dir():
             raise ResourceError("neither a file nor a folder", wanted="a file", where=where, fix="choose another name")
+        if path.exists() and path.name.endswith(".zarr"):
+            raise ConfigError("a folder or file that exists", wanted="a new name", where=where, fix="choose another")
         _try(path.parent, where, need=need, name=path.name)
     return path
 

@@ -120,10 +120,13 @@ class RunFolder:
         """
         try:
             found = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._broken(f"not JSON: {error}") from error
         if not isinstance(found, dict):
             raise self._broken(f"a {type(found).__name__}")
+        for key, kind in (("recipe", str), ("variant", str), ("config", dict)):
+            if key in found and not isinstance(found[key], kind):
+                raise self._broken(f"{key} is a {type(found[key]).__name__}")
         return found
 
     def fact(self, key: str) -> Any:

@@ -124,5 +124,13 @@ def restore(accelerator: Any, folder: Path, *, digest: str) -> RunPosition | Non
             where=newest,
             fix=f"resume with {position.world_size} process(es); the number may change only at the end of an epoch",
         )
-    accelerator.load_state(str(newest))
+    try:
+        accelerator.load_state(str(newest))
+    except Exception as error:  # whatever safetensors, torch and pickle raise for what is damaged
+        raise TrainingError(
+            f"a checkpoint that cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})",
+            wanted="weights, optimizer, schedule and random states as written by this program",
+            where=newest,
+            fix="delete that folder to resume from the checkpoint before it",
+        ) from error
     return position

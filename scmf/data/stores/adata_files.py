@@ -8,7 +8,6 @@ and adds to the copy, so that what is foreign to this anndata stays as it was. L
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tempfile
 import warnings
@@ -195,7 +194,7 @@ def stored_bytes(path: Path | str) -> int:
     return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
 
 
-def add_vectors(source: Path | str, target: Path | str, key: str, x_ND: np.ndarray) -> None:
+def add_vectors(source: Path | str, target: Path | str, key: str, x_ND: np.ndarray) -> bool:
     """Copy an AnnData file and add vectors to ``obsm`` of the copy; nothing else in it is read or written.
 
     Parameters
@@ -208,18 +207,22 @@ def add_vectors(source: Path | str, target: Path | str, key: str, x_ND: np.ndarr
         Key in ``obsm``; vectors that the file has under it are replaced in the copy.
     x_ND
         The vectors, one row a cell of the file.
+
+    Returns
+    -------
+    bool
+        Whether vectors of the file were replaced.
     """
     source, target = Path(source), Path(target)
     if source.is_dir():
-        _add_to_zarr(source, target, key, x_ND)
-        return
+        return _add_to_zarr(source, target, key, x_ND)
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
         with h5py.File(temporary, "r+") as tree:
-            _put(tree, key, x_ND)
+            return _put(tree, key, x_ND)
 
 
-def _add_to_zarr(source: Path, target: Path, key: str, x_ND: np.ndarray) -> None:
+def _add_to_zarr(source: Path, target: Path, key: str, x_ND: np.ndarray) -> bool:
     if target.exists():
         raise DataError("a folder that exists", wanted="a new folder", where=target, fix="choose another --output")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -227,13 +230,14 @@ def _add_to_zarr(source: Path, target: Path, key: str, x_ND: np.ndarray) -> None
         copy = Path(folder) / target.name
         shutil.copytree(source, copy, copy_function=shutil.copyfile)
         group = zarr.open_group(copy, mode="r+", use_consolidated=False)
-        _put(group, key, x_ND)
+        replaced = _put(group, key, x_ND)
         if (copy / ".zmetadata").is_file() or (group.metadata.consolidated_metadata is not None):
             zarr.consolidate_metadata(copy)
-        os.rename(copy, target)  # noqa: PTH104  (a folder)
+        copy.rename(target)
+    return replaced
 
 
-def _put(tree: Any, key: str, x_ND: np.ndarray) -> None:
+def _put(tree: Any, key: str, x_ND: np.ndarray) -> bool:
     """``obsm[key]``, also of a file from before AnnData 0.7, whose obsm is one array of records."""
     if "obsm" in tree and hasattr(tree["obsm"], "dtype"):
         records = tree["obsm"][()]
@@ -241,6 +245,8 @@ def _put(tree: Any, key: str, x_ND: np.ndarray) -> None:
         write_elem(tree, "obsm", {name: np.asarray(records[name]) for name in records.dtype.names})
     elif "obsm" not in tree:
         write_elem(tree, "obsm", {})
-    if key in tree["obsm"]:
+    replaced = key in tree["obsm"]
+    if replaced:
         del tree["obsm"][key]
     write_elem(tree["obsm"], key, x_ND)
+    return replaced
