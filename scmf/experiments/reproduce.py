@@ -199,6 +199,8 @@ def reproduce(
     """
     recipe = load_recipe(name, variant=variant, overrides=overrides)
     folders = Folders.of(recipe, record=record, runs=runs, results_dir=results_dir, reports=reports)
+    if "mini" in tiers:
+        folders.try_all()
     outcome = Outcome(recipe)
     if "parity" in tiers:
         folder = reference_dir()

@@ -22,6 +22,7 @@ from typing import Any
 from scmf.core import provenance
 from scmf.core.errors import ConfigError
 from scmf.core.files import write_json, write_text
+from scmf.core.outputs import try_folder
 from scmf.core.yaml import dump_yaml
 from scmf.hub import folder as folders
 from scmf.hub import upload
@@ -86,6 +87,9 @@ def publish(
     """
     upload.check_name(repo)
     checkpoint = Checkpoint.at(folder)
+    base = Path(folder).resolve()
+    out = Path(out) if out is not None else base.with_name(f"{base.name}.published")
+    try_folder(out, option="--out", inputs=[base], need=sum(path.stat().st_size for path in checkpoint.weight_files))
     links = trace(checkpoint)
     inherited = judge(checkpoint, links)
     cells = cells_card(checkpoint)
@@ -93,8 +97,6 @@ def publish(
     model = Model.of(checkpoint)
     scores = gather(results, model)
     repository = None if dry_run else upload.look(repo, private=private, update=update)
-    base = Path(folder).resolve()
-    out = Path(out) if out is not None else base.with_name(f"{base.name}.published")
     with folders.whole_or_nothing(out) as building:
         log.info("putting the folder together")
         behind = folders.copy_checkpoint(checkpoint, building)

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForPreTraining
 
 from scmf.core import manifest, registry
 from scmf.core.config.renamed import RENAMED, load_tokenizer, renamed_in
-from scmf.core.errors import ModelError
+from scmf.core.errors import ModelError, ScmfError, reading
 from scmf.core.owned import by_manifest, new_folder, refuse_replacing
 from scmf.models.foreign import other_weights
 from scmf.models.run_folder import RunFolder
@@ -57,8 +57,17 @@ def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
         model, report = family.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **kwargs
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(str(error), wanted="weights that fit the configuration", where=folder) from error
+    except ScmfError:
+        raise
+    except Exception as error:  # whatever transformers, safetensors and torch raise for what is damaged
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise
+        raise ModelError(
+            f"weights or a configuration that cannot be loaded ({type(error).__name__}: {error})",
+            wanted="weights that fit the configuration",
+            where=folder,
+            fix="copy the folder again, it may be truncated or damaged; or convert the checkpoint anew",
+        ) from error
     wrong = {name: sorted(map(str, keys)) for name, keys in report.items() if keys and name.endswith("keys")}
     if kwargs:  # a new head has no weights yet and the pretraining head no place
         wrong = {name: keys for name, keys in wrong.items() if name == "mismatched_keys"}
@@ -97,9 +106,9 @@ def load_run_model(folder: Path | str) -> tuple[Any, Any]:
 def _register_family(folder: Path) -> None:
     """Import the family that ``config.json`` names: importing it registers it with the Auto classes."""
     note = folder / "config.json"
-    kind = json.loads(note.read_text(encoding="utf-8")).get("model_type", "") if note.is_file() else None
-    if kind is None:
+    if not note.is_file():
         return  # load_weights says what is missing
+    kind = str(_saved(note).get("model_type", ""))
     name = kind.removeprefix("scmf_")
     if name not in registry.names("models") and (dotted := _dotted(folder, "model", "architecture")):
         name = dotted
@@ -113,6 +122,15 @@ def _register_family(folder: Path) -> None:
     registry.resolve("models", name)
 
 
+def _saved(path: Path) -> dict[str, Any]:
+    """A JSON object that was saved with the weights."""
+    with reading(ModelError, what=f"the {path.name} of a model", where=path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ModelError(f"a {type(found).__name__}", wanted="one JSON object", where=path, fix="restore the file")
+    return found
+
+
 def _dotted(folder: Path, section: str, key: str) -> str | None:
     """The ``package.module:Class`` that the run's configuration names; None where it names none or there is no run."""
     run = RunFolder.find(folder)
@@ -123,7 +141,8 @@ def _dotted(folder: Path, section: str, key: str) -> str | None:
 def _load_tokenizer(folder: Path) -> Any:
     named = {registry.class_name("tokenizers", name): name for name in registry.names("tokenizers")}
     note = folder / "tokenizer_config.json"
-    name = json.loads(note.read_text(encoding="utf-8")).get("tokenizer_class") if note.is_file() else None
+    name = _saved(note).get("tokenizer_class") if note.is_file() else None
+    name = name if isinstance(name, str) else None
     if isinstance(name, str) and name not in named and (dotted := _dotted(folder, "tokenizer", "strategy")):
         named[name] = dotted
     if name not in named:
@@ -135,8 +154,15 @@ def _load_tokenizer(folder: Path) -> Any:
         )
     try:
         return load_tokenizer(registry.resolve("tokenizers", named[name]), folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(str(error), wanted="a whole tokenizer", where=folder) from error
+    except ScmfError:
+        raise
+    except Exception as error:  # whatever transformers and the strategy raise for what is damaged
+        raise ModelError(
+            f"a tokenizer that cannot be loaded ({type(error).__name__}: {error})",
+            wanted="a whole tokenizer",
+            where=folder,
+            fix="copy the folder again, it may be truncated or damaged",
+        ) from error
 
 
 def verify_model(folder: Path) -> None:

@@ -169,10 +169,13 @@ class RunFolder:
         """
         try:
             found = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._broken(f"not JSON: {error}") from error
         if not isinstance(found, dict):
             raise self._broken(f"a {type(found).__name__}")
+        for key, kind in (("recipe", str), ("variant", str), ("config", dict)):
+            if key in found and not isinstance(found[key], kind):
+                raise self._broken(f"{key} is a {type(found[key]).__name__}")
         if "sha256" in found and found["sha256"] != sha256_json({k: v for k, v in found.items() if k != "sha256"}):
             raise self._broken("facts or configuration that were changed after the run was made")
         return found
