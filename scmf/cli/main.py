@@ -66,7 +66,8 @@ def main() -> None:
     """
     from scmf.core.errors import ScmfError, resource_error
 
-    several, first = int(os.environ.get("WORLD_SIZE", "1")) > 1, os.environ.get("RANK", "0") == "0"
+    several = os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
+    first = not several or os.environ.get("RANK", "0").strip() == "0"
     if not first:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  (for as long as the process lives)
     for stream in (sys.stdout, sys.stderr):
@@ -75,6 +76,10 @@ def main() -> None:
     code = 0
     try:
         refuse_renamed(sys.argv[1:])
+        if several and first:
+            from scmf.core import watch
+
+            watch.say = _say
         app()
     except ScmfError as error:
         code = _say(error)

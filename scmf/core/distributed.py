@@ -131,11 +131,13 @@ def agreed(action: Callable[[], T], *, share: bool = True) -> T:
         try:
             with watch.alone():
                 said[0] = action()
-        except Exception as problem:
+        except Exception as problem:  # whatever it is, the others must not wait for it
             error, said = problem, [None, getattr(problem, "exit_code", 1)]
     result = said[0]
+    if not share:
+        said[0] = None
     with watch.failures_named():
-        broadcast_object_list(said if share or said[1] is not None or not is_main() else (said := [None, None]))
+        broadcast_object_list(said)
     if error is not None:
         raise error
     if said[1] is not None:

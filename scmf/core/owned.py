@@ -62,7 +62,7 @@ def new_folder(
         ``path`` is there and not ours, or another process is writing it.
     """
     path = path.resolve() if path.is_symlink() else path
-    part, old = part_of(path), path.with_name(f".{path.name}.scmf-old")
+    part, old = path.with_name(f".{path.name}.scmf-part"), path.with_name(f".{path.name}.scmf-old")
     with one_writer(part, what, error=error):
         if old.is_dir() and not path.exists():
             old.rename(path)
@@ -70,26 +70,20 @@ def new_folder(
         for leftover in part.iterdir():
             if leftover.name != LOCK:
                 _remove(leftover)
-        refuse_replacing(path, ours=ours, error=error)
+        fresh = part / path.name
         try:
-            yield part
-            written = set(ours(path) or ()) if path.is_dir() else set()
-            _keep_others(path, part, written)
-            (part / LOCK).unlink()
-            if path.exists():
+            refuse_replacing(path, ours=ours, error=error)
+            fresh.mkdir()
+            yield fresh
+            if path.is_dir():
+                _keep_others(path, fresh, set(ours(path) or ()))
                 path.rename(old)
-            part.rename(path)
-        except BaseException:
+            fresh.rename(path)
+        finally:
             if old.is_dir() and not path.exists():
                 old.rename(path)
             shutil.rmtree(part, ignore_errors=True)
-            raise
         clear(old)
-
-
-def part_of(path: Path) -> Path:
-    """Where a folder is put together until it takes its name."""
-    return path.with_name(f".{path.name}.scmf-part")
 
 
 def refuse_replacing(path: Path, *, ours: Ours = by_manifest, error: type[ScmfError] = ModelError) -> None:
@@ -159,16 +153,16 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _keep_others(path: Path, part: Path, written: set[str]) -> None:
-    """Take what others put into ``path`` along into ``part``, as links, so that no kill can lose it."""
+def _keep_others(path: Path, fresh: Path, written: set[str]) -> None:
+    """Take what others put into ``path`` along into ``fresh``, as links, so that no kill can lose it."""
     if not path.is_dir():
         return
     for source in sorted(path.rglob("*")):
         name = source.relative_to(path)
-        target = part / name
+        target = fresh / name
         if source.is_dir() and not source.is_symlink():
             continue
-        if name.as_posix() in written or target.exists() or name.name == LOCK:
+        if name.as_posix() in written or target.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

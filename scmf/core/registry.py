@@ -2,8 +2,8 @@
 
 A name is one of `BUILT_IN`; an alias of one (the name of a paper); the name of an entry point of the group
 ``scmf.<kind>``; or ``package.module:Class``. Code from outside is imported only after `trust`, which the command line
-calls for ``--trust``: a YAML file alone never runs code that scmf did not bring. `require_trust` is the one question that
-everything asks which would run code of others: names here, recipes (core.config.recipe), checkpoints (scmf.hub.check).
+calls for ``--trust``: a YAML file alone never runs code that scmf did not bring. `require_trust`
+is asked wherever code of others would run: names here, recipes (core.config.recipe), saved models (models.checkpoint).
 """
 
 from __future__ import annotations

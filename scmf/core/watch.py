@@ -4,13 +4,15 @@ A process that was killed, stopped or cut off falls silent; one that hangs still
 while the others wait for it. Either way the others end within a minute, and the first of them says which it was. While
 the main process alone does something (validation, a checkpoint), the others wait for as long as it talks.
 
-``SCMF_RANK_TIMEOUT`` (seconds, 45 if not set) is how long a process may be silent, or behind all others. Lives here: the
-meeting of the processes, the watch, errors of collective calls in our words. Lives elsewhere: the process group
-(core.distributed), where steps are counted (training.loop).
+``SCMF_RANK_TIMEOUT`` (seconds, 45 if not set) is how long a process may be silent, or behind all others.
+
+Lives here: the meeting of the processes, the watch, errors of collective calls in our words. Lives elsewhere: the
+process group (core.distributed), where steps are counted (training.loop).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -68,7 +70,7 @@ class _Watch(threading.Thread):
             try:
                 self.beat()
                 self.look()
-            except Exception as error:  # the store is gone: with the process that holds it, the first
+            except (RuntimeError, ValueError) as error:  # the store is gone: with the process that holds it, the first
                 if self._ended.is_set() or self._seen[0][0].startswith("left 0"):
                     return
                 self.end(0, f"its store of the processes does not answer ({str(error).splitlines()[0]})")
@@ -131,10 +133,8 @@ class _Watch(threading.Thread):
     def stop(self, code: int) -> None:
         """Say that this process leaves, and stop looking."""
         self._ended.set()
-        try:
+        with contextlib.suppress(RuntimeError, ValueError):  # nobody is left to be told
             self._store.set(self._keys[self.rank], f"left {code}")
-        except Exception:  # noqa: S110  # nobody is left to be told
-            pass
 
 
 def meet(address: str, port: int, *, rank: int, size: int, fix: str) -> Any:
@@ -194,7 +194,7 @@ def meet(address: str, port: int, *, rank: int, size: int, fix: str) -> Any:
 def _is_there(store: Any, key: str) -> bool:
     try:
         return bool(store.check([key]))
-    except Exception:
+    except RuntimeError:
         return False
 
 

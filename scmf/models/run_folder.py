@@ -136,8 +136,8 @@ class RunFolder:
         if wrong:
             raise TrainingError(
                 f"another run, of {', '.join(f'{key} {_short(held[key])}' for key in wrong)}",
-                wanted=f"{', '.join(f'{key} {_short(facts[key])}' for key in wrong)}: the same cells, tokens, model and "
-                "training settings, to resume it",
+                wanted=f"{', '.join(f'{key} {_short(facts[key])}' for key in wrong)}: the same cells, tokens, model "
+                "and training settings, to resume it",
                 where=self.path,
                 fix="choose another --out, or restore the settings",
             )

@@ -82,7 +82,7 @@ def held(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[None]:
             newest_intact(run.pretraining / "checkpoints", digest=facts["digest"])
             run.write(facts)
 
-        agreed(take)
+        agreed(take, share=False)
         yield
 
 

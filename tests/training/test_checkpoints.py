@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import pickle
+import pickle  # noqa: TID251  # planted, to see that nobody opens it
 import shutil
 
 import pytest
@@ -15,8 +15,8 @@ from scmf.training import checkpoints, training_state
 from tests.training.test_loop import losses, model, run, settings
 
 FILES = (
-    "checksums.json", "config.json", "configuration_transformer_encoder.py", "model.safetensors", "optimizer.safetensors", "progress.json",
-    "training_state.json",
+    "checksums.json", "config.json", "configuration_transformer_encoder.py", "model.safetensors",
+    "optimizer.safetensors", "progress.json", "training_state.json",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 
 from scmf.core.errors import DataError
+from scmf.core.hdf5 import open_hdf5
 
 _HEAD = 512
 """Bytes that are looked at."""
@@ -89,7 +90,10 @@ def _of_folder(path: Path) -> tuple[str, str] | None:
             inside = sorted(one.name for one in (path / folder).glob("*")) if folder in names else []
             if inside := [name for name in inside if (path / folder / name / "obs").is_dir()]:
                 chosen = "rna" if "rna" in inside else inside[0]
-                return f"a zarr group of {what} with {', '.join(inside)}", f"give one of them: {{file}}/{folder}/{chosen}"
+                return (
+                    f"a zarr group of {what} with {', '.join(inside)}",
+                    f"give one of them: {{file}}/{folder}/{chosen}",
+                )
     stores = any(name.endswith((".h5ad", ".zarr")) for name in names)
     if not stores and ("run.json" in names or "config.json" in names):
         return "the folder of a model, not of cells", "give the cells here, and the folder as the model"
@@ -102,7 +106,7 @@ def _of_file(path: Path) -> tuple[str, str] | None:
     if not head:
         return "an empty file", "copy or download it again"
     if h5py.is_hdf5(path):
-        with h5py.File(path, "r") as tree:
+        with open_hdf5(path) as tree:
             return _of_hdf5(tree)
     if head.startswith(_GZIP):
         return _of_gzip(path)
