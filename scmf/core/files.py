@@ -82,7 +82,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def write_text(path: Path | str, text: str) -> Path:
-    """Write ``text`` to ``path`` atomically, as UTF-8; bytes of a file name that are none become ``\\udc..``."""
+    r"""Write ``text`` to ``path`` atomically, as UTF-8; bytes of a file name that are none become ``\\udc..``."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)

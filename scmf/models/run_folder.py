@@ -13,6 +13,7 @@ Lives elsewhere: weights in and out (checkpoint), where weights come from (origi
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from scmf.core.config.run import RunConfig, apply_overrides, validate
 from scmf.core.errors import ConfigError, TrainingError
 from scmf.core.files import sha256_json, write_json
 from scmf.core.owned import refuse_foreign
+
+log = logging.getLogger(__name__)
 
 NOTE = "run.json"
 """Name of the file that makes a folder the folder of a run."""
@@ -129,9 +132,15 @@ class RunFolder:
             Another run is there: of another seed, configuration or cells.
         """
         refuse_foreign(self.path, (NOTE, "pretraining", "model"), is_ours=lambda _: self._is_run())
-        if not self.note.is_file() or not (self.model.is_dir() or any(self.pretraining.glob("checkpoints/step-*"))):
+        if not self.note.is_file() or not (self.model.is_dir() or self._has_checkpoints):
             return
-        held = self.facts
+        try:
+            held = self.facts
+        except ConfigError as error:
+            if not self._has_checkpoints:
+                raise
+            log.warning(f"damaged {self.note} ({error.found}): it is written anew if the checkpoints are of this run")
+            return
         wrong = [key for key in facts if key in held and held[key] != facts[key]]
         if wrong:
             raise TrainingError(
@@ -142,14 +151,17 @@ class RunFolder:
                 fix="choose another --out, or restore the settings",
             )
 
+    @property
+    def _has_checkpoints(self) -> bool:
+        """Whether resumable checkpoints lie here; they say themselves which run they are of."""
+        return any(self.pretraining.glob("checkpoints/step-*/progress.json"))
+
     def _is_run(self) -> bool:
-        """Whether the note is one of ours, as far as its keys tell; a damaged one is ours and told by `facts`."""
-        if not self.note.is_file():
-            return False
+        """Whether a run wrote this folder: by the keys of its note, or by its checkpoints where that is lost."""
         try:
             found = json.loads(self.note.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return True
+            return self._has_checkpoints
         return isinstance(found, dict) and "recipe_digest" in found and "config" in found
 
     @property

@@ -112,7 +112,7 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
 
 
-def newest_intact(folder: Path, *, digest: str) -> tuple[Path, RunPosition] | None:
+def newest_intact(folder: Path, *, digest: str, warn: bool = True) -> tuple[Path, RunPosition] | None:
     """The newest checkpoint that is as it was written; None where there is no checkpoint at all.
 
     Damaged ones are passed over with a warning and stay where they are.
@@ -125,7 +125,7 @@ def newest_intact(folder: Path, *, digest: str) -> tuple[Path, RunPosition] | No
     reasons = []
     for path in reversed(complete(folder)):
         try:
-            position = _position(path)
+            position = _position(path, warn=warn)
         except ScmfError as error:
             reasons.append(f"{path.name}: {error.found}")
             continue
@@ -136,7 +136,7 @@ def newest_intact(folder: Path, *, digest: str) -> tuple[Path, RunPosition] | No
                 where=folder,
                 fix="choose another --out, or restore the settings",
             )
-        for reason in reasons:
+        for reason in reasons if warn else ():
             log.warning(f"damaged checkpoint {reason}; resuming from {path.name}, the newest that is intact")
         return path, position
     if reasons:
@@ -149,13 +149,14 @@ def newest_intact(folder: Path, *, digest: str) -> tuple[Path, RunPosition] | No
     return None
 
 
-def _position(path: Path) -> RunPosition:
+def _position(path: Path, *, warn: bool) -> RunPosition:
     """The position of a checkpoint, after all of it was held against its checksums."""
     if manifest.read(path) is not None:
         if bad := manifest.damage(path):
             raise TrainingError("; ".join(map(str, bad)))
     elif training_state.is_of_before(path):
-        log.warning(f"{path} has no checksums: written by an earlier version, read unverified")
+        if warn:
+            log.warning(f"{path} has no checksums: written by an earlier version, read unverified")
     else:
         raise TrainingError(f"no {manifest.MANIFEST}")
     try:

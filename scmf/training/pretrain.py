@@ -79,7 +79,7 @@ def held(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[None]:
             refuse_other_run(run, facts)
             stack.enter_context(one_writer(run.path, "scmf train"))
             refuse_other_run(run, facts)
-            newest_intact(run.pretraining / "checkpoints", digest=facts["digest"])
+            newest_intact(run.pretraining / "checkpoints", digest=facts["digest"], warn=False)
             run.write(facts)
 
         agreed(take, share=False)

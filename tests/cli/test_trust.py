@@ -4,7 +4,9 @@ import json
 import pickle  # noqa: TID251  # planted, to see that nobody opens it
 import shutil
 import sys
+from pathlib import Path
 
+import anndata as ad
 import h5py
 import numpy as np
 import pytest
@@ -165,6 +167,20 @@ def test_a_run_json_that_was_changed_or_is_of_another_run_is_refused(run, cells,
         assert code == 4 and "weights of seed 0" in said and "seed 7" in said
 
 
+@pytest.mark.parametrize("harm", [flip, lambda path: path.write_text("{"), lambda path: path.unlink()])
+def test_a_damaged_run_json_is_written_anew_from_a_run_whose_checkpoints_are_whole(run, trained, again, harm):
+    if harm is not flip:
+        harm(run / "run.json")
+    else:
+        edit(run / "run.json", lambda facts: facts.update(parameters=1))
+    was_there = (run / "run.json").is_file()
+    code, said = again(run)
+    assert code == 0 and (not was_there or "damaged" in said)
+    assert RunFolder(run).fact("parameters") == RunFolder(trained).fact("parameters")
+    code, said = again(shutil.copytree(run, run.with_name("other")), "--seed", "3")
+    assert code == 5
+
+
 def test_a_model_of_before_is_read_with_a_warning(run, cells, tmp_path, command):
     (run / "model" / "checksums.json").unlink()
     code, said = command("embed", cells, "--model", run, "--output", tmp_path / "out.h5ad")
@@ -259,6 +275,15 @@ def test_sweep_leaves_the_files_of_others_alone(tmp_path, toy_env, command):
     assert code == 2 and "did not write" in said and (tmp_path / "sweep.md").read_text() == "mine"
 
 
+def test_reproduce_leaves_pages_of_others_alone(tmp_path, toy_env, command):
+    (tmp_path / "toy.md").write_text("mine")
+    code, said = command(
+        "reproduce", toy_env / "recipe.yaml", "--tier", "mini", "--reports", tmp_path, "--runs", tmp_path / "r",
+        "--results", tmp_path / "l",
+    )  # fmt: skip
+    assert code == 2 and "did not write" in said and everything(tmp_path) == {Path("toy.md"): b"mine"}
+
+
 # --- code of others ---------------------------------------------------------------------------------
 
 
@@ -339,6 +364,35 @@ def test_a_package_in_the_current_folder_that_a_card_names_is_not_run(tmp_path, 
         code, said = command("data", "fetch", tmp_path / "card.yaml")
         assert code == 3, said
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("column", ["donor_id", "_index"])
+def test_a_pickle_in_a_zarr_store_is_never_opened(run, toy_env, tmp_path, command, column):
+    marker, store = tmp_path / "marker", tmp_path / "cells.zarr"
+    cells = synthetic_cells(20, seed=3)
+    cells.obs["donor_id"] = cells.obs["donor_id"].astype(str)
+    with ad.settings.override(zarr_write_format=2):
+        cells.write_zarr(store)
+    folder = store / "obs" / column
+    shutil.rmtree(folder)
+    folder.mkdir()
+    array = {
+        "zarr_format": 2, "shape": [20], "chunks": [20], "dtype": "|O", "compressor": None, "fill_value": None,
+        "order": "C", "filters": [{"id": "pickle", "protocol": 4}],
+    }  # fmt: skip
+    (folder / ".zarray").write_text(json.dumps(array))
+    (folder / ".zattrs").write_text(json.dumps({"encoding-type": "string-array", "encoding-version": "0.2.0"}))
+    (folder / "0").write_bytes(pickle.dumps(Marker(marker)))
+    (store / ".zmetadata").unlink(missing_ok=True)
+    recipe = ("--config", toy_env / "recipe.yaml", "--set", "data.dataset=null", "--set", "data.split=null", *SMALL)
+    for words in (
+        ("data", "convert", store, "--out", tmp_path / "zarr"),
+        ("data", "split", store, "--out", tmp_path / "split.tsv", "--by", "donor_id"),
+        ("embed", store, "--model", run, "--output", tmp_path / "out.zarr"),
+        ("train", *recipe, "--set", f"data.files=[{store}]", "--set", "data.stream={}", "--out", tmp_path / "o"),
+    ):
+        command(*words)
+        assert not marker.exists(), words
 
 
 # --- bytes of other files ---------------------------------------------------------------------------

@@ -68,9 +68,12 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
 def test_two_at_once_are_refused(tmp_path):
     with new_folder(tmp_path / "m"), pytest.raises(ModelError, match="is writing here"):
         make(tmp_path / "m")
-    with one_writer(tmp_path / "x", "training"), pytest.raises(TrainingError, match=f"training, process {os.getpid()}"):
-        with one_writer(tmp_path / "x", "training"):
-            pass
+    with (
+        one_writer(tmp_path / "x", "training"),
+        pytest.raises(TrainingError, match=f"training, process {os.getpid()}"),
+        one_writer(tmp_path / "x", "training"),
+    ):
+        pass
     with one_writer(tmp_path / "x", "training"):
         pass
 
