@@ -68,6 +68,8 @@ def main() -> None:
 
     several = os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
     first = not several or os.environ.get("RANK", "0").strip() == "0"
+    if several:  # one error in our words, not the frames of a store that lost its processes
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     if not first:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  (for as long as the process lives)
     for stream in (sys.stdout, sys.stderr):

@@ -62,21 +62,37 @@ class _Watch(threading.Thread):
         self.count, self.busy, self._beats, self._ended = 0, False, 0, threading.Event()
         now = time.monotonic()
         self._seen: dict[int, tuple[str, float]] = dict.fromkeys(range(size), ("", now))
-        self._moved = (0, now)
+        self._moved, self._heard, self._gone = (0, now), now, ""
 
     def run(self) -> None:
-        """Talk and look until the process ends or another one is lost."""
+        """Look at what the other processes said until this one ends or another one is lost."""
+        threading.Thread(target=self._talk, name="scmf-beat", daemon=True).start()
+        while not self._ended.wait(_BEAT_S):
+            if (lost := self.lost() or self._cut_off()) is not None and not self._ended.is_set():
+                self.end(*lost)
+
+    def _talk(self) -> None:
+        """Say and hear; a call may never come back when the process that holds the store was stopped."""
         while not self._ended.is_set():
             try:
                 self.beat()
                 self.look()
-            except (RuntimeError, ValueError) as error:  # the store is gone: with the process that holds it, the first
-                if self._ended.is_set() or self._seen[0][0].startswith("left 0"):
-                    return
-                self.end(0, f"its store of the processes does not answer ({str(error).splitlines()[0]})")
-            if (lost := self.lost()) is not None:
-                self.end(*lost)
+            except (RuntimeError, ValueError) as error:
+                self._gone = str(error).splitlines()[0]
+                return
             self._ended.wait(_BEAT_S)
+
+    def _cut_off(self) -> tuple[int, str] | None:
+        """Whether the store of the processes, which the first of them (or torchrun) holds, has fallen silent."""
+        said = self._seen[0][0].split()
+        if said[:2] == ["left", "0"]:
+            return None
+        silent = time.monotonic() - self._heard
+        if self._gone:
+            return 0, f"what it held for all is gone ({self._gone}): it was killed or cut off"
+        if silent > self.limit * (_BUSY if said[2:] == ["1"] else 1):
+            return 0, f"it has said nothing for {silent:.0f} s: it was killed, stopped or cut off"
+        return None
 
     def beat(self) -> None:
         """Say that this process is there, how far it is, and whether it works alone."""
@@ -89,6 +105,7 @@ class _Watch(threading.Thread):
         for other, said in enumerate(self._store.multi_get(self._keys)):
             if said.decode() != self._seen[other][0]:
                 self._seen[other] = (said.decode(), now)
+        self._heard = now
         if self.count != self._moved[0]:
             self._moved = (self.count, now)
 
@@ -131,10 +148,16 @@ class _Watch(threading.Thread):
         os._exit(error.exit_code)
 
     def stop(self, code: int) -> None:
-        """Say that this process leaves, and stop looking."""
+        """Say that this process leaves, and stop looking; nobody may be left to be told."""
         self._ended.set()
-        with contextlib.suppress(RuntimeError, ValueError):  # nobody is left to be told
-            self._store.set(self._keys[self.rank], f"left {code}")
+
+        def last_word() -> None:
+            with contextlib.suppress(RuntimeError, ValueError):
+                self._store.set(self._keys[self.rank], f"left {code}")
+
+        word = threading.Thread(target=last_word, daemon=True)
+        word.start()
+        word.join(timeout=2 * _BEAT_S)
 
 
 def meet(address: str, port: int, *, rank: int, size: int, fix: str) -> Any:
@@ -234,9 +257,9 @@ def failures_named() -> Iterator[None]:
         if _current is None or not _is_collective(error):
             raise
         held = _current
-        until = time.monotonic() + held.limit
+        until = time.monotonic() + max(held.limit, 8 * _BEAT_S)
         while time.monotonic() < until:
-            if (lost := held.lost(silent_s=5 * _BEAT_S)) is not None:
+            if (lost := held.lost(silent_s=4 * _BEAT_S) or held._cut_off()) is not None:
                 raise held.error(*lost) from error
             time.sleep(_BEAT_S / 4)
         raise TrainingError(

@@ -58,7 +58,7 @@ def start(tmp_path, how, victim, *, size=3, ranks=None, limit=3):
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": str(ROOT), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(size),
-        "SCMF_RANK_TIMEOUT": str(limit),
+        "SCMF_RANK_TIMEOUT": str(limit), "TORCH_CPP_LOG_LEVEL": "FATAL",
     }  # fmt: skip
     return [
         subprocess.Popen(
@@ -91,6 +91,7 @@ def ended(processes, *, but=None):
     [
         ("kill", 1, "process 1 of 3"),
         ("kill", 0, "process 0 of 3"),
+        ("stop", 0, "process 0 of 3.*said nothing"),
         ("stop", 2, "process 2 of 3.*said nothing"),
         ("hang", 1, "process 1 of 3.*it hangs"),
         ("error", 2, "process 2 of 3.*ended with code 3"),
