@@ -21,7 +21,7 @@ from scmf.cli.data import data_app
 from scmf.cli.evaluate import compare, evaluate, tasks
 from scmf.cli.files import check, embed, schema
 from scmf.cli.options import RENAMED_HELP, refuse_renamed
-from scmf.cli.output import print_json
+from scmf.cli.output import complain, print_json
 from scmf.cli.publish import publish
 from scmf.cli.reproduce import reproduce
 from scmf.cli.train import sweep, train
@@ -73,7 +73,7 @@ def main() -> None:
         if "--json" in sys.argv:
             print_json(error.to_json())
         else:
-            print(f"{type(error).__name__}\n{error}", file=sys.stderr)
+            complain(f"{type(error).__name__}\n{error}")
         code = error.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns Ctrl-C into an exit with this code and no word

@@ -1,6 +1,6 @@
 """What lies in the folder of a run, and where: written by training, read by evaluation, publishing and reports.
 
-    run.json                    which recipe, variant, seed and configuration, and what they ran on
+    run.json                    which recipe, variant, seed and configuration (without secrets), and what they ran on
     pretraining/log.jsonl       losses and scores, a line a step that was logged
     pretraining/checkpoints/    resumable checkpoints
     model/                      weights, configuration and tokenizer, as ``from_pretrained`` reads them
@@ -13,6 +13,7 @@ Lives elsewhere: weights in and out (checkpoint), where weights come from (origi
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import RunConfig, apply_overrides, validate
 from scmf.core.errors import ConfigError
 from scmf.core.files import write_json
+from scmf.core.redact import OPTIONS, hide, left_out
+
+log = logging.getLogger(__name__)
 
 NOTE = "run.json"
 """Name of the file that makes a folder the folder of a run."""
@@ -106,8 +110,12 @@ class RunFolder:
     # --- the facts ---------------------------------------------------------------------------------
 
     def write(self, facts: Mapping[str, Any]) -> None:
-        """Write ``run.json``: ``recipe, variant, seed, recipe_digest, config, parameters, provenance``."""
-        write_json(self.note, dict(facts))
+        """Write ``run.json``: ``recipe, variant, seed, recipe_digest, config, parameters, provenance``.
+
+        Without secrets: ``left_out`` names the keys of the configuration that had some.
+        """
+        lacking = left_out(facts.get("config") or {})
+        write_json(self.note, {**hide(dict(facts)), **({"left_out": lacking} if lacking else {})})
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -142,6 +150,7 @@ class RunFolder:
     def recipe(self, overrides: tuple[str, ...] = ()) -> Recipe:
         """The recipe the run was made with, without its identity and its other variants."""
         config = self.fact("config") if not overrides else apply_overrides(self.fact("config"), overrides)
+        self._say_what_is_left_out(config)
         return Recipe(
             name=self.fact("recipe"),
             variant=self.fact("variant"),
@@ -151,6 +160,16 @@ class RunFolder:
             folder=self.path,
             overrides=overrides,
         )
+
+    def _say_what_is_left_out(self, config: Any) -> None:
+        """Warn of storage options that the run had, which neither its record nor an override brings."""
+        known = (config.get("data") or {}).get(OPTIONS) or {} if isinstance(config, dict) else {}
+        lacking = [key for key in self.facts.get("left_out") or () if f".{OPTIONS}." in key]
+        lacking = [key for key in lacking if key.rpartition(".")[2] not in known]
+        if lacking:
+            log.warning(
+                f"{self.note} holds no secrets: {', '.join(lacking)} come from the environment, or from --set KEY=VALUE"
+            )
 
     def _broken(self, found: str) -> ConfigError:
         return ConfigError(

@@ -10,11 +10,11 @@ from huggingface_hub import ModelCard
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError
 from scmf.core.paths import shipped
+from scmf.core.shareable import published, published_command
 from scmf.core.yaml import load_yaml
 from scmf.data.cards.card import load_card
 from scmf.hub.card import Subject, card_text, front_matter
 from scmf.hub.results import Model, gather
-from scmf.hub.scrub import public, public_command
 from scmf.models.origin import Checkpoint, Link
 
 LEDGER = shipped("recipes").parent / "leaderboard" / "results"
@@ -208,11 +208,11 @@ def test_credentials_and_folders_stay_here(tmp_path, mini):
         "--set training.lr=1e-3 --set data.split=private/donor.tsv --out /scratch/ann/run"
     )
     run = {**mini, "config": config, "provenance": {**mini["provenance"], "command": command}}
-    text = card_text(subject(tmp_path, run)) + json.dumps(public(run))
+    text = card_text(subject(tmp_path, run)) + json.dumps(published(run))
     for word in ("s3cr3t", "AKIA", "ann", "patients/", "bucket", "scratch", "storage_options"):
         assert word not in text.replace("scanpy", "").replace("annotation", "").replace("anndata", ""), word
     assert "a.h5ad" in text and "b.zarr" in text
-    assert public_command(command) == (
+    assert published_command(command) == (
         "scmf train --config my.yaml --set training.lr=1e-3 --set data.split=donor.tsv --out run"
     )
 
@@ -229,7 +229,7 @@ def test_credentials_and_folders_stay_here(tmp_path, mini):
     ],
 )
 def test_an_address_becomes_a_name_and_other_texts_stay(text, shown):
-    assert public(text) == shown
+    assert published(text) == shown
 
 
 def test_the_published_configuration_is_one_that_trains(tmp_path, mini):
