@@ -86,7 +86,9 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*map(as_text, columns), box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(as_text(column))
     for row in rows:
         table.add_row(*map(as_text, row))
     console = Console()

@@ -151,8 +151,12 @@ def hide_command(words: Sequence[str]) -> list[str]:
         before = shown[-1] if shown else ""
         if before == "--token" or (before.startswith("-") and _NAME.fullmatch(before.lstrip("-"))):
             shown.append(HIDDEN)
+            continue
+        option, sign, rest = word.partition("=")
+        if option.startswith("--") and "=" in rest:  # --set=section.key=value
+            shown.append(f"{option}={hide_override(rest)}")
         else:
-            shown.append(hide_override(word) if "=" in word and "://" not in word.partition("=")[0] else _plain(word))
+            shown.append(hide_override(word) if sign and "://" not in option else _plain(word))
     return shown
 
 
