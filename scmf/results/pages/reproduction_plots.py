@@ -43,6 +43,7 @@ _STYLE = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "figure.facecolor": "white",
+    "text.parse_math": False,  # a label may hold dollar signs
 }
 
 
