@@ -21,7 +21,7 @@ from scmf.cli.data import data_app
 from scmf.cli.evaluate import compare, evaluate, tasks
 from scmf.cli.files import check, embed, schema
 from scmf.cli.options import RENAMED_HELP, refuse_renamed
-from scmf.cli.output import print_json
+from scmf.cli.output import complain, print_json
 from scmf.cli.publish import publish
 from scmf.cli.reproduce import reproduce
 from scmf.cli.train import sweep, train
@@ -107,5 +107,5 @@ def _say(error: ScmfError) -> int:
     if "--json" in sys.argv:
         print_json(error.to_json())
     else:
-        print(f"{type(error).__name__}\n{error}", file=sys.stderr)
+        complain(f"{type(error).__name__}\n{error}")
     return error.exit_code

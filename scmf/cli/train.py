@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from scmf.cli.options import Config, Json, Quiet, Seeds, Set, Variant, names_of, seeds_of
-from scmf.cli.output import print_answer, print_json, print_table
+from scmf.cli.output import print_answer, print_json, print_table, say
 
 SWEEP = "runs/sweep"
 
@@ -100,5 +100,5 @@ def sweep(
     heads, lines = found.table()
     print_table(tuple(heads), [tuple(line) for line in lines])
     for strategy, reason in found.absent.items():
-        print(f"{strategy}: — ({reason})")
-    print(f"wrote {out / 'sweep.md'} and {out / 'sweep.json'}")
+        say(f"{strategy}: — ({reason})")
+    say(f"wrote {out / 'sweep.md'} and {out / 'sweep.json'}")

@@ -1,6 +1,6 @@
 """What lies in the folder of a run, and where: written by training, read by evaluation, publishing and reports.
 
-    run.json                    which recipe, variant, seed and configuration, and what they ran on
+    run.json                    which recipe, variant, seed and configuration (without secrets), and what they ran on
     pretraining/log.jsonl       losses and scores, a line a step that was logged
     pretraining/checkpoints/    resumable checkpoints
     model/                      weights, configuration and tokenizer, as ``from_pretrained`` reads them
@@ -24,6 +24,7 @@ from scmf.core.config.run import RunConfig, apply_overrides, validate
 from scmf.core.errors import ConfigError, TrainingError
 from scmf.core.files import sha256_json, write_json
 from scmf.core.owned import refuse_foreign
+from scmf.core.redact import OPTIONS, hide, left_out
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +114,13 @@ class RunFolder:
     # --- the facts ---------------------------------------------------------------------------------
 
     def write(self, facts: Mapping[str, Any]) -> None:
-        """Write ``run.json``: ``recipe, variant, seed, recipe_digest, digest, config, parameters, provenance``."""
-        write_json(self.note, {**facts, "sha256": sha256_json(dict(facts))})
+        """Write ``run.json``: ``recipe, variant, seed, recipe_digest, digest, config, parameters, provenance``.
+
+        Without secrets: ``left_out`` names the keys of the configuration that had some.
+        """
+        lacking = left_out(facts.get("config") or {})
+        note = {**hide(dict(facts)), **({"left_out": lacking} if lacking else {})}
+        write_json(self.note, {**note, "sha256": sha256_json(note)})
 
     def claim(self, facts: Mapping[str, Any]) -> None:
         """Refuse a folder in which this run would touch what is not its own; nothing is written.
@@ -208,6 +214,7 @@ class RunFolder:
     def recipe(self, overrides: tuple[str, ...] = ()) -> Recipe:
         """The recipe the run was made with, without its identity and its other variants."""
         config = self.fact("config") if not overrides else apply_overrides(self.fact("config"), overrides)
+        self._say_what_is_left_out(config)
         return Recipe(
             name=self.fact("recipe"),
             variant=self.fact("variant"),
@@ -217,6 +224,16 @@ class RunFolder:
             folder=self.path,
             overrides=overrides,
         )
+
+    def _say_what_is_left_out(self, config: Any) -> None:
+        """Warn of storage options that the run had, which neither its record nor an override brings."""
+        known = (config.get("data") or {}).get(OPTIONS) or {} if isinstance(config, dict) else {}
+        lacking = [key for key in self.facts.get("left_out") or () if f".{OPTIONS}." in key]
+        lacking = [key for key in lacking if key.rpartition(".")[2] not in known]
+        if lacking:
+            log.warning(
+                f"{self.note} holds no secrets: {', '.join(lacking)} come from the environment, or from --set KEY=VALUE"
+            )
 
     def _broken(self, found: str) -> ConfigError:
         return ConfigError(

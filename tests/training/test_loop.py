@@ -235,5 +235,8 @@ def test_tensorboard_gets_the_losses(tmp_path):
 def test_wandb_writes_an_offline_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr("sys.argv", ["scmf", "train", "--set", "data.storage_options.secret=pl4ntedS3cret"])
     run(tmp_path, config=settings(trackers=("wandb",), max_steps=2))
     assert list((tmp_path / "wandb").glob("offline-run-*"))
+    held = b"".join(path.read_bytes() for path in (tmp_path / "wandb").rglob("*") if path.is_file())
+    assert b"loss" in held and b"pl4ntedS3cret" not in held, "it must not record the command line"

@@ -25,6 +25,7 @@ from scmf.core.config.section import Section
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
 from scmf.core.paths import shipped
+from scmf.core.redact import hide, hide_override
 from scmf.core.workspace import is_shipped
 from scmf.core.yaml import load_yaml
 
@@ -123,13 +124,15 @@ class Recipe:
 
         Trackers and the project name do not move a number and are left out too, and so are keys that came after
         the first expected values were recorded, as long as they hold their default; a key that was renamed since is
-        hashed with its first name. So old digests stay true.
+        hashed with its first name. So old digests stay true. Secrets are left out as well: a run resumes with others,
+        or with those of the environment.
         """
-        sections = self.config.model_dump(mode="json")
+        sections = hide(self.config.model_dump(mode="json"), known=False)
         for section, keys in _CAME_LATER.items():
             plain = type(getattr(self.config, section)).model_fields
             for key in keys:
-                if getattr(getattr(self.config, section), key) == plain[key].get_default(call_default_factory=True):
+                default = plain[key].get_default(call_default_factory=True)
+                if getattr(getattr(self.config, section), key) == default or sections[section][key] == {}:
                     del sections[section][key]
         for key in ("seed", "trackers", "project", "keep_checkpoints", "checkpoint_every_n_steps"):
             del sections["training"][key]
@@ -241,7 +244,7 @@ def load_recipe(name_or_path: str | Path, *, variant: str | None = None, overrid
         where += f", variant {variant}"
     sections = apply_overrides(sections, overrides)
     if overrides:
-        where += "".join(f", --set {text}" for text in overrides)
+        where += "".join(f", --set {hide_override(text)}" for text in overrides)
     return Recipe(
         name=file.identity.name if file.identity else path.stem.replace(".", "-"),
         variant=variant or "custom",

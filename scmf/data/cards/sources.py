@@ -18,6 +18,7 @@ from pathlib import Path
 from scmf.core.errors import SourceError
 from scmf.core.files import atomic_path, sha256_file
 from scmf.core.paths import cache_dir, data_dir
+from scmf.core.redact import hide_address
 from scmf.data.cards.card import (
     Card,
     CardFile,
@@ -29,7 +30,7 @@ from scmf.data.cards.card import (
     UrlSource,
     load_card,
 )
-from scmf.data.cards.downloads import UnavailableError, download, index_url, redacted, verify
+from scmf.data.cards.downloads import UnavailableError, download, index_url, verify
 
 
 def fetch(card: Card | str | Path) -> dict[str, Path]:
@@ -145,11 +146,11 @@ def _say(source: Source) -> str:
         case InstalledSource():
             return f"installed package {source.package}, {source.path}"
         case IndexSource():
-            return f"package index {redacted(index_url())}, {source.artifact}, {source.member}"
+            return f"package index {hide_address(index_url())}, {source.artifact}, {source.member}"
         case HubSource():
             return f"Hub {source.repo}@{source.revision[:12]}, {source.path}"
         case UrlSource():
-            return f"address {redacted(source.url)}"
+            return f"address {hide_address(source.url)}"
 
 
 # --- files that are already on this machine -------------------------------------------------------

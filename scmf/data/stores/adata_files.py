@@ -170,7 +170,7 @@ def _frame(tree: Any, path: str, lost: list[str]) -> pd.DataFrame:
         try:
             values = read_column(tree, path, column)
             if len(values) != len(names):
-                raise ValueError(f"{len(values)} values for {len(names)} rows")  # noqa: TRY301
+                raise ValueError(f"{len(values)} values for {len(names)} rows")
             table[column] = values
         except Exception as error:
             lost.append(f"{path}/{column} ({' '.join(str(error).split())[:80]})")

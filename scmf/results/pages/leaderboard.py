@@ -20,6 +20,7 @@ from scmf.core.owned import refuse_foreign
 from scmf.results.expected import Expected, PublishedValue
 from scmf.results.pages import leaderboard_plots
 from scmf.results.pages.environment import make_environment
+from scmf.results.pages.escape import csv_cell, markdown
 from scmf.results.pages.leaderboard_rows import Entry, Leaks, Row, Verdicts, words
 from scmf.results.pages.leaderboard_summary import OUTCOMES, Summary, headline, summaries
 from scmf.results.pages.leaderboard_tables import ANY, Table, tables
@@ -154,7 +155,7 @@ def _is_leaderboard(folder: Path) -> bool:
 def _environment() -> Any:
     environment = make_environment(needed_for="the leaderboard")
     environment.filters.update(
-        number=number, words=words, cell=_markdown_cell, span=span_text, cost=cost_text, seeds=_seeds_text,
+        number=number, words=words, cell=markdown, span=span_text, cost=cost_text, seeds=_seeds_text,
         facts=facts_of,
     )  # fmt: skip
     environment.globals.update(MARKS=MARKS, VERDICTS=VERDICTS, LEAKS=LEAKS, COSTS=_COSTS, OUTCOMES=OUTCOMES)
@@ -216,14 +217,6 @@ def facts_of(row: Row) -> dict[str, list[str]]:
     return {name: list(dict.fromkeys(lines)) for name, lines in found.items()}
 
 
-def _markdown_cell(text: Any) -> str:
-    """Text that cannot break a Markdown table or start markup."""
-    line = " ".join(str(text).split()).replace("\\", "\\\\")
-    for mark in "|*_<>[]":
-        line = line.replace(mark, f"\\{mark}")
-    return line
-
-
 # --- what the files hold --------------------------------------------------------------------------
 
 
@@ -279,7 +272,11 @@ def _csv(leaderboard: Leaderboard) -> str:
             }  # fmt: skip
             for name, metric in value["metrics"].items():
                 seeds = json.dumps(metric["seeds"])
-                writer.writerow({**line, **metric, "seeds": seeds, "metric": name})
+                writer.writerow(_cells({**line, **metric, "seeds": seeds, "metric": name}))
             if not value["metrics"]:
-                writer.writerow(line)
+                writer.writerow(_cells(line))
     return buffer.getvalue()
+
+
+def _cells(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: csv_cell(value) for name, value in line.items()}

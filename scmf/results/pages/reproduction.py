@@ -18,8 +18,8 @@ from scmf.core.files import atomic_path, write_text
 from scmf.core.owned import refuse_foreign
 from scmf.results.expected import Expected, PublishedValue
 from scmf.results.judge import FINAL_ALPHA, FIRST_ALPHA, MIN_OBSERVED, MIN_SAMPLES, Verdict
+from scmf.results.pages import escape, table
 from scmf.results.pages import reproduction_plots as plots
-from scmf.results.pages import table
 from scmf.results.pages.environment import make_environment
 from scmf.results.pages.reproduction_plots import FigureInputs
 from scmf.results.pages.table import Row
@@ -130,20 +130,13 @@ def _write_png(path: Path, png: bytes) -> Path:
 def _environment() -> Any:
     environment = make_environment(needed_for="the pages of a report")
     environment.filters.update(
-        number=table.number, spread=table.spread, verdict=table.verdict_text, cell=_markdown_cell, samples=_samples,
+        number=table.number, spread=table.spread, verdict=table.verdict_text, samples=_samples,
+        cell=escape.markdown, code=escape.code,
         words=lambda name: name.replace("_", " "),
     )  # fmt: skip
     environment.globals["NO_PAPER"] = table.NO_PAPER
     environment.globals["VERDICTS"] = table.VERDICTS
     return environment
-
-
-def _markdown_cell(text: Any) -> str:
-    """Text that cannot break a Markdown table or start markup."""
-    line = " ".join(str(text).split()).replace("\\", "\\\\")
-    for mark in "|*_<>[]":
-        line = line.replace(mark, f"\\{mark}")
-    return line
 
 
 def _samples(samples: Mapping[str, float]) -> str:
