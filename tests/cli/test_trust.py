@@ -138,7 +138,7 @@ def test_a_tampered_model_is_refused_by_every_verb_that_reads_it(run, cells, toy
             "train", *config, "--set", f"tokenizer.vocabulary={run / 'model'}", "--out", tmp_path / "third",
         ),
     }  # fmt: skip
-    for verb, words in verbs.items():
+    for verb, words in verbs.items() if name == "vocabulary" else [("embed", verbs["embed"])]:
         code, said = command(*words, "--quiet")
         assert code in (2, 4), (verb, said)
         assert part in said and (file in said or name == "added"), (verb, said)
