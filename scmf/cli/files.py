@@ -18,7 +18,8 @@ def embed(
     file: Annotated[str, typer.Argument(help="An .h5ad file or zarr group with raw counts.")],
     model: Annotated[Path, typer.Option("--model", help="Folder of a run, or of a checkpoint.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="New file; <file>.<recipe>.h5ad (of zarr: .zarr) if not given.")
+        Path | None,
+        typer.Option("--output", "-o", help="New file; <file>.<recipe>.h5ad (of zarr: .zarr) if not given."),
     ] = None,
     key: Annotated[str | None, typer.Option("--key", help="Key in obsm; X_<recipe> if not given.")] = None,
     counts: Annotated[
@@ -44,7 +45,9 @@ def embed(
 
 
 def check(
-    files: Annotated[list[str], typer.Argument(help="An .h5ad file or zarr group; with --split also several, and addresses.")],
+    files: Annotated[
+        list[str], typer.Argument(help="An .h5ad file or zarr group; with --split also several, and addresses.")
+    ],
     vocabulary: Annotated[
         str | None, typer.Option("--vocabulary", help="Vocabulary card, such as geneformer-v2.")
     ] = None,

@@ -46,7 +46,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> Path:
-    """Write ``text`` to ``path`` atomically, as UTF-8; bytes of a file name that are none become ``\\udc..``."""
+    """Write ``text`` to ``path`` atomically, as UTF-8; what is no text in a file name is escaped."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)

@@ -7,6 +7,7 @@ a model is told about its tokenizer. Lives elsewhere: the strategies (tokenizers
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from scmf.core import registry
 from scmf.core.config.renamed import load_tokenizer
 from scmf.core.config.run import RunConfig, TokenizerConfig
-from scmf.core.errors import ConfigError, DataError, from_value_error
+from scmf.core.errors import ConfigError, DataError, ScmfError, from_value_error
 from scmf.data.genes.align_vectors import vectors_for
 from scmf.data.genes.vocabulary import load_vocabulary
 from scmf.data.loading.facts import LoadedCells
@@ -63,7 +64,17 @@ def given_tokenizer(settings: TokenizerConfig) -> Any:
             )
         return saved
     tables = load_vocabulary(settings.vocabulary)
-    return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **with_vectors(shape, tables.genes))
+    shape = with_vectors(shape, tables.genes)
+    try:
+        return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **shape)
+    except ValueError as error:
+        said = from_value_error(ConfigError, error)
+        raise ConfigError(
+            said.found,
+            wanted=f"a vocabulary for tokenizer {settings.strategy!r}: {said.wanted or 'all that it needs'}",
+            where=f"vocabulary {settings.vocabulary}",
+            fix="choose another vocabulary (`scmf data ls`), or the strategy that this one was made for",
+        ) from error
 
 
 def fitted_tokenizer(config: RunConfig, cells: LoadedCells) -> Any:
@@ -128,10 +139,26 @@ def tokenize(tokenizer: Any, cells: LoadedCells, *, draw: int = 0, batch_names: 
         encoded = tokenizer.encode_cells(cells.X, cells.var_names, n_counts=cells.total_counts, draw=draw)
         tensors = dict(tokenizer.cell_tensors(obs_columns(tokenizer, cells.obs)))
     except ValueError as error:
-        raise from_value_error(DataError, error, where=where) from error
+        raise _with_names(from_value_error(DataError, error, where=where), cells.obs_names) from error
     if (key := cells.facts.batch_key) and key in cells.obs:
         tensors[BATCH_IDS] = batch_codes(cells.obs[key].astype(str).to_numpy(), batch_names)
     return ragged_of(tokenizer, encoded, after=tensors)
+
+
+_ROWS = re.compile(r"\brows? (\d+(?:, \d+)*)")
+
+
+def _with_names(error: ScmfError, names: Any) -> ScmfError:
+    """The error of a tokenizer, which knows rows, with the ids of the cells and with what a command can do."""
+    found = _ROWS.search(str(error.where))
+    rows = [int(row) for row in found[1].split(", ")] if found else []
+    if not rows or max(rows) >= len(names):
+        return error
+    cells = ", ".join(repr(str(names[row])) for row in rows)
+    fix = error.fix
+    if fix is not None and "empty='keep'" in fix:
+        fix = "remove these cells from the file; data.filter.min_genes in a YAML file leaves out those without genes"
+    return type(error)(error.found, wanted=error.wanted, where=f"{error.where}: cells {cells}", fix=fix)
 
 
 def ragged_of(

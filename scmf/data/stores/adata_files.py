@@ -86,7 +86,7 @@ def _as_anndata_does(path: Path) -> AnnData | None:
         raise known
     try:
         return anndata.io.read_h5ad(path)
-    except Exception:
+    except Exception:  # noqa: BLE001  (of any library; the parts are tried next)
         return None
 
 
@@ -147,7 +147,7 @@ def _names(tree: Any, group: str) -> list[str]:
 def _take(keep: Callable[[str, Any], None], tree: Any, path: str, lost: list[str]) -> None:
     try:
         keep(path.partition("/")[2], read_elem(tree[path]))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (of any library)
         lost.append(f"{path} ({' '.join(str(error).split())[:80]})")
 
 
@@ -168,9 +168,9 @@ def _frame(tree: Any, path: str, lost: list[str]) -> pd.DataFrame:
         try:
             values = read_column(tree, path, column)
             if len(values) != len(names):
-                raise ValueError(f"{len(values)} values for {len(names)} rows")  # noqa: TRY301
+                raise ValueError(f"{len(values)} values for {len(names)} rows")
             table[column] = values
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (of any library)
             lost.append(f"{path}/{column} ({' '.join(str(error).split())[:80]})")
     return pd.DataFrame(table, index=names)
 

@@ -37,6 +37,8 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
 )
 """First bytes -> what such a file is, and what to do."""
 
+_PANDAS = "{py}pandas as p, anndata; "
+
 _R = (b"X\n\0\0", b"A\n2\n", b"A\n3\n", b"RDX2\n", b"RDX3\n", b"RDA2\n", b"RDA3\n")
 
 _ALL_FROM_R = (
@@ -89,7 +91,10 @@ def _of_folder(path: Path) -> tuple[str, str] | None:
             inside = sorted(one.name for one in (path / folder).glob("*")) if folder in names else []
             if inside := [name for name in inside if (path / folder / name / "obs").is_dir()]:
                 chosen = "rna" if "rna" in inside else inside[0]
-                return f"a zarr group of {what} with {', '.join(inside)}", f"give one of them: {{file}}/{folder}/{chosen}"
+                return (
+                    f"a zarr group of {what} with {', '.join(inside)}",
+                    f"give one of them: {{file}}/{folder}/{chosen}",
+                )
     stores = any(name.endswith((".h5ad", ".zarr")) for name in names)
     if not stores and ("run.json" in names or "config.json" in names):
         return "the folder of a model, not of cells", "give the cells here, and the folder as the model"
@@ -139,12 +144,11 @@ def _of_text(head: bytes) -> tuple[str, str] | None:
     if any(ord(letter) < 32 and letter not in "\t\r\n" for letter in text):
         return None
     line = text.partition("\n")[0]
-    for mark, name in (("\t", "tabs"), (",", "commas"), (";", "semicolons")):
+    for mark, name, sep in (("\t", "tabs", "sep='\\t', "), (",", "commas", ""), (";", "semicolons", "sep=';', ")):
         if mark in line:
-            options = {"\t": "'{file}', sep='\\t', index_col=0", ";": "'{file}', sep=';', index_col=0"}
-            table = f"p.read_csv({options.get(mark, chr(39) + '{file}' + chr(39) + ', index_col=0')})"
-            fix = f"{{py}}pandas as p, anndata; anndata.AnnData({table}){{write}} (a row a cell; add .T where it is a gene)"
-            return f"a table of text, separated by {name}", fix
+            table = f"p.read_csv('{{file}}', {sep}index_col=0)"
+            rows = "(a row a cell; add .T to the table where it is a gene)"
+            return f"a table of text, separated by {name}", f"{_PANDAS}anndata.AnnData({table}){{write}} {rows}"
     return None
 
 
