@@ -6,6 +6,7 @@ dozen examples run by default, always the same; ``SCMF_EXAMPLES=2000`` draws tha
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import typer
@@ -244,7 +245,8 @@ WORDS = [
     "X", "raw.X", "layers/x", "auto", "var_names", "cell_type", "donor_id", "study", "depth", "random", "group",
     "unseen", "0.8,0.1,0.1", "1,1", "nan,0,0", "test=d4", "test=", "=", "test=[", "seurat", "seurat_v3", "union",
     "0", "1", "-1", "3", "1e400", "nan", "1-3", "99999999999999999999", "a/b", "toy", "annotation", "all", "tiny",
-    "mini", "training.max_steps=1", "training.lr=nan", "data.split=null", "a=b", "=", "model={}", "data.files=[]", "", "parity",
+    "mini",
+    "training.max_steps=1", "training.lr=nan", "data.split=null", "a=b", "=", "model={}", "data.files=[]", "", "parity",
     "rank_value", "binned", "transformer_encoder", "masked_gene_prediction", "baselines", "cell", "cls", "parquet",
 ]  # fmt: skip
 ROOT_COMMAND = typer.main.get_command(cli.app)
@@ -263,10 +265,10 @@ VERBS = list(verbs())
 
 def value(parameter):
     """A value for an option or argument: mostly of its kind."""
-    is_number = parameter.type.name in ("integer", "float", "integer range", "float range")
-    if is_number:
+    kind = parameter.bare_type() if hasattr(parameter, "bare_type") else parameter.type
+    if kind in (int, float):
         return st.sampled_from(["0", "1", "2", "-1", "x", "nan", "1e9", "99999999999999999999"])
-    first = PATHS if parameter.type.name == "path" or "file" in (parameter.name or "") else PATHS + WORDS
+    first = PATHS if kind is Path or "file" in (parameter.name or "") else PATHS + WORDS
     return st.one_of(st.sampled_from(first), st.sampled_from(PATHS + WORDS))
 
 

@@ -1,9 +1,9 @@
 """Outputs are tried before the work, and nothing is left behind or touched by that."""
 
+import errno
 import os
 import shutil
-import subprocess
-import sys
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from scmf.core import kernels
 from scmf.core.errors import ConfigError, ResourceError, resource_error
 from scmf.core.files import write_text
 from scmf.core.outputs import try_file, try_folder
-from tests import ROOT
 
 
 def left(folder):
@@ -83,22 +82,25 @@ def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
         try_file(tmp_path / "a", option="--out", need=2_000_000_000)
 
 
-def test_a_read_only_folder_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EROFS, "read-only"), (errno.EACCES, "no permission"), (errno.ENOSPC, "no space left")]
+)
+def test_a_folder_that_takes_no_file_is_refused(tmp_path, monkeypatch, number, words):
+    def refuse(**_):
+        raise OSError(number, os.strerror(number), "/somewhere/.scmf-probe")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    for attempt in (lambda: try_file(tmp_path / "x", option="--out"), lambda: try_folder(tmp_path, option="--out")):
+        with pytest.raises(ResourceError, match=words) as error:
+            attempt()
+        assert "probe" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(tmp_path):
     (tmp_path / "ro").mkdir(mode=0o555)
-    program = (
-        "import os, sys\n"
-        "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
-        "from scmf.core.outputs import try_file\n"
-        "from scmf.core.errors import ResourceError\n"
-        "try: try_file(sys.argv[1], option='--out')\n"
-        "except ResourceError as error: print(error)\n"
-    )
-    for parent in (tmp_path, *tmp_path.parents):
-        if os.getuid() == 0 and parent.owner() == "root" and parent.parts[1:2] == ("tmp",) and len(parent.parts) > 2:
-            parent.chmod(0o755)
-    words = [sys.executable, "-c", program, str(tmp_path / "ro" / "x")]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "no permission" in done.stdout and "--out" in done.stdout, done.stderr
+    with pytest.raises(ResourceError, match="no permission"):
+        try_file(tmp_path / "ro" / "x", option="--out")
 
 
 # --- errors of the system and of libraries ----------------------------------------------------------
