@@ -69,4 +69,4 @@ def _compile_anew() -> None:
     """Kernels that ask for a cache do without."""
     from numba.core.dispatcher import Dispatcher
 
-    Dispatcher.enable_caching = lambda self: None
+    Dispatcher.enable_caching = lambda self: None  # type: ignore[method-assign]
