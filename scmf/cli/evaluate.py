@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scmf.cli.options import Json, Quiet, Set, Variant, names_of
-from scmf.cli.output import print_json, print_table
+from scmf.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from scmf.results.result import Result
@@ -161,7 +161,7 @@ def compare(
         print_json(leaderboard.to_json())
         return
     for title, heads, lines in leaderboard.terminal_tables():
-        print(title)
+        say(title)
         print_table(tuple(heads), [tuple(line) for line in lines])
     for page in pages:
-        print(f"wrote {page}")
+        say(f"wrote {page}")

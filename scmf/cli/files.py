@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from scmf.cli.options import Json, Quiet, Variant
-from scmf.cli.output import print_answer, print_json, print_report
+from scmf.cli.output import print_answer, print_json, print_report, say
 
 
 def embed(
@@ -104,4 +104,4 @@ def schema(
     else:
         try_file(out, option="--out")
         write_json(out, file_schema())
-        print(out)
+        say(out)

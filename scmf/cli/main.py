@@ -21,7 +21,7 @@ from scmf.cli.data import data_app
 from scmf.cli.evaluate import compare, evaluate, tasks
 from scmf.cli.files import check, embed, schema
 from scmf.cli.options import RENAMED_HELP, refuse_renamed
-from scmf.cli.output import print_json
+from scmf.cli.output import complain, print_json
 from scmf.cli.publish import publish
 from scmf.cli.reproduce import reproduce
 from scmf.cli.train import sweep, train
@@ -66,7 +66,10 @@ def main() -> None:
     """
     from scmf.core.errors import ScmfError, resource_error
 
-    several, first = int(os.environ.get("WORLD_SIZE", "1")) > 1, os.environ.get("RANK", "0") == "0"
+    several = os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
+    first = not several or os.environ.get("RANK", "0").strip() == "0"
+    if several:  # one error in our words, not the frames of a store that lost its processes
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     if not first:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  (for as long as the process lives)
     for stream in (sys.stdout, sys.stderr):
@@ -75,6 +78,10 @@ def main() -> None:
     code = 0
     try:
         refuse_renamed(sys.argv[1:])
+        if several and first:
+            from scmf.core import watch
+
+            watch.say = _say
         app()
     except ScmfError as error:
         code = _say(error)
@@ -100,5 +107,5 @@ def _say(error: ScmfError) -> int:
     if "--json" in sys.argv:
         print_json(error.to_json())
     else:
-        print(f"{type(error).__name__}\n{error}", file=sys.stderr)
+        complain(f"{type(error).__name__}\n{error}")
     return error.exit_code

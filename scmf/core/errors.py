@@ -26,6 +26,8 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from scmf.core.redact import hide_text
+
 
 class ScmfError(Exception):
     """An error with four parts, so that the reader knows what to do next.
@@ -47,7 +49,11 @@ class ScmfError(Exception):
     def __init__(
         self, found: str, *, wanted: str | None = None, where: object | None = None, fix: str | None = None
     ) -> None:
-        self.found, self.wanted, self.where, self.fix = found, wanted, where, fix
+        # texts of libraries name addresses and options, with what is secret in them
+        self.found = hide_text(found)
+        self.wanted = None if wanted is None else hide_text(wanted)
+        self.where = hide_text(where) if isinstance(where, str) else where
+        self.fix = None if fix is None else hide_text(fix)
         super().__init__(self._message())
 
     def _message(self) -> str:
@@ -55,14 +61,14 @@ class ScmfError(Exception):
         if self.wanted:
             parts.append(f"wanted: {self.wanted}")
         if self.where is not None:
-            parts.append(f"where: {self.where}")
+            parts.append(f"where: {hide_text(str(self.where))}")
         if self.fix:
             parts.append(f"do: {self.fix}")
         return "\n".join(parts)
 
     def to_json(self) -> dict[str, str | None]:
         """The four parts as a JSON object, for ``--json``."""
-        where = None if self.where is None else str(self.where)
+        where = None if self.where is None else hide_text(str(self.where))
         return {
             "error": type(self).__name__,
             "found": self.found,

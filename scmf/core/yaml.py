@@ -117,8 +117,7 @@ def load_yaml(source: Path | str, *, where: str | None = None) -> Any:
         raise _too_deep(where) from error
     except (YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
         # besides its own errors, for a number of 5,000 digits, `!!int x`, `!!bool x`, a list as a key
-        text = str(error) if isinstance(error, YAMLError | ValueError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(f"not YAML: {text}", where=where, fix="correct the syntax at that line") from error
+        raise ConfigError(_said(error), where=where, fix="correct the syntax at that line") from error
     _refuse_depth(found, where)
     return found
 
@@ -161,6 +160,13 @@ def _too_deep(where: str) -> ConfigError:
         where=where,
         fix="see `scmf schema`",
     )
+
+
+def _said(error: Exception) -> str:
+    """What is wrong and where, without the text of the line, which may hold a password."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+    return f"not YAML: {problem or next(iter(str(error).splitlines()), type(error).__name__)}{place}"
 
 
 def dump_yaml(value: Any, *, width: int = 100) -> str:

@@ -13,6 +13,13 @@ from typing import Any
 
 from scmf.core.config.run import TrainingConfig
 from scmf.core.files import write_text
+from scmf.core.redact import hide
+
+_PRIVATE = {
+    "console": "off", "disable_git": True, "host": "machine", "program": "scmf", "save_code": False, "username": "user",
+    "x_disable_machine_info": True, "x_disable_meta": True,
+}  # fmt: skip
+"""Settings by which Weights & Biases records no command line, no output, no names of the machine and its user."""
 
 
 class RunLog:
@@ -50,8 +57,8 @@ def start_trackers(accelerator: Any, settings: TrainingConfig, out: Path) -> Non
     if not settings.trackers:
         return
     flat = {name: value for name, value in settings.model_dump().items() if isinstance(value, int | float | str)}
-    wandb = {"dir": str(out), "mode": os.environ.get("WANDB_MODE", "offline"), "name": out.name}
-    accelerator.init_trackers(settings.project, config=flat, init_kwargs={"wandb": wandb})
+    wandb = {"dir": str(out), "mode": os.environ.get("WANDB_MODE", "offline"), "name": out.name, "settings": _PRIVATE}
+    accelerator.init_trackers(settings.project, config=hide(flat), init_kwargs={"wandb": wandb})
 
 
 def end_trackers(accelerator: Any, settings: TrainingConfig) -> None:

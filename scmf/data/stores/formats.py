@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 
 from scmf.core.errors import DataError
+from scmf.core.hdf5 import open_hdf5
 
 _HEAD = 512
 """Bytes that are looked at."""
@@ -114,7 +115,7 @@ def _of_file(path: Path) -> tuple[str, str] | None:
     if not head:
         return "an empty file", "copy or download it again"
     if h5py.is_hdf5(path):
-        with h5py.File(path, "r") as tree:
+        with open_hdf5(path) as tree:
             return _of_hdf5(tree)
     if head.startswith(_GZIP):
         return _of_gzip(path)
