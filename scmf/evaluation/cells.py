@@ -36,8 +36,12 @@ class TaskCells:
 
     @cached_property
     def labels(self) -> CellLabels:
-        """Labels, batches, parts and donors."""
-        return CellLabels.of(self.adata) if self.known is None else self.known
+        """Labels, batches, parts and donors; cells that lack one are counted in the log."""
+        if self.known is not None:
+            return self.known
+        found = CellLabels.of(self.adata)
+        found.say_left_out(self.adata.facts)
+        return found
 
     @cached_property
     def baselines(self) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from scmf.data.loading.load import load_cells
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.tokenizers.build import (
+    batch_names_of,
     fitted_tokenizer,
     given_tokenizer,
     learn_columns,
@@ -76,7 +77,7 @@ class Prepared:
     def batch_names(self) -> list[str]:
         """Batches of the cells, sorted: what ``batch_ids`` counts. Empty without a batch column."""
         key = self.facts.batch_key
-        return sorted(set(self.cells.obs[key].astype(str))) if key and key in self.cells.obs else []
+        return batch_names_of(self.cells.obs[key]) if key and key in self.cells.obs else []
 
     def batches(self, training: TrainingConfig) -> Ragged | PerEpochTokens:
         """The training cells, in memory, drawn anew each epoch where the tokenizer draws."""

@@ -21,7 +21,7 @@ import numpy as np
 from scmf.core.errors import ConfigError, EvaluationError, MissingExtraError
 from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Prediction, check_prediction
 from scmf.evaluation.score import package
-from scmf.evaluation.uncertainty import bootstrap_means
+from scmf.evaluation.uncertainty import FEW_UNITS, bootstrap_means
 from scmf.results.metric import Metric, MetricTable
 from scmf.results.score import Score
 
@@ -163,7 +163,7 @@ class CellEval:
                 "counts": {name: {key: _plain(value) for key, value in row.items()} for name, row in counts.items()},
                 "left_out": left_out,
             },
-            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(rows) > 1 and each else {},
+            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(rows) >= FEW_UNITS and each else {},
         )
 
 

@@ -25,7 +25,7 @@ from scmf.evaluation.gene_network.truth import NetworkTruth, read_truth
 from scmf.evaluation.protocol import Benchmark
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
-from scmf.evaluation.uncertainty import bootstrap
+from scmf.evaluation.uncertainty import FEW_UNITS, bootstrap
 from scmf.results.score import Score
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class GeneNetwork(Benchmark):
         weights = weight_matrix(table, pairs.rows, pairs.columns)
         metrics = edge_scores(weights[pairs.universe], pairs.is_edge[pairs.universe])
         draws = RegulatorDraws(weights, pairs.is_edge, pairs.universe)
-        enough = len(pairs.rows) > 1
+        enough = len(pairs.rows) >= FEW_UNITS
         how = getattr(table, "attrs", {}).get("how")
         return Score(
             benchmark=self.name,
