@@ -125,7 +125,7 @@ def tokenize(tokenizer: Any, cells: LoadedCells, *, draw: int = 0, batch_names: 
     draw
         Number of the draw (the epoch), for tokenizers that draw.
     batch_names
-        Names that ``batch_ids`` counts; default: those of the cells, sorted. Cells without a batch column have none, and
+        Names that ``batch_ids`` counts; default: those of the cells, sorted. Cells without a batch column have none,
         cells whose batch is missing have -1, see `refuse_missing_batches`.
 
     Raises
@@ -224,8 +224,9 @@ def batch_codes(names: np.ndarray, known: Sequence[str] | None = None) -> np.nda
 def refuse_missing_batches(codes: np.ndarray, *, key: str | None, where: str) -> None:
     """Raise `DataError` where a model that reads the batch would read a missing one (-1 of `batch_codes`, (N,))."""
     if n := int((codes < 0).sum()):
+        first = int(np.argmax(codes < 0))
         raise DataError(
-            f"{n:,} of {len(codes):,} cells have no batch in {key!r}, the first is number {int(np.argmax(codes < 0)):,}",
+            f"{n:,} of {len(codes):,} cells have no batch in {key!r}, the first is number {first:,}",
             wanted="the batch of every cell, which this model reads", where=where,
             fix="name their batch, remove these cells, or train a model without batch labels (model.options)",
         )  # fmt: skip

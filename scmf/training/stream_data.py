@@ -44,9 +44,12 @@ from scmf.tokenizers.build import (
     learn_columns,
     obs_columns,
     ragged_of,
+    refuse_missing_batches,
     tokenizer_shape,
     with_vectors,
 )
+from scmf.tokenizers.coverage import tell_known_share_of_stores
+from scmf.training.data import no_training_cells
 from scmf.training.stream_batches import StreamBatches
 
 log = logging.getLogger(__name__)
@@ -178,6 +181,12 @@ class Streamed:
 
         return share
 
+    def refuse_missing_batches(self) -> None:
+        """Raise `DataError` where a training or validation cell has no batch, for models that read it."""
+        rows = self.opened.mask("train") | self.opened.mask("valid")
+        if (codes := self.cell_tensors.get(BATCH_IDS)) is not None:
+            refuse_missing_batches(codes[rows], key=self.facts.batch_key, where=self.facts.dataset)
+
     def _groups(self) -> np.ndarray | None:
         """Group of each cell (n_cells,) for batches by group; every training cell must have one."""
         if (column := self.settings.batches_by) is None:
@@ -234,6 +243,8 @@ def prepare_stream(config: RunConfig) -> Streamed:
     settings = config.data.stream or StreamConfig()
     log.info("opening the corpus")
     opened = open_corpus(config.data)
+    if not opened.mask("train").any():
+        raise no_training_cells(opened.facts)
     with main_first():
         tokenizer = _tokenizer(config, opened)
     columns = {name: opened.column(name) for name in tokenizer.obs_columns}
@@ -242,6 +253,8 @@ def prepare_stream(config: RunConfig) -> Streamed:
         _refuse_values(tokenizer, config)
     if config.data.tokens is not None:
         return Streamed(opened, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
+    allow = config.tokenizer.vocabulary == "fit" or config.data.allow_low_coverage
+    tell_known_share_of_stores(tokenizer, opened.corpus, opened.aligner, allow=allow)
     encoder = TokenEncoder(tokenizer, aligner=opened.aligner)
     if settings.cache_tokens is None:
         return Streamed(opened, tokenizer, encoder, settings)
@@ -354,4 +367,5 @@ def tokenize_files(
     settings = TokenizerConfig(vocabulary=vocabulary, max_length=max_length, special_tokens=special_tokens)
     tokenizer = given_tokenizer(settings)
     opened = open_corpus(data)
+    tell_known_share_of_stores(tokenizer, opened.corpus, opened.aligner, allow=data.allow_low_coverage)
     return tokenize_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)

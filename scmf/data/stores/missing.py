@@ -75,36 +75,6 @@ def text_categories(values: Any) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, categories=pd.Index(kept, dtype=object))
 
 
-def known_text(values: Any, *, missing: str = "") -> np.ndarray:
-    """Values as text, ``missing`` where there is none; str (n,).
-
-    Parameters
-    ----------
-    values
-        A column (n,), as `is_missing` takes it.
-    missing
-        What stands for a missing value; the empty text is never a value.
-    """
-    categorical = pd.Categorical(values)
-    lost = np.append(_missing_texts(categorical.categories), True)  # code -1 is the last
-    names = [missing if gone else name for gone, name in zip(lost, [*as_text(categorical.categories), ""], strict=True)]
-    return np.array(names, dtype=str)[np.asarray(categorical.codes)]
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, (float, np.floating)) and float(value).is_integer()
-
-
-def text_categories(values: Any) -> pd.Categorical:
-    """A column as categories of text; missing values have none."""
-    categorical = pd.Categorical(values)
-    names = as_text(categorical.categories)
-    kept = list(dict.fromkeys(names))
-    place = {name: i for i, name in enumerate(kept)}
-    codes = np.array([*(place[name] for name in names), -1], np.int64)[np.asarray(categorical.codes)]
-    return pd.Categorical.from_codes(codes, categories=pd.Index(kept, dtype=object))
-
-
 def _missing_texts(values: pd.Series | pd.Index) -> np.ndarray:
     missing = np.asarray(values.isna(), bool)
     if values.dtype.kind in "biufcmM":  # numbers and times have no text

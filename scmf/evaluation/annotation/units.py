@@ -71,5 +71,7 @@ class Units:
             return {}
         each = {str(name): value(self.rows[self.groups == name]) for name in np.unique(self.groups)}
         metrics = dict.fromkeys(metric for found in each.values() for metric in found)
-        values = {metric: {name: found[metric] for name, found in each.items() if metric in found} for metric in metrics}
+        values = {
+            metric: {name: found[metric] for name, found in each.items() if metric in found} for metric in metrics
+        }
         return {"units": {"unit": self.word, "values": values}}

@@ -163,7 +163,9 @@ class CellEval:
                 "counts": {name: {key: _plain(value) for key, value in row.items()} for name, row in counts.items()},
                 "left_out": left_out,
             },
-            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(rows) >= FEW_UNITS and each else {},
+            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws)
+            if len(rows) >= FEW_UNITS and each
+            else {},
         )
 
 

@@ -149,7 +149,10 @@ class Integration:
         }
         found: dict[str, float] = {}
         for name, function in compute.items():
-            value = function()
+            try:
+                value = function()
+            except CANNOT as error:
+                raise cannot(name, len(x_ND), error) from error
             if name == "kmeans":
                 found |= {"kmeans_nmi": float(value["nmi"]), "kmeans_ari": float(value["ari"])}
             else:
@@ -158,6 +161,20 @@ class Integration:
         found["batch_correction"] = float(np.mean([found[name] for name in BATCH]))
         found["overall"] = 0.6 * found["bio_conservation"] + 0.4 * found["batch_correction"]
         return found
+
+
+CANNOT = (ValueError, IndexError, ZeroDivisionError, TypeError, FloatingPointError)
+"""What libraries raise of too few cells, labels or batches."""
+
+
+def cannot(metric: str, n_cells: int, error: Exception) -> EvaluationError:
+    """What is said where a metric cannot be computed of these cells."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return EvaluationError(
+        f"{metric} cannot be computed of {n_cells:,} cells ({lines[0]})",
+        wanted="more cells, with two labels or more in several batches", where=Integration.name,
+        fix="give more cells, or leave integration out of eval.benchmarks",
+    )  # fmt: skip
 
 
 def check_finite(metrics: Mapping[str, float], method: str) -> None:
