@@ -14,6 +14,7 @@ import numpy as np
 
 from scmf.core.config.run import EvalConfig
 from scmf.core.distributed import is_main
+from scmf.core.errors import EvaluationError
 from scmf.core.files import sha256_json
 from scmf.data.loading.facts import DataFacts
 from scmf.data.loading.labels import CellLabels
@@ -108,7 +109,11 @@ def _probe_of(settings: EvalConfig, prepared: Prepared, truth: CellLabels) -> li
 
     def probe(model: Any, epoch: int, step: int) -> dict[str, float]:
         submission = ModelSubmission(_ORIGIN, model, prepared.tokenizer, settings, methods=PRETRAINED, prepared=seen)
-        found = scores(task, submission, cells)
+        try:
+            found = list(scores(task, submission, cells))
+        except EvaluationError as error:  # the network as it is cannot be scored: no reason to stop
+            log.warning(f"nothing is probed after epoch {epoch + 1}: {error.found}")
+            return {}
         return {f"valid_{s.protocol}_{name}": value for s in found for name, value in s.metrics.items()}
 
     return [probe]
@@ -120,7 +125,7 @@ def _no_probe(inner: CellLabels) -> str:
         if not len(inner.rows(part)):
             return f"no {words} cell has a label"
     if len(names := np.unique(inner.labels[inner.rows("train")])) < 2:
-        return f"all training cells have the label {names[0]!r}"
+        return f"all training cells have the label {str(names[0])!r}"
     if unseen := inner.unseen():
         return f"no training cell has the label of {sum(unseen.values()):,} validation cells ({', '.join(unseen)})"
     return ""
@@ -148,7 +153,12 @@ def inline(names: Sequence[str], tokenizer: Any, settings: EvalConfig) -> Evalua
         )  # fmt: skip
         values: dict[str, float] = {}
         for name, (task, cells) in held.items():
-            for score in scores(task, submission, cells):
+            try:
+                found = list(scores(task, submission, cells))
+            except EvaluationError as error:
+                log.warning(f"{name} is not scored after epoch {epoch + 1}: {error.found}")
+                continue
+            for score in found:
                 way = score.method.removeprefix("pretrained").removeprefix("-")
                 head = "/".join(filter(None, (name, score.protocol, way)))
                 values |= {f"{head}/{metric}": value for metric, value in score.metrics.items()}

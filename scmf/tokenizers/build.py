@@ -8,6 +8,7 @@ a model is told about its tokenizer. Lives elsewhere: the strategies (tokenizers
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from scmf.core import registry
 from scmf.core.config.renamed import load_tokenizer
 from scmf.core.config.run import RunConfig, TokenizerConfig
-from scmf.core.errors import ConfigError, DataError, from_value_error
+from scmf.core.errors import ConfigError, DataError, ScmfError, from_value_error
 from scmf.data.genes.align_vectors import vectors_for
 from scmf.data.genes.vocabulary import load_vocabulary
 from scmf.data.loading.facts import LoadedCells
@@ -31,6 +32,9 @@ from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.tokenizers.continuous_tables import UNKNOWN_ASSAY
 
 log = logging.getLogger(__name__)
+
+_EMPTY = "no counts in any known gene"
+"""What every tokenizer says of a cell without a token."""
 
 BATCH_IDS = "batch_ids"
 """Tensor with the batch (study, donor, assay) of a cell, for models that use it."""
@@ -92,7 +96,7 @@ def fitted_tokenizer(config: RunConfig, cells: LoadedCells) -> Any:
         learn_columns(made, obs_columns(made, training.obs))
         return made
     except ValueError as error:
-        raise from_value_error(DataError, error, where=cells.facts.dataset) from error
+        raise _naming_cells(error, training) from error
 
 
 def _most_variable(training: LoadedCells, n_genes: int, *, rounding: Rounding) -> list[str]:
@@ -133,15 +137,30 @@ def tokenize(tokenizer: Any, cells: LoadedCells, *, draw: int = 0, batch_names: 
     DataError
         For anything wrong with the cells; an empty cell is named.
     """
-    where = cells.facts.dataset
     try:
         encoded = tokenizer.encode_cells(cells.X, cells.var_names, n_counts=cells.total_counts, draw=draw)
         tensors = dict(tokenizer.cell_tensors(obs_columns(tokenizer, cells.obs)))
     except ValueError as error:
-        raise from_value_error(DataError, error, where=where) from error
+        raise _naming_cells(error, cells) from error
     if (key := cells.facts.batch_key) and key in cells.obs:
         tensors[BATCH_IDS] = batch_codes(known_text(cells.obs[key]), batch_names)
     return ragged_of(tokenizer, encoded, after=tensors)
+
+
+def _naming_cells(error: ValueError, cells: LoadedCells) -> ScmfError:
+    """The error of a tokenizer, which knows rows, with the ids of cells that have no counts in any known gene."""
+    text, where = str(error), cells.facts.dataset
+    rows = re.search(r"rows? (\d+)", text)
+    if _EMPTY not in text or rows is None:
+        return from_value_error(DataError, error, where=where)
+    count = re.search(r"(\d+) cell", text)
+    return DataError(
+        f"{count.group(1) if count else 'some'} cell(s) without counts in any known gene, the first is "
+        f"{str(cells.obs_names[int(rows.group(1))])!r}",
+        wanted="counts of at least one gene of the vocabulary in every cell", where=where,
+        fix="leave such cells out: scanpy.pp.filter_cells(adata, min_genes=1), or data.filter.min_genes of a "
+        "configuration; where most genes are unknown, check species and gene ids",
+    )  # fmt: skip
 
 
 def ragged_of(

@@ -41,7 +41,9 @@ def check_labels(report: CheckReport, parts: np.ndarray, column: pd.Series) -> N
             continue
         names, sizes = np.unique(mine[~np.isin(mine, trained)], return_counts=True)
         if len(names):
-            said = ", ".join(f"{name!r} ({n:,} {part} cells)" for name, n in zip(names, sizes, strict=True))
+            said = ", ".join(
+                f"{name!r} ({n:,} {part} cells)" for name, n in zip(names.tolist(), sizes.tolist(), strict=True)
+            )
             do = "choose another split, or merge or drop those labels"
             report.add(level, what, f"no training cell has the label {said}", do=do)
         else:

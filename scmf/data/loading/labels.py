@@ -132,7 +132,7 @@ class CellLabels:
         """Raise `EvaluationError` unless the training cells have two labels or more."""
         if len(names := np.unique(self.labels[self.rows("train")])) < 2:
             raise EvaluationError(
-                f"all {len(self.rows('train')):,} training cells have the label {names[0]!r}",
+                f"all {len(self.rows('train')):,} training cells have the label {str(names[0])!r}",
                 wanted="two labels or more, to tell apart",
                 where="data.label_key, data.split",
                 fix="name another column, choose another split, or leave annotation out of eval.benchmarks",

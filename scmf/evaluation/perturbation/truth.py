@@ -170,7 +170,7 @@ class PerturbationTruth:
         if key not in self._means:
             x = self.x_NG.astype(np.float64)
             x.data = np.expm1(x.data)
-            self._means[key] = np.asarray(x.sum(axis=1)).mean(keepdims=True)
+            self._means[key] = np.array([x.sum() / x.shape[0]])
         return float(self._means[key][0])
 
     def genes_of(self, condition: str) -> tuple[str, ...]:
