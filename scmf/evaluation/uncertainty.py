@@ -23,9 +23,6 @@ from scmf.results.score import Interval
 
 DRAWS, LEVEL = 1000, 0.95
 
-FEW_UNITS = 5
-"""Of fewer units benchmarks give no interval; they list the values."""
-
 _CHUNK = 100
 """Draws whose counts are in memory at once."""
 

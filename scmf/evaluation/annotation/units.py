@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scmf.evaluation.uncertainty import FEW_UNITS
-from scmf.results.score import Interval
+from scmf.results.score import FEW_UNITS, Interval
 
 Draw = Callable[[np.ndarray, np.ndarray | None, str], Mapping[str, Interval]]
 """From rows, their group (None: each row is a unit) and the word for a unit to the interval of each metric."""

@@ -21,9 +21,9 @@ import numpy as np
 from scmf.core.errors import ConfigError, EvaluationError, MissingExtraError
 from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Prediction, check_prediction
 from scmf.evaluation.score import package
-from scmf.evaluation.uncertainty import FEW_UNITS, bootstrap_means
+from scmf.evaluation.uncertainty import bootstrap_means
 from scmf.results.metric import Metric, MetricTable
-from scmf.results.score import Score
+from scmf.results.score import FEW_UNITS, Score
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from scmf.evaluation.gene_network.truth import NetworkTruth, read_truth
 from scmf.evaluation.protocol import Benchmark
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
-from scmf.evaluation.uncertainty import FEW_UNITS, bootstrap
-from scmf.results.score import Score
+from scmf.evaluation.uncertainty import bootstrap
+from scmf.results.score import FEW_UNITS, Score
 
 log = logging.getLogger(__name__)
 

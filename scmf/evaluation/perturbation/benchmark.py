@@ -28,8 +28,8 @@ from scmf.evaluation.protocol import Benchmark
 from scmf.evaluation.score import package
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
-from scmf.evaluation.uncertainty import FEW_UNITS, bootstrap_means
-from scmf.results.score import Score
+from scmf.evaluation.uncertainty import bootstrap_means
+from scmf.results.score import FEW_UNITS, Score
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from scmf.results.judge import Verdict
 from scmf.results.pages.table import METHODS, number
 from scmf.results.result import CellKey, Result
+from scmf.results.score import Interval
 from scmf.results.significance import Estimate, interval, marks
 
 Leaks = Mapping[str, Mapping[str, tuple[str, str]]]
@@ -187,7 +188,7 @@ def _entries(recipe: str, results: Sequence[Result], verdicts: Verdicts) -> dict
         if not all(name in result.metrics for result in results):
             continue
         samples = tuple(result.metrics[name] for result in results)
-        drawn = results[0].intervals.get(name) if len(results) == 1 else None
+        drawn = _interval(results[0], name) if len(results) == 1 else None
         each = [_drawn(result, name) for result in results]
         estimate = each[0] if len(results) == 1 else Estimate(samples, units=_over_units(each))
         verdict = verdicts.get((recipe, results[0].key(name)))
@@ -200,9 +201,15 @@ def _entries(recipe: str, results: Sequence[Result], verdicts: Verdicts) -> dict
     return found
 
 
+def _interval(result: Result, metric: str) -> Interval | None:
+    """The interval that was drawn, where it is over enough units to say something; earlier results have others, too."""
+    found = result.intervals.get(metric)
+    return found if found is not None and found.holds else None
+
+
 def _drawn(result: Result, metric: str) -> Estimate:
     """The number of one seed, with its interval where one was drawn."""
-    found = result.intervals.get(metric)
+    found = _interval(result, metric)
     value = (result.metrics[metric],)
     return Estimate(value) if found is None else Estimate(value, found.low, found.high, found.level)
 
