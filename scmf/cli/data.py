@@ -239,6 +239,7 @@ def data_hvg(
     gene_ids: GeneIds = "auto",
     counts_rounding: Rounding = "error",
     json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Highly variable genes by a flavour of scanpy, over cells on disk, of the training cells alone."""
     from scmf.core.files import write_text

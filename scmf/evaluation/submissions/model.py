@@ -191,7 +191,13 @@ class ModelSubmission(EmptySubmission):
 
     def vectors(self, task: Task, cells: TaskCells) -> Mapping[str, np.ndarray]:
         """Embeddings by the layer and pooling of the run."""
-        prepared = self.prepare(task, cells)
+        try:
+            prepared = self.prepare(task, cells)
+        except DataError as error:
+            if not embeds_by_batch(self.model):
+                raise
+            log.warning(f"no vectors of {task.dataset}.{task.split}, the model reads the batch: {error.found}")
+            return {}
         return self.own_vectors if prepared is self.prepared else self.embed(prepared.tokens)
 
     def labels(self, task: Task, cells: TaskCells) -> Iterator[tuple[str, np.ndarray]]:
