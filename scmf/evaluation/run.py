@@ -17,6 +17,7 @@ from typing import Any
 from scmf.core import registry
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import ConfigError
+from scmf.core.outputs import try_folder
 from scmf.core.workspace import default_folder
 from scmf.data.cards.card import list_cards, load_card
 from scmf.data.loading.facts import LoadedCells
@@ -79,6 +80,7 @@ def evaluate_tasks(
     )  # fmt: skip
     folder = Path(submission)
     root = results_dir or (RunFolder(folder).results if folder.is_dir() else default_folder("evaluate", "results"))
+    try_folder(root, option="--results")
     results = []
     for title, task in chosen.items():
         log.info(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")

@@ -129,7 +129,7 @@ class ModelSubmission(EmptySubmission):
                 origin, model, tokenizer, settings, folder=folder, allow_low_coverage=allow_low_coverage
             )  # fmt: skip
         config = run.config
-        corpus = config.data.dataset or ", ".join(Path(file).name for file in config.data.files) or "streamed"
+        corpus = config.data.dataset or ", ".join(config.data.file_names) or "streamed"
         held = (run.facts.get("provenance") or {}).get("data") or {}
         cells = None
         if held.get("sha256"):
