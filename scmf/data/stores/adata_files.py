@@ -188,6 +188,13 @@ def check_obsm_key(key: str, *, where: str) -> None:
         )
 
 
+def obsm_keys(path: Path | str) -> list[str]:
+    """Keys of ``obsm`` in a file or group of this machine."""
+    with _open(LocalFiles(str(path))) as tree:
+        held = tree.get("obsm", {})
+        return sorted(held.dtype.names or () if hasattr(held, "dtype") else held.keys())
+
+
 def stored_bytes(path: Path | str) -> int:
     """Bytes of a file, or of all files of a folder."""
     path = Path(path)

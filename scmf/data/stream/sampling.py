@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from scmf.core.errors import ConfigError, DataError
+from scmf.data.stores.missing import text_categories
 
 _MOST = np.iinfo(np.uint16).max
 
@@ -108,7 +109,7 @@ def balanced(
     Parameters
     ----------
     groups
-        Group of each cell, such as ``obs["tissue"]``; cells without one (NaN) are left out.
+        Group of each cell, such as ``obs["tissue"]``; cells without one (NaN, empty text) are left out.
     keep
         Boolean (n_cells,): the cells that may come.
     power
@@ -125,9 +126,9 @@ def balanced(
     ConfigError
         A weight is negative, or names a group that no cell has.
     """
-    column = groups.astype("category")
-    codes = column.cat.codes.to_numpy().astype(np.int32)
-    names = [str(name) for name in column.cat.categories]
+    column = text_categories(groups)
+    codes = np.asarray(column.codes, np.int32)
+    names = [str(name) for name in column.categories]
     if keep is not None:
         codes = np.where(keep, codes, -1).astype(np.int32)
     counts = np.bincount(codes[codes >= 0], minlength=len(names)).astype(np.float64)
