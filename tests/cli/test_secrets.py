@@ -50,7 +50,7 @@ def played(toy, tmp_path_factory):
     fsspec.filesystem("memory").pipe(f"/{place}", cells)
     option = f"data.storage_options.secret={SECRETS['option']}"
     stream = [
-        "--config", home / "recipe.yaml", "--set", f"data.files=[memory://{place}]", "--set", option,
+        "--config", home / "recipe.yaml", "--set", f'data.files=["memory://{place}"]', "--set", option,
         "--set", "data.storage_options.region=eu-west-1", "--set", "data.stream={buffer_blocks: 4}",
         "--set", f"data.split={home / 'toy.donor.tsv.gz'}", "--set", "data.label_key=cell_type",
         "--set", "training.max_steps=2", "--set", "eval.every_n_epochs=0",
