@@ -144,8 +144,13 @@ def compare(
 ) -> None:
     """The leaderboard of recipes or runs: tables, page, CSV, JSON, figures. Nothing is trained."""
     from scmf.core.config.recipe import list_recipes
+    from scmf.core.outputs import try_file, try_folder
+    from scmf.core.workspace import default_folder
     from scmf.experiments.leaderboard import compare_measured
 
+    out = try_folder(out or default_folder("compare"), option="--out")
+    if history is not None:
+        try_file(history, option="--history")
     leaderboard = compare_measured(list_recipes() if what == ["all"] else what, results_dir=results, out=out)
     pages = list(leaderboard.pages)
     if history is not None:

@@ -28,12 +28,18 @@ def train(
 ) -> None:
     """Pretrain the model of a recipe or of your own YAML file."""
     from scmf.core.config.recipe import load_recipe
+    from scmf.core.distributed import is_main
+    from scmf.core.outputs import try_folder
     from scmf.evaluation.callbacks import callbacks_of
+    from scmf.models.run_folder import RunFolder
     from scmf.training.data import prepare
-    from scmf.training.pretrain import pretrain
+    from scmf.training.pretrain import pretrain, refuse_other_run
 
     texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
     recipe = load_recipe(config, variant=variant, overrides=texts)
+    try_folder(out, option="--out")
+    if is_main():
+        refuse_other_run(RunFolder(out), {"seed": recipe.config.training.seed, "recipe_digest": recipe.digest})
     prepared: Any
     if recipe.config.data.streamed:
         from scmf.training.stream_data import prepare_stream
@@ -73,10 +79,11 @@ def sweep(
 
     From two seeds on the table says which differences are larger than the spread of the seeds.
     """
+    from scmf.core.outputs import try_folder
     from scmf.core.workspace import default_folder
     from scmf.experiments.tokenizer_grid import sweep_tokenizers
 
-    out = out or default_folder("sweep")
+    out = try_folder(out or default_folder("sweep"), option="--out")
     found = sweep_tokenizers(
         config,
         names_of(tokenizers),

@@ -21,6 +21,7 @@ from scmf.core.config.run import RunConfig, deep_merge
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.files import write_json, write_text
+from scmf.core.owned import refuse_foreign
 from scmf.experiments.seeds import SharedInputs, run_seed
 from scmf.models.run_folder import RunFolder
 from scmf.results.ledger import write_result
@@ -215,6 +216,7 @@ def sweep_tokenizers(
     ConfigError
         Unknown names, no strategy, or none that runs.
     """
+    refuse_foreign(out, ("sweep.json", "sweep.md"), is_ours=_is_sweep)
     recipe = load_recipe(base, variant=variant, overrides=overrides)
     for strategy in strategies:
         registry.check("tokenizers", strategy)
@@ -248,6 +250,15 @@ def sweep_tokenizers(
     write_json(out / "sweep.json", sweep.to_json())
     write_text(out / "sweep.md", sweep.markdown())
     return sweep
+
+
+def _is_sweep(folder: Path) -> bool:
+    """Whether a sweep was written into a folder before."""
+    try:
+        found = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"architecture", "rows", "absent"} <= set(found)
 
 
 def under(recipe: Recipe, strategy: str, *, architecture: str, objective: str) -> Recipe:

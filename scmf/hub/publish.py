@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scmf.core import provenance
+from scmf.core import manifest, provenance, registry
 from scmf.core.errors import ConfigError
 from scmf.core.files import write_json, write_text
+from scmf.core.outputs import try_folder
 from scmf.core.shareable import published, shareable
 from scmf.core.yaml import dump_yaml
 from scmf.hub import folder as folders
@@ -29,6 +30,7 @@ from scmf.hub import upload
 from scmf.hub.card import Subject, card_text, training_yaml
 from scmf.hub.check import check_alone
 from scmf.hub.results import Model, gather
+from scmf.models.checkpoint import verify_model
 from scmf.models.origin import RECORD, Checkpoint, Link, cells_card, judge, spdx, trace
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,12 @@ def publish(
     """
     upload.check_name(repo)
     checkpoint = Checkpoint.at(folder)
+    if trust:
+        registry.trust()
+    verify_model(checkpoint.model)
+    base = Path(folder).resolve()
+    out = Path(out) if out is not None else base.with_name(f"{base.name}.published")
+    try_folder(out, option="--out", inputs=[base], need=sum(path.stat().st_size for path in checkpoint.weight_files))
     links = trace(checkpoint)
     inherited = judge(checkpoint, links)
     cells = cells_card(checkpoint)
@@ -93,8 +101,6 @@ def publish(
     model = Model.of(checkpoint)
     scores = gather(results, model)
     repository = None if dry_run else upload.look(repo, private=private, update=update)
-    base = Path(folder).resolve()
-    out = Path(out) if out is not None else base.with_name(f"{base.name}.published")
     with folders.whole_or_nothing(out) as building:
         log.info("putting the folder together")
         behind = folders.copy_checkpoint(checkpoint, building)
@@ -153,6 +159,7 @@ def _write(folder: Path, subject: Subject) -> None:
     write_text(folder / "LICENSE", note)
     write_json(folder / "results.json", [published(result.to_json()) for result in subject.results])
     write_text(folder / "README.md", card_text(subject))
+    manifest.seal(folder)
     for path in folder.iterdir():
         path.chmod(0o644)
     sums = folders.checksums(folder)

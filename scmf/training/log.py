@@ -38,8 +38,8 @@ class RunLog:
     def __init__(self, path: Path, accelerator: Any, *, keep_until: int) -> None:
         self.path, self._accelerator = path, accelerator
         if accelerator.is_main_process:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= keep_until]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+            kept = [line for line in lines if 0 <= _step_of(line) <= keep_until]
             write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, **values: float | None) -> None:
@@ -65,3 +65,12 @@ def end_trackers(accelerator: Any, settings: TrainingConfig) -> None:
     """Finish what `start_trackers` began."""
     if settings.trackers:
         accelerator.end_training()
+
+
+def _step_of(line: str) -> int:
+    """Step of a line of the log; -1 for one that was cut short or damaged, and is left out."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return -1
+    return step if isinstance(step, int) else -1

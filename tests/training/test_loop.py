@@ -119,14 +119,6 @@ def test_a_half_written_checkpoint_is_ignored_and_old_ones_are_deleted(tmp_path)
     assert run(tmp_path, config=settings(keep_checkpoints=2)).resumed_from == 30
 
 
-def test_a_broken_progress_file_is_named(tmp_path):
-    run(tmp_path)
-    newest = checkpoints.complete(tmp_path / "checkpoints")[-1]
-    (newest / "progress.json").write_text("{")
-    with pytest.raises(TrainingError, match="cannot be read"):
-        run(tmp_path)
-
-
 def test_checkpoints_are_read_by_from_pretrained(tmp_path):
     network = model()
     run(tmp_path, network=network)

@@ -26,6 +26,7 @@ from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
 from scmf.core.paths import shipped
 from scmf.core.redact import hide, hide_override
+from scmf.core.workspace import is_shipped
 from scmf.core.yaml import load_yaml
 
 _CAME_LATER = {
@@ -147,10 +148,18 @@ class Recipe:
         return self.variants[self.variant].tier if self.variant in self.variants else "mini"
 
     def module(self, stem: str) -> ModuleType:
-        """Import ``<stem>.py`` of the recipe's folder (parity checks, converters)."""
+        """Import ``<stem>.py`` of the recipe's folder (parity checks, converters).
+
+        Raises
+        ------
+        ConfigError
+            There is no such file; or it did not come with scmf and `scmf.core.registry.trust` was not called.
+        """
         path = self.folder / f"{stem}.py"
         if not path.is_file():
             raise ConfigError(f"recipe {self.name!r} has no {stem}.py", where=self.folder, fix="use a shipped recipe")
+        if not is_shipped(path):
+            registry.require_trust(str(path), where=f"recipe {self.name!r} in {self.folder}")
         spec = importlib.util.spec_from_file_location(f"scmf_recipe_{self.name}_{stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -84,9 +84,8 @@ def _is_here(card: Card, file: CardFile) -> bool:
     roots = [root for root in (data_dir(), None if card.is_shipped else card.folder) if root is not None]
     for source in _local(file):
         if isinstance(source, InstalledSource):
-            spec = importlib.util.find_spec(source.package)
-            places = [] if spec is None else list(spec.submodule_search_locations or [])
-            if any((Path(place) / source.path).is_file() for place in places):
+            place = _place_of(source.package)
+            if place is not None and (place / source.path).is_file():
                 return True
         elif any((root / source.path).is_file() for root in roots):
             return True
@@ -157,12 +156,25 @@ def _say(source: Source) -> str:
 # --- files that are already on this machine -------------------------------------------------------
 
 
+def _place_of(package: str) -> Path | None:
+    """Folder of a package, of which no code is run: Python imports the packages that a dotted name lies in."""
+    first, *below = package.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    place = Path(next(iter(spec.submodule_search_locations))).joinpath(*below)
+    return place if place.is_dir() else None
+
+
 def _find(card: Card, file: CardFile, source: MirrorSource | InstalledSource) -> Path:
     if isinstance(source, InstalledSource):
-        spec = importlib.util.find_spec(source.package)
-        if spec is None or not spec.submodule_search_locations:
+        place = _place_of(source.package)
+        if place is None:
             raise UnavailableError("the package is not installed")
-        path = Path(next(iter(spec.submodule_search_locations))) / source.path
+        path = place / source.path
         if not path.is_file():
             raise UnavailableError("the installed version does not bring this file")
         if (found := sha256_file(path)) != file.sha256:

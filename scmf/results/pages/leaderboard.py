@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scmf.core.files import write_json, write_text
+from scmf.core.owned import refuse_foreign
 from scmf.results.expected import Expected, PublishedValue
 from scmf.results.pages import leaderboard_plots
 from scmf.results.pages.environment import make_environment
@@ -26,6 +27,9 @@ from scmf.results.pages.leaderboard_tables import ANY, Table, tables
 from scmf.results.pages.table import VERDICTS, number
 from scmf.results.result import Result
 from scmf.results.significance import BEST, EQUAL, UNKNOWN
+
+PAGES = ("index.html", "README.md", "leaderboard.csv", "leaderboard.json")
+"""Files of a leaderboard beside its pictures."""
 
 MARKS = {BEST: "*", EQUAL: "=", UNKNOWN: "°"}
 """Signs behind a number: best, not distinguishable from the best, not compared with it."""
@@ -121,10 +125,13 @@ def write_leaderboard(out: Path | str, leaderboard: Leaderboard) -> list[Path]:
 
     Raises
     ------
+    ConfigError
+        Files of others lie there under these names.
     MissingExtraError
         jinja2 or matplotlib is not installed.
     """
     out = Path(out)
+    refuse_foreign(out, PAGES, is_ours=_is_leaderboard)
     plots = leaderboard_plots.draw(leaderboard.tables, out / "plots")
     environment = _environment()
     pages = []
@@ -134,6 +141,15 @@ def write_leaderboard(out: Path | str, leaderboard: Leaderboard) -> list[Path]:
     pages.append(write_text(out / "leaderboard.csv", _csv(leaderboard)))
     pages.append(write_json(out / "leaderboard.json", leaderboard.to_json()))
     return pages + [out / "plots" / plot.file for plot in plots if plot.file]
+
+
+def _is_leaderboard(folder: Path) -> bool:
+    """Whether a leaderboard was written into a folder before."""
+    try:
+        found = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "tables" in found
 
 
 def _environment() -> Any:
