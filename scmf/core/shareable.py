@@ -112,7 +112,8 @@ def _relative(path: str) -> str:
         whole = Path(bare).expanduser()
         if whole.is_relative_to(Path.cwd()):
             return str(whole.relative_to(Path.cwd()))
-    return re.split(r"[\\/]", bare)[-1]
+    last = re.split(r"[\\/]", bare)[-1]
+    return "~" if last in _users() else last
 
 
 def _bare(text: str) -> str:
