@@ -33,8 +33,6 @@ from scmf.tokenizers.continuous_tables import UNKNOWN_ASSAY
 
 log = logging.getLogger(__name__)
 
-"""What every tokenizer says of a cell without a token."""
-
 BATCH_IDS = "batch_ids"
 """Tensor with the batch (study, donor, assay) of a cell, for models that use it."""
 
@@ -150,7 +148,7 @@ def tokenize(tokenizer: Any, cells: LoadedCells, *, draw: int = 0, batch_names: 
         encoded = tokenizer.encode_cells(cells.X, cells.var_names, n_counts=cells.total_counts, draw=draw)
         tensors = dict(tokenizer.cell_tensors(obs_columns(tokenizer, cells.obs)))
     except ValueError as error:
-        raise _with_names(from_value_error(DataError, error, where=where), cells.obs_names) from error
+        raise _naming_cells(error, cells) from error
     if (key := cells.facts.batch_key) and key in cells.obs:
         tensors[BATCH_IDS] = batch_codes(known_text(cells.obs[key]), batch_names)
     return ragged_of(tokenizer, encoded, after=tensors)
@@ -159,17 +157,18 @@ def tokenize(tokenizer: Any, cells: LoadedCells, *, draw: int = 0, batch_names: 
 _ROWS = re.compile(r"\brows? (\d+(?:, \d+)*)")
 
 
-def _with_names(error: ScmfError, names: Any) -> ScmfError:
+def _naming_cells(problem: ValueError, cells: LoadedCells) -> ScmfError:
     """The error of a tokenizer, which knows rows, with the ids of the cells and with what a command can do."""
+    error, names = from_value_error(DataError, problem, where=cells.facts.dataset), cells.obs_names
     found = _ROWS.search(str(error.where))
     rows = [int(row) for row in found[1].split(", ")] if found else []
     if not rows or max(rows) >= len(names):
         return error
-    cells = ", ".join(repr(str(names[row])) for row in rows)
+    named = ", ".join(repr(str(names[row])) for row in rows)
     fix = error.fix
     if fix is not None and "empty='keep'" in fix:
         fix = "remove these cells from the file; data.filter.min_genes in a YAML file leaves out those without genes"
-    return type(error)(error.found, wanted=error.wanted, where=f"{error.where}: cells {cells}", fix=fix)
+    return type(error)(error.found, wanted=error.wanted, where=f"{error.where}: cells {named}", fix=fix)
 
 
 def ragged_of(
