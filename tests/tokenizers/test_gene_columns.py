@@ -94,7 +94,7 @@ def test_tokens_equal_a_plain_loop(data, kind, form, match_official):
 
 def test_stored_zeros_are_dropped_and_a_column_given_twice_is_summed():
     matrix = sp.csr_matrix((np.array([0, 2, 3, 1.0]), np.array([0, 1, 1, 2]), np.array([0, 4])), shape=(1, 3))
-    assert as_cells(to_tokens(matrix, match_genes(["A", "B", "C"], TOKENS, {}, match_official=False))) == [
+    assert as_cells(to_tokens(matrix, match_genes(["A", "B", "C"], TOKENS, {}, match_official=False).places)) == [
         [(4, 5), (7, 1)]
     ]
     assert matrix.data.tolist() == [0, 2, 3, 1], "the matrix of the caller stays as it is"
