@@ -119,10 +119,15 @@ def data_stats(
     quiet: Quiet = False,
 ) -> None:
     """Cells that detect each gene, its counts and its non-zero median, in one pass. An interrupted pass resumes."""
+    from scmf.core.outputs import try_file
+    from scmf.data.preprocess.statistics import refuse_names
     from scmf.data.preprocess.statistics_pass import corpus_statistics
     from scmf.data.stores.corpus import Corpus
     from scmf.data.stores.open import open_stores
 
+    refuse_names(out, table)
+    for written in (out, out.with_suffix(f".{table}"), *(() if exact else (out.with_suffix(".state.npz"),))):
+        try_file(written, option="--out", inputs=files)
     corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
     found = corpus_statistics(
         corpus,
@@ -161,8 +166,10 @@ def data_convert(
     """Rewrite cells as shuffled, sharded zarr (AnnData's own). Repeat the command to resume an interrupted run."""
     from scmf.core import registry
     from scmf.core.errors import ConfigError
+    from scmf.core.outputs import try_folder
     from scmf.data.convert.convert import convert
 
+    try_folder(out, option="--out", inputs=files)
     if genes not in ("union", "intersection"):
         hint = registry.did_you_mean(genes, ["union", "intersection"])
         raise ConfigError(f"--genes {genes}", wanted="union or intersection", where="--genes", fix=hint)
@@ -199,12 +206,14 @@ def data_tokenize(
     quiet: Quiet = False,
 ) -> None:
     """Rank-value tokens of all cells as a Hugging Face dataset that the official Geneformer reads."""
-    from scmf.core.config.run import DataConfig
+    from scmf.core.config.run import DataConfig, validate
+    from scmf.core.outputs import try_folder
     from scmf.training.stream_data import tokenize_files
 
+    try_folder(out, option="--out", inputs=files)
     data = {"files": files, "counts": counts, "gene_ids": gene_ids, "filter": {"min_genes": min_genes}}
     written = tokenize_files(
-        DataConfig.model_validate(data), out, vocabulary=vocabulary, max_length=max_length,
+        validate(DataConfig, data, where="scmf data tokenize"), out, vocabulary=vocabulary, max_length=max_length,
         special_tokens=special_tokens,
         columns=columns or (), )  # fmt: skip
     print_answer({"tokens": str(out), "cells": written}, as_json=json_)
@@ -228,11 +237,13 @@ def data_hvg(
 ) -> None:
     """Highly variable genes by a flavour of scanpy, over cells on disk, of the training cells alone."""
     from scmf.core.files import write_text
+    from scmf.core.outputs import try_file
     from scmf.data.preprocess.hvg import highly_variable_genes
     from scmf.data.splits.read import read_codes
     from scmf.data.stores.corpus import Corpus
     from scmf.data.stores.open import open_stores
 
+    try_file(out, option="--out", inputs=files)
     corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
     keep = None if split is None else read_codes(split, corpus) == 0
     found = highly_variable_genes(corpus, keep=keep, flavor=flavor, n_top_genes=n_top_genes, batch_key=batch_key)  # type: ignore[arg-type]
@@ -271,7 +282,9 @@ def data_split(
 ) -> None:
     """Split cells by donor, batch, study, perturbation or cell type; cells one by one only with --strategy random."""
     from scmf.core.errors import ConfigError
+    from scmf.core.outputs import try_file
     from scmf.data.checks.split import names_of, split_files
+    from scmf.data.splits.split import side_file
 
     held: dict[str, list[str]] = {}
     for text in hold_out or ():
@@ -286,6 +299,8 @@ def data_split(
         raise ConfigError(
             f"--fractions {fractions}", wanted="three numbers", where="--fractions", fix="0.8,0.1,0.1"
         ) from None
+    for written in (out, side_file(out)):
+        try_file(written, option="--out", inputs=files)
     more: dict[str, Any] = {"control": control} if control else {}
     answer = split_files(
         files, out, by=by[0] if by and len(by) == 1 else by, strategy=strategy, fractions=shares,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scmf.cli.options import Json, Quiet, Set, Variant, names_of
-from scmf.cli.output import print_json, print_table
+from scmf.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from scmf.results.result import Result
@@ -144,8 +144,13 @@ def compare(
 ) -> None:
     """The leaderboard of recipes or runs: tables, page, CSV, JSON, figures. Nothing is trained."""
     from scmf.core.config.recipe import list_recipes
+    from scmf.core.outputs import try_file, try_folder
+    from scmf.core.workspace import default_folder
     from scmf.experiments.leaderboard import compare_measured
 
+    out = try_folder(out or default_folder("compare"), option="--out")
+    if history is not None:
+        try_file(history, option="--history")
     leaderboard = compare_measured(list_recipes() if what == ["all"] else what, results_dir=results, out=out)
     pages = list(leaderboard.pages)
     if history is not None:
@@ -156,7 +161,7 @@ def compare(
         print_json(leaderboard.to_json())
         return
     for title, heads, lines in leaderboard.terminal_tables():
-        print(title)
+        say(title)
         print_table(tuple(heads), [tuple(line) for line in lines])
     for page in pages:
-        print(f"wrote {page}")
+        say(f"wrote {page}")

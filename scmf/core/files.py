@@ -6,9 +6,12 @@ what is in them (config, recipe, data.cards, results).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+_SHOWN = 32
+"""Characters of a name that its temporary file bears."""
 
 
 @contextmanager
@@ -27,7 +32,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    _sweep(path)
+    fd, name = tempfile.mkstemp(prefix=_prefix(path), suffix=_suffix(path), dir=path.parent)
     os.close(fd)
     temporary = Path(name)
     try:
@@ -42,10 +48,43 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _prefix(path: Path, pid: int | str | None = None) -> str:
+    """How temporary names of ``path`` begin: with the machine and the process that write.
+
+    A name may be as long as the file system allows, so that only its beginning stands in them.
+    """
+    return f".{path.name[:_SHOWN]}.{socket.gethostname()[:_SHOWN]}-{os.getpid() if pid is None else pid}-"
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix if len(path.suffix) <= _SHOWN else ""
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed process of this machine left of an earlier try to write ``path``."""
+    before, _, after = _prefix(path, "PID").rpartition("PID")
+    name = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}\w{{8}}{re.escape(_suffix(path))}")
+    with contextlib.suppress(OSError):
+        for left in path.parent.iterdir():
+            if (match := name.fullmatch(left.name)) and not _is_alive(int(match[1])):
+                left.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs; it may be somebody else's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def write_text(path: Path | str, text: str) -> Path:
-    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    r"""Write ``text`` to ``path`` atomically, as UTF-8; bytes of a file name that are none become ``\\udc..``."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 
@@ -66,4 +105,4 @@ def sha256_file(path: Path | str) -> str:
 def sha256_json(value: Any) -> str:
     """Hex sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

@@ -112,7 +112,14 @@ def load_yaml(source: Path | str, *, where: str | None = None) -> Any:
         found = f"duplicate key {key[1] if key else ''!r}, line {error.problem_mark.line + 1}"
         raise ConfigError(found, wanted="each key once", where=where, fix="remove one of the two") from error
     except (YAMLError, ValueError) as error:  # ValueError: a number of 5,000 digits, or `!!int x`
-        raise ConfigError(f"not YAML: {error}", where=where, fix="correct the syntax at that line") from error
+        raise ConfigError(_said(error), where=where, fix="correct the syntax at that line") from error
+
+
+def _said(error: Exception) -> str:
+    """What is wrong and where, without the text of the line, which may hold a password."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+    return f"not YAML: {problem or str(error).splitlines()[0]}{place}"
 
 
 def dump_yaml(value: Any, *, width: int = 100) -> str:

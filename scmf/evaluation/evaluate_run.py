@@ -14,8 +14,11 @@ from typing import Any
 from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.config.run import DataConfig, EvalConfig, validate
 from scmf.core.errors import DataError
-from scmf.core.files import atomic_path
-from scmf.data.loading.load import load_cells, read_file
+from scmf.core.outputs import try_file, try_folder
+from scmf.data.loading.load import load_cells
+from scmf.data.stores.adata_files import add_vectors, check_obsm_key, stored_bytes
+from scmf.data.stores.files.remote import is_remote
+from scmf.data.stores.open import sources_of
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.run import scores_of_recipe
 from scmf.evaluation.submissions.baselines import BaselinesSubmission
@@ -51,6 +54,8 @@ def evaluate_folder(
     """
     folder = Path(folder)
     recipe = _recipe_of(folder, config, variant, overrides)
+    if recipe.config.eval.finetune is not None and (folder / "model").is_dir():
+        try_folder(RunFolder(folder).path, option="the folder of the run, in which the head is fine-tuned:")
     model, tokenizer = load_run_model(folder)
     cells = load_cells(recipe.config.data)
     tokens = tokenize(tokenizer, cells, batch_names=getattr(model.config, "batch_names", None))
@@ -64,7 +69,7 @@ def evaluate_folder(
 
 
 def embed_to_file(
-    file: Path,
+    file: Path | str,
     model: Path,
     *,
     output: Path | None = None,
@@ -79,13 +84,13 @@ def embed_to_file(
     Parameters
     ----------
     file
-        .h5ad with raw counts.
+        .h5ad file or zarr group with raw counts.
     model
         Folder of a run or of a checkpoint.
     output
-        New file; ``<file>.<recipe>.h5ad`` when None. The input is never changed.
+        New file, or zarr group where the input is one; ``<file>.<recipe>.h5ad`` when None. The input is never changed.
     key
-        Key in ``obsm``; ``X_<recipe>`` when None.
+        Key in ``obsm``; ``X_<recipe>`` when None. Vectors that the file has under it are replaced in the copy.
     counts, gene_ids
         As in the ``data`` section.
     layer, pooling
@@ -99,26 +104,47 @@ def embed_to_file(
 
     Raises
     ------
+    ConfigError, ResourceError
+        The output cannot be written, or is the input.
     DataError
-        If the output is the input, or the cells cannot be used.
+        The cells cannot be used.
     """
+    stored = _one_store(str(file))
+    model = Path(model)
     recipe = _recipe_name(model)
-    output = output or file.with_name(f"{file.stem}.{recipe}.h5ad")
-    if output.resolve() == file.resolve():
-        raise DataError("output is the input", wanted="another file", where=output, fix="choose another --output")
+    ending = ".zarr" if stored.is_dir() else ".h5ad"
+    output = Path(output) if output is not None else stored.with_name(f"{stored.stem}.{recipe}{ending}")
+    key = f"X_{recipe}" if key is None else key
+    check_obsm_key(key, where="--key")
+    try_file(output, option="--output", endings=(ending,), inputs=[stored], need=stored_bytes(stored))
     log.info("loading model and cells")
     network, tokenizer = load_run_model(model)
     settings = _embedding_settings(model, network, layer=layer, pooling=pooling)
-    section = validate(DataConfig, {"files": [file], "counts": counts, "gene_ids": gene_ids}, where="embed")
+    section = validate(DataConfig, {"files": [stored], "counts": counts, "gene_ids": gene_ids}, where="embed")
     tokens = tokenize(tokenizer, load_cells(section))
     log.info(f"embedding {len(tokens):,} cells")
     x_ND = embed_tokens(network, tokens, settings=settings)
-    adata = read_file(file)
-    key = key or f"X_{recipe}"
-    adata.obsm[key] = x_ND
-    with atomic_path(output) as temporary:
-        adata.write_h5ad(temporary)
+    if add_vectors(stored, output, key, x_ND):
+        log.info(f"{output}: obsm[{key!r}] of {stored} was replaced")
     return {"file": str(output), "key": key, "cells": len(x_ND), "dimensions": x_ND.shape[1]}
+
+
+def _one_store(file: str) -> Path:
+    """The one .h5ad file or zarr group that a word on the command line means, on this machine."""
+    if is_remote(file):
+        raise DataError(
+            f"the address {file.partition('?')[0]}", wanted="an .h5ad file or zarr group of this machine",
+            where="scmf embed", fix="copy it here first; the output is a copy of it with the vectors",
+        )  # fmt: skip
+    sources = sources_of(file, None)
+    for source in sources:
+        source.close()
+    if len(sources) > 1:
+        raise DataError(
+            f"{len(sources)} stores, the first {sources[0].root}", wanted="one .h5ad file or zarr group", where=file,
+            fix="call `scmf embed` once for each of them",
+        )  # fmt: skip
+    return Path(sources[0].root)
 
 
 def _embedding_settings(model: Path, network: Any, *, layer: int | None, pooling: str | None) -> EvalConfig:
@@ -138,4 +164,4 @@ def _embedding_settings(model: Path, network: Any, *, layer: int | None, pooling
 def _recipe_name(model: Path) -> str:
     """Name of the recipe a run was made with, else the name of the folder."""
     run = RunFolder.find(model)
-    return model.resolve().name if run is None else str(run.fact("recipe"))
+    return (model.resolve().name if run is None else Path(str(run.fact("recipe"))).name) or "model"

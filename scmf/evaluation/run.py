@@ -15,6 +15,7 @@ from pathlib import Path
 from scmf.core import registry
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import ConfigError
+from scmf.core.outputs import try_folder
 from scmf.core.workspace import default_folder
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
@@ -67,6 +68,7 @@ def evaluate_tasks(
     who = find_submission(submission, tasks=chosen.values(), obsm=obsm, name=name, corpora=corpora)
     folder = Path(submission)
     root = results_dir or (RunFolder(folder).results if folder.is_dir() else default_folder("evaluate", "results"))
+    try_folder(root, option="--results")
     results = []
     for title, task in chosen.items():
         log.info(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")

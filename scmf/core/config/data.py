@@ -5,12 +5,14 @@ Lives here: keys, units, defaults. Lives elsewhere: the other sections (run), wh
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from scmf.core.config.section import Section
+from scmf.core.redact import remember
 
 
 def _texts(value: Any) -> Any:
@@ -144,6 +146,18 @@ class DataConfig(Section):
         if self.orthologs is not None and self.gene_set is None:
             raise ValueError("`orthologs` needs `gene_set`, such as human_protein_coding")
         return self
+
+    @model_validator(mode="after")
+    def _keep_secrets(self) -> DataConfig:
+        census = self.census.uri if self.census is not None and self.census.uri else ""
+        remember(self.storage_options, [*self.files, self.dataset or "", self.split or "", census])
+        return self
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Names of ``files`` without folders and credentials."""
+        bare = (re.split(r"[?#]", file)[0] if "://" in file else file for file in self.files)
+        return tuple(file.rstrip("/").rpartition("/")[2] for file in bare)
 
     @property
     def streamed(self) -> bool:

@@ -14,7 +14,6 @@ complete stay. ``convert.json`` in the folder ``.convert`` says what was begun.
 from __future__ import annotations
 
 import errno
-import fcntl
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scmf.core.errors import DataError
+from scmf.core.locks import one_writer
 from scmf.data.convert.by_columns import open_for_conversion
 from scmf.data.convert.report import ConvertReport
 from scmf.data.convert.steps import WORK, Conversion
@@ -143,12 +143,5 @@ def _locked(out: Path) -> Iterator[None]:
             where=out,
             fix="choose another folder",
         )
-    (out / WORK).mkdir(parents=True, exist_ok=True)
-    with (out / WORK / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                "another conversion is writing here", wanted="one at a time", where=out, fix="wait for it to end"
-            ) from error
+    with one_writer(out / WORK, "scmf data convert", error=DataError):
         yield

@@ -112,13 +112,7 @@ class CorpusStatistics:
             The JSON file.
         """
         path = Path(path)
-        if path.suffix != ".json" or table not in ("tsv.gz", "parquet"):
-            raise DataError(
-                f"{path.name!r}, table {table!r}",
-                wanted="a name that ends in .json; tsv.gz or parquet",
-                where=path,
-                fix="rename it; the table is written beside it",
-            )
+        refuse_names(path, table)
         beside = path.with_suffix(f".{table}")
         with atomic_path(beside) as temporary:
             if table == "parquet":
@@ -174,6 +168,17 @@ class CorpusStatistics:
             float(totals["counts"]),
             head["definition"],
             head["provenance"],
+        )
+
+
+def refuse_names(path: Path, table: str) -> None:
+    """`DataError` for names that `CorpusStatistics.save` does not take."""
+    if path.suffix != ".json" or table not in ("tsv.gz", "parquet"):
+        raise DataError(
+            f"{path.name!r}, table {table!r}",
+            wanted="a name that ends in .json; tsv.gz or parquet",
+            where=path,
+            fix="rename it; the table is written beside it",
         )
 
 

@@ -93,7 +93,7 @@ class ModelSubmission(EmptySubmission):
             )  # fmt: skip
             return cls(origin, model, tokenizer, EvalConfig(embedding_layer=layer, pooling=pooling), folder=folder)
         config = run.config
-        corpus = config.data.dataset or ", ".join(Path(file).name for file in config.data.files) or "streamed"
+        corpus = config.data.dataset or ", ".join(config.data.file_names) or "streamed"
         origin = Origin(
             run.fact("recipe"), run.fact("variant"), "mini", run.fact("recipe_digest"), (str(folder),),
             seed=run.fact("seed"), parameters=parameters, corpora=(f"{corpus}.{config.data.split or 'all'}",),
