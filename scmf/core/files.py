@@ -82,7 +82,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def write_text(path: Path | str, text: str) -> Path:
-    r"""Write ``text`` to ``path`` atomically, as UTF-8; bytes of a file name that are none become ``\\udc..``."""
+    """Write ``text`` to ``path`` atomically, as UTF-8; what is no text in a file name is escaped."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)

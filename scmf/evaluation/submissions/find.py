@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_file, sha256_json
@@ -17,7 +18,13 @@ from scmf.evaluation.tasks import Task
 
 
 def find_submission(
-    word: str, *, tasks: Iterable[Task], obsm: str | None = None, name: str | None = None, corpora: tuple[str, ...] = ()
+    word: str,
+    *,
+    tasks: Iterable[Task],
+    obsm: str | None = None,
+    name: str | None = None,
+    corpora: tuple[str, ...] = (),
+    **of_model: Any,
 ) -> Submission:
     """The submission that a word on the command line means.
 
@@ -34,6 +41,8 @@ def find_submission(
         ``recipe/variant`` for results of files and cards.
     corpora
         What the maker of a file or card was trained on, for the leak marks.
+    of_model
+        Options of `ModelSubmission.of_folder`.
 
     Raises
     ------
@@ -44,7 +53,7 @@ def find_submission(
     if word == BASELINES:
         return BaselinesSubmission.new()
     if path.is_dir():
-        return ModelSubmission.of_folder(path)
+        return ModelSubmission.of_folder(path, **of_model)
     card = obsm is not None and not path.exists() and all(task.dataset == word for task in tasks)
     if not card and not path.is_file():
         raise ConfigError(
