@@ -70,7 +70,7 @@ def join() -> Any:
     """
     from accelerate import PartialState
 
-    if world_size() == 1 or PartialState._shared_state:
+    if world_size() == 1:
         return PartialState(cpu=on_cpu())
     size, own = world_size(), rank()
     if not os.environ.get("MASTER_ADDR"):
@@ -85,6 +85,8 @@ def join() -> Any:
             f"RANK {own} of WORLD_SIZE {size}", wanted=f"0 to {size - 1}", where="environment", fix=_START
         )
     address, port = os.environ["MASTER_ADDR"], _number("MASTER_PORT")
+    if PartialState._shared_state:
+        return PartialState(cpu=on_cpu())
     store = watch.meet(address, port, rank=own, size=size, fix=_START)
     try:
         return PartialState(cpu=on_cpu(), store=store, rank=own, world_size=size, timeout=_COLLECTIVE)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pickle  # noqa: TID251  # planted, to see that nobody opens it
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -340,7 +341,8 @@ def test_parity_of_a_strangers_recipe_asks_for_trust(toy_env, tmp_path, monkeypa
     recipe.mkdir()
     for name in ("recipe.yaml", "expected.yaml"):
         shutil.copy(toy_env / name, recipe / name)
-    (recipe / "parity_theirs.py").write_text(f"open({str(marker)!r}, 'w')\ndef cases(folder, data_dir=None): ...\n")
+    body = "def cases(folder, data_dir=None):\n    yield from ()\n"
+    (recipe / "parity_theirs.py").write_text(f"open({str(marker)!r}, 'w')\n{body}")
     monkeypatch.setenv("SCMF_REFERENCE_DIR", str(tmp_path))
     for tiers in (("--tier", "parity"), ()):
         code, said = command("reproduce", recipe, *tiers)
@@ -460,8 +462,6 @@ def test_leftovers_of_a_killed_run_are_swept(run, again, trained):
     for name in (".model.scmf-part", ".model.scmf-old"):
         shutil.copytree(run / "model", run / name / "model")
     (run / ".run.json.elsewhere-1-abcdefgh.json").write_text("{}")  # of another machine: nobody can tell
-    import socket
-
     left = run / f".run.json.{socket.gethostname()[:64]}-4194000-abcdefgh.json"
     left.write_text("{}")
     assert again(run)[0] == 0
