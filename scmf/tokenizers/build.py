@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scmf.core import registry
+from scmf.core import manifest, registry
 from scmf.core.config.renamed import load_tokenizer
 from scmf.core.config.run import RunConfig, TokenizerConfig
 from scmf.core.errors import ConfigError, DataError, ScmfError, from_value_error
@@ -52,11 +52,14 @@ def given_tokenizer(settings: TokenizerConfig) -> Any:
 
     Raises
     ------
+    ModelError
+        The saved one is not as it was saved.
     ConfigError
         The saved one has another shape, or the strategy needs tables that the vocabulary does not have.
     """
     strategy, shape = registry.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     if (Path(settings.vocabulary) / "tokenizer_config.json").is_file():
+        manifest.verify(Path(settings.vocabulary), fix="copy the folder again from where it is whole")
         saved = load_tokenizer(strategy, settings.vocabulary)
         held = saved.options
         found = {name: held[name] if name in held else getattr(saved, name) for name in shape if name != "vectors"}
