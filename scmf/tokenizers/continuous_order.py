@@ -58,7 +58,7 @@ def by_value(xs: Any, n: int, keys: Any, packed: Any, spare: Any, low: Any, high
         most = 0
         low[:] = 0
         for i in range(n):
-            x = np.int64(xs[i])
+            x = int(xs[i])
             low[x] += np.uint32(1)
             most = max(most, x)
         at = np.uint32(0)
@@ -67,7 +67,7 @@ def by_value(xs: Any, n: int, keys: Any, packed: Any, spare: Any, low: Any, high
             low[x] = at
             at = np.uint32(at + count)
         for i in range(n):
-            x = np.int64(xs[i])
+            x = int(xs[i])
             order[low[x]] = i
             low[x] += np.uint32(1)
         return n

@@ -74,7 +74,7 @@ def room_of(n_places: int, none: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def spread_row(columns: Any, counts: Any, one: Any, place_G: Any, room: Any, places: Any, xs: Any) -> int:
+def spread_row(columns: Any, counts: Any, one: Any, place_G: Any, room: Any, places: Any, xs: Any) -> np.int64:
     """Places, ascending, and summed values of the entries of a row that are not 0; their number.
 
     Parameters
@@ -91,12 +91,12 @@ def spread_row(columns: Any, counts: Any, one: Any, place_G: Any, room: Any, pla
         Output with room for the whole row.
     """
     value_P, words = room
-    dropped, n_known = np.uint64(value_P.size - 1), 0
+    dropped, n_known = np.uint64(value_P.size - 1), np.int64(0)
     for i in range(counts.size):  # no branch: which columns are dropped is hard to foresee
         place = np.uint64(place_G[np.uint64(columns[i])])  # unsigned: a signed index is tested for its sign each time
         words[place >> np.uint64(6)] |= _ONE << (place & np.uint64(63))
         value_P[place] = counts[i] * one
-        n_known += place < dropped
+        n_known += np.int64(place < dropped)
     words[dropped >> np.uint64(6)] &= ~(_ONE << (dropped & np.uint64(63)))
     n = np.uint64(0)
     for word in range(words.size):

@@ -52,7 +52,7 @@ def test_every_place_of_a_run_lies_in_it(run):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "not JSON"), ("[1]", "a list"), ("{}", "no 'config'"), (json.dumps({"config": 3}), "RunConfig|dictionary")],
+    [("{", "not JSON"), ("[1]", "a list"), ("{}", "no 'config'"), (json.dumps({"config": 3}), "config is a int")],
 )
 def test_a_broken_or_foreign_note_is_one_error(run, text, said):
     run.note.write_text(text)

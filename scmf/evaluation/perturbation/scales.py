@@ -31,7 +31,7 @@ def as_matrix(values: Any, *, where: object) -> sp.csr_matrix:
     if sp.issparse(values):
         values = values.copy()
         values.data = values.data.astype(np.float64)
-        return sp.csras_matrix(values)
+        return sp.csr_matrix(values)
     return sp.csr_matrix(np.asarray(values, np.float64))
 
 
