@@ -77,6 +77,9 @@ def refuse_renamed(arguments: Sequence[str]) -> None:
             raise ConfigError(f"`{old}`, the name in an earlier release", wanted=new, where="command line", fix=new)
 
 
+_MOST_SEEDS = 1000
+
+
 def seeds_of(text: str) -> tuple[int, ...]:
     """The seeds that ``0``, ``1-5`` or ``1,3`` names, without repeats."""
     from scmf.core.errors import ConfigError
@@ -84,12 +87,17 @@ def seeds_of(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        whole = first.isdecimal() and (last.isdecimal() if dash else True)
+        whole = first.isdecimal() and (last.isdecimal() if dash else True) and max(len(first), len(last)) <= 10
         if not whole or (dash and int(last) < int(first)):
             raise ConfigError(
                 f"--seeds {text}", wanted="numbers from 0, rising in a range", where="--seeds", fix="0, or 1-5, or 1,3"
             )
-        seeds += range(int(first), int(last if dash else first) + 1)
+        span = range(int(first), int(last if dash else first) + 1)
+        if len(seeds) + len(span) > _MOST_SEEDS:
+            raise ConfigError(
+                f"--seeds {text}", wanted=f"at most {_MOST_SEEDS:,} seeds", where="--seeds", fix="0, or 1-5, or 1,3"
+            )
+        seeds += span
     return tuple(dict.fromkeys(seeds))
 
 

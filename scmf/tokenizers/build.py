@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scmf.core import registry
+from scmf.core import manifest, registry
 from scmf.core.config.renamed import load_tokenizer
 from scmf.core.config.run import RunConfig, TokenizerConfig
 from scmf.core.errors import ConfigError, DataError, ScmfError, from_value_error
@@ -32,9 +32,6 @@ from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.tokenizers.continuous_tables import UNKNOWN_ASSAY
 
 log = logging.getLogger(__name__)
-
-_EMPTY = "no counts in any known gene"
-"""What every tokenizer says of a cell without a token."""
 
 BATCH_IDS = "batch_ids"
 """Tensor with the batch (study, donor, assay) of a cell, for models that use it."""
@@ -55,11 +52,14 @@ def given_tokenizer(settings: TokenizerConfig) -> Any:
 
     Raises
     ------
+    ModelError
+        The saved one is not as it was saved.
     ConfigError
         The saved one has another shape, or the strategy needs tables that the vocabulary does not have.
     """
     strategy, shape = registry.resolve("tokenizers", settings.strategy), tokenizer_shape(settings)
     if (Path(settings.vocabulary) / "tokenizer_config.json").is_file():
+        manifest.verify(Path(settings.vocabulary), fix="copy the folder again from where it is whole")
         saved = load_tokenizer(strategy, settings.vocabulary)
         held = saved.options
         found = {name: held[name] if name in held else getattr(saved, name) for name in shape if name != "vectors"}
@@ -73,7 +73,17 @@ def given_tokenizer(settings: TokenizerConfig) -> Any:
             )
         return saved
     tables = load_vocabulary(settings.vocabulary)
-    return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **with_vectors(shape, tables.genes))
+    shape = with_vectors(shape, tables.genes)
+    try:
+        return strategy.from_tables(tables.token_ids, tables.medians, tables.aliases, **shape)
+    except ValueError as error:
+        said = from_value_error(ConfigError, error)
+        raise ConfigError(
+            said.found,
+            wanted=f"a vocabulary for tokenizer {settings.strategy!r}: {said.wanted or 'all that it needs'}",
+            where=f"vocabulary {settings.vocabulary}",
+            fix="choose another vocabulary (`scmf data ls`), or the strategy that this one was made for",
+        ) from error
 
 
 def fitted_tokenizer(config: RunConfig, cells: LoadedCells) -> Any:
@@ -147,20 +157,21 @@ def tokenize(tokenizer: Any, cells: LoadedCells, *, draw: int = 0, batch_names: 
     return ragged_of(tokenizer, encoded, after=tensors)
 
 
-def _naming_cells(error: ValueError, cells: LoadedCells) -> ScmfError:
-    """The error of a tokenizer, which knows rows, with the ids of cells that have no counts in any known gene."""
-    text, where = str(error), cells.facts.dataset
-    rows = re.search(r"rows? (\d+)", text)
-    if _EMPTY not in text or rows is None:
-        return from_value_error(DataError, error, where=where)
-    count = re.search(r"(\d+) cell", text)
-    return DataError(
-        f"{count.group(1) if count else 'some'} cell(s) without counts in any known gene, the first is "
-        f"{str(cells.obs_names[int(rows.group(1))])!r}",
-        wanted="counts of at least one gene of the vocabulary in every cell", where=where,
-        fix="leave such cells out: scanpy.pp.filter_cells(adata, min_genes=1), or data.filter.min_genes of a "
-        "configuration; where most genes are unknown, check species and gene ids",
-    )  # fmt: skip
+_ROWS = re.compile(r"\brows? (\d+(?:, \d+)*)")
+
+
+def _naming_cells(problem: ValueError, cells: LoadedCells) -> ScmfError:
+    """The error of a tokenizer, which knows rows, with the ids of the cells and with what a command can do."""
+    error, names = from_value_error(DataError, problem, where=cells.facts.dataset), cells.obs_names
+    found = _ROWS.search(str(error.where))
+    rows = [int(row) for row in found[1].split(", ")] if found else []
+    if not rows or max(rows) >= len(names):
+        return error
+    named = ", ".join(repr(str(names[row])) for row in rows)
+    fix = error.fix
+    if fix is not None and "empty='keep'" in fix:
+        fix = "remove these cells from the file; data.filter.min_genes in a YAML file leaves out those without genes"
+    return type(error)(error.found, wanted=error.wanted, where=f"{error.where}: cells {named}", fix=fix)
 
 
 def ragged_of(

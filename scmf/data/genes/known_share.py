@@ -22,6 +22,9 @@ LEAST = 0.2
 _HALF = 0.5
 """Share below which it is a warning."""
 
+_WHOLE = 0.9
+"""Share of the vocabulary from which on the file has what the model reads, however many counts other genes hold."""
+
 
 @dataclass(frozen=True)
 class KnownShare:
@@ -56,8 +59,10 @@ class KnownShare:
 
     @property
     def smallest(self) -> float:
-        """The smaller of the two shares."""
-        return min(self.genes, 1.0 if self.counts is None else self.counts)
+        """The smaller of the two shares; that of the genes alone where a chosen set of genes is there as a whole."""
+        if self.counts is None or self.n_found >= _WHOLE * self.n_vocabulary:
+            return self.genes
+        return min(self.genes, self.counts)
 
     @property
     def is_low(self) -> bool:

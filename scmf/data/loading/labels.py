@@ -152,5 +152,6 @@ class CellLabels:
                 f"label missing in the training split: {', '.join(unseen)} ({sum(unseen.values())} test cells)",
                 wanted="every label of the test cells among the training cells",
                 where="data.split, data.label_key",
-                fix="choose another split, merge or drop those labels, or report them (`unseen: report`)",
+                fix="choose another split, or merge or drop those labels; a task of a suite of your own may have "
+                "`unseen: report` (scmf evaluate RUN --tasks TASK --suite FILE)",
             )

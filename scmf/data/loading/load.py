@@ -17,7 +17,7 @@ from anndata import AnnData, concat
 
 from scmf.core.config.data import DataConfig
 from scmf.core.errors import ConfigError, DataError
-from scmf.core.files import sha256_file, sha256_json
+from scmf.core.files import sha256_json
 from scmf.data.cards.card import Card, Derivation
 from scmf.data.cards.join_obs import assemble, name_columns
 from scmf.data.genes import ids as genes_
@@ -27,7 +27,7 @@ from scmf.data.loading.resolve import ResolvedData, check_key, resolve
 from scmf.data.loading.restrict import restrict
 from scmf.data.splits.read import read_split
 from scmf.data.stores import counts as counts_
-from scmf.data.stores.adata_files import read_adata
+from scmf.data.stores.adata_files import checksum, read_adata
 from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.open import local_path, sources_of
 from scmf.data.stores.recover_depth import counts_and_depth
@@ -139,15 +139,11 @@ def _sums(uri: str, storage_options: Mapping[str, Any] | None) -> list[str]:
     """Checksum of each store that an address names: of its bytes on this machine, else of what the server says."""
     found = []
     for source in sources_of(uri, storage_options):
-        path = Path(source.root)
-        if not source.is_local:
+        if source.is_local:
+            found.append(checksum(source.root))
+        else:
             names = [name for name in ("", "zarr.json", ".zmetadata") if source.exists(name)]
             found.append(sha256_json([source.root, *(source.version(name) for name in names)]))
-        elif path.is_file():
-            found.append(sha256_file(path))
-        else:
-            files = sorted(one for one in path.rglob("*") if one.is_file())
-            found.append(sha256_json([[one.relative_to(path).as_posix(), sha256_file(one)] for one in files]))
         source.close()
     return found
 

@@ -131,7 +131,7 @@ def open_corpus(config: DataConfig) -> OpenedCorpus:
         passed, removed = kept.keep, dict(kept.removed)
     card = resolved.card
     facts = DataFacts(
-        dataset=card.name if card else _name(corpus),
+        dataset=card.name if card else corpus.file_names,
         sha256=corpus.fingerprint,
         split=resolved.split,
         split_sha256=resolved.split_sha256,
@@ -145,12 +145,6 @@ def open_corpus(config: DataConfig) -> OpenedCorpus:
     )
     version = getattr(corpus.stores[0], "version", None) if config.census is not None else None
     return OpenedCorpus(corpus, split_codes, passed, resolved.aligner, facts, census_version=version)
-
-
-def _name(corpus: Corpus) -> str:
-    """Names of the stores without their folders, as cells in memory are called."""
-    names = list(dict.fromkeys(store.uri.split("?")[0].rstrip("/").rpartition("/")[2] for store in corpus.stores))
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _stores(resolved: ResolvedData) -> list[Store]:

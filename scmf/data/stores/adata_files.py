@@ -25,7 +25,7 @@ from anndata import AnnData
 from anndata.io import read_elem, write_elem
 
 from scmf.core.errors import ConfigError, DataError, ScmfError
-from scmf.core.files import atomic_path
+from scmf.core.files import atomic_path, sha256_file, sha256_json
 from scmf.core.hdf5 import check_hdf5, open_hdf5
 from scmf.data.stores.anndata_tables import frame_names, read_column
 from scmf.data.stores.chunks.h5ad_layout import RemoteFile
@@ -88,7 +88,7 @@ def _as_anndata_does(path: Path) -> AnnData | None:
     check_hdf5(path)
     try:
         return anndata.io.read_h5ad(path)
-    except Exception:
+    except Exception:  # noqa: BLE001  (of any library; the parts are tried next)
         return None
 
 
@@ -149,7 +149,7 @@ def _names(tree: Any, group: str) -> list[str]:
 def _take(keep: Callable[[str, Any], None], tree: Any, path: str, lost: list[str]) -> None:
     try:
         keep(path.partition("/")[2], read_elem(tree[path]))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (of any library)
         lost.append(f"{path} ({' '.join(str(error).split())[:80]})")
 
 
@@ -172,7 +172,7 @@ def _frame(tree: Any, path: str, lost: list[str]) -> pd.DataFrame:
             if len(values) != len(names):
                 raise ValueError(f"{len(values)} values for {len(names)} rows")
             table[column] = values
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (of any library)
             lost.append(f"{path}/{column} ({' '.join(str(error).split())[:80]})")
     return pd.DataFrame(table, index=names)
 
@@ -201,6 +201,15 @@ def stored_bytes(path: Path | str) -> int:
     if not path.is_dir():
         return path.stat().st_size
     return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+
+
+def checksum(path: Path | str) -> str:
+    """Sha256 of a file, or of the names and checksums of all files of a folder."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(one for one in path.rglob("*") if one.is_file())
+    return sha256_json([[one.relative_to(path).as_posix(), sha256_file(one)] for one in files])
 
 
 def add_vectors(source: Path | str, target: Path | str, key: str, x_ND: np.ndarray) -> bool:
