@@ -62,17 +62,16 @@ def test_truth_gives_the_ceiling_of_every_metric_and_errors_fall(scores):
 
 
 @needs_cell_eval
-def test_a_score_holds_intervals_counts_and_what_has_no_mean(truth, scores):
+def test_a_score_holds_values_counts_and_what_has_no_mean(truth, scores):
     score = scores["mine"]
     assert (score.benchmark, score.protocol) == ("perturbation", "cell_eval")
-    assert set(score.metrics) == set(score.definitions) == set(score.intervals)
+    assert set(score.metrics) == set(score.definitions)
+    assert score.intervals == {}, "four conditions are listed below, and no interval is drawn of them"
     assert not set(score.details["left_out"]) & set(score.metrics)
     assert all("cell-eval 0.8" in line for line in score.definitions.values())
     conditions = {condition for _, condition in truth.pairs}
     assert all(set(row) == conditions for row in score.details["per_perturbation"].values())
     assert any(name.startswith("de_nsig_counts") for name in score.details["counts"])
-    interval = score.intervals["mae"]
-    assert interval.low <= score.metrics["mae"] <= interval.high and interval.n_units == len(conditions)
     json.dumps(score.details, allow_nan=False)
 
 

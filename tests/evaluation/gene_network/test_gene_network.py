@@ -129,7 +129,8 @@ def test_the_universe_is_regulators_by_targets_without_self_loops():
     matrix = weight_matrix(table, ["A", "B"], ["A", "X", "Y"])
     assert matrix.tolist() == [[9, 3, 0], [2, 0, 0]]
     assert pairs_of(["A", "B"], ["A", "X"]).tolist() == [[False, True], [True, True]]
-    assert score.protocol == "toy" and score.intervals["auroc"].unit == "regulators"
+    assert score.protocol == "toy" and score.intervals == {}, "two regulators are no draw"
+    assert score.details["units"] == {"unit": "regulators", "values": {"auroc": {"B": 1.0}}}, "all pairs of A are edges"
 
 
 def test_a_matrix_with_names_is_a_table_of_edges():
