@@ -20,7 +20,6 @@ import argparse
 import json
 import re
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  # only to catch it
@@ -30,8 +29,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from scmf.core import manifest
 from scmf.core.errors import ChecksumError, DataError, ModelError, ScmfError
 from scmf.core.files import sha256_file
+from scmf.core.owned import new_folder
 from scmf.models.configuration_transformer_encoder import TransformerEncoderConfig
 from scmf.models.transformer_encoder import TransformerEncoderForMaskedLM
 
@@ -316,13 +317,11 @@ def convert(
             "source_license": LICENCE,
         }
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        folder = Path(temporary) / out.name
+    with new_folder(out, what="converting weights") as folder:
         model.save_pretrained(folder)
         if tokenizer:
             save_tokenizer(folder, variant)
-        folder.rename(out)
+        manifest.seal(folder)
     return out
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scmf.core import manifest
 from scmf.core.errors import ChecksumError, DataError, ModelError, ScmfError
 from scmf.core.files import sha256_file, write_json
+from scmf.core.owned import new_folder
 from scmf.models.configuration_masked_autoencoder import MaskedAutoencoderConfig
 from scmf.models.masked_autoencoder import MaskedAutoencoderModel
 
@@ -212,16 +213,14 @@ def convert(weights: Path, out: Path, *, name: str, unverified: bool = False, to
         "source_verified": verified,
     }
     model.config.update({**source, "source_license": LICENCE, "source_may_publish": False})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        folder = Path(temporary) / out.name
+    with new_folder(out, what="converting weights") as folder:
         model.save_pretrained(folder)
         sums = {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
         terms = {"weights_license": LICENCE, "may_publish": False, "allowed": ALLOWED, "weights_sha256": sums}
         write_json(folder / "provenance.json", {**terms, **source})
         if tokenizer:
             save_tokenizer(folder, variant, n_tokens=model.config.vocab_size)
-        folder.rename(out)
+        manifest.seal(folder)
     return out
 
 

@@ -19,7 +19,6 @@ import argparse
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scmf.core import manifest
 from scmf.core.errors import ChecksumError, DataError, ModelError, ScmfError
 from scmf.core.files import sha256_file
+from scmf.core.owned import new_folder
 from scmf.models.configuration_generative_transformer import GenerativeTransformerConfig
 from scmf.models.generative_transformer import GenerativeTransformerModel
 
@@ -332,13 +333,11 @@ def convert(
             "source_license": LICENCE,
         }
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        target = Path(temporary) / out.name
+    with new_folder(out, what="converting weights") as target:
         model.save_pretrained(target)
         if tokenizer:
             save_tokenizer(target, args, token_ids)
-        target.rename(out)
+        manifest.seal(target)
     return out
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scmf.core import manifest
 from scmf.core.errors import ChecksumError, ModelError, ScmfError
 from scmf.core.files import sha256_file
+from scmf.core.owned import new_folder
 from scmf.data.genes.vectors import read_gene_vectors
 from scmf.models.autoregressive_transformer import AutoregressiveTransformerModel
 from scmf.models.configuration_autoregressive_transformer import AutoregressiveTransformerConfig
@@ -358,16 +359,14 @@ def convert(
         "source_sha256": checkpoint.sha256, "source_verified": verified, "source_license": LICENCE,
         "source_genes": [path.name for path in genes],
     })  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        folder = Path(temporary) / out.name
+    with new_folder(out, what="converting weights") as folder:
         model.save_pretrained(folder)
         if tokenizer:
             ContinuousTokenizer.from_tables(
                 token_ids, assays=checkpoint.assays, max_length=config.max_positions, match_official=match_official,
                 transform="clipped_counts", clip=clip, assay_key="assay" if config.n_assays else None,
             ).save_pretrained(folder)  # fmt: skip
-        folder.rename(out)
+        manifest.seal(folder)
     return out
 
 

@@ -5,13 +5,16 @@ Lives here: parse, call one function, print. Lives elsewhere: the other verbs (m
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from scmf.cli.options import Json, Quiet
+from scmf.cli.options import Json, LowCoverage, Quiet, Rounding, rounding_of
 from scmf.cli.output import print_answer, print_json, print_report, print_table
+
+log = logging.getLogger(__name__)
 
 data_app = typer.Typer(help="Cards, conversion, statistics, splits, gene vocabularies.", no_args_is_help=True)
 
@@ -81,6 +84,7 @@ def data_genes(
     cells: Annotated[int, typer.Option("--cells", min=0, help="Cells looked at in each store; 0 for all.")] = 2048,
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
+    counts_rounding: Rounding = "error",
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -94,6 +98,7 @@ def data_genes(
         cells=cells or None,
         counts=counts,
         gene_ids=gene_ids,
+        rounding=rounding_of(counts_rounding),
     )
     if json_:
         print_json(report.to_json())
@@ -107,6 +112,7 @@ def data_stats(
     out: Annotated[Path, typer.Option("--out", help="JSON to write; its table goes into the same folder.")],
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
+    counts_rounding: Rounding = "error",
     n_counts: Annotated[
         str | None, typer.Option("--n-counts", help="Column of obs with total counts; their sum if not given.")
     ] = None,
@@ -119,11 +125,16 @@ def data_stats(
     quiet: Quiet = False,
 ) -> None:
     """Cells that detect each gene, its counts and its non-zero median, in one pass. An interrupted pass resumes."""
+    from scmf.core.outputs import try_file
+    from scmf.data.preprocess.statistics import refuse_names
     from scmf.data.preprocess.statistics_pass import corpus_statistics
     from scmf.data.stores.corpus import Corpus
     from scmf.data.stores.open import open_stores
 
-    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
+    refuse_names(out, table)
+    for written in (out, out.with_suffix(f".{table}"), *(() if exact else (out.with_suffix(".state.npz"),))):
+        try_file(written, option="--out", inputs=files)
+    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids, rounding=rounding_of(counts_rounding)))
     found = corpus_statistics(
         corpus,
         n_counts=n_counts,
@@ -155,14 +166,17 @@ def data_convert(
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads.")] = 2,
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
+    counts_rounding: Rounding = "error",
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Rewrite cells as shuffled, sharded zarr (AnnData's own). Repeat the command to resume an interrupted run."""
     from scmf.core import registry
     from scmf.core.errors import ConfigError
+    from scmf.core.outputs import try_folder
     from scmf.data.convert.convert import convert
 
+    try_folder(out, option="--out", inputs=files)
     if genes not in ("union", "intersection"):
         hint = registry.did_you_mean(genes, ["union", "intersection"])
         raise ConfigError(f"--genes {genes}", wanted="union or intersection", where="--genes", fix=hint)
@@ -176,6 +190,7 @@ def data_convert(
         threads=threads,
         counts=counts,
         gene_ids=gene_ids,
+        rounding=rounding_of(counts_rounding),
     )
     print_answer(report.to_json(), as_json=json_)
 
@@ -195,16 +210,23 @@ def data_tokenize(
     min_genes: Annotated[int, typer.Option("--min-genes", min=0, help="Leave out cells with fewer genes.")] = 0,
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
+    counts_rounding: Rounding = "error",
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Rank-value tokens of all cells as a Hugging Face dataset that the official Geneformer reads."""
-    from scmf.core.config.run import DataConfig
+    from scmf.core.config.run import DataConfig, validate
+    from scmf.core.outputs import try_folder
     from scmf.training.stream_data import tokenize_files
 
-    data = {"files": files, "counts": counts, "gene_ids": gene_ids, "filter": {"min_genes": min_genes}}
+    try_folder(out, option="--out", inputs=files)
+    data = {
+        "files": files, "counts": counts, "gene_ids": gene_ids, "counts_rounding": rounding_of(counts_rounding),
+        "allow_low_coverage": allow_low_coverage, "filter": {"min_genes": min_genes},
+    }  # fmt: skip
     written = tokenize_files(
-        DataConfig.model_validate(data), out, vocabulary=vocabulary, max_length=max_length,
+        validate(DataConfig, data, where="scmf data tokenize"), out, vocabulary=vocabulary, max_length=max_length,
         special_tokens=special_tokens,
         columns=columns or (), )  # fmt: skip
     print_answer({"tokens": str(out), "cells": written}, as_json=json_)
@@ -224,18 +246,24 @@ def data_hvg(
     batch_key: Annotated[str | None, typer.Option("--batch-key", help="Column of obs; choose within batches.")] = None,
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
+    counts_rounding: Rounding = "error",
     json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Highly variable genes by a flavour of scanpy, over cells on disk, of the training cells alone."""
     from scmf.core.files import write_text
+    from scmf.core.outputs import try_file
     from scmf.data.preprocess.hvg import highly_variable_genes
     from scmf.data.splits.read import read_codes
     from scmf.data.stores.corpus import Corpus
     from scmf.data.stores.open import open_stores
 
-    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
+    try_file(out, option="--out", inputs=files)
+    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids, rounding=rounding_of(counts_rounding)))
     keep = None if split is None else read_codes(split, corpus) == 0
     found = highly_variable_genes(corpus, keep=keep, flavor=flavor, n_top_genes=n_top_genes, batch_key=batch_key)  # type: ignore[arg-type]
+    if why := found.why_not(n_top_genes):
+        log.warning(f"--n-top-genes: {why}")
     write_text(out, "".join(f"{gene}\n" for gene in found.selected))
     cells = corpus.n_cells if keep is None else int(keep.sum())
     print_answer({"genes": str(out), "chosen": len(found.selected), "cells": cells, "flavor": flavor}, as_json=json_)
@@ -271,7 +299,9 @@ def data_split(
 ) -> None:
     """Split cells by donor, batch, study, perturbation or cell type; cells one by one only with --strategy random."""
     from scmf.core.errors import ConfigError
+    from scmf.core.outputs import try_file
     from scmf.data.checks.split import names_of, split_files
+    from scmf.data.splits.split import side_file
 
     held: dict[str, list[str]] = {}
     for text in hold_out or ():
@@ -286,6 +316,8 @@ def data_split(
         raise ConfigError(
             f"--fractions {fractions}", wanted="three numbers", where="--fractions", fix="0.8,0.1,0.1"
         ) from None
+    for written in (out, side_file(out)):
+        try_file(written, option="--out", inputs=files)
     more: dict[str, Any] = {"control": control} if control else {}
     answer = split_files(
         files, out, by=by[0] if by and len(by) == 1 else by, strategy=strategy, fractions=shares,

@@ -10,27 +10,36 @@ from typing import Annotated
 
 import typer
 
-from scmf.cli.options import Json, Quiet, Variant
-from scmf.cli.output import print_answer, print_json, print_report
+from scmf.cli.options import BatchSize, Device, Json, LowCoverage, Quiet, Rounding, Variant, rounding_of
+from scmf.cli.output import print_answer, print_json, print_report, say
 
 
 def embed(
-    file: Annotated[Path, typer.Argument(help="An .h5ad file with raw counts.")],
+    file: Annotated[str, typer.Argument(help="An .h5ad file or zarr group with raw counts.")],
     model: Annotated[Path, typer.Option("--model", help="Folder of a run, or of a checkpoint.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="New .h5ad file; <file>.<recipe>.h5ad if not given.")
+        Path | None,
+        typer.Option("--output", "-o", help="New file; <file>.<recipe>.h5ad (of zarr: .zarr) if not given."),
     ] = None,
     key: Annotated[str | None, typer.Option("--key", help="Key in obsm; X_<recipe> if not given.")] = None,
     counts: Annotated[
         str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")
     ] = "auto",
     gene_ids: Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")] = "auto",
+    counts_rounding: Rounding = "error",
+    batch_key: Annotated[
+        str | None,
+        typer.Option("--batch-key", help="Column of obs with the batch, for models that read it; as in the run."),
+    ] = None,
     layer: Annotated[
         int | None, typer.Option("--layer", help="0 last layer, -1 the one before; as in the run if not given.")
     ] = None,
     pooling: Annotated[
         str | None, typer.Option("--pooling", help="cell, cls, max or all; as in the run if not given.")
     ] = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -38,13 +47,17 @@ def embed(
     from scmf.evaluation.evaluate_run import embed_to_file
 
     answer = embed_to_file(
-        file, model, output=output, key=key, counts=counts, gene_ids=gene_ids, layer=layer, pooling=pooling,
-        )  # fmt: skip
+        file, model, output=output, key=key, counts=counts, gene_ids=gene_ids,
+        counts_rounding=rounding_of(counts_rounding), batch_key=batch_key, layer=layer, pooling=pooling,
+        batch_size=batch_size, device=device, allow_low_coverage=allow_low_coverage,
+    )  # fmt: skip
     print_answer(answer, as_json=json_)
 
 
 def check(
-    files: Annotated[list[str], typer.Argument(help="An .h5ad file; with --split also zarr stores and several files.")],
+    files: Annotated[
+        list[str], typer.Argument(help="An .h5ad file or zarr group; with --split also several, and addresses.")
+    ],
     vocabulary: Annotated[
         str | None, typer.Option("--vocabulary", help="Vocabulary card, such as geneformer-v2.")
     ] = None,
@@ -56,6 +69,8 @@ def check(
     donor_key: Annotated[
         str | None, typer.Option("--donor-key", help="Column whose values must lie in one part each.")
     ] = None,
+    counts_rounding: Rounding = "error",
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
 ) -> None:
     """Look at a file as a recipe would: counts, gene ids, coverage, empty and duplicate cells, leaks of a split.
@@ -66,19 +81,23 @@ def check(
     from scmf.core.errors import ConfigError
     from scmf.data.checks.file import check_file
     from scmf.data.checks.split import check_split
+    from scmf.data.stores.files.remote import is_remote
+    from scmf.data.stores.open import sources_of
 
-    one = len(files) == 1 and files[0].endswith(".h5ad") and "://" not in files[0]
-    if one:
+    local = len(files) == 1 and not is_remote(files[0])
+    stores = [source.root for source in sources_of(files[0], None)] if local else files
+    if local and len(stores) == 1:
         sections = None if config is None else load_recipe(config, variant=variant).config
         found = check_file(
-            Path(files[0]), vocabulary=vocabulary, recipe_sections=sections, split=split, donor_key=donor_key
-        )
+            Path(stores[0]), vocabulary=vocabulary, recipe_sections=sections, split=split, donor_key=donor_key,
+            rounding=rounding_of(counts_rounding), allow_low_coverage=allow_low_coverage,
+        )  # fmt: skip
     elif split is None or vocabulary is not None or config is not None:
         raise ConfigError(
-            f"{len(files)} file(s), the first {files[0]!r}",
-            wanted="one .h5ad file on this machine, or --split without --vocabulary and --config",
+            f"{len(stores)} store(s), the first {stores[0].partition('?')[0]!r}",
+            wanted="one .h5ad file or zarr group on this machine, or --split without --vocabulary and --config",
             where="scmf check",
-            fix="`scmf data genes FILES --vocabulary NAME` says what a vocabulary holds of any stores",
+            fix="call it once for each file; `scmf data genes FILES --vocabulary NAME` takes any number of any stores",
         )
     else:
         found = check_split(files, split, donor_key=donor_key)
@@ -91,9 +110,11 @@ def schema(
     """JSON schema of the YAML files, for editors."""
     from scmf.core.config.recipe import file_schema
     from scmf.core.files import write_json
+    from scmf.core.outputs import try_file
 
     if out is None:
         print_json(file_schema())
     else:
+        try_file(out, option="--out")
         write_json(out, file_schema())
-        print(out)
+        say(out)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,13 +21,17 @@ from scmf.cli.data import data_app
 from scmf.cli.evaluate import compare, evaluate, tasks
 from scmf.cli.files import check, embed, schema
 from scmf.cli.options import RENAMED_HELP, refuse_renamed
-from scmf.cli.output import print_json
+from scmf.cli.output import Commands, complain, print_json, show_traceback
 from scmf.cli.publish import publish
 from scmf.cli.reproduce import reproduce
 from scmf.cli.train import sweep, train
 
+if TYPE_CHECKING:
+    from scmf.core.errors import ScmfError
+
 app = typer.Typer(
     name="scmf",
+    cls=Commands,
     help="Reproducible recipes for single-cell foundation models. AnnData in, AnnData out.",
     epilog=RENAMED_HELP,
     no_args_is_help=True,
@@ -56,32 +60,54 @@ def every_command(
 
 
 def main() -> None:
-    """Entry point: errors of ours and Ctrl-C become a few words and an exit code, others keep their traceback.
+    """Entry point: errors of ours, of the system and of libraries that read files, and Ctrl-C, become a few words.
 
-    Of several processes (torchrun, accelerate launch) the first one prints the answer.
+    What nobody foresaw keeps its traceback: it is a fault of ours. Of several processes (torchrun, accelerate launch)
+    the first one prints the answer.
     """
-    from scmf.core.errors import ScmfError
+    from scmf.core.errors import ScmfError, resource_error
 
-    several, first = int(os.environ.get("WORLD_SIZE", "1")) > 1, os.environ.get("RANK", "0") == "0"
+    sys.excepthook = show_traceback
+    several = os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
+    first = not several or os.environ.get("RANK", "0").strip() == "0"
+    if several:  # one error in our words, not the frames of a store that lost its processes
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     if not first:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  (for as long as the process lives)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file name need not be text
     code = 0
     try:
         refuse_renamed(sys.argv[1:])
+        if several and first:
+            from scmf.core import watch
+
+            watch.say = _say
         app()
     except ScmfError as error:
-        if "--json" in sys.argv:
-            print_json(error.to_json())
-        else:
-            print(f"{type(error).__name__}\n{error}", file=sys.stderr)
-        code = error.exit_code
+        code = _say(error)
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns Ctrl-C into an exit with this code and no word
         code = stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else _STOPPED
         if code == _STOPPED:
             print("stopped; repeat the command to resume", file=sys.stderr)
+    except Exception as error:
+        known = resource_error(error)
+        if known is None:
+            raise
+        code = _say(known)
     if several:
         from scmf.core.distributed import leave
 
         leave(code)
     raise SystemExit(code)
+
+
+def _say(error: ScmfError) -> int:
+    """Print one of our errors; its exit code."""
+    if "--json" in sys.argv:
+        print_json(error.to_json())
+    else:
+        complain(f"{type(error).__name__}\n{error}")
+    return error.exit_code

@@ -1,20 +1,30 @@
 """What the commands print: the answer on stdout, all else on stderr.
 
-Lives here: tables, YAML, JSON, and messages on stderr. Lives elsewhere: the commands and their options.
+Lives here: tables, YAML, JSON, and messages on stderr; all of it without secrets (scmf.core.redact) and without
+control characters (scmf.core.printable). Lives elsewhere: the commands and their options.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import typer
+import typer.core
 
 from scmf.core import progress
+from scmf.core.printable import printable
+from scmf.core.redact import hide, hide_text
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from scmf.experiments.reproduce import Outcome
 
 
@@ -22,7 +32,7 @@ class _Stderr(logging.Handler):
     """Messages of scmf as lines on stderr, above the progress bars where there are any."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        text = printable(hide_text(record.getMessage()))
         if record.levelno >= logging.WARNING:
             text = f"{record.levelname.lower()}: {text}"
         progress.console().print(text, markup=False, highlight=False, soft_wrap=True)
@@ -40,11 +50,58 @@ def listen(quiet: bool = False) -> bool:
     return quiet
 
 
+def say(text: object) -> None:
+    """A line on stdout, without secrets and without control characters."""
+    print(printable(hide_text(str(text))))
+
+
+def complain(text: object) -> None:
+    """A line on stderr, without secrets and without control characters."""
+    print(printable(hide_text(str(text))), file=sys.stderr)
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python shows of an error that nobody foresaw, without secrets and without control characters."""
+    complain("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+
+
+class Commands(typer.core.TyperGroup):
+    """The verbs; what their parser says of a wrong option repeats it without secrets and control characters."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """See typer."""
+        with _repeated_safely():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """See typer."""
+        with _repeated_safely():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _repeated_safely() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if (written := getattr(error, "format_message", None)) is not None:
+            said = printable(hide_text(written()))
+            error.format_message = lambda: said  # type: ignore[attr-defined]
+        raise
+
+
+def as_text(cell: object) -> Text:
+    """A cell of a table that rich takes as it is: no markup, no control characters, no secrets."""
+    from rich.text import Text
+
+    return Text(printable(hide_text(str(cell))))
+
+
 def print_json(value: object) -> None:
-    """One JSON value on stdout."""
+    """One JSON value on stdout, without secrets; control characters are escaped as JSON has it."""
     import json
 
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    print(printable(json.dumps(hide(value), indent=1, ensure_ascii=False, allow_nan=False), long=True))
 
 
 def print_answer(answer: dict[str, Any], *, as_json: bool) -> None:
@@ -54,7 +111,7 @@ def print_answer(answer: dict[str, Any], *, as_json: bool) -> None:
         return
     from scmf.core.yaml import dump_yaml
 
-    print(dump_yaml(answer), end="")
+    print(printable(dump_yaml(hide(answer))), end="")
 
 
 def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -63,9 +120,11 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(as_text(column))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(as_text, row))
     console = Console()
     # A pipe has no width; do not fold what a program reads.
     Console(width=None if console.is_terminal else 200).print(table)
@@ -92,19 +151,19 @@ def print_outcome(outcome: Outcome) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     for tier, reason in outcome.absent.items():
-        console.print(f"{tier}: — ({reason})", markup=False)
+        console.print(as_text(f"{tier}: — ({reason})"))
     if outcome.parity is not None:
         columns = ("parity", "passed", "largest difference", "tolerance")
         print_table(columns, [_parity_line(row) for row in parity_rows(outcome.parity)])
         for case in outcome.parity:
             if not case.passed:
-                console.print(f"FAIL {case.name}: {case.compared}; {case.detail}", markup=False)
+                console.print(as_text(f"FAIL {case.name}: {case.compared}; {case.detail}"))
     if outcome.verdicts:
         expected = load_expected(outcome.recipe.folder / "expected.yaml")
         rows = table_rows(results=outcome.results, expected=expected, verdicts=outcome.verdicts)
         console.print(render_terminal(rows, title=f"{outcome.recipe.name}, variant {outcome.recipe.variant}"))
     for page in outcome.pages:
-        console.print(f"wrote {page}", markup=False)
+        console.print(as_text(f"wrote {page}"))
     console.print("reproduced" if outcome.ok else "NOT reproduced: see the rows above", markup=False)
 
 

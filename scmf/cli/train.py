@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from scmf.cli.options import Config, Json, Quiet, Seeds, Set, Variant, names_of, seeds_of
-from scmf.cli.output import print_answer, print_json, print_table
+from scmf.cli.options import Config, Json, LowCoverage, Quiet, Seeds, Set, Variant, names_of, seeds_of
+from scmf.cli.output import print_answer, print_json, print_table, say
 
 SWEEP = "runs/sweep"
 
@@ -23,17 +23,25 @@ def train(
     variant: Variant = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Short for --set training.seed=N.")] = None,
     overrides: Set = None,
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Pretrain the model of a recipe or of your own YAML file."""
     from scmf.core.config.recipe import load_recipe
+    from scmf.core.distributed import is_main
+    from scmf.core.outputs import try_folder
     from scmf.evaluation.callbacks import callbacks_of
+    from scmf.models.run_folder import RunFolder
     from scmf.training.data import prepare
-    from scmf.training.pretrain import pretrain
+    from scmf.training.pretrain import pretrain, refuse_other_run
 
     texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
+    texts += ("data.allow_low_coverage=true",) if allow_low_coverage else ()
     recipe = load_recipe(config, variant=variant, overrides=texts)
+    try_folder(out, option="--out")
+    if is_main():
+        refuse_other_run(RunFolder(out), {"seed": recipe.config.training.seed, "recipe_digest": recipe.digest})
     prepared: Any
     if recipe.config.data.streamed:
         from scmf.training.stream_data import prepare_stream
@@ -73,10 +81,11 @@ def sweep(
 
     From two seeds on the table says which differences are larger than the spread of the seeds.
     """
+    from scmf.core.outputs import try_folder
     from scmf.core.workspace import default_folder
     from scmf.experiments.tokenizer_grid import sweep_tokenizers
 
-    out = out or default_folder("sweep")
+    out = try_folder(out or default_folder("sweep"), option="--out")
     found = sweep_tokenizers(
         config,
         names_of(tokenizers),
@@ -93,5 +102,5 @@ def sweep(
     heads, lines = found.table()
     print_table(tuple(heads), [tuple(line) for line in lines])
     for strategy, reason in found.absent.items():
-        print(f"{strategy}: — ({reason})")
-    print(f"wrote {out / 'sweep.md'} and {out / 'sweep.json'}")
+        say(f"{strategy}: — ({reason})")
+    say(f"wrote {out / 'sweep.md'} and {out / 'sweep.json'}")

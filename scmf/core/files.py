@@ -6,16 +6,23 @@ what is in them (config, recipe, data.cards, results).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scmf.core.errors import ScmfError
+
 _CHUNK = 1 << 20
+_SHOWN = 32
+"""Characters of a name that its temporary file bears."""
 
 
 @contextmanager
@@ -27,7 +34,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    _sweep(path)
+    fd, name = tempfile.mkstemp(prefix=_prefix(path), suffix=_suffix(path), dir=path.parent)
     os.close(fd)
     temporary = Path(name)
     try:
@@ -42,16 +50,74 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _prefix(path: Path, pid: int | str | None = None) -> str:
+    """How temporary names of ``path`` begin: with the machine and the process that write.
+
+    A name may be as long as the file system allows, so that only its beginning stands in them.
+    """
+    return f".{path.name[:_SHOWN]}.{socket.gethostname()[:_SHOWN]}-{os.getpid() if pid is None else pid}-"
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix if len(path.suffix) <= _SHOWN else ""
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed process of this machine left of an earlier try to write ``path``."""
+    before, _, after = _prefix(path, "PID").rpartition("PID")
+    name = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}\w{{8}}{re.escape(_suffix(path))}")
+    with contextlib.suppress(OSError):
+        for left in path.parent.iterdir():
+            if (match := name.fullmatch(left.name)) and not _is_alive(int(match[1])):
+                left.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs; it may be somebody else's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def write_text(path: Path | str, text: str) -> Path:
-    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    """Write ``text`` to ``path`` atomically, as UTF-8; what is no text in a file name is escaped."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 
 def write_json(path: Path | str, value: Any) -> Path:
     """Write ``value`` as JSON with sorted keys, so that equal content is an equal file."""
     return write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_object(
+    path: Path | str, *, kind: type[ScmfError], wanted: str, fix: str, keys: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Read a JSON object that a program wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind, wanted, fix
+        The error for a file that is missing, damaged, no object or without one of ``keys``.
+    keys
+        What must be in it.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise kind(f"not readable ({type(error).__name__}: {error})", wanted=wanted, where=path, fix=fix) from error
+    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if not isinstance(found, dict) or lacking:
+        what = f"no {lacking[0]!r}" if isinstance(found, dict) else f"a {type(found).__name__}"
+        raise kind(what, wanted=wanted, where=path, fix=fix)
+    return found
 
 
 def sha256_file(path: Path | str) -> str:
@@ -66,4 +132,4 @@ def sha256_file(path: Path | str) -> str:
 def sha256_json(value: Any) -> str:
     """Hex sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from scmf.core.printable import printable
+from scmf.core.redact import hide_text
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -53,12 +56,12 @@ class Bar:
     def advance(self, by: int = 1, note: str = "") -> None:
         """Go on by so many units; ``note`` stands behind the bar."""
         if self._progress is not None:
-            self._progress.update(self._task, advance=by, note=note)
+            self._progress.update(self._task, advance=by, note=printable(note))
 
     def move_to(self, done: int, note: str = "") -> None:
         """Set how much is done in all."""
         if self._progress is not None:
-            self._progress.update(self._task, completed=done, note=note)
+            self._progress.update(self._task, completed=done, note=printable(note))
 
 
 @contextmanager
@@ -85,6 +88,7 @@ def bar(title: str, total: int | None, *, unit: str = "", done: int = 0) -> Iter
         yield Bar(title)
         return
     progress = _enter()
+    title = printable(hide_text(title))
     task = progress.add_task(title, total=total, completed=done, unit=unit, note="")
     try:
         yield Bar(title, progress, task)
@@ -137,5 +141,6 @@ def _bars() -> Progress:
             text = self._units.render(task)
             return text.append(f" {task.fields['unit']}") if task.fields["unit"] else text
 
-    columns = [TextColumn("{task.description}"), BarColumn(), Amount(), TimeRemainingColumn()]
-    return Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+    title = TextColumn("{task.description}", markup=False)
+    note = TextColumn("{task.fields[note]}", markup=False)
+    return Progress(title, BarColumn(), Amount(), TimeRemainingColumn(), note, console=Console(stderr=True))

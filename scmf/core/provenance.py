@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scmf.core.redact import hide, hide_command
+
 DISTRIBUTION = "scmodelforge"
 """The name on the package index, kept in this one place."""
 
@@ -88,11 +90,11 @@ def package_versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line as a person would type it."""
+    """The command line as a person would type it, with ``***`` in place of secrets."""
     program = Path(sys.argv[0]).name
     if program in ("__main__.py", "-m"):
         program = "scmf"
-    return shlex.join([program, *sys.argv[1:]])
+    return shlex.join(hide_command([program, *sys.argv[1:]]))
 
 
 def collect(**facts: Any) -> dict[str, Any]:
@@ -112,5 +114,5 @@ def collect(**facts: Any) -> dict[str, Any]:
         "cpu": _cpu(),
         "cpu_count": os.cpu_count(),
         "packages": package_versions(),
-        **facts,
+        **hide(facts),
     }

@@ -2,7 +2,8 @@
 
 A name is one of `BUILT_IN`; an alias of one (the name of a paper); the name of an entry point of the group
 ``scmf.<kind>``; or ``package.module:Class``. Code from outside is imported only after `trust`, which the command line
-calls for ``--trust``: a YAML file alone never runs code that scmf did not bring.
+calls for ``--trust``: a YAML file alone never runs code that scmf did not bring. `require_trust`
+is asked wherever code of others would run: names here, recipes (core.config.recipe), saved models (models.checkpoint).
 """
 
 from __future__ import annotations
@@ -98,6 +99,30 @@ def trust(given: bool = True) -> None:
     _trusted = given
 
 
+def trusted() -> bool:
+    """Whether `trust` was called."""
+    return _trusted
+
+
+def require_trust(what: str, *, where: object) -> None:
+    """Raise `ConfigError` unless code that scmf did not bring may run.
+
+    Parameters
+    ----------
+    what
+        The code that would run: files, classes.
+    where
+        What names it.
+    """
+    if not _trusted:
+        raise ConfigError(
+            f"code that scmf did not bring: {what}",
+            wanted="code of this installation, or your word that this code may run",
+            where=where,
+            fix="read that code, then give --trust before the command: scmf --trust ...",
+        )
+
+
 def names(kind: str) -> list[str]:
     """Names known for ``kind``, sorted: built in, or brought by an installed distribution."""
     return sorted({*BUILT_IN[kind], *_entry_points(kind)})
@@ -125,13 +150,8 @@ def check(kind: str, name: str) -> str:
             wanted=f"one of {', '.join(names(kind))}, or package.module:Class",
             fix=did_you_mean(name, [*names(kind), *ALIASES.get(kind, {})]),
         )
-    if not _trusted and (source := _outside(kind, name)):
-        raise ConfigError(
-            f"{kind[:-1]} {name!r}, which would run {target} {source}",
-            wanted="code that scmf brings, or your word that this code may run",
-            where=kind,
-            fix="read that code, then give --trust before the command: scmf --trust ...",
-        )
+    if source := _outside(kind, name):
+        require_trust(f"{kind[:-1]} {name!r}, which would run {target} {source}", where=kind)
     return name
 
 

@@ -169,7 +169,7 @@ def data_of(task: Task, *, gene_set: str | None = None) -> DataConfig:
 def tasks_of(recipe: Recipe) -> dict[str, Task]:
     """Benchmark to the task that a recipe's ``eval.benchmarks`` makes of its own cells, sorted by benchmark."""
     data, settings = recipe.config.data, recipe.config.eval
-    cells = data.dataset or ", ".join(Path(file).name for file in data.files) or "cells"
+    cells = data.dataset or ", ".join(data.file_names) or "cells"
     return {
         name: Task(
             benchmark=name,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import ConfigError
+from scmf.core.outputs import try_folder
 from scmf.core.workspace import checkout, committed_results, default_folder, is_shipped
 
 
@@ -70,3 +71,8 @@ class Folders:
                 )
             results_dir, reports = results_dir or committed_results(), reports or root / "reports"
         return cls(runs or own / "runs", results_dir or own / "results", reports or own / "reports")
+
+    def try_all(self) -> None:
+        """See that all three can be written to; `ResourceError` where one cannot."""
+        for option, folder in (("--runs", self.runs), ("--results", self.results_dir), ("--reports", self.reports)):
+            try_folder(folder, option=option)

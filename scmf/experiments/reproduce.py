@@ -32,7 +32,7 @@ from scmf.results.expected import Expected, expected_cells, judge_results, load_
 from scmf.results.judge import MIN_OBSERVED, Verdict
 from scmf.results.ledger import write_result
 from scmf.results.pages.parity import write_parity_table
-from scmf.results.pages.reproduction import write_report
+from scmf.results.pages.reproduction import refuse_other_report, write_report
 from scmf.results.pages.reproduction_plots import FigureInputs
 from scmf.results.parity import ParityCase
 from scmf.results.result import CellKey, Result
@@ -199,6 +199,10 @@ def reproduce(
     """
     recipe = load_recipe(name, variant=variant, overrides=overrides)
     folders = Folders.of(recipe, record=record, runs=runs, results_dir=results_dir, reports=reports)
+    if "mini" in tiers:
+        folders.try_all()
+    if "mini" in tiers:
+        refuse_other_report(folders.reports, recipe.name)
     outcome = Outcome(recipe)
     if "parity" in tiers:
         folder = reference_dir()

@@ -21,9 +21,11 @@ from scmf.core.config.run import RunConfig, deep_merge
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.files import write_json, write_text
+from scmf.core.owned import refuse_foreign
 from scmf.experiments.seeds import SharedInputs, run_seed
 from scmf.models.run_folder import RunFolder
 from scmf.results.ledger import write_result
+from scmf.results.pages.escape import code, markdown
 from scmf.results.result import Result
 from scmf.results.significance import BEST, EQUAL, WORSE, Estimate, differ
 
@@ -170,12 +172,12 @@ class Sweep:
     def markdown(self) -> str:
         """The table as Markdown, with what was held equal."""
         heads, lines = self.table()
-        said = [f"# {self.architecture} under {len(self.rows)} methods", ""]
-        said += [f"Cells, split, budget: recipe `{self.recipe}`; seeds {', '.join(map(str, self.seeds))}.", ""]
-        said += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-        said += ["| " + " | ".join(line) + " |" for line in lines]
+        said = [f"# {markdown(self.architecture)} under {len(self.rows)} methods", ""]
+        said += [f"Cells, split, budget: recipe {code(self.recipe)}; seeds {', '.join(map(str, self.seeds))}.", ""]
+        said += ["| " + " | ".join(map(markdown, heads)) + " |", "|" + "---|" * len(heads)]
+        said += ["| " + " | ".join(map(markdown, line)) + " |" for line in lines]
         said += ["", "`*` best mean of the pretrained strategies, `=` not distinguishable from it (Welch, .05)."]
-        said += [f"`{strategy}` did not run: {reason}" for strategy, reason in self.absent.items()]
+        said += [f"{code(strategy)} did not run: {markdown(reason)}" for strategy, reason in self.absent.items()]
         return "\n".join(said) + "\n"
 
 
@@ -214,6 +216,7 @@ def sweep_tokenizers(
     ConfigError
         Unknown names, no strategy, or none that runs.
     """
+    refuse_foreign(out, ("sweep.json", "sweep.md"), is_ours=_is_sweep)
     recipe = load_recipe(base, variant=variant, overrides=overrides)
     for strategy in strategies:
         registry.check("tokenizers", strategy)
@@ -249,6 +252,15 @@ def sweep_tokenizers(
     return sweep
 
 
+def _is_sweep(folder: Path) -> bool:
+    """Whether a sweep was written into a folder before."""
+    try:
+        found = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"architecture", "rows", "absent"} <= set(found)
+
+
 def under(recipe: Recipe, strategy: str, *, architecture: str, objective: str) -> Recipe:
     """``recipe`` with another tokenizer, model and objective; cells, sizes, budget and benchmarks stay."""
     raw = recipe.config.model_dump(mode="json")
@@ -280,7 +292,7 @@ def _strategy_rows(
         done = run_seed(recipe, seed, shared, runs=out / "runs", first=first and not number)
         command = shlex.join([*words, "--tokenizers", strategy, "--seeds", str(seed)])
         for result in done.results:
-            write_result(out / "results", result.model_copy(update={"command": command}))
+            write_result(out / "results", Result.from_json({**result.to_json(), "command": command}))
             _add(samples.setdefault(result.method, {}), result)
         facts |= _facts(done.folder, done.results)
     facts["tokens_per_cell"] = round(float(shared.prepared.tokens.lengths.mean()), 1)

@@ -11,23 +11,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from scmf.core.config.recipe import Identity, Recipe, list_recipes, load_recipe
-from scmf.core.errors import ConfigError, MissingExtraError
+from scmf.core.errors import ConfigError
 from scmf.core.provenance import DISTRIBUTION
+from scmf.core.shareable import published, published_command
 from scmf.core.yaml import dump_yaml
 from scmf.hub.results import Model
-from scmf.hub.scrub import public, public_command
 from scmf.models.origin import Checkpoint, Link, spdx
 from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected
 from scmf.results.judge import Verdict
-from scmf.results.pages import table
+from scmf.results.pages import escape, table
+from scmf.results.pages.environment import make_environment
 from scmf.results.result import Result
 
-_TEMPLATES = Path(__file__).parents[1] / "results" / "pages" / "templates"
 _SHOWN = Verdict("not_applicable", "shown, not judged")
 _TAGS = ("single-cell", "transcriptomics", "biology", "custom_code", "scmodelforge")
 
@@ -102,19 +101,13 @@ def card_text(subject: Subject) -> str:
     MissingExtraError
         jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report", needed_for="the model card") from error
-    environment = jinja2.Environment(  # noqa: S701  (Markdown: the filter `cell` keeps markup out of tables)
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(cell=_cell, number=table.number, words=lambda name: name.replace("_", " "))
+    environment = make_environment(needed_for="the model card")
+    environment.filters.update(
+        cell=escape.markdown, code=escape.code, place=escape.place, number=table.number,
+        words=lambda name: name.replace("_", " "),
+    )  # fmt: skip
     recipe, run = subject.recipe, subject.checkpoint.run
+    config = dump_yaml(training_yaml(run)) if run else None
     verdicts = dict.fromkeys(_keys(subject), _SHOWN)
     rows = table.table_rows(results=subject.results, expected=Expected(), verdicts=verdicts)
     body: str = environment.get_template("model_card.md.j2").render(
@@ -122,8 +115,9 @@ def card_text(subject: Subject) -> str:
         recipe=recipe,
         identity=subject.identity,
         distribution=DISTRIBUTION,
-        config=dump_yaml(training_yaml(run)) if run else None,
-        command=public_command((run.get("provenance") or {}).get("command", "")),
+        config=config,
+        fence=escape.fence(config or ""),
+        command=published_command((run.get("provenance") or {}).get("command", "")),
         changed=_changed(recipe, run),
         log=_log(subject.checkpoint),
         tables=_tables(rows),
@@ -131,7 +125,7 @@ def card_text(subject: Subject) -> str:
         absent=[result for result in subject.results if result.absence],
         measured=_measured(subject.results),
         limits=_limits(subject, rows),
-        provenance=public(run.get("provenance") or {}),
+        provenance=published(run.get("provenance") or {}),
     )
     return f"---\n{front_matter(subject)}---\n\n{body}"
 
@@ -177,7 +171,7 @@ def front_matter(subject: Subject) -> str:
 
 def training_yaml(run: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a run as a YAML file for `scmf train`, without credentials and with bare file names."""
-    config: dict[str, Any] = public(run.get("config") or {})
+    config: dict[str, Any] = published(run.get("config") or {})
     return config
 
 
@@ -186,14 +180,6 @@ def training_yaml(run: dict[str, Any]) -> dict[str, Any]:
 
 def _keys(subject: Subject) -> list[Any]:
     return [result.key(metric) for result in subject.results for metric in result.metrics]
-
-
-def _cell(text: Any) -> str:
-    """Text that cannot break a Markdown table or start markup."""
-    line = " ".join(str(text).split()).replace("\\", "\\\\")
-    for mark in "|*_<>[]`#":
-        line = line.replace(mark, f"\\{mark}")
-    return line
 
 
 def _slug(license: str) -> str:
@@ -229,12 +215,13 @@ def _measured(results: Sequence[Result]) -> list[str]:
     for result in results:
         facts = result.provenance
         git = facts.get("git") or {}
-        commit = f"commit {git['commit'][:12]}{' with uncommitted changes' if git.get('dirty') else ''}" if git else ""
+        commit = str(git.get("commit") or "")[:12]
+        commit = f"commit {commit}{' with uncommitted changes' if git.get('dirty') else ''}" if commit else ""
         packages = ", ".join(f"{name} {version}" for name, version in sorted((facts.get("packages") or {}).items()))
         file = facts.get("scores")
         kept = f"in {file['file']}, sha256 {file['sha256']}" if file else ""
-        parts = (f"`{public_command(result.command)}`", kept, commit, facts.get("cpu"), packages)
-        lines.append("; ".join(part for part in parts if part))
+        told = [escape.markdown(part) for part in (kept, commit, facts.get("cpu"), packages) if part]
+        lines.append("; ".join([escape.code(published_command(result.command)), *told]))
     return list(dict.fromkeys(lines))
 
 
@@ -257,7 +244,7 @@ def _changed(recipe: Recipe | None, run: dict[str, Any]) -> list[str] | None:
     """Where the run differs from its recipe, the seed aside; None when it has no recipe."""
     if recipe is None or not run:
         return None
-    ours, theirs = _flat(public(recipe.config.model_dump(mode="json"))), _flat(training_yaml(run))
+    ours, theirs = _flat(published(recipe.config.model_dump(mode="json"))), _flat(training_yaml(run))
     keys = sorted((ours.keys() | theirs.keys()) - {"training.seed"})
     return [f"{k}: {ours.get(k)!r} → {theirs.get(k)!r}" for k in keys if ours.get(k) != theirs.get(k)]
 

@@ -14,8 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from scmf.core import registry
 from scmf.core.errors import ModelError
 from scmf.core.files import sha256_file
+from scmf.models.foreign import other_code, other_weights
 
 _PROBE = Path(__file__).with_name("probe.py")
 _OURS = ("models", "tokenizers")
@@ -23,10 +25,14 @@ _PATIENCE_S = 900
 
 
 def foreign_code(folder: Path) -> list[str]:
-    """Names of the Python files in ``folder`` that are not, to the byte, files of this installation."""
+    """Code that loading ``folder`` would run and that is not, to the byte, of this installation.
+
+    Python files of others, and references to code or weights outside the folder.
+    """
     package = Path(__file__).parent.parent
     ours = {(path.name, sha256_file(path)) for room in _OURS for path in (package / room).glob("*.py")}
-    return sorted(path.name for path in folder.glob("*.py") if (path.name, sha256_file(path)) not in ours)
+    strange = sorted(path.name for path in folder.glob("*.py") if (path.name, sha256_file(path)) not in ours)
+    return [*strange, *other_code(folder), *other_weights(folder)]
 
 
 def check_alone(folder: Path, *, trust: bool = False, where: Path | None = None) -> dict[str, Any]:
@@ -51,7 +57,7 @@ def check_alone(folder: Path, *, trust: bool = False, where: Path | None = None)
     ModelError
         If code is not ours and not trusted, or the folder does not load or embed.
     """
-    if not trust and (strange := foreign_code(folder)):
+    if not trust and not registry.trusted() and (strange := foreign_code(folder)):
         raise ModelError(
             f"code that is not of this installation: {', '.join(strange)}",
             wanted="the files of scmf/models and scmf/tokenizers as save_pretrained copies them",

@@ -16,6 +16,8 @@ from typing import Any
 
 from scmf.core.errors import ModelError
 from scmf.core.files import sha256_file
+from scmf.core.manifest import MANIFEST
+from scmf.core.owned import new_folder
 from scmf.core.provenance import DISTRIBUTION
 from scmf.models.origin import RECORD, Checkpoint
 from scmf.models.run_folder import NOTE
@@ -23,7 +25,7 @@ from scmf.models.run_folder import NOTE
 KEPT = (".safetensors", ".json", ".npz", ".py", ".txt", ".tsv")
 """Suffixes of what goes along; pickles and whatever else lies beside the weights stay behind."""
 
-_OWN = (RECORD, NOTE, "results.json", "README.md", "LICENSE", "training.yaml")
+_OWN = (RECORD, NOTE, MANIFEST, "results.json", "README.md", "LICENSE", "training.yaml")
 """Files that are written anew."""
 
 MADE_BY = "scmf publish"
@@ -60,7 +62,7 @@ def copy_checkpoint(checkpoint: Checkpoint, target: Path) -> list[str]:
             where=model,
             fix="save it with `scmf train`, or convert it with the recipe's convert.py (without --no-tokenizer)",
         )
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     behind = []
     for path in sorted(model.iterdir()):
         if path.is_file() and path.suffix in KEPT and path.name not in _OWN and not path.name.startswith("."):
@@ -74,38 +76,27 @@ def copy_checkpoint(checkpoint: Checkpoint, target: Path) -> list[str]:
 def whole_or_nothing(out: Path) -> Iterator[Path]:
     """Yield the place beside ``out`` in which to build; it becomes ``out`` when the block ends without an error.
 
+    Files of others in a folder that was made here stay in it.
+
     Raises
     ------
     ModelError
         If ``out`` exists and was not made here.
     """
-    if out.exists() and not _made_here(out):
-        raise ModelError(
-            "a folder that exists already and was not made by `scmf publish`",
-            wanted="a new folder",
-            where=out,
-            fix="give another --out",
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
-    for left in (building, old):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
+    with new_folder(out, ours=_made_here, what="scmf publish") as building:
         yield building
-        if out.exists():
-            out.rename(old)
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
-def _made_here(folder: Path) -> bool:
+def _made_here(folder: Path) -> list[str] | None:
+    """The files of a folder that `scmf publish` made; None for another one."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and str(record.get("made_by", "")).startswith(MADE_BY)
+        return None
+    if not isinstance(record, dict) or not str(record.get("made_by", "")).startswith(MADE_BY):
+        return None
+    files = record.get("files")
+    return [*(files if isinstance(files, dict) else ()), RECORD]
 
 
 def checksums(folder: Path) -> dict[str, str]:

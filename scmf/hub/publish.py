@@ -19,16 +19,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scmf.core import provenance
+from scmf.core import manifest, provenance, registry
 from scmf.core.errors import ConfigError
 from scmf.core.files import write_json, write_text
+from scmf.core.outputs import try_folder
+from scmf.core.shareable import published, shareable
 from scmf.core.yaml import dump_yaml
 from scmf.hub import folder as folders
 from scmf.hub import upload
 from scmf.hub.card import Subject, card_text, training_yaml
 from scmf.hub.check import check_alone
 from scmf.hub.results import Model, gather
-from scmf.hub.scrub import public
+from scmf.models.checkpoint import verify_model
 from scmf.models.origin import RECORD, Checkpoint, Link, cells_card, judge, spdx, trace
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,12 @@ def publish(
     """
     upload.check_name(repo)
     checkpoint = Checkpoint.at(folder)
+    if trust:
+        registry.trust()
+    verify_model(checkpoint.model)
+    base = Path(folder).resolve()
+    out = Path(out) if out is not None else base.with_name(f"{base.name}.published")
+    try_folder(out, option="--out", inputs=[base], need=sum(path.stat().st_size for path in checkpoint.weight_files))
     links = trace(checkpoint)
     inherited = judge(checkpoint, links)
     cells = cells_card(checkpoint)
@@ -93,8 +101,6 @@ def publish(
     model = Model.of(checkpoint)
     scores = gather(results, model)
     repository = None if dry_run else upload.look(repo, private=private, update=update)
-    base = Path(folder).resolve()
-    out = Path(out) if out is not None else base.with_name(f"{base.name}.published")
     with folders.whole_or_nothing(out) as building:
         log.info("putting the folder together")
         behind = folders.copy_checkpoint(checkpoint, building)
@@ -104,7 +110,7 @@ def publish(
         _write(building, subject)
         files, size = len(list(building.iterdir())), folders.size_of(building)
     answer = {
-        "url": f"{upload.endpoint()}/{repo}",
+        "url": upload.address(repo),
         "commit": None,
         "folder": str(out),
         "license": terms,
@@ -151,12 +157,13 @@ def _write(folder: Path, subject: Subject) -> None:
     cells = "see README.md" if subject.cells is None else f"{subject.cells.title}, {subject.cells.license}"
     note = folders.licence_note(subject.license, title=subject.title, source=subject.source, cells=cells)
     write_text(folder / "LICENSE", note)
-    write_json(folder / "results.json", [public(result.to_json()) for result in subject.results])
+    write_json(folder / "results.json", [published(result.to_json()) for result in subject.results])
     write_text(folder / "README.md", card_text(subject))
+    manifest.seal(folder)
     for path in folder.iterdir():
         path.chmod(0o644)
     sums = folders.checksums(folder)
-    source = {key: value for key, value in subject.source.items() if key.startswith("source_")}
+    source = shareable({key: value for key, value in subject.source.items() if key.startswith("source_")})
     record: dict[str, Any] = {
         "made_by": f"{folders.MADE_BY} {provenance.version()}",
         "weights_license": subject.license,
@@ -167,17 +174,17 @@ def _write(folder: Path, subject: Subject) -> None:
         "variant": subject.model.variant,
         "recipe_digest": subject.model.digest,
         "seed": subject.model.seed,
-        "run": public(run.get("provenance") or {}),
+        "run": published(run.get("provenance") or {}),
         "seen": subject.seen,
         "files": sums,
         "weights_sha256": {name: sha256 for name, sha256 in sums.items() if name.endswith(".safetensors")},
         **source,
     }
     if checked := subject.checkpoint.record.get("checked"):
-        record["checked"] = checked
+        record["checked"] = shareable(checked)
     write_json(folder / RECORD, record)
 
 
 def _public_link(link: Link) -> dict[str, Any]:
     known = {"how": link.how, "license": link.license, "folder": link.folder.name, "doubt": link.reason}
-    return {key: value for key, value in known.items() if value}
+    return {key: shareable(value) for key, value in known.items() if value}

@@ -18,6 +18,7 @@ from typing import Any
 
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.files import sha256_file
+from scmf.core.redact import hide_address
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HUB = "https://huggingface.co"
@@ -49,6 +50,11 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
 
 
+def address(name: str) -> str:
+    """Address of the page of a repository, without credentials."""
+    return hide_address(f"{endpoint()}/{name}")
+
+
 @dataclass(frozen=True)
 class Repository:
     """A repository of models, looked at before anything is sent.
@@ -70,7 +76,7 @@ class Repository:
     @property
     def url(self) -> str:
         """Address of its page."""
-        return f"{endpoint()}/{self.name}"
+        return address(self.name)
 
 
 def look(name: str, *, private: bool, update: bool) -> Repository:

@@ -1,23 +1,25 @@
 """Models built, loaded and saved, with the tokenizer they belong to.
 
-Lives here: random weights from a configuration, ``from_pretrained`` that refuses what does not fit,
-the folder that holds model and tokenizer. Lives elsewhere: the networks (models), official
+Lives here: ``from_pretrained`` that refuses what does not fit or is not as it was saved, the folder that holds model
+and tokenizer. Lives elsewhere: the networks (models), official
 checkpoints (recipes/<name>/convert.py), resumable checkpoints (training.checkpoints).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForPreTraining
 
-from scmf.core import registry
+from scmf.core import manifest, registry
 from scmf.core.config.renamed import RENAMED, load_tokenizer, renamed_in
-from scmf.core.errors import ModelError
+from scmf.core.errors import ModelError, ScmfError, reading
+from scmf.core.owned import by_manifest, new_folder, refuse_replacing
+from scmf.models.foreign import other_weights
 from scmf.models.run_folder import RunFolder
 
 
@@ -33,7 +35,7 @@ def copy_frozen(source: Any, target: Any) -> None:
 
 def read_config(folder: Path | str, **changes: Any) -> Any:
     """The configuration of saved weights whose family is registered, also one saved with the names of before."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **changes)
     for key, value in renamed_in("config.json", Path(folder) / "config.json").items():
         setattr(config, key, value)
     for old in RENAMED["config.json"]:
@@ -47,6 +49,7 @@ def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
         raise ModelError(
             "no config.json", wanted="a folder written by save_pretrained", where=folder, fix="check the path"
         )
+    verify_model(Path(folder))
     quiet_transformers()  # what it would print (bars, a colored table) is judged below instead
     try:
         if renamed_in("config.json", Path(folder) / "config.json"):
@@ -54,8 +57,17 @@ def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
         model, report = family.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **kwargs
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(str(error), wanted="weights that fit the configuration", where=folder) from error
+    except ScmfError:
+        raise
+    except Exception as error:  # whatever transformers, safetensors and torch raise for what is damaged
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise
+        raise ModelError(
+            f"weights or a configuration that cannot be loaded ({type(error).__name__}: {error})",
+            wanted="weights that fit the configuration",
+            where=folder,
+            fix="copy the folder again, it may be truncated or damaged; or convert the checkpoint anew",
+        ) from error
     wrong = {name: sorted(map(str, keys)) for name, keys in report.items() if keys and name.endswith("keys")}
     if kwargs:  # a new head has no weights yet and the pretraining head no place
         wrong = {name: keys for name, keys in wrong.items() if name == "mismatched_keys"}
@@ -84,6 +96,8 @@ def load_run_model(folder: Path | str) -> tuple[Any, Any]:
     Only built-in classes are used; code inside the folder is never run.
     """
     folder = RunFolder.weights_in(folder)
+    if (folder / "config.json").is_file():
+        verify_model(folder)
     _register_family(folder)
     model = load_weights(AutoModelForPreTraining, folder)
     return model.eval(), _load_tokenizer(folder)
@@ -92,9 +106,9 @@ def load_run_model(folder: Path | str) -> tuple[Any, Any]:
 def _register_family(folder: Path) -> None:
     """Import the family that ``config.json`` names: importing it registers it with the Auto classes."""
     note = folder / "config.json"
-    kind = json.loads(note.read_text(encoding="utf-8")).get("model_type", "") if note.is_file() else None
-    if kind is None:
+    if not note.is_file():
         return  # load_weights says what is missing
+    kind = str(_saved(note).get("model_type", ""))
     name = kind.removeprefix("scmf_")
     if name not in registry.names("models") and (dotted := _dotted(folder, "model", "architecture")):
         name = dotted
@@ -108,6 +122,15 @@ def _register_family(folder: Path) -> None:
     registry.resolve("models", name)
 
 
+def _saved(path: Path) -> dict[str, Any]:
+    """A JSON object that was saved with the weights."""
+    with reading(ModelError, what=f"the {path.name} of a model", where=path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ModelError(f"a {type(found).__name__}", wanted="one JSON object", where=path, fix="restore the file")
+    return found
+
+
 def _dotted(folder: Path, section: str, key: str) -> str | None:
     """The ``package.module:Class`` that the run's configuration names; None where it names none or there is no run."""
     run = RunFolder.find(folder)
@@ -118,7 +141,8 @@ def _dotted(folder: Path, section: str, key: str) -> str | None:
 def _load_tokenizer(folder: Path) -> Any:
     named = {registry.class_name("tokenizers", name): name for name in registry.names("tokenizers")}
     note = folder / "tokenizer_config.json"
-    name = json.loads(note.read_text(encoding="utf-8")).get("tokenizer_class") if note.is_file() else None
+    name = _saved(note).get("tokenizer_class") if note.is_file() else None
+    name = name if isinstance(name, str) else None
     if isinstance(name, str) and name not in named and (dotted := _dotted(folder, "tokenizer", "strategy")):
         named[name] = dotted
     if name not in named:
@@ -130,16 +154,78 @@ def _load_tokenizer(folder: Path) -> Any:
         )
     try:
         return load_tokenizer(registry.resolve("tokenizers", named[name]), folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(str(error), wanted="a whole tokenizer", where=folder) from error
+    except ScmfError:
+        raise
+    except Exception as error:  # whatever transformers and the strategy raise for what is damaged
+        raise ModelError(
+            f"a tokenizer that cannot be loaded ({type(error).__name__}: {error})",
+            wanted="a whole tokenizer",
+            where=folder,
+            fix="copy the folder again, it may be truncated or damaged",
+        ) from error
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write weights, configuration, code and tokenizer as one folder, whole or not at all."""
+def verify_model(folder: Path) -> None:
+    """Hold a saved model against its checksums, and against the run that it lies in.
+
+    A model without checksums, saved before there were any, is read with a warning.
+
+    Raises
+    ------
+    ModelError
+        A file was changed, is missing or was added; or the weights belong to another run than ``run.json`` says.
+    """
+    if strange := other_weights(folder):
+        registry.require_trust(", ".join(strange), where=folder)
+    run = RunFolder.find(folder)
+    fix = "copy the folder again from where it is whole; if you changed it on purpose, remove checksums.json"
+    if run is not None:
+        fix = f"give the `scmf train --out {run.path}` of this run again, which writes the model anew; or {fix}"
+    belongs = manifest.verify(folder, fix=fix).get("run")
+    if run is not None and belongs is not None and belongs != (identity := run.identity):
+        wrong = [key for key in belongs if belongs[key] != identity.get(key)]
+        raise ModelError(
+            f"weights of {', '.join(f'{key} {belongs[key]}' for key in wrong)}",
+            wanted=f"those of {', '.join(f'{key} {identity.get(key)}' for key in wrong)}, as {run.note} says",
+            where=folder,
+            fix="restore the run.json of these weights, or train this run into a folder of its own",
+        )
+
+
+def _files_of_ours(folder: Path) -> Collection[str] | None:
+    """Files of a saved model; of one saved before there were checksums, those that a loader reads."""
+    files = by_manifest(folder)
+    if files is not None:
+        return files
+    note = folder / "config.json"
+    try:
+        kind = json.loads(note.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if RunFolder.find(folder) is None or not str(kind).startswith("scmf_"):
+        return None
+    return [path.name for path in folder.iterdir() if manifest.is_read(path.name)]
+
+
+def refuse_other_model(folder: Path) -> None:
+    """Raise `ModelError` when ``folder`` is there and holds something else than a model that we saved."""
+    refuse_replacing(folder, ours=_files_of_ours)
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, *, run: Mapping[str, Any] | None = None) -> None:
+    """Write weights, configuration, code, tokenizer and their checksums as one folder, whole or not at all.
+
+    Parameters
+    ----------
+    model, tokenizer
+        What is saved.
+    folder
+        The folder to make; a model that was saved there is replaced, anything else is refused.
+    run
+        `RunFolder.identity` of the run that made the weights.
+    """
     quiet_transformers()
-    temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with new_folder(folder, ours=_files_of_ours, what="saving a model") as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        manifest.seal(part, {} if run is None else {"run": dict(run)})

@@ -129,8 +129,8 @@ class Checkpoint:
     @property
     def start(self) -> Path | None:
         """The folder of the weights that the run started from; None when they were random or there is no run."""
-        found = self.run.get("config", {}).get("model", {}).get("checkpoint")
-        return Path(found).expanduser() if found else None
+        found = _within(self.run, "config", "model").get("checkpoint")
+        return Path(found).expanduser() if found and isinstance(found, str) else None
 
     @property
     def weight_files(self) -> list[Path]:
@@ -138,12 +138,20 @@ class Checkpoint:
         return sorted(self.model.glob("*.safetensors"))
 
 
+def _within(facts: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The mapping under these keys; empty where a file that somebody changed has something else there."""
+    for key in keys:
+        inner = facts.get(key)
+        facts = inner if isinstance(inner, dict) else {}
+    return facts
+
+
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"not JSON: {error}", wanted="one JSON object", where=path, fix="restore the file") from error
     if not isinstance(value, dict):
         raise ModelError(f"a {type(value).__name__}", wanted="one JSON object", where=path, fix="restore the file")
@@ -229,10 +237,10 @@ def _not_the_published(facts: dict[str, Any]) -> str:
 
 def _parts(checkpoint: Checkpoint) -> Iterator[Link]:
     """Cards of others whose content is saved with the tokenizer or in the weights."""
-    settings = checkpoint.run.get("config", {}).get("tokenizer", {})
-    named = {"vocabulary": settings.get("vocabulary"), "gene vectors": (settings.get("options") or {}).get("vectors")}
+    settings = _within(checkpoint.run, "config", "tokenizer")
+    named = {"vocabulary": settings.get("vocabulary"), "gene vectors": _within(settings, "options").get("vectors")}
     for part, name in named.items():
-        if name in (None, "fit"):
+        if not isinstance(name, str) or name == "fit":
             continue
         if (Path(name) / RECORD).is_file():
             beside = Checkpoint(Path(name), {}, current_names(RECORD, _json(Path(name) / RECORD)), {}, Path(name))
@@ -320,8 +328,8 @@ def training_record(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def cells_card(checkpoint: Checkpoint) -> Any:
     """The card of the cells that the run was trained on; None for own files and where there is no run."""
-    name = checkpoint.run.get("config", {}).get("data", {}).get("dataset")
-    if not name:
+    name = _within(checkpoint.run, "config", "data").get("dataset")
+    if not name or not isinstance(name, str):
         return None
     try:
         return load_card(name)

@@ -1,6 +1,6 @@
 """What lies in the folder of a run, and where: written by training, read by evaluation, publishing and reports.
 
-    run.json                    which recipe, variant, seed and configuration, and what they ran on
+    run.json                    which recipe, variant, seed and configuration (without secrets), and what they ran on
     pretraining/log.jsonl       losses and scores, a line a step that was logged
     pretraining/checkpoints/    resumable checkpoints
     model/                      weights, configuration and tokenizer, as ``from_pretrained`` reads them
@@ -13,6 +13,7 @@ Lives elsewhere: weights in and out (checkpoint), where weights come from (origi
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,18 @@ from typing import Any
 
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import RunConfig, apply_overrides, validate
-from scmf.core.errors import ConfigError
-from scmf.core.files import write_json
+from scmf.core.errors import ConfigError, TrainingError
+from scmf.core.files import sha256_json, write_json
+from scmf.core.owned import refuse_foreign
+from scmf.core.redact import OPTIONS, hide, left_out
+
+log = logging.getLogger(__name__)
 
 NOTE = "run.json"
 """Name of the file that makes a folder the folder of a run."""
+
+_IDENTITY = ("recipe", "variant", "seed", "recipe_digest")
+"""What the weights of a run carry along."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +114,67 @@ class RunFolder:
     # --- the facts ---------------------------------------------------------------------------------
 
     def write(self, facts: Mapping[str, Any]) -> None:
-        """Write ``run.json``: ``recipe, variant, seed, recipe_digest, config, parameters, provenance``."""
-        write_json(self.note, dict(facts))
+        """Write ``run.json``: ``recipe, variant, seed, recipe_digest, digest, config, parameters, provenance``.
+
+        Without secrets: ``left_out`` names the keys of the configuration that had some.
+        """
+        lacking = left_out(facts.get("config") or {})
+        note = {**hide(dict(facts)), **({"left_out": lacking} if lacking else {})}
+        write_json(self.note, {**note, "sha256": sha256_json(note)})
+
+    def claim(self, facts: Mapping[str, Any]) -> None:
+        """Refuse a folder in which this run would touch what is not its own; nothing is written.
+
+        Parameters
+        ----------
+        facts
+            As `write` takes them, as far as they are known: ``recipe_digest``, ``seed``, ``digest``.
+
+        Raises
+        ------
+        ConfigError
+            Somebody else's files lie where a run writes.
+        TrainingError
+            Another run is there: of another seed, configuration or cells.
+        """
+        refuse_foreign(self.path, (NOTE, "pretraining", "model"), is_ours=lambda _: self._is_run())
+        if not self.note.is_file() or not (self.model.is_dir() or self._has_checkpoints):
+            return
+        try:
+            held = self.facts
+        except ConfigError as error:
+            if not self._has_checkpoints:
+                raise
+            log.warning(f"damaged {self.note} ({error.found}): it is written anew if the checkpoints are of this run")
+            return
+        wrong = [key for key in facts if key in held and held[key] != facts[key]]
+        if wrong:
+            raise TrainingError(
+                f"another run, of {', '.join(f'{key} {_short(held[key])}' for key in wrong)}",
+                wanted=f"{', '.join(f'{key} {_short(facts[key])}' for key in wrong)}: the same cells, tokens, model "
+                "and training settings, to resume it",
+                where=self.path,
+                fix="choose another --out, or restore the settings",
+            )
+
+    @property
+    def _has_checkpoints(self) -> bool:
+        """Whether resumable checkpoints lie here; they say themselves which run they are of."""
+        return any(self.pretraining.glob("checkpoints/step-*/progress.json"))
+
+    def _is_run(self) -> bool:
+        """Whether a run wrote this folder: by the keys of its note, or by its checkpoints where that is lost."""
+        try:
+            found = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return self._has_checkpoints
+        return isinstance(found, dict) and "recipe_digest" in found and "config" in found
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Recipe, variant, seed and digest of ``run.json``: what saved weights say they belong to."""
+        facts = self.facts
+        return {key: facts.get(key) for key in _IDENTITY}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -116,14 +183,19 @@ class RunFolder:
         Raises
         ------
         ConfigError
-            It is not a JSON object.
+            It is not a JSON object, or was changed after it was written.
         """
         try:
             found = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._broken(f"not JSON: {error}") from error
         if not isinstance(found, dict):
             raise self._broken(f"a {type(found).__name__}")
+        for key, kind in (("recipe", str), ("variant", str), ("config", dict)):
+            if key in found and not isinstance(found[key], kind):
+                raise self._broken(f"{key} is a {type(found[key]).__name__}")
+        if "sha256" in found and found["sha256"] != sha256_json({k: v for k, v in found.items() if k != "sha256"}):
+            raise self._broken("facts or configuration that were changed after the run was made")
         return found
 
     def fact(self, key: str) -> Any:
@@ -142,6 +214,7 @@ class RunFolder:
     def recipe(self, overrides: tuple[str, ...] = ()) -> Recipe:
         """The recipe the run was made with, without its identity and its other variants."""
         config = self.fact("config") if not overrides else apply_overrides(self.fact("config"), overrides)
+        self._say_what_is_left_out(config)
         return Recipe(
             name=self.fact("recipe"),
             variant=self.fact("variant"),
@@ -152,6 +225,16 @@ class RunFolder:
             overrides=overrides,
         )
 
+    def _say_what_is_left_out(self, config: Any) -> None:
+        """Warn of storage options that the run had, which neither its record nor an override brings."""
+        known = (config.get("data") or {}).get(OPTIONS) or {} if isinstance(config, dict) else {}
+        lacking = [key for key in self.facts.get("left_out") or () if f".{OPTIONS}." in key]
+        lacking = [key for key in lacking if key.rpartition(".")[2] not in known]
+        if lacking:
+            log.warning(
+                f"{self.note} holds no secrets: {', '.join(lacking)} come from the environment, or from --set KEY=VALUE"
+            )
+
     def _broken(self, found: str) -> ConfigError:
         return ConfigError(
             found,
@@ -159,3 +242,7 @@ class RunFolder:
             where=self.note,
             fix="restore the file, or give another folder",
         )
+
+
+def _short(value: Any) -> str:
+    return str(value)[:12]

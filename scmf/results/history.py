@@ -21,6 +21,7 @@ from scmf.core.errors import ConfigError
 from scmf.core.files import write_text
 from scmf.results.expected import ExpectedCell, load_expected
 from scmf.results.judge import FIRST_ALPHA, band
+from scmf.results.pages.escape import code, markdown
 from scmf.results.pages.history import Change, Move, sections
 from scmf.results.result import CellKey, Result
 from scmf.results.schema import upgrade
@@ -273,5 +274,8 @@ def _overview(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[st
         once = sum(len(values) == 1 for values in mine)
         moved = sum(any(old["metrics"] != new["metrics"] for old, new in zip(v, v[1:], strict=False)) for v in mine)
         first = sorted({_measured_at(values[0]) for values in mine})
-        names = [f"`{name}`" for name in first[:3]] + ([f"{len(first) - 3} others"] if len(first) > 3 else [])
-        yield f"| {recipe} | {len(mine)} | {once} | {len(mine) - once - moved} | {moved} | {', '.join(names)} |"
+        names = [code(name, table=True) for name in first[:3]] + (
+            [f"{len(first) - 3} others"] if len(first) > 3 else []
+        )
+        counts = f"{len(mine)} | {once} | {len(mine) - once - moved} | {moved}"
+        yield f"| {markdown(recipe)} | {counts} | {', '.join(names)} |"

@@ -12,11 +12,12 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from scmf.core.config.section import Section
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, EvaluationError
+from scmf.core.shareable import shareable
 from scmf.results.schema import upgrade
 from scmf.results.score import Interval
 
@@ -48,6 +49,11 @@ class Absence(Section):
     kind: Literal["missing", "failed", "not_applicable"]
     reason: str = Field(min_length=1)
     """One clause for the page, for example ``needs scib-metrics, which is not installed``."""
+
+    @field_validator("reason", mode="before")
+    @classmethod
+    def _for_others(cls, reason: Any) -> Any:
+        return shareable(reason)
 
 
 class Result(Section):
@@ -105,6 +111,12 @@ class Result(Section):
     details: dict[str, Any] = {}
     """What plots show beside the numbers: ``per_class``, ``per_perturbation``, ``confusion``. Never judged."""
     absence: Absence | None = None
+
+    @field_validator("provenance", "command", "corpora", mode="before")
+    @classmethod
+    def _for_others(cls, value: Any, about: ValidationInfo) -> Any:
+        """No secrets, no folders of this machine: results are shown, filed and sent."""
+        return shareable(value, key=str(about.field_name))
 
     @field_validator("recipe", "variant", "benchmark", "dataset", "split", "protocol", "method")
     @classmethod

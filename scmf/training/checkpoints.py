@@ -1,15 +1,25 @@
-"""Resumable checkpoints: each is complete or absent, never half-written.
+"""Resumable checkpoints: each is complete or absent, and held against its checksums before it is resumed from.
 
-A checkpoint is a folder ``step-00000120`` that holds what accelerate saves (weights, optimizer, schedule, random
-states), the model's ``config.json`` (so that ``from_pretrained`` reads it too) and ``progress.json``. It is written
-under a temporary name and renamed when it is complete.
+A checkpoint is a folder ``step-00000120``::
 
-Lives elsewhere: when one is written (loop), the saved model of a finished run (scmf.models.checkpoint).
+    model.safetensors                 weights
+    config.json, configuration_*.py   their configuration, as ``from_pretrained`` reads it, too
+    optimizer.safetensors             moments of the optimizer
+    training_state.json               its groups, the schedule, the scale of 16-mixed
+    progress.json                     how far the run has come, and the digest of what defines it
+    checksums.json                    sha256 of all of these
+
+Nothing of it is run. It is written under a temporary name and renamed when it is complete. Random states are not
+kept: order, masks and dropout are functions of the position (loop).
+
+Lives elsewhere: when one is written (loop), the tensors and numbers in it (training_state), the saved model of a
+finished run (scmf.models.checkpoint).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,11 +27,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scmf.core.errors import TrainingError
+from scmf.core import manifest
+from scmf.core.distributed import agreed
+from scmf.core.errors import ScmfError, TrainingError
 from scmf.core.files import write_json
+from scmf.training import training_state
 from scmf.training.distributed import on_main
 
+log = logging.getLogger(__name__)
+
 _NAME = re.compile(r"step-(\d{8})")
+_LEFTOVER = re.compile(r"\.step-\d{8}\.(part|old)")
 
 
 @dataclass(frozen=True)
@@ -49,29 +65,36 @@ class RunPosition:
     world_size: int = 1
 
 
-def save(accelerator: Any, folder: Path, position: RunPosition, *, keep: int) -> Path:
-    """Write a checkpoint under ``folder`` and delete all but the newest ``keep``; every process calls it."""
+def save(accelerator: Any, folder: Path, position: RunPosition, *, keep: int, schedule: Any) -> Path:
+    """Write a checkpoint under ``folder`` and delete older ones but the newest ``keep``; every process calls it."""
     final = folder / f"step-{position.step:08d}"
-    temporary = folder / f".{final.name}.part"
+    temporary, old = folder / f".{final.name}.part", folder / f".{final.name}.old"
 
-    def begin() -> None:
-        shutil.rmtree(temporary, ignore_errors=True)
+    def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-
-    def finish() -> None:
-        model = accelerator.unwrap_model(accelerator._models[0])
-        model.config.save_pretrained(temporary)
+        sweep(folder)
+        temporary.mkdir()
+        training_state.write(accelerator, temporary, schedule=schedule)
+        accelerator.unwrap_model(accelerator._models[0]).config.save_pretrained(temporary)
         write_json(temporary / "progress.json", asdict(position))
-        shutil.rmtree(final, ignore_errors=True)
+        manifest.seal(temporary, {"step": position.step, "digest": position.digest})
+        if final.exists():  # of a run that was resumed from an earlier one
+            final.rename(old)
         temporary.rename(final)
         _sync(folder)
-        for old in complete(folder)[:-keep]:
-            shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
+        for one in [path for path in complete(folder) if path.name <= final.name][:-keep]:
+            shutil.rmtree(one)
 
-    on_main(accelerator, begin)
-    accelerator.save_state(str(temporary))
-    on_main(accelerator, finish)
+    on_main(write)
     return final
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left half-written; the caller holds the lock of the run."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _LEFTOVER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
 
 
 def _sync(folder: Path) -> None:
@@ -86,43 +109,80 @@ def complete(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
 
 
-def restore(accelerator: Any, folder: Path, *, digest: str) -> RunPosition | None:
-    """Load the newest checkpoint into the prepared objects; None if there is none.
+def newest_intact(folder: Path, *, digest: str, warn: bool = True) -> tuple[Path, RunPosition] | None:
+    """The newest checkpoint that is as it was written; None where there is no checkpoint at all.
+
+    Damaged ones are passed over with a warning and stay where they are.
 
     Raises
     ------
     TrainingError
-        If the checkpoint belongs to another configuration or cannot be read.
+        It belongs to another run, or none of those that are there is intact.
     """
-    found = complete(folder)
-    if not found:
-        return None
-    newest = found[-1]
-    try:
-        position = RunPosition(**json.loads((newest / "progress.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    reasons = []
+    for path in reversed(complete(folder)):
+        try:
+            position = _position(path, warn=warn)
+        except ScmfError as error:
+            reasons.append(f"{path.name}: {error.found}")
+            continue
+        if position.digest != digest:
+            raise TrainingError(
+                f"checkpoints of another run (digest {position.digest[:12]})",
+                wanted=f"digest {digest[:12]}: same cells, tokens, model and training settings",
+                where=folder,
+                fix="choose another --out, or restore the settings",
+            )
+        for reason in reasons if warn else ():
+            log.warning(f"damaged checkpoint {reason}; resuming from {path.name}, the newest that is intact")
+        return path, position
+    if reasons:
         raise TrainingError(
-            f"a checkpoint that cannot be read: {error}",
-            wanted="progress.json as written by this program",
-            where=newest,
-            fix="delete that folder to resume from the checkpoint before it",
-        ) from error
-    if position.digest != digest:
-        raise TrainingError(
-            f"checkpoints of another run (digest {position.digest[:12]})",
-            wanted=f"digest {digest[:12]}: same cells, tokens, model and training settings",
+            f"{len(reasons)} checkpoints, none of them intact ({'; '.join(reasons)})",
+            wanted="at least one checkpoint as it was written",
             where=folder,
-            fix="choose another --out, or restore the settings",
+            fix="copy the folder again from where it is whole; or choose another --out, to train from the start",
         )
+    return None
+
+
+def _position(path: Path, *, warn: bool) -> RunPosition:
+    """The position of a checkpoint, after all of it was held against its checksums."""
+    if manifest.read(path) is not None:
+        if bad := manifest.damage(path):
+            raise TrainingError("; ".join(map(str, bad)))
+    elif training_state.is_of_before(path):
+        if warn:
+            log.warning(f"{path} has no checksums: written by an earlier version, read unverified")
+    else:
+        raise TrainingError(f"no {manifest.MANIFEST}")
+    try:
+        return RunPosition(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(f"a position that cannot be read: {error}") from error
+
+
+def restore(accelerator: Any, folder: Path, *, digest: str, schedule: Any) -> RunPosition | None:
+    """Load the newest intact checkpoint into the prepared objects; None if there is none. Every process calls it.
+
+    Raises
+    ------
+    TrainingError
+        The checkpoints belong to another run, none is intact, or another number of processes wrote it.
+    """
+    found = agreed(lambda: newest_intact(folder, digest=digest))
+    if found is None:
+        return None
+    path, position = found
     if position.batch and position.world_size != accelerator.num_processes:
         raise TrainingError(
             f"a checkpoint in the middle of an epoch, written by {position.world_size} process(es)",
             wanted=f"one written by {accelerator.num_processes}: the shares of the cells depend on the number",
-            where=newest,
+            where=path,
             fix=f"resume with {position.world_size} process(es); the number may change only at the end of an epoch",
         )
-    accelerator.load_state(str(newest))
+    training_state.read(accelerator, path, schedule=schedule)
     return position

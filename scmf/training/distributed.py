@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scmf.core.config.run import TrainingConfig
-from scmf.core.distributed import on_cpu, world_size
+from scmf.core.distributed import agreed, is_main, join, on_cpu, world_size
 from scmf.core.errors import TrainingError
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
         )
     # At each checkpoint it would warn that the tied decoder is written only once, which is intended.
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+    join()
     # One process trains several models in turn; the precision of the first must not stick.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -61,11 +62,10 @@ def sum_over_ranks(accelerator: Any, value: Tensor) -> Tensor:
     return accelerator.reduce(value, reduction="sum") if accelerator.num_processes > 1 else value
 
 
-def on_main(accelerator: Any, action: Callable[[], T]) -> T | None:
+def on_main(action: Callable[[], T]) -> T | None:
     """Run ``action`` on the main process while the others wait; they get None.
 
-    Every process must call it.
+    Every process must call it. An error of the main process ends all of them.
     """
-    result = action() if accelerator.is_main_process else None
-    accelerator.wait_for_everyone()
-    return result
+    result = agreed(action, share=False)
+    return result if is_main() else None

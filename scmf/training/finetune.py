@@ -5,6 +5,7 @@ Lives here: `finetune`. Lives elsewhere: the loop (loop), the scores of the pred
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import TrainingConfig
+from scmf.core.distributed import agreed
 from scmf.core.errors import ConfigError, ModelError, from_value_error
 from scmf.core.files import sha256_json
+from scmf.core.locks import one_writer
 from scmf.data.loading.labels import CellLabels
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import PerEpochTokens
@@ -50,6 +53,7 @@ def finetune(recipe: Recipe, prepared: Prepared, folder: Path, out: Path, *, met
         raise ConfigError("eval.finetune is null", wanted="a section", where="eval.finetune", fix="set its keys")
     truth, seed = CellLabels.of(prepared.cells), recipe.config.training.seed
     truth.check_trained_labels()
+    truth.check_classes()
     rows, test = truth.rows("train"), truth.rows("test")
     classes, labels = np.unique(truth.labels[rows], return_inverse=True)
     torch.manual_seed(seed)
@@ -63,15 +67,18 @@ def finetune(recipe: Recipe, prepared: Prepared, folder: Path, out: Path, *, met
         seed=seed,
     )
     weights = {name: value.double().sum().item() for name, value in model.state_dict().items()}
-    train(
-        model,
-        _with_labels(prepared, rows, labels),
-        objective=CellClassification(),
-        settings=loop,
-        out=RunFolder(out).finetuning(method),
-        digest=sha256_json([recipe.digest, seed, prepared.digest, weights]),
-        evaluate_every=0,
-    )
+    folder_of_head = RunFolder(out).finetuning(method)
+    with ExitStack() as stack:
+        agreed(lambda: stack.enter_context(one_writer(folder_of_head, "fine-tuning a head")), share=False)
+        train(
+            model,
+            _with_labels(prepared, rows, labels),
+            objective=CellClassification(),
+            settings=loop,
+            out=folder_of_head,
+            digest=sha256_json([recipe.digest, seed, prepared.digest, weights]),
+            evaluate_every=0,
+        )
     logits_NC = classify_tokens(
         model,
         prepared.tokens.select(test),

@@ -13,6 +13,13 @@ from typing import Any
 
 from scmf.core.config.run import TrainingConfig
 from scmf.core.files import write_text
+from scmf.core.redact import hide
+
+_PRIVATE = {
+    "console": "off", "disable_git": True, "host": "machine", "program": "scmf", "save_code": False, "username": "user",
+    "x_disable_machine_info": True, "x_disable_meta": True,
+}  # fmt: skip
+"""Settings by which Weights & Biases records no command line, no output, no names of the machine and its user."""
 
 
 class RunLog:
@@ -31,8 +38,8 @@ class RunLog:
     def __init__(self, path: Path, accelerator: Any, *, keep_until: int) -> None:
         self.path, self._accelerator = path, accelerator
         if accelerator.is_main_process:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= keep_until]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+            kept = [line for line in lines if 0 <= _step_of(line) <= keep_until]
             write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, **values: float | None) -> None:
@@ -50,11 +57,20 @@ def start_trackers(accelerator: Any, settings: TrainingConfig, out: Path) -> Non
     if not settings.trackers:
         return
     flat = {name: value for name, value in settings.model_dump().items() if isinstance(value, int | float | str)}
-    wandb = {"dir": str(out), "mode": os.environ.get("WANDB_MODE", "offline"), "name": out.name}
-    accelerator.init_trackers(settings.project, config=flat, init_kwargs={"wandb": wandb})
+    wandb = {"dir": str(out), "mode": os.environ.get("WANDB_MODE", "offline"), "name": out.name, "settings": _PRIVATE}
+    accelerator.init_trackers(settings.project, config=hide(flat), init_kwargs={"wandb": wandb})
 
 
 def end_trackers(accelerator: Any, settings: TrainingConfig) -> None:
     """Finish what `start_trackers` began."""
     if settings.trackers:
         accelerator.end_training()
+
+
+def _step_of(line: str) -> int:
+    """Step of a line of the log; -1 for one that was cut short or damaged, and is left out."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return -1
+    return step if isinstance(step, int) else -1

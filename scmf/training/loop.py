@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scmf.core import progress
+from scmf.core import progress, watch
 from scmf.core.config.run import TrainingConfig
 from scmf.core.errors import TrainingError
 from scmf.data.stores.ragged import Ragged
@@ -114,10 +114,9 @@ def train(
     optimizer = make_optimizer(model, settings)
     schedule = make_schedule(optimizer, settings, total_steps=total)
     model, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.register_for_checkpointing(schedule)
     start_trackers(accelerator, settings, out)
 
-    resumed = checkpoints.restore(accelerator, out / "checkpoints", digest=digest)
+    resumed = checkpoints.restore(accelerator, out / "checkpoints", digest=digest, schedule=schedule)
     begin = resumed or checkpoints.RunPosition(0, 0, 0, digest)
     step = begin.step
     log = RunLog(out / "log.jsonl", accelerator, keep_until=step)
@@ -125,9 +124,9 @@ def train(
 
     def checkpoint(epoch: int, batch: int) -> None:
         at = checkpoints.RunPosition(step, epoch, batch, digest, accelerator.num_processes)
-        checkpoints.save(accelerator, out / "checkpoints", at, keep=settings.keep_checkpoints)
+        checkpoints.save(accelerator, out / "checkpoints", at, keep=settings.keep_checkpoints, schedule=schedule)
 
-    with progress.bar(objective.name.replace("_", " "), total, unit="steps", done=step) as bar:
+    with watch.failures_named(), progress.bar(objective.name.replace("_", " "), total, unit="steps", done=step) as bar:
         for epoch in range(begin.epoch, settings.max_epochs):
             first = begin.batch if epoch == begin.epoch else 0
             batches = source.epoch(epoch, start=first)
@@ -205,6 +204,7 @@ def _step(
         generator = torch.Generator().manual_seed(_seed(settings.seed, rank, epoch, used + i))
         inputs.append(objective.prepare(batch, generator))
     weights = [objective.predictions(batch) for batch in inputs]
+    watch.step()
     here = torch.tensor(float(sum(weights)), device=accelerator.device)
     total = max(float(sum_over_ranks(accelerator, here)), 1.0)
 
@@ -214,6 +214,7 @@ def _step(
         torch.manual_seed(_seed(settings.seed, rank, epoch, used + i, 1))
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         share = model(**batch).loss * (weight / total)
+        watch.step()
         # DDP averages gradients over ranks; a mean over all predictions wants their sum.
         accelerator.backward(share * accelerator.num_processes)
         loss += share.detach()

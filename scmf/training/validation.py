@@ -53,7 +53,7 @@ class Validation:
 
     def __call__(self, epoch: int, step: int) -> dict[str, float]:
         """Values by name, empty on other processes; ``valid_loss`` is a mean over all predictions, masks fixed."""
-        return on_main(self.accelerator, lambda: self._values(epoch, step)) or {}
+        return on_main(lambda: self._values(epoch, step)) or {}
 
     def _values(self, epoch: int, step: int) -> dict[str, float]:
         model = self.accelerator.unwrap_model(self.model)

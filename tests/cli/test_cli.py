@@ -329,11 +329,11 @@ def test_reproduce_prints_both_tiers_and_says_no(toy_env, tmp_path, monkeypatch,
     )
     monkeypatch.setenv("SCMF_REFERENCE_DIR", str(tmp_path))
     folders = ["--runs", tmp_path / "r", "--results", tmp_path / "l", "--reports", tmp_path / "p"]
-    code, out, err = command("reproduce", tmp_path, *folders)
+    code, out, err = command("--trust", "reproduce", tmp_path, *folders)
     assert code == 1
     assert "1 of 2 cases" in out and "cell 2 differs" in out and "majority class" in out and "NOT reproduced" in out
     assert "pretraining on" in err
-    code, out, _ = command("reproduce", tmp_path, "--tier", "parity", "--json", "--quiet")
+    code, out, _ = command("--trust", "reproduce", tmp_path, "--tier", "parity", "--json", "--quiet")
     answer = json.loads(out)
     assert code == 1 and [case["difference"] for case in answer["parity"]] == [0.0, None]
 

@@ -169,11 +169,15 @@ def test_every_variant_of_a_shipped_recipe_loads_and_says_its_source(name):
 # --- modules of a recipe --------------------------------------------------------------------------
 
 
-def test_a_module_of_the_folder_is_imported_and_may_hold_dataclasses(tiny):
+def test_a_module_of_the_folder_is_imported_after_trust_and_may_hold_dataclasses(tiny, monkeypatch):
     (tiny.parent / "extra.py").write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\n\n"
         "@dataclass\nclass Case:\n    name: str\n\nFIRST = Case('a')\n"
     )
+    with pytest.raises(ConfigError, match=r"extra\.py") as caught:
+        load_recipe(tiny).module("extra")
+    assert "--trust" in caught.value.fix
+    monkeypatch.setattr("scmf.core.registry._trusted", True)
     assert load_recipe(tiny).module("extra").FIRST.name == "a"
 
 

@@ -208,6 +208,7 @@ def parity_recipe(root, body):
 
 
 def test_parity_walks_over_what_it_finds_and_one_difference_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr("scmf.core.registry._trusted", True)
     monkeypatch.setenv("SCMF_REFERENCE_DIR", str(tmp_path))
     (tmp_path / "a.good").touch()
     recipe = parity_recipe(
@@ -223,6 +224,7 @@ def test_parity_walks_over_what_it_finds_and_one_difference_fails(tmp_path, monk
 
 
 def test_parity_without_any_case_is_an_error_not_a_success(tmp_path, monkeypatch):
+    monkeypatch.setattr("scmf.core.registry._trusted", True)
     monkeypatch.setenv("SCMF_REFERENCE_DIR", str(tmp_path))
     recipe = parity_recipe(tmp_path, "    yield from ()\n")
     with pytest.raises(EvaluationError, match="no case"):

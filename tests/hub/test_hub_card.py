@@ -10,12 +10,13 @@ from huggingface_hub import ModelCard
 from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError
 from scmf.core.paths import shipped
+from scmf.core.shareable import published, published_command
 from scmf.core.yaml import load_yaml
 from scmf.data.cards.card import load_card
 from scmf.hub.card import Subject, card_text, front_matter
 from scmf.hub.results import Model, gather
-from scmf.hub.scrub import public, public_command
 from scmf.models.origin import Checkpoint, Link
+from tests.results.pages.test_escape import EVIL, assert_harmless
 
 LEDGER = shipped("recipes").parent / "leaderboard" / "results"
 OF_MINI = LEDGER / "geneformer" / "mini" / "pancreas.donor"
@@ -208,11 +209,11 @@ def test_credentials_and_folders_stay_here(tmp_path, mini):
         "--set training.lr=1e-3 --set data.split=private/donor.tsv --out /scratch/ann/run"
     )
     run = {**mini, "config": config, "provenance": {**mini["provenance"], "command": command}}
-    text = card_text(subject(tmp_path, run)) + json.dumps(public(run))
+    text = card_text(subject(tmp_path, run)) + json.dumps(published(run))
     for word in ("s3cr3t", "AKIA", "ann", "patients/", "bucket", "scratch", "storage_options"):
         assert word not in text.replace("scanpy", "").replace("annotation", "").replace("anndata", ""), word
     assert "a.h5ad" in text and "b.zarr" in text
-    assert public_command(command) == (
+    assert published_command(command) == (
         "scmf train --config my.yaml --set training.lr=1e-3 --set data.split=donor.tsv --out run"
     )
 
@@ -229,7 +230,7 @@ def test_credentials_and_folders_stay_here(tmp_path, mini):
     ],
 )
 def test_an_address_becomes_a_name_and_other_texts_stay(text, shown):
-    assert public(text) == shown
+    assert published(text) == shown
 
 
 def test_the_published_configuration_is_one_that_trains(tmp_path, mini):
@@ -240,3 +241,44 @@ def test_the_published_configuration_is_one_that_trains(tmp_path, mini):
     assert load_yaml(tmp_path / "training.yaml")["data"]["dataset"] == "pancreas"
     again = load_recipe(tmp_path / "training.yaml")
     assert again.digest == load_recipe("geneformer", variant="mini").digest
+
+
+def test_payloads_of_a_run_and_of_converted_weights_are_text_on_the_card(tmp_path, mini):
+    config = json.loads(json.dumps(mini["config"]))
+    config["data"] |= {"dataset": None, "files": [f"{EVIL}.h5ad"], "label_key": EVIL}
+    provenance = {
+        "packages": {EVIL: EVIL},
+        "python": EVIL,
+        "cpu": EVIL,
+        "git": {"commit": EVIL},
+        "command": f"scmf {EVIL}",
+    }
+    run = {
+        **mini,
+        "recipe": EVIL,
+        "variant": EVIL,
+        "config": config,
+        "provenance": {**provenance, "data": {"dataset": EVIL}},
+    }
+    facts = {f"source_{name}": EVIL for name in ("repository", "revision", "sha256", "file")} | {
+        "source_verified": False
+    }
+    links = (Link(tmp_path, "converted", EVIL, facts=facts),)
+    (tmp_path / "scores.json").write_text(
+        json.dumps(
+            [{**SCORE, "definitions": {"accuracy": EVIL}, "metrics": {"accuracy": 0.5}, "dataset": "x", "split": "y"}]
+        )
+    )
+    results = gather([tmp_path / "scores.json"], Model.of(checkpoint(tmp_path, mini)))
+    for made in (
+        subject(tmp_path, run, license=EVIL, links=links, results=results),
+        subject(tmp_path, {}, license=EVIL, links=links, config={"source_recipe": EVIL, "source_variant": EVIL}),
+    ):
+        text = card_text(made)
+        front = next(yaml.safe_load_all(text))
+        assert front["license"] == "other" and set(front) <= {
+            "license", "license_name", "license_link", "library_name", "pipeline_tag", "tags", "model-index",
+        }  # fmt: skip
+        body = text.split("---\n", 2)[2]
+        assert_harmless(body)
+        assert "\x1b" not in text and "\x9b" not in text

@@ -79,5 +79,9 @@ def test_compare_writes_below_runs_in_the_current_folder(tmp_path, monkeypatch):
 def test_git_ignores_what_commands_write():
     if not (ROOT / ".git").exists():
         pytest.skip("no git repository")
-    for path in ("runs/reproduce/geneformer/results/x.json", "runs/compare/index.html", ".cache/scmf/x", "dist/x.whl"):
+    for path in (
+        "runs/reproduce/geneformer/results/x.json", "runs/compare/index.html", ".cache/scmf/x", "dist/x.whl",
+        "docs/runs/compare/index.html", "embedded.h5ad", "cells.geneformer.h5ad", "corpus.zarr/zarr.json",
+        "mine.published/README.md",
+    ):  # fmt: skip
         assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT, check=False).returncode == 0, path

@@ -106,7 +106,9 @@ def test_the_network_is_shown_as_many_hidden_values_as_the_recipe_says(toy_env, 
 
     def forward(self, **batch):
         if "target_mask" in batch:
-            counts.extend(zip(batch["target_mask"].sum(1).tolist(), batch["attention_mask"].sum(1).tolist(), strict=True))
+            counts.extend(
+                zip(batch["target_mask"].sum(1).tolist(), batch["attention_mask"].sum(1).tolist(), strict=True)
+            )
         return whole(self, **batch)
 
     monkeypatch.setattr(GenerativeTransformerModel, "forward", forward)

@@ -5,12 +5,14 @@ Lives here: keys, units, defaults. Lives elsewhere: the other sections (run), wh
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from scmf.core.config.section import Section
+from scmf.core.redact import remember
 
 
 def _texts(value: Any) -> Any:
@@ -108,6 +110,8 @@ class DataConfig(Section):
     """Where the raw counts are: ``X``, ``raw.X``, ``layers/<name>``, or ``auto`` to look for them."""
     counts_rounding: Literal["error", "round", "accept"] = "error"
     """Counts with fractions (SoupX, CellBender, alevin): ``error``, ``round`` or ``accept``. Normalized ones never."""
+    allow_low_coverage: bool = False
+    """Take cells of whose genes or counts a given vocabulary knows less than 20 %."""
     gene_ids: str = "auto"
     """Where the gene ids are: ``var_names``, a column of ``var``, or ``auto``."""
     label_key: str | None = None
@@ -144,6 +148,18 @@ class DataConfig(Section):
         if self.orthologs is not None and self.gene_set is None:
             raise ValueError("`orthologs` needs `gene_set`, such as human_protein_coding")
         return self
+
+    @model_validator(mode="after")
+    def _keep_secrets(self) -> DataConfig:
+        census = self.census.uri if self.census is not None and self.census.uri else ""
+        remember(self.storage_options, [*self.files, self.dataset or "", self.split or "", census])
+        return self
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Names of ``files`` without folders and credentials."""
+        bare = (re.split(r"[?#]", file)[0] if "://" in file else file for file in self.files)
+        return tuple(file.rstrip("/").rpartition("/")[2] for file in bare)
 
     @property
     def streamed(self) -> bool:

@@ -25,6 +25,8 @@ from scmf.core.config.section import Section
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
 from scmf.core.paths import shipped
+from scmf.core.redact import hide, hide_override
+from scmf.core.workspace import is_shipped
 from scmf.core.yaml import load_yaml
 
 _CAME_LATER = {
@@ -122,14 +124,17 @@ class Recipe:
 
         Trackers and the project name do not move a number and are left out too, and so are keys that came after
         the first expected values were recorded, as long as they hold their default; a key that was renamed since is
-        hashed with its first name. So old digests stay true.
+        hashed with its first name. So old digests stay true. Secrets are left out as well: a run resumes with others,
+        or with those of the environment.
         """
-        sections = self.config.model_dump(mode="json")
+        sections = hide(self.config.model_dump(mode="json"), known=False)
         for section, keys in _CAME_LATER.items():
             plain = type(getattr(self.config, section)).model_fields
             for key in keys:
-                if getattr(getattr(self.config, section), key) == plain[key].get_default(call_default_factory=True):
+                default = plain[key].get_default(call_default_factory=True)
+                if getattr(getattr(self.config, section), key) == default or sections[section][key] == {}:
                     del sections[section][key]
+        del sections["data"]["allow_low_coverage"]  # it refuses or does not, and moves no number
         for key in ("seed", "trackers", "project", "keep_checkpoints", "checkpoint_every_n_steps"):
             del sections["training"][key]
         for section in ("data", "tokenizer"):
@@ -144,10 +149,18 @@ class Recipe:
         return self.variants[self.variant].tier if self.variant in self.variants else "mini"
 
     def module(self, stem: str) -> ModuleType:
-        """Import ``<stem>.py`` of the recipe's folder (parity checks, converters)."""
+        """Import ``<stem>.py`` of the recipe's folder (parity checks, converters).
+
+        Raises
+        ------
+        ConfigError
+            There is no such file; or it did not come with scmf and `scmf.core.registry.trust` was not called.
+        """
         path = self.folder / f"{stem}.py"
         if not path.is_file():
             raise ConfigError(f"recipe {self.name!r} has no {stem}.py", where=self.folder, fix="use a shipped recipe")
+        if not is_shipped(path):
+            registry.require_trust(str(path), where=f"recipe {self.name!r} in {self.folder}")
         spec = importlib.util.spec_from_file_location(f"scmf_recipe_{self.name}_{stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -232,7 +245,7 @@ def load_recipe(name_or_path: str | Path, *, variant: str | None = None, overrid
         where += f", variant {variant}"
     sections = apply_overrides(sections, overrides)
     if overrides:
-        where += "".join(f", --set {text}" for text in overrides)
+        where += "".join(f", --set {hide_override(text)}" for text in overrides)
     return Recipe(
         name=file.identity.name if file.identity else path.stem.replace(".", "-"),
         variant=variant or "custom",

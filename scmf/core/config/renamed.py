@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scmf.core.errors import ConfigError
+from scmf.core.errors import ConfigError, reading
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,10 @@ def renamed_in(place: str, path: Path) -> dict[str, Any]:
     """The keys of a saved JSON file that have another name today, under that name; none when there is no such file."""
     if not path.is_file():
         return {}
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    with reading(ConfigError, what=f"the {path.name}", where=path):
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(saved, dict):
+        raise ConfigError(f"a {type(saved).__name__}", wanted="one JSON object", where=path, fix="restore the file")
     found = current_names(place, saved)
     return {key: value for key, value in found.items() if key not in saved}
 

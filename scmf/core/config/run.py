@@ -21,6 +21,7 @@ from scmf.core.config.training import FinetuneConfig as FinetuneConfig
 from scmf.core.config.training import TrainingConfig as TrainingConfig
 from scmf.core.config.validation import validate as validate
 from scmf.core.errors import ConfigError
+from scmf.core.redact import hide_override, hide_text
 from scmf.core.yaml import load_yaml
 
 
@@ -74,8 +75,9 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     key, sign, value = text.partition("=")
     keys = key.strip().split(".")
     if not sign or not all(keys):
-        raise ConfigError(f"--set {text}", wanted="section.key=value", fix="for example --set training.lr=1e-4")
-    return keys, load_yaml(value, where=f"--set {text}")
+        shown = hide_override(text) if sign else hide_text(text)
+        raise ConfigError(f"--set {shown}", wanted="section.key=value", fix="for example --set training.lr=1e-4")
+    return keys, load_yaml(value, where=f"--set {hide_override(text)}")
 
 
 def deep_merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from scmf.core import registry
 from scmf.core.config.section import Section
 from scmf.core.errors import ConfigError
+from scmf.core.redact import OPTIONS
 
 
 def validate(model: type[Section], raw: object, *, where: str) -> Any:
@@ -40,7 +41,7 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     if item["type"] == "literal_error" and isinstance(item["input"], str):
         known = [part.strip().strip("'") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
         message += f"; {registry.did_you_mean(item['input'], known)}"
-    shown = f" (got {item['input']!r})" if not isinstance(item["input"], dict) else ""
+    shown = "" if isinstance(item["input"], dict) or OPTIONS in path else f" (got {item['input']!r})"
     return f"{name}: {message}{shown}"
 
 

@@ -42,8 +42,8 @@ class InstalledSource(Section):
 
     kind: Literal["installed"]
     """Kind of source."""
-    package: str
-    """Import name of the package."""
+    package: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+    """Import name of the package; nothing of it is run."""
     path: str
     """Path inside the package."""
 

@@ -19,6 +19,7 @@ from typing import IO, Any, Self
 from scmf.core import progress
 from scmf.core.errors import ChecksumError
 from scmf.core.files import sha256_file
+from scmf.core.redact import hide_address, hide_text
 from scmf.data.cards.card import HubSource, IndexSource, UrlSource
 
 _CHUNK = 1 << 16
@@ -53,11 +54,6 @@ def verify(path: Path, sha256: str, *, fix: str, where: object | None = None) ->
     raise ChecksumError(
         f"{what} ({path.stat().st_size:,} bytes)", wanted=f"sha256 {sha256}", where=where or path, fix=fix
     )
-
-
-def redacted(url: str) -> str:
-    """``url`` without user and password."""
-    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def index_url() -> str:
@@ -174,7 +170,7 @@ def _from_index(source: IndexSource, target: Path) -> None:
         verify(
             artifact,
             source.sha256,
-            where=f"package index {redacted(index_url())}, {source.artifact}",
+            where=f"package index {hide_address(index_url())}, {source.artifact}",
             fix="the index serves another artifact under this name: compare with the card and do not use it",
         )
         _extract(artifact, source.member, target)
@@ -236,7 +232,10 @@ def _from_url(source: UrlSource, target: Path) -> None:
             response.raise_for_status()
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
-            with progress.bar(Path(source.url).name, total, unit="B") as bar, target.open("wb") as out:
+            with (
+                progress.bar(Path(re.split(r"[?#]", source.url)[0]).name, total, unit="B") as bar,
+                target.open("wb") as out,
+            ):
                 for block in response.iter_content(_CHUNK):
                     out.write(block)
                     bar.advance(len(block))
@@ -245,6 +244,6 @@ def _from_url(source: UrlSource, target: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """First line of what a library says, with its kind, without passwords."""
+    """First line of what a library says, with its kind, without secrets."""
     lines = str(error).strip().splitlines()
-    return redacted(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
+    return hide_text(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)

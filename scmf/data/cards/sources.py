@@ -18,6 +18,7 @@ from pathlib import Path
 from scmf.core.errors import SourceError
 from scmf.core.files import atomic_path, sha256_file
 from scmf.core.paths import cache_dir, data_dir
+from scmf.core.redact import hide_address
 from scmf.data.cards.card import (
     Card,
     CardFile,
@@ -29,7 +30,7 @@ from scmf.data.cards.card import (
     UrlSource,
     load_card,
 )
-from scmf.data.cards.downloads import UnavailableError, download, index_url, redacted, verify
+from scmf.data.cards.downloads import UnavailableError, download, index_url, verify
 
 
 def fetch(card: Card | str | Path) -> dict[str, Path]:
@@ -83,9 +84,8 @@ def _is_here(card: Card, file: CardFile) -> bool:
     roots = [root for root in (data_dir(), None if card.is_shipped else card.folder) if root is not None]
     for source in _local(file):
         if isinstance(source, InstalledSource):
-            spec = importlib.util.find_spec(source.package)
-            places = [] if spec is None else list(spec.submodule_search_locations or [])
-            if any((Path(place) / source.path).is_file() for place in places):
+            place = _place_of(source.package)
+            if place is not None and (place / source.path).is_file():
                 return True
         elif any((root / source.path).is_file() for root in roots):
             return True
@@ -146,22 +146,35 @@ def _say(source: Source) -> str:
         case InstalledSource():
             return f"installed package {source.package}, {source.path}"
         case IndexSource():
-            return f"package index {redacted(index_url())}, {source.artifact}, {source.member}"
+            return f"package index {hide_address(index_url())}, {source.artifact}, {source.member}"
         case HubSource():
             return f"Hub {source.repo}@{source.revision[:12]}, {source.path}"
         case UrlSource():
-            return f"address {redacted(source.url)}"
+            return f"address {hide_address(source.url)}"
 
 
 # --- files that are already on this machine -------------------------------------------------------
 
 
+def _place_of(package: str) -> Path | None:
+    """Folder of a package, of which no code is run: Python imports the packages that a dotted name lies in."""
+    first, *below = package.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    place = Path(next(iter(spec.submodule_search_locations))).joinpath(*below)
+    return place if place.is_dir() else None
+
+
 def _find(card: Card, file: CardFile, source: MirrorSource | InstalledSource) -> Path:
     if isinstance(source, InstalledSource):
-        spec = importlib.util.find_spec(source.package)
-        if spec is None or not spec.submodule_search_locations:
+        place = _place_of(source.package)
+        if place is None:
             raise UnavailableError("the package is not installed")
-        path = Path(next(iter(spec.submodule_search_locations))) / source.path
+        path = place / source.path
         if not path.is_file():
             raise UnavailableError("the installed version does not bring this file")
         if (found := sha256_file(path)) != file.sha256:

@@ -21,6 +21,7 @@ import pandas as pd
 
 from scmf.core.errors import DataError, GeneError, MissingExtraError
 from scmf.core.files import atomic_path, sha256_file
+from scmf.core.hdf5 import open_hdf5
 from scmf.data.cards.card import file_of, load_card
 from scmf.data.cards.sources import fetch
 
@@ -227,7 +228,7 @@ def _from_npz(path: Path) -> tuple[Iterable[str], Any]:
 
 
 def _from_h5(path: Path) -> tuple[Iterable[str], Any]:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if not (pair := _pair(file)):
             return list(file), [file[name][()] for name in file]
         genes, vectors = _text(file[pair[0]][()]), file[pair[1]]

@@ -7,18 +7,17 @@ Lives here: reading .h5ad files, putting several together, labels, split. Lives 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData, concat, read_h5ad
+from anndata import AnnData, concat
 
 from scmf.core.config.data import DataConfig
 from scmf.core.errors import ConfigError, DataError
-from scmf.core.files import sha256_file, sha256_json
+from scmf.core.files import sha256_json
 from scmf.data.cards.card import Card, Derivation
 from scmf.data.cards.join_obs import assemble, name_columns
 from scmf.data.genes import ids as genes_
@@ -28,7 +27,9 @@ from scmf.data.loading.resolve import ResolvedData, check_key, resolve
 from scmf.data.loading.restrict import restrict
 from scmf.data.splits.read import read_split
 from scmf.data.stores import counts as counts_
+from scmf.data.stores.adata_files import checksum, read_adata
 from scmf.data.stores.canonical import Rounding
+from scmf.data.stores.open import local_path, sources_of
 from scmf.data.stores.recover_depth import counts_and_depth
 
 
@@ -86,10 +87,10 @@ def load_cells(config: DataConfig, *, log_expression: bool = False) -> LoadedCel
 
 def _read_all(resolved: ResolvedData) -> tuple[AnnData, list[str]]:
     """The cells of all files, and where the matrix was in each."""
-    paths = [Path(path).expanduser() for path in resolved.files]
-    tables, found_in = [], []
-    for number, path in enumerate(paths):
+    tables, found_in, paths = [], [], []
+    for number, (raw, path) in enumerate(_stores(resolved)):
         adata, where = _read(
+            raw,
             path,
             counts=resolved.counts,
             gene_ids=resolved.gene_ids,
@@ -102,6 +103,7 @@ def _read_all(resolved: ResolvedData) -> tuple[AnnData, list[str]]:
             name_columns(adata, resolved.names[number], resolved.card.cells)
         tables.append(adata)
         found_in.append(where)
+        paths.append(path)
     return (tables[0] if len(tables) == 1 else _together(tables, paths)), found_in
 
 
@@ -117,7 +119,7 @@ def _facts(resolved: ResolvedData, adata: AnnData, found_in: Sequence[str]) -> D
     if card is not None:
         sums = [file.sha256 for file in card.files]
     else:
-        sums = [sha256_file(Path(path).expanduser()) for path in resolved.files]
+        sums = [sum_ for uri in resolved.files for sum_ in _sums(uri, resolved.config.storage_options or None)]
     return DataFacts(
         dataset=card.name if card else ", ".join(Path(path).name for path in resolved.files),
         sha256=sums[0] if len(sums) == 1 else sha256_json(sums),
@@ -133,27 +135,39 @@ def _facts(resolved: ResolvedData, adata: AnnData, found_in: Sequence[str]) -> D
     )
 
 
+def _sums(uri: str, storage_options: Mapping[str, Any] | None) -> list[str]:
+    """Checksum of each store that an address names: of its bytes on this machine, else of what the server says."""
+    found = []
+    for source in sources_of(uri, storage_options):
+        if source.is_local:
+            found.append(checksum(source.root))
+        else:
+            names = [name for name in ("", "zarr.json", ".zmetadata") if source.exists(name)]
+            found.append(sha256_json([source.root, *(source.version(name) for name in names)]))
+        source.close()
+    return found
+
+
 def read_file(path: Path | str) -> AnnData:
-    """Read an .h5ad file as it is; `DataError` when it is missing, truncated or something else."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError("no such file", wanted="an .h5ad file", where=path, fix="check the path")
-    try:
-        with warnings.catch_warnings():
-            # old file versions and repeated names: said by us where it matters
-            warnings.simplefilter("ignore")
-            return read_h5ad(path)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        lines = str(error).strip().splitlines() or [""]
-        raise DataError(
-            f"not a readable .h5ad file ({type(error).__name__}: {lines[0]})",
-            wanted="a complete AnnData file",
-            where=path,
-            fix="copy or download it again, its end may be missing",
-        ) from error
+    """Read an .h5ad file or a zarr group as it is; `DataError` when it is missing, truncated or something else."""
+    return read_adata(local_path(str(path)))
+
+
+def _stores(resolved: ResolvedData) -> Iterator[tuple[AnnData, Path]]:
+    """Every store that the files name, read one after the other: .h5ad, zarr, folders and patterns of them, addresses.
+
+    Each comes with its path, or an address as a path: it names the store in messages and in ids.
+    """
+    for uri in resolved.files:
+        for source in sources_of(uri, resolved.config.storage_options or None):
+            try:
+                yield read_adata(source), Path(source.root)
+            finally:
+                source.close()
 
 
 def _read(
+    raw: AnnData,
     path: Path,
     *,
     counts: str,
@@ -164,7 +178,6 @@ def _read(
     rounding: Rounding = "error",
 ) -> tuple[AnnData, str]:
     """One file: raw counts (or values as they are), ids and symbols; and where the matrix was."""
-    raw = read_file(path)
     if raw.n_obs == 0:
         raise DataError("no cells", wanted="at least one cell", where=path, fix="use another file")
     where = counts if as_it_is or derive is not None else counts_.choose(raw, counts, path=path, rounding=rounding)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scmf.core.errors import ChecksumError, DataError
+from scmf.core.errors import ChecksumError, DataError, reading
 from scmf.core.files import atomic_path, sha256_file, write_json
 
 _FORMAT = "scmf corpus statistics 1"
@@ -112,13 +112,7 @@ class CorpusStatistics:
             The JSON file.
         """
         path = Path(path)
-        if path.suffix != ".json" or table not in ("tsv.gz", "parquet"):
-            raise DataError(
-                f"{path.name!r}, table {table!r}",
-                wanted="a name that ends in .json; tsv.gz or parquet",
-                where=path,
-                fix="rename it; the table is written beside it",
-            )
+        refuse_names(path, table)
         beside = path.with_suffix(f".{table}")
         with atomic_path(beside) as temporary:
             if table == "parquet":
@@ -155,7 +149,12 @@ class CorpusStatistics:
             raise DataError(f"not readable: {error}", wanted="the JSON of scmf data stats", where=path) from error
         if not isinstance(head, dict) or head.get("format") != _FORMAT:
             raise DataError("another kind of JSON", wanted=f"format {_FORMAT!r}", where=path, fix="run scmf data stats")
-        beside = path.with_name(head["table"]["file"])
+        with reading(DataError, what="the statistics", where=path, fix="run scmf data stats"):
+            return cls._of(head, path)
+
+    @classmethod
+    def _of(cls, head: Mapping[str, Any], path: Path) -> CorpusStatistics:
+        beside = path.with_name(Path(head["table"]["file"]).name)
         if not beside.is_file():
             raise DataError("no such file", wanted="the table", where=beside, fix="keep both files together")
         if (found := sha256_file(beside)) != head["table"]["sha256"]:
@@ -174,6 +173,17 @@ class CorpusStatistics:
             float(totals["counts"]),
             head["definition"],
             head["provenance"],
+        )
+
+
+def refuse_names(path: Path, table: str) -> None:
+    """`DataError` for names that `CorpusStatistics.save` does not take."""
+    if path.suffix != ".json" or table not in ("tsv.gz", "parquet"):
+        raise DataError(
+            f"{path.name!r}, table {table!r}",
+            wanted="a name that ends in .json; tsv.gz or parquet",
+            where=path,
+            fix="rename it; the table is written beside it",
         )
 
 

@@ -75,7 +75,7 @@ class Split:
         """Write the split and, beside it, ``<name>.yaml`` with what a card says about it; return the sha256."""
         path = Path(path)
         sha256 = write_split(path, self._blocks())
-        write_text(_side_file(path), dump_yaml(self.to_json(path.name, sha256), width=120))
+        write_text(side_file(path), dump_yaml(self.to_json(path.name, sha256), width=120))
         return sha256
 
     def _blocks(self) -> Iterable[tuple[np.ndarray, np.ndarray]]:
@@ -109,12 +109,13 @@ class Split:
         }
 
 
-def _side_file(path: Path) -> Path:
+def side_file(path: Path) -> Path:
+    """The file beside a split that says how it was made."""
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".tsv").removesuffix(".csv") + ".yaml")
 
 
 def _said(path: Path) -> dict[str, Any]:
-    side = _side_file(path)
+    side = side_file(path)
     said = load_yaml(side) if side.is_file() else {}
     return said if isinstance(said, dict) else {}
 

@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from scmf.core.errors import DataError
+from scmf.core.hdf5 import open_hdf5
 from scmf.data.stores.anndata_store import AnnDataStore
 from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.chunks.h5ad_layout import RemoteFile, open_flat
@@ -44,7 +43,7 @@ class H5adStore(AnnDataStore):
         source = source if isinstance(source, ByteSource) else LocalFiles(source)
         try:
             before = source.version("")
-            self._file = h5py.File(source.root if source.is_local else RemoteFile(source), "r")
+            self._file = open_hdf5(source.root if source.is_local else RemoteFile(source), where=source.root)
         except FileNotFoundError as error:
             raise DataError("no such file", wanted="an .h5ad file", where=source.root, fix="check the path") from error
         except OSError as error:

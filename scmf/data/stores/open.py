@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.files.byte_ranges import ByteSource, LocalFiles
 from scmf.data.stores.files.remote import is_remote, open_remote
+from scmf.data.stores.formats import foreign
 from scmf.data.stores.store import Store
 from scmf.data.stores.zarr_store import open_group
 
@@ -77,25 +80,54 @@ def sources_of(uri: str, storage_options: Mapping[str, Any] | None) -> list[Byte
     """The bytes of each store that ``uri`` names."""
     if is_remote(uri):
         return _below(uri, lambda name: open_remote(name, storage_options))
-    path = Path(uri.removeprefix("file://")).expanduser()
-    if path.exists():
+    path = local_path(uri)
+    if there(path):
         return _below(str(path), LocalFiles)
     matches = sorted(glob.glob(str(path)), key=_natural) if glob.has_magic(str(path)) else []  # noqa: PTH207
     if not matches:
-        raise DataError("nothing there", wanted=_WANTED, where=uri, fix="check the path or the pattern")
+        found = "that fits the pattern" if glob.has_magic(str(path)) else "(no such file or folder)"
+        raise DataError(f"nothing there {found}", wanted=_WANTED, where=uri, fix="check the path or the pattern")
     return [source for match in matches for source in _below(match, LocalFiles)]
+
+
+def local_path(uri: str) -> Path:
+    """A path of this machine, of a name with ``~`` or of ``file://``; `DataError` for what can be none."""
+    if not uri or "\0" in uri:
+        raise DataError(f"the name {uri!r}", wanted=_WANTED, where="files", fix="name a file")
+    try:
+        return Path(uri.removeprefix("file://")).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"no home folder for {uri!r}", wanted=_WANTED, where=uri, fix="write the path out") from error
+
+
+def there(path: Path) -> bool:
+    """Whether something is there; `DataError` where it cannot be looked at."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise DataError(f"a path that cannot be read: {error.strerror}", where=path, fix="check the path") from error
 
 
 def _below(uri: str, open_source: Any) -> list[ByteSource]:
     """``uri`` itself where it is a store, otherwise the stores directly below it."""
     source: ByteSource = open_source(uri)
+    ours = _reader(uri) in ("h5ad", "zarr")  # what a reader of others takes is for it to say
+    if ours and source.is_local and Path(uri).is_file() and (known := foreign(uri)) is not None:
+        raise known
     if _reader(uri) != "zarr":
         return [source]
+    if source.is_local and Path(uri).is_file():
+        raise DataError(
+            "neither a store nor a folder of stores, but a file with another ending", wanted=_WANTED, where=uri,
+            fix="if it is an AnnData in HDF5, rename it to end in .h5ad",
+        )  # fmt: skip
     if source.exists("zarr.json") or source.exists(".zgroup"):
         group = open_group(source)
         if "obs" in group and "var" in group:
             return [source]
         children = sorted((name for name, child in group.groups() if "obs" in child and "var" in child), key=_natural)
+        if not children and source.is_local and (known := foreign(uri)) is not None:
+            raise known
         if not children:
             raise DataError(
                 f"a zarr group of {', '.join(sorted(group.keys())) or 'nothing'}",
@@ -111,6 +143,8 @@ def _below(uri: str, open_source: Any) -> list[ByteSource]:
         children = sorted(
             (name for name in names if _reader(name) != "zarr" or name.rstrip("/").endswith(".zarr")), key=_natural
         )
+        if not children and source.is_local and (known := foreign(uri)) is not None:
+            raise known
         if not children:
             raise DataError(
                 "neither a store nor a folder of stores",
@@ -123,11 +157,13 @@ def _below(uri: str, open_source: Any) -> list[ByteSource]:
 
 
 def _reader(uri: str) -> str:
-    """Name of the reader of an address: one called like the ending of the name, else ``zarr``."""
+    """Name of the reader of an address: one called like the ending of the name, ``h5ad`` for HDF5, else ``zarr``."""
     ending = uri.split("?")[0].rstrip("/").rpartition(".")[2]
     if ending in ("h5", "hdf5"):
         return "h5ad"
-    return ending if ending in registry.names("readers") else "zarr"
+    if ending in registry.names("readers"):
+        return ending
+    return "h5ad" if not is_remote(uri) and h5py.is_hdf5(uri) else "zarr"
 
 
 def is_h5ad(uri: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
+from numcodecs.registry import codec_registry
 from zarr.errors import GroupNotFoundError
 
 from scmf.core.errors import DataError
@@ -24,7 +25,11 @@ from scmf.data.stores.store import FlatArray
 
 
 def open_group(source: ByteSource) -> zarr.Group:
-    """The zarr group whose files are ``source``, to be read only; `DataError` where there is none."""
+    """The zarr group whose files are ``source``, to be read only; `DataError` where there is none.
+
+    The codec ``pickle`` of numcodecs, which runs what a file says, is not known to this process from then on.
+    """
+    codec_registry.pop("pickle", None)
     try:
         return zarr.open_group(ZarrFiles(source), mode="r")
     except (GroupNotFoundError, FileNotFoundError, ValueError, KeyError) as error:

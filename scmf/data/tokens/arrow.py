@@ -17,10 +17,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ import numpy as np
 
 from scmf.core.errors import DataError, MissingExtraError
 from scmf.core.files import write_json
+from scmf.core.owned import new_folder
 
 _TOKENS_PER_FILE = 1 << 27
 """At most this many tokens a file (512 MiB); offsets within a file then fit 32 bits."""
@@ -74,7 +73,9 @@ class TokenDatasetWriter:
         self._n_files = self._n_tokens = 0
 
     def __enter__(self) -> TokenDatasetWriter:
-        self._folder = self._stack.enter_context(_new_folder(self.path))
+        self._folder = self._stack.enter_context(
+            new_folder(self.path, ours=_files_of_tokens, what="writing tokens", error=DataError)
+        )
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -255,23 +256,16 @@ def _feature(kind: Any) -> dict[str, Any]:
     return {"dtype": called.get(str(kind), str(kind)), "_type": "Value"}
 
 
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+def _files_of_tokens(folder: Path) -> list[str] | None:
+    """The files of a token dataset that was written here; None for any other folder."""
     try:
-        yield folder
-        folder.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / "old"
-            path.rename(old)
-            folder.rename(path)
-            shutil.rmtree(old.parent)
-        else:
-            folder.rename(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        named = [str(file["filename"]) for file in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    ours = isinstance(info, dict) and "input_ids" in info.get("features", {}) and "length" in info["features"]
+    return [*named, "dataset_info.json", "state.json"] if ours else None
 
 
 def _pyarrow() -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from scmf.results.pages.escape import code, markdown
 from scmf.results.pages.table import number
 from scmf.results.result import CellKey
 
@@ -80,27 +81,27 @@ def sections(found: Sequence[Change]) -> Iterator[str]:
     for change in found:
         if change.recipe != recipe:
             recipe = change.recipe
-            yield from ("", f"## {recipe}")
+            yield from ("", f"## {markdown(recipe)}")
         yield ""
         yield from _section(change)
 
 
 def _section(change: Change) -> Iterator[str]:
-    yield f"### {change.time[:10]}: `{change.before}` → `{change.after}`"
+    yield f"### {change.time[:10]}: {code(change.before)} → {code(change.after)}"
     yield ""
     if change.commits is None:
         yield "Commits between: unknown, one of the two is not in this repository."
     elif not change.commits:
         yield "No commit between them touches the code or the recipe."
     else:
-        yield f"Commits between that touch the code or `recipes/{change.recipe}`:"
+        yield f"Commits between that touch the code or {code(f'recipes/{change.recipe}')}:"
         yield ""
-        yield from (f"* `{commit}` {subject}" for commit, subject in change.commits[:SHOWN_COMMITS])
+        yield from (f"* {code(commit)} {markdown(subject)}" for commit, subject in change.commits[:SHOWN_COMMITS])
         if (more := len(change.commits) - SHOWN_COMMITS) > 0:
             yield f"* and {more} more"
     yield ""
     if change.besides:
-        yield f"Besides: {'; '.join(change.besides)}."
+        yield f"Besides: {'; '.join(map(markdown, change.besides))}."
         yield ""
     yield "| number | seed | before | after | moved | bands |"
     yield "|---|---|---|---|---|---|"
@@ -108,4 +109,4 @@ def _section(change: Change) -> Iterator[str]:
         moved = "not measured" if move.after is None else number(move.after - move.before, sign=True)
         bands = "—" if move.bands is None else f"{move.bands:.2f}"
         seed = "—" if move.seed is None else str(move.seed)
-        yield f"| {move.key} | {seed} | {number(move.before)} | {number(move.after)} | {moved} | {bands} |"
+        yield f"| {markdown(move.key)} | {seed} | {number(move.before)} | {number(move.after)} | {moved} | {bands} |"

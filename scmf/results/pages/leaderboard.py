@@ -16,15 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from scmf.core.files import write_json, write_text
+from scmf.core.owned import refuse_foreign
 from scmf.results.expected import Expected, PublishedValue
 from scmf.results.pages import leaderboard_plots
 from scmf.results.pages.environment import make_environment
+from scmf.results.pages.escape import csv_cell, markdown
 from scmf.results.pages.leaderboard_rows import Entry, Leaks, Row, Verdicts, words
 from scmf.results.pages.leaderboard_summary import OUTCOMES, Summary, headline, summaries
 from scmf.results.pages.leaderboard_tables import ANY, Table, tables
 from scmf.results.pages.table import VERDICTS, number
 from scmf.results.result import Result
 from scmf.results.significance import BEST, EQUAL, UNKNOWN
+
+PAGES = ("index.html", "README.md", "leaderboard.csv", "leaderboard.json")
+"""Files of a leaderboard beside its pictures."""
 
 MARKS = {BEST: "*", EQUAL: "=", UNKNOWN: "°"}
 """Signs behind a number: best, not distinguishable from the best, not compared with it."""
@@ -120,10 +125,13 @@ def write_leaderboard(out: Path | str, leaderboard: Leaderboard) -> list[Path]:
 
     Raises
     ------
+    ConfigError
+        Files of others lie there under these names.
     MissingExtraError
         jinja2 or matplotlib is not installed.
     """
     out = Path(out)
+    refuse_foreign(out, PAGES, is_ours=_is_leaderboard)
     plots = leaderboard_plots.draw(leaderboard.tables, out / "plots")
     environment = _environment()
     pages = []
@@ -135,10 +143,19 @@ def write_leaderboard(out: Path | str, leaderboard: Leaderboard) -> list[Path]:
     return pages + [out / "plots" / plot.file for plot in plots if plot.file]
 
 
+def _is_leaderboard(folder: Path) -> bool:
+    """Whether a leaderboard was written into a folder before."""
+    try:
+        found = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "tables" in found
+
+
 def _environment() -> Any:
     environment = make_environment(needed_for="the leaderboard")
     environment.filters.update(
-        number=number, words=words, cell=_markdown_cell, span=span_text, cost=cost_text, seeds=_seeds_text,
+        number=number, words=words, cell=markdown, span=span_text, cost=cost_text, seeds=_seeds_text,
         facts=facts_of,
     )  # fmt: skip
     environment.globals.update(MARKS=MARKS, VERDICTS=VERDICTS, LEAKS=LEAKS, COSTS=_COSTS, OUTCOMES=OUTCOMES)
@@ -200,14 +217,6 @@ def facts_of(row: Row) -> dict[str, list[str]]:
     return {name: list(dict.fromkeys(lines)) for name, lines in found.items()}
 
 
-def _markdown_cell(text: Any) -> str:
-    """Text that cannot break a Markdown table or start markup."""
-    line = " ".join(str(text).split()).replace("\\", "\\\\")
-    for mark in "|*_<>[]":
-        line = line.replace(mark, f"\\{mark}")
-    return line
-
-
 # --- what the files hold --------------------------------------------------------------------------
 
 
@@ -263,7 +272,11 @@ def _csv(leaderboard: Leaderboard) -> str:
             }  # fmt: skip
             for name, metric in value["metrics"].items():
                 seeds = json.dumps(metric["seeds"])
-                writer.writerow({**line, **metric, "seeds": seeds, "metric": name})
+                writer.writerow(_cells({**line, **metric, "seeds": seeds, "metric": name}))
             if not value["metrics"]:
-                writer.writerow(line)
+                writer.writerow(_cells(line))
     return buffer.getvalue()
+
+
+def _cells(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: csv_cell(value) for name, value in line.items()}

@@ -50,13 +50,13 @@ class Plot:
 
 
 def draw(tables: Sequence[Table], folder: Path) -> list[Plot]:
-    """Draw what there is data for into ``folder``; remove pictures of earlier data there."""
+    """Draw what there is data for into ``folder``; remove pictures of earlier data there, which were drawn here."""
     found: list[Plot] = []
     for make in (_bio_batch, _score_cost, _classes, _perturbations, _networks):
         found += make(tables, folder)
     kept = {plot.file for plot in found if plot.file}
     for path in sorted(folder.glob("*.png")) if folder.is_dir() else []:
-        if path.name not in kept:
+        if path.name not in kept and _digest_of(path) is not None:
             path.unlink()
     return found
 

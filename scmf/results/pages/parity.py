@@ -12,6 +12,7 @@ from pathlib import Path
 
 from scmf.core.errors import EvaluationError
 from scmf.core.files import write_text
+from scmf.results.pages.escape import markdown
 from scmf.results.parity import ParityCase
 
 BEGIN, END = "<!-- parity:begin -->", "<!-- parity:end -->"
@@ -58,7 +59,7 @@ def parity_table(cases: Sequence[ParityCase]) -> str:
     passed = sum(case.passed for case in cases)
     lines = [f"{passed:,} of {len(cases):,} comparisons with the official code agree.", ""]
     lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
-    lines += ["| " + " | ".join(row[column].replace("|", "\\|") for column in _COLUMNS) + " |" for row in rows]
+    lines += ["| " + " | ".join(markdown(row[column]) for column in _COLUMNS) + " |" for row in rows]
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scmf.results.judge import Verdict, VerdictKind
+from scmf.results.pages.escape import markdown
 from scmf.results.pages.table import VERDICTS, number
 from scmf.results.parity import ParityCase
 from scmf.results.result import CellKey
@@ -251,8 +252,5 @@ def _finite(value: float) -> float | None:
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def cell(text: str) -> str:
-        return " ".join(text.replace("|", "\\|").split())
-
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
+    return lines + ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 # Paul Tol's "muted" set: nine colors that stay apart in every common color blindness.
 PALETTE = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499")
 _MARKERS = "os^Dv"
+_UMAP_EXACT = 4096
+"""Below so many cells umap-learn searches neighbors exactly."""
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
     "font.size": 9,
@@ -40,6 +43,7 @@ _STYLE = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "figure.facecolor": "white",
+    "text.parse_math": False,  # a label may hold dollar signs
 }
 
 
@@ -211,8 +215,16 @@ def umap_coordinates(embedding_ND: np.ndarray) -> np.ndarray:
     n = len(embedding_ND)
     if n < 4:
         raise EvaluationError(f"{n} cells", wanted="at least 4 cells", where="UMAP", fix="embed more cells")
-    model = umap.UMAP(n_neighbors=min(15, n - 1), random_state=0, n_jobs=1)
-    return np.asarray(model.fit_transform(np.asarray(embedding_ND, dtype=np.float32)))
+    from sklearn.neighbors import NearestNeighbors
+
+    x_ND, count = np.asarray(embedding_ND, dtype=np.float32), min(15, n - 1)
+    near = None
+    if n < _UMAP_EXACT:  # as umap-learn does, without what it takes to compile its own search
+        near = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(x_ND).kneighbors(x_ND)[::-1]
+    model = umap.UMAP(n_neighbors=count, random_state=0, n_jobs=1, precomputed_knn=near or (None, None, None))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="precomputed_knn")  # new cells are never placed
+        return np.asarray(model.fit_transform(x_ND))
 
 
 def plot_embedding(view: EmbeddingInput) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from scmf.core.printable import printable
 from scmf.results.pages.table import Row, group_of, number, verdict_text
 
 if TYPE_CHECKING:
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 def render_terminal(rows: Sequence[Row], *, title: str = "") -> Table:
     """The rows as a rich table; ``expected`` and ``observed`` are means over seeds."""
     import rich.box
-    import rich.markup
     import rich.table
     import rich.text
 
     colors = {"match": "green", "close": "green", "not_applicable": "dim", "missing": "yellow", "stale": "yellow"}
+    head = rich.text.Text(printable(title)) if title else None
     table = rich.table.Table(
-        title=rich.markup.escape(title) or None, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False,
+        title=head, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False,
         caption="★ best observed mean of its metric", caption_justify="left",
     )  # fmt: skip
     table.add_column("metric, method", min_width=18)
@@ -35,17 +36,17 @@ def render_terminal(rows: Sequence[Row], *, title: str = "") -> Table:
         here = (*group_of(row), row["metric"])
         if here != before:
             table.add_section()
-            table.add_row(rich.text.Text(f"{row['metric']} ({row['benchmark']}, {row['split']})", "bold"))
+            title = printable(f"{row['metric']} ({row['benchmark']}, {row['split']})")
+            table.add_row(rich.text.Text(title, "bold"))
         before = here
-        text = f"{row['label']}, {row['protocol'].replace('_', ' ')}"
+        text = printable(f"{row['label']}, {row['protocol'].replace('_', ' ')}")
+        verdict = printable(verdict_text(row) + (f": {row['reason']}" if row["reason"] else ""))
         table.add_row(
             rich.text.Text(f"{'★' if row['best'] else ' '} {text}", "italic" if row["baseline"] else ""),
             number(row["expected_mean"]),
             number(row["observed_mean"]),
             number(row["delta"], sign=True),
             number(row["band"]),
-            rich.text.Text(
-                verdict_text(row) + (f": {row['reason']}" if row["reason"] else ""), colors.get(row["verdict"], "red")
-            ),
+            rich.text.Text(verdict, colors.get(row["verdict"], "red")),
         )
     return table

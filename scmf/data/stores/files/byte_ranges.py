@@ -26,7 +26,7 @@ class ByteSource(ABC):
     Attributes
     ----------
     root
-        Path or address, as errors name it.
+        Path or address, as errors and records name it: without credentials.
     is_local
         Whether reads come from a file system of this machine (then many small reads are cheap).
     """

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
+from scmf.core.redact import is_incomplete, remember
 from scmf.data.stores.files.byte_ranges import ByteSource
 from scmf.data.stores.files.fsspec_files import FsspecFiles
 from scmf.data.stores.files.obstore_files import ObjectFiles
@@ -98,6 +99,14 @@ def open_remote(
     MissingExtraError
         obstore or fsspec is not installed.
     """
+    remember(storage_options, [uri])
+    if is_incomplete(uri):
+        raise ConfigError(
+            "an address whose credentials were left out of a record",
+            wanted="the whole address",
+            where=uri,
+            fix="give it again, for example --set 'data.files=[\"ADDRESS\"]'",
+        )
     parts = urlsplit(uri)
     kind = _OBJECT_SCHEMES.get(parts.scheme)
     if kind is None or (kind == "http" and parts.query):

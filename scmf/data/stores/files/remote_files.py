@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from scmf.core.errors import DataError
+from scmf.core.redact import hide_address
 from scmf.data.stores.files.byte_ranges import ByteSource
 from scmf.data.stores.files.retries import Retries
 
@@ -100,7 +101,7 @@ class RemoteFiles(ByteSource):
     Parameters
     ----------
     root
-        Address, without a slash at the end.
+        Address, without a slash at the end; credentials in it are hidden from errors and records.
     retries
         How often a request is tried again.
     """
@@ -110,7 +111,7 @@ class RemoteFiles(ByteSource):
     """Exceptions of the library that `_judge` understands."""
 
     def __init__(self, root: str, *, retries: Retries | None = None) -> None:
-        self.root = root
+        self.root = hide_address(root)
         self._retries = retries or Retries()
         self._seen: dict[str, Seen] = {}
         self._pid = os.getpid()

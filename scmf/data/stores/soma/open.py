@@ -6,11 +6,13 @@ Lives here: what happens once, before anything is read. Lives elsewhere: the sto
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
+from scmf.core.redact import remember
 
 _BUFFER_BYTES = 32 << 20
 """Arrow buffer of each of the three columns of a read; a read that needs more comes in several tables."""
@@ -95,6 +97,8 @@ def tiledb_settings(
 ) -> dict[str, Any]:
     """Settings of TileDB for an address: ours, those of the storage options, those given."""
     config: dict[str, Any] = {"soma.init_buffer_bytes": str(_BUFFER_BYTES)}
+    secret = {name: value for name, value in (more or {}).items() if re.search("secret|token|key|pass", name)}
+    remember({**(storage_options or {}), **secret}, [uri])
     options = dict(storage_options or {})
     options.update(options.pop("client_kwargs", None) or {})
     here = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

@@ -19,6 +19,7 @@ import pandas as pd
 from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.core.files import sha256_json
+from scmf.core.redact import hide_address
 from scmf.data.genes import ids as genes_
 from scmf.data.stores.files.retries import Retries
 from scmf.data.stores.soma import filters as soma_filters
@@ -58,6 +59,7 @@ class SomaStore(Store):
         value_filter: str | None, gene_filter: str | None, gene_ids: str, cell_ids: str, nnz_column: str | None,
         version: str | None, retries: Retries | None
     ) -> None:  # fmt: skip
+        uri = hide_address(uri)
         self.uri, self.counts, self.value_filter = uri, f"{measurement}/X/{layer}", value_filter
         self.version, self._closing, self._id_column = version, closing, cell_ids
         self._retries, self._pid, self._lock = retries or Retries(), os.getpid(), threading.Lock()

@@ -1,0 +1,103 @@
+"""Weights, optimizer and schedule as safetensors and JSON: what a checkpoint holds. Nothing in it can run code.
+
+Numbers are written as JSON writes floats (by ``repr``), hence exact. Lives elsewhere: folders, checksums and positions
+(checkpoints).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
+
+from scmf.core.errors import TrainingError
+from scmf.core.files import write_json
+
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "training_state.json"
+
+_OF_BEFORE = {"optimizer": "optimizer.bin", "schedule": "custom_checkpoint_0.pkl", "scaler": "scaler.pt"}
+"""Files of checkpoints before there were checksums; read as plain tensors and numbers, everything else refused."""
+
+
+def write(accelerator: Any, folder: Path, *, schedule: Any) -> None:
+    """Write the state of the prepared model, its optimizer and the schedule into ``folder``."""
+    model = accelerator.unwrap_model(accelerator._models[0])
+    save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    state = accelerator._optimizers[0].state_dict()
+    tensors, numbers = {}, {}
+    for parameter, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{parameter}.{name}"] = value.detach().cpu().contiguous()
+            else:
+                numbers[f"{parameter}.{name}"] = value
+    save_file(tensors, folder / OPTIMIZER)
+    groups = {"param_groups": state["param_groups"], "numbers": numbers}
+    scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+    write_json(folder / STATE, {"optimizer": groups, "schedule": schedule.state_dict(), "scaler": scaler})
+
+
+def read(accelerator: Any, folder: Path, *, schedule: Any) -> None:
+    """Load what `write` wrote into the prepared objects.
+
+    Raises
+    ------
+    TrainingError
+        It does not fit the model, or asks for code to be run.
+    """
+    model, optimizer = accelerator.unwrap_model(accelerator._models[0]), accelerator._optimizers[0]
+    try:
+        load_model(model, folder / WEIGHTS, device=str(accelerator.device))
+        state = _of_before(folder) if is_of_before(folder) else _state(folder)
+        optimizer.load_state_dict(_as_saved(optimizer.state_dict(), state["optimizer"]))
+        schedule.load_state_dict(state["schedule"])
+        if accelerator.scaler is not None and state["scaler"]:
+            accelerator.scaler.load_state_dict(state["scaler"])
+    except Exception as error:  # whatever safetensors, torch and the optimizer raise for what is damaged
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise TrainingError(
+            f"a checkpoint that cannot be loaded: {lines[0]}",
+            wanted="weights, optimizer state and schedule of this run, as tensors and numbers alone",
+            where=folder,
+            fix="choose another --out, to train from the start",
+        ) from error
+
+
+def is_of_before(folder: Path) -> bool:
+    """Whether a checkpoint was written before there were checksums."""
+    return (folder / _OF_BEFORE["optimizer"]).is_file() and not (folder / OPTIMIZER).exists()
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    held: dict[int, dict[str, Any]] = {}
+    named = {**load_file(folder / OPTIMIZER), **state["optimizer"]["numbers"]}
+    for name, value in named.items():
+        parameter, _, key = name.partition(".")
+        held.setdefault(int(parameter), {})[key] = value
+    return {**state, "optimizer": {"state": held, "param_groups": state["optimizer"]["param_groups"]}}
+
+
+def _as_saved(now: Mapping[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """The saved state with tuples where the optimizer has tuples, which JSON does not know."""
+    groups = []
+    for mine, theirs in zip(now["param_groups"], saved["param_groups"], strict=True):
+        tuples = {key: tuple(theirs[key]) for key, value in mine.items() if isinstance(value, tuple) and key in theirs}
+        groups.append({**theirs, **tuples})
+    return {**saved, "param_groups": groups}
+
+
+def _of_before(folder: Path) -> dict[str, Any]:
+    """Optimizer, schedule and scaler of a checkpoint of before: tensors and numbers, never a class or a function."""
+    found: dict[str, Any] = {}
+    for part, name in _OF_BEFORE.items():
+        path = folder / name
+        if part == "scaler" and not path.is_file():
+            found[part] = None
+            continue
+        found[part] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  # no code is run
+    return found
