@@ -119,13 +119,11 @@ class MaskedGenePrediction:
     def _random_tokens(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         """Any token under ``match_official``, else any gene; special ids lie below or above those of the genes."""
         special = self.special_token_ids
-        in_front = special[-1] == len(special) - 1
-        first = len(special) if in_front and not self.match_official else 0
-        words = torch.randint(first, self.vocab_size, shape, dtype=torch.long, generator=generator)
-        if self.match_official or in_front:
-            return words
+        if self.match_official or special[-1] == len(special) - 1:
+            first = 0 if self.match_official else len(special)
+            return torch.randint(first, self.vocab_size, shape, dtype=torch.long, generator=generator)
         genes = torch.tensor(sorted(set(range(self.vocab_size)) - set(special)))
-        return genes[words % len(genes)]
+        return genes[torch.randint(len(genes), shape, generator=generator)]
 
     def predictions(self, inputs: dict[str, Tensor]) -> int:
         """Number of chosen positions."""
