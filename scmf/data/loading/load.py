@@ -17,7 +17,8 @@ from anndata import AnnData, concat
 
 from scmf.core.config.data import DataConfig
 from scmf.core.errors import ConfigError, DataError
-from scmf.core.files import sha256_file, sha256_json
+from scmf.core.content import sha256_of
+from scmf.core.files import sha256_json
 from scmf.data.cards.card import Card, Derivation
 from scmf.data.cards.join_obs import assemble, name_columns
 from scmf.data.genes import ids as genes_
@@ -143,11 +144,8 @@ def _sums(uri: str, storage_options: Mapping[str, Any] | None) -> list[str]:
         if not source.is_local:
             names = [name for name in ("", "zarr.json", ".zmetadata") if source.exists(name)]
             found.append(sha256_json([source.root, *(source.version(name) for name in names)]))
-        elif path.is_file():
-            found.append(sha256_file(path))
         else:
-            files = sorted(one for one in path.rglob("*") if one.is_file())
-            found.append(sha256_json([[one.relative_to(path).as_posix(), sha256_file(one)] for one in files]))
+            found.append(sha256_of(path))
         source.close()
     return found
 

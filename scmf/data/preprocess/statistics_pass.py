@@ -220,7 +220,7 @@ def corpus_statistics(
                 where=path,
                 fix="remove it to start again, or give another name",
             )
-        tally = found
+        found.provenance, tally = tally.provenance, found
     totals = None if n_counts is None else corpus.obs([n_counts])[n_counts].to_numpy(np.float64)
     values = _Values() if exact else None
     saved = tally.n_cells
