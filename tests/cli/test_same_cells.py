@@ -26,7 +26,9 @@ def cells(seed=0):
 
 def train(config, out, *sets):
     options = [word for one in sets for word in ("--set", one)]
-    found = CliRunner().invoke(app, ["train", "--config", str(config), "--out", str(out), "--json", "--quiet", *options])
+    found = CliRunner().invoke(
+        app, ["train", "--config", str(config), "--out", str(out), "--json", "--quiet", *options]
+    )
     return found
 
 
