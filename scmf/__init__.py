@@ -7,7 +7,12 @@ module it lives in.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
+
+from scmf.core.kernels import ensure_cache
+
+ensure_cache(Path(__file__).parent)
 
 _DOOR = {
     "RankValueTokenizer": "scmf.tokenizers.rank_value",

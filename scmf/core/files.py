@@ -13,10 +13,12 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from scmf.core.errors import ScmfError
 
 _CHUNK = 1 << 20
 _SHOWN = 32
@@ -82,7 +84,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def write_text(path: Path | str, text: str) -> Path:
-    r"""Write ``text`` to ``path`` atomically, as UTF-8; bytes of a file name that are none become ``\\udc..``."""
+    """Write ``text`` to ``path`` atomically, as UTF-8; what is no text in a file name is escaped."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
@@ -91,6 +93,31 @@ def write_text(path: Path | str, text: str) -> Path:
 def write_json(path: Path | str, value: Any) -> Path:
     """Write ``value`` as JSON with sorted keys, so that equal content is an equal file."""
     return write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_object(
+    path: Path | str, *, kind: type[ScmfError], wanted: str, fix: str, keys: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Read a JSON object that a program wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind, wanted, fix
+        The error for a file that is missing, damaged, no object or without one of ``keys``.
+    keys
+        What must be in it.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise kind(f"not readable ({type(error).__name__}: {error})", wanted=wanted, where=path, fix=fix) from error
+    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if not isinstance(found, dict) or lacking:
+        what = f"no {lacking[0]!r}" if isinstance(found, dict) else f"a {type(found).__name__}"
+        raise kind(what, wanted=wanted, where=path, fix=fix)
+    return found
 
 
 def sha256_file(path: Path | str) -> str:

@@ -103,23 +103,70 @@ def load_yaml(source: Path | str, *, where: str | None = None) -> Any:
             raise ConfigError(found, wanted="a YAML file", where=where, fix="check the path") from error
     else:
         text, where = source, where or "YAML text"
+    if _looks_deep(text):  # the parser of ruamel.yaml.clib ends the process for such a text
+        raise _too_deep(where)
     reader = YAML(typ="safe")  # the parser of ruamel.yaml.clib where it is installed
     reader.Resolver = _CoreSchema
     try:
-        return reader.load(text)
+        found = reader.load(text)
     except DuplicateKeyError as error:
         key = re.match(r'found duplicate key "(.*?)" with value', error.problem, re.DOTALL)
         found = f"duplicate key {key[1] if key else ''!r}, line {error.problem_mark.line + 1}"
         raise ConfigError(found, wanted="each key once", where=where, fix="remove one of the two") from error
-    except (YAMLError, ValueError) as error:  # ValueError: a number of 5,000 digits, or `!!int x`
+    except RecursionError as error:
+        raise _too_deep(where) from error
+    except (YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # besides its own errors, for a number of 5,000 digits, `!!int x`, `!!bool x`, a list as a key
         raise ConfigError(_said(error), where=where, fix="correct the syntax at that line") from error
+    _refuse_depth(found, where)
+    return found
+
+
+_DEEPEST, _MOST = 64, 1_000_000
+_DEEP_LINE = re.compile(r"^(?: {500}| *(?:[-?:] +){200})", re.MULTILINE)
+
+
+def _looks_deep(text: str) -> bool:
+    """Whether brackets, indentation or marks of a text may nest hundreds deep."""
+    brackets = re.sub(r"[^][{}]", "", text)
+    depth = deepest = 0
+    for bracket in brackets:
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest > 500 or _DEEP_LINE.search(text) is not None
+
+
+def _refuse_depth(value: Any, where: str) -> None:
+    """Refuse a tree that no program of ours can walk: too deep, an alias within itself, aliases of aliases."""
+    level, seen = [value], 0
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for node in level
+            if isinstance(node, dict | list)
+            for inner in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+        if (seen := seen + len(level)) > _MOST:
+            break
+    raise _too_deep(where)
+
+
+def _too_deep(where: str) -> ConfigError:
+    return ConfigError(
+        f"lists or mappings nested more than {_DEEPEST} deep, or repeated through aliases without end",
+        wanted="a plain tree",
+        where=where,
+        fix="see `scmf schema`",
+    )
 
 
 def _said(error: Exception) -> str:
     """What is wrong and where, without the text of the line, which may hold a password."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-    return f"not YAML: {problem or str(error).splitlines()[0]}{place}"
+    return f"not YAML: {problem or next(iter(str(error).splitlines()), type(error).__name__)}{place}"
 
 
 def dump_yaml(value: Any, *, width: int = 100) -> str:

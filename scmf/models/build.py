@@ -5,6 +5,7 @@ Lives here: `build_model` and the facts of a tokenizer. Lives elsewhere: weights
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from scmf.core import registry
 from scmf.core.config.run import RunConfig
-from scmf.core.errors import ModelError, from_value_error
+from scmf.core.errors import ModelError, ResourceError, from_value_error
 from scmf.models.checkpoint import load_weights
+from scmf.models.run_folder import RunFolder
 
 
 def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
     family = registry.resolve("models", config.model.architecture)
     torch.manual_seed(seed)
     if config.model.checkpoint is not None:
-        model = load_weights(family, config.model.checkpoint)
+        model = load_weights(family, RunFolder.weights_in(config.model.checkpoint.expanduser()))
         _check_objective(config, getattr(model.config, "objectives", family.objectives))
         if model.config.vocab_size != len(tokenizer):
             raise ModelError(
@@ -74,6 +76,7 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
                 fix="set tokenizer.vocabulary to the one the weights were trained with",
             )
         return model
+    _refuse_size(config, len(tokenizer))
     settings = config.model.model_dump(exclude={"architecture", "checkpoint", "options"}) | config.model.all_options
     try:
         shape = family.config_class.from_settings(tokenizer_facts(tokenizer, n_batches=len(batch_names)), settings)
@@ -94,6 +97,21 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
     if getattr(tokenizer, "gene_vector_dim", None) is not None and hasattr(model, "set_gene_vectors"):
         model.set_gene_vectors(tokenizer.vectors)
     return model
+
+
+def _refuse_size(config: RunConfig, vocab_size: int) -> None:
+    """Refuse a network whose weights alone are more than this machine's memory, before it is asked for."""
+    sizes = config.model
+    layer = 4 * sizes.hidden_dim**2 + 2 * sizes.hidden_dim * sizes.ffn_dim
+    n_bytes = 4 * (sizes.num_layers * layer + vocab_size * sizes.hidden_dim)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > memory:
+        raise ResourceError(
+            f"a network of about {n_bytes / 4:.2g} parameters, {n_bytes / 1e9:,.0f} GB",
+            wanted=f"at most the {memory / 1e9:,.0f} GB of memory of this machine",
+            where="model",
+            fix="lower model.hidden_dim, ffn_dim or num_layers",
+        )
 
 
 def _check_objective(config: RunConfig, known: Sequence[str]) -> None:

@@ -125,3 +125,29 @@ def test_any_text_is_a_value_or_a_config_error(text):
         load_yaml(text)
     except ConfigError as error:
         assert error.where == "YAML text"
+
+
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join(['*' + a] * 10)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x: " + "[" * 300_000, "x: " + "{a: " * 3000, "- " * 9999, "".join(" " * i + "a:\n" for i in range(999)),
+        "a: &l [*l]", LAUGHS,
+    ],
+    ids=["flow", "mapping", "sequence", "block", "loop", "laughs"],
+)  # fmt: skip
+def test_what_is_nested_without_end_is_one_error(text):
+    with pytest.raises(ConfigError, match="nested more than"):
+        load_yaml(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["? [a]\n: 1\n? {b: 1}\n: 2", "!!bool x", "!!int x", "!!timestamp x", "<<: *a", "%YAML 9"]
+)
+def test_what_the_parser_stumbles_over_is_one_error(text):
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_yaml(text)

@@ -117,6 +117,8 @@ def test_means_leave_out_units_without_a_value():
     with_gaps = np.concatenate([x, np.full(3, np.nan)])
     found = bootstrap_means({"a": with_gaps, "b": np.full(43, np.nan)}, unit="perturbations")
     assert set(found) == {"a"}, "a metric without a value has no interval"
+    moved = bootstrap_means({"a": with_gaps + 100}, unit="perturbations")["a"]  # a gap taken for 0 would pull it down
+    assert (moved.low, moved.high) == pytest.approx((found["a"].low + 100, found["a"].high + 100), abs=1e-9)
     assert found["a"].low < x.mean() < found["a"].high
     assert found["a"].n_units == 43
 

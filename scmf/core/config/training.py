@@ -48,7 +48,7 @@ class TrainingConfig(Section):
     """Clip the gradient to this 2-norm; null does not clip."""
     group_by_length: bool = True
     """Batch cells of similar length (less padding)."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of weights, order, masks and dropout."""
     checkpoint_every_n_steps: int | None = Field(None, ge=1)
     """Write a resumable checkpoint every so many optimizer steps, besides the one at each epoch's end."""

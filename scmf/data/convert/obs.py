@@ -12,7 +12,6 @@ Memory holds one column of one input at a time. A column is one of
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ import pandas as pd
 
 from scmf.core.errors import DataError
 from scmf.core.files import write_json
+from scmf.data.convert.plan import read_note
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.missing import as_text
 from scmf.data.stores.store import Store
@@ -119,7 +119,7 @@ class ObsSpool:
         self._file_of = [first[id(store)] for store in corpus.stores]
         done = folder / "columns.json"
         if done.is_file():
-            kept = json.loads(done.read_text(encoding="utf-8"))
+            kept = read_note(done, "columns", "prefixed")
             self.columns = [Column(**one) for one in kept["columns"]]
             self.prefixed: bool = kept["prefixed"]
         else:

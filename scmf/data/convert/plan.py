@@ -7,7 +7,6 @@ on disk, the note from which an interrupted conversion resumes. Lives elsewhere:
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from scmf.core.errors import DataError, GeneError
-from scmf.core.files import sha256_json, write_json
+from scmf.core.files import read_object, sha256_json, write_json
 from scmf.data.genes import ids as genes_
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.store import Store
@@ -204,6 +203,12 @@ def refuse_small_disk(folder: Path, *, needed: int, parts: str, shuffled: bool) 
         )
 
 
+def read_note(path: Path, *keys: str) -> dict[str, Any]:
+    """What an interrupted conversion noted; `DataError` where the file is damaged."""
+    fix = f"remove {path.parent} to begin anew"
+    return read_object(path, kind=DataError, wanted="what the conversion noted", fix=fix, keys=keys)
+
+
 def remember(path: Path, settings: dict[str, Any], layout: dict[str, Any]) -> dict[str, Any]:
     """Note what is being done; or, when an earlier try was interrupted, check that it was the same and give its layout.
 
@@ -215,7 +220,7 @@ def remember(path: Path, settings: dict[str, Any], layout: dict[str, Any]) -> di
     if not path.is_file():
         write_json(path, {"format": FORMAT, "settings": settings, "layout": layout})
         return layout
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept = read_note(path, "settings", "layout")
     if kept.get("format") != FORMAT or sha256_json(kept["settings"]) != sha256_json(settings):
         begun = kept.get("settings", {})
         other = [key for key in settings if begun.get(key) != settings[key]] or ["the version of scmf"]

@@ -6,15 +6,15 @@ Lives here: the report, the root group, recognizing a finished collection. Lives
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from scmf.core.errors import DataError
-from scmf.core.files import sha256_json
+from scmf.core.files import read_object, sha256_json
 from scmf.core.provenance import DISTRIBUTION
+from scmf.core.shareable import shareable
 from scmf.data.convert.rows import Totals
 from scmf.data.convert.zarr_writer import write_root
 from scmf.data.stores.store import Store
@@ -108,7 +108,7 @@ def publish(out: Path, report: ConvertReport, *, settings: dict[str, Any], sizes
             "shuffle": settings["shuffle"],
             "settings_sha256": sha256_json(settings),
             "datasets": datasets,
-            "report": {key: value for key, value in report.to_json().items() if key != "out"},
+            "report": shareable({key: value for key, value in report.to_json().items() if key != "out"}),
         },
     )
 
@@ -121,7 +121,11 @@ def finished(out: Path, settings: dict[str, Any]) -> ConvertReport:
     DataError
         It was made of other inputs or with other arguments, or is none of ours.
     """
-    attributes = json.loads((out / "zarr.json").read_text(encoding="utf-8")).get("attributes", {}).get("scmf", {})
+    path, fix = out / "zarr.json", "choose another folder, or remove this one"
+    head = read_object(path, kind=DataError, wanted="a collection of `scmf data convert`", fix=fix)
+    attributes: Any = head.get("attributes")
+    attributes = attributes.get("scmf") if isinstance(attributes, dict) else None
+    attributes = attributes if isinstance(attributes, dict) else {}
     if attributes.get("settings_sha256") != sha256_json(settings):
         raise DataError(
             "a collection made of other inputs or with other arguments",

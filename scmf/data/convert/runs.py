@@ -13,7 +13,6 @@ after the last one. Values are compressed, so that a run is about as large as wh
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ import numpy as np
 
 from scmf.core.errors import DataError
 from scmf.core.files import write_json
+from scmf.data.convert.plan import read_note
 from scmf.data.convert.rows import Rows, gather, index_dtype
 from scmf.data.convert.zarr_writer import compressor
 
@@ -171,7 +171,7 @@ class Runs:
         self.note: dict[str, Any] = {}
         """What was written with the last run; empty before the first."""
         while (note := self._path(self._n_runs, "json")).is_file():
-            self.note = json.loads(note.read_text(encoding="utf-8"))
+            self.note = read_note(note)
             self._n_runs += 1
 
     def _path(self, number: int, suffix: str) -> Path:

@@ -6,7 +6,6 @@ Lives elsewhere: the arguments and the folder (convert), what is decided before 
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections import deque
@@ -194,7 +193,7 @@ class Conversion:
         done = 0
         of_inputs = [Totals()] * len(self.corpus.stores)
         while done < self.n_datasets and (self.out / f"dataset_{done}").is_dir():
-            note = json.loads((self.work / f"dataset_{done}.json").read_text(encoding="utf-8"))
+            note = plan.read_note(self.work / f"dataset_{done}.json", "inputs")
             of_inputs = [one.plus(Totals(*more)) for one, more in zip(of_inputs, note["inputs"], strict=True)]
             done += 1
         first = int(self.layout.datasets[done])
@@ -264,7 +263,7 @@ class Conversion:
         for one in of_inputs:
             read = read.plus(one)
         for dataset in range(self.n_datasets):
-            note = json.loads((self.work / f"dataset_{dataset}.json").read_text(encoding="utf-8"))
+            note = plan.read_note(self.work / f"dataset_{dataset}.json")
             sizes.append(Totals(*note["totals"]))
             written = written.plus(sizes[-1])
         if read != written or read.cells != self.n_cells:

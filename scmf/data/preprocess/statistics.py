@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scmf.core.errors import ChecksumError, DataError
+from scmf.core.errors import ChecksumError, DataError, reading
 from scmf.core.files import atomic_path, sha256_file, write_json
 
 _FORMAT = "scmf corpus statistics 1"
@@ -149,7 +149,12 @@ class CorpusStatistics:
             raise DataError(f"not readable: {error}", wanted="the JSON of scmf data stats", where=path) from error
         if not isinstance(head, dict) or head.get("format") != _FORMAT:
             raise DataError("another kind of JSON", wanted=f"format {_FORMAT!r}", where=path, fix="run scmf data stats")
-        beside = path.with_name(head["table"]["file"])
+        with reading(DataError, what="the statistics", where=path, fix="run scmf data stats"):
+            return cls._of(head, path)
+
+    @classmethod
+    def _of(cls, head: Mapping[str, Any], path: Path) -> CorpusStatistics:
+        beside = path.with_name(Path(head["table"]["file"]).name)
         if not beside.is_file():
             raise DataError("no such file", wanted="the table", where=beside, fix="keep both files together")
         if (found := sha256_file(beside)) != head["table"]["sha256"]:

@@ -11,6 +11,7 @@ nothing grows with the cells.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmf.core import progress
-from scmf.core.errors import CountsError, DataError, GeneError
+from scmf.core.errors import ConfigError, CountsError, DataError, GeneError
 from scmf.data.genes.ids import strip_version
 from scmf.data.preprocess.statistics import CorpusStatistics
 from scmf.data.preprocess.statistics_state import Tally
@@ -196,13 +197,16 @@ def corpus_statistics(
     DataError
         The state is of another pass, or there are too many values for ``exact``.
     """
+    for name, value in (("target", target), ("compression", compression)):
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{name} {value}", wanted="a finite number above 0", where=name, fix="leave it out")
     aligner = _Genes(corpus, genes)
     definition: dict[str, Any] = {"target": float(target), "n_counts": n_counts or "sum of all columns"}
     digest = {"compression": float(compression), "buffer": int(buffer)}
     definition |= {"medians": "exact"} if exact else {"medians": "t-digest"} | digest
     kept = corpus.n_cells if keep is None else int(np.count_nonzero(keep))
     provenance = {
-        "corpus": corpus.name,
+        "corpus": corpus.file_names,
         "fingerprint": corpus.fingerprint,
         "cells": kept,
         "keep": None if keep is None else hashlib.sha256(np.packbits(keep).tobytes()).hexdigest(),
@@ -221,7 +225,7 @@ def corpus_statistics(
                 fix="remove it to start again, or give another name",
             )
         found.provenance, tally = tally.provenance, found
-    totals = None if n_counts is None else corpus.obs([n_counts])[n_counts].to_numpy(np.float64)
+    totals = None if n_counts is None else _numbers(corpus, n_counts)
     values = _Values() if exact else None
     saved = tally.n_cells
     edges = np.linspace(0, len(aligner.names), max(1, threads) + 1).astype(int).tolist()
@@ -257,6 +261,20 @@ def corpus_statistics(
 
 def _digest(arguments: tuple[Any, ...]) -> None:
     add_rows(*arguments)
+
+
+def _numbers(corpus: Corpus, column: str) -> np.ndarray:
+    """A column of ``obs`` as numbers, float64 (n_cells,)."""
+    found = corpus.obs([column])[column]
+    try:
+        return found.to_numpy(np.float64)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"column {column!r} holds {found.dtype}, for example {found.iloc[0]!r}",
+            wanted="the total counts of each cell, numbers",
+            where="n_counts",
+            fix="name another column of obs, or leave it out: the counts are added up",
+        ) from error
 
 
 def _rest(start: int, keep: np.ndarray | None, n_cells: int) -> np.ndarray | None:

@@ -7,7 +7,6 @@ the result (statistics).
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,13 +63,13 @@ class Tally:
             made = cls.__new__(cls)
             made.genes = tuple(state["genes"].tolist())
             made.definition, made.provenance = json.loads(str(state["head"]))
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            made.digests = GeneDigests.from_state({k[8:]: v for k, v in state.items() if k.startswith("digests.")})
+            made.counts_G, made.counts = state["counts_G"], float(state["counts"])
+            made.n_cells, made.nnz, made.next_cell = (int(value) for value in state["totals"])
+        except Exception as error:  # whatever numpy, zip and zlib raise for what is damaged
             raise DataError(
                 f"not a state: {error}", wanted="what a pass wrote", where=path, fix="remove it to start again"
             ) from error
-        made.digests = GeneDigests.from_state({k[8:]: v for k, v in state.items() if k.startswith("digests.")})
-        made.counts_G, made.counts = state["counts_G"], float(state["counts"])
-        made.n_cells, made.nnz, made.next_cell = (int(value) for value in state["totals"])
         return made
 
     def result(self, n_cells_G: np.ndarray, medians_G: np.ndarray) -> CorpusStatistics:

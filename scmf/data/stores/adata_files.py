@@ -88,7 +88,7 @@ def _as_anndata_does(path: Path) -> AnnData | None:
     check_hdf5(path)
     try:
         return anndata.io.read_h5ad(path)
-    except Exception:
+    except Exception:  # noqa: BLE001  (of any library; the parts are tried next)
         return None
 
 
@@ -149,7 +149,7 @@ def _names(tree: Any, group: str) -> list[str]:
 def _take(keep: Callable[[str, Any], None], tree: Any, path: str, lost: list[str]) -> None:
     try:
         keep(path.partition("/")[2], read_elem(tree[path]))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (of any library)
         lost.append(f"{path} ({' '.join(str(error).split())[:80]})")
 
 
@@ -172,7 +172,7 @@ def _frame(tree: Any, path: str, lost: list[str]) -> pd.DataFrame:
             if len(values) != len(names):
                 raise ValueError(f"{len(values)} values for {len(names)} rows")
             table[column] = values
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (of any library)
             lost.append(f"{path}/{column} ({' '.join(str(error).split())[:80]})")
     return pd.DataFrame(table, index=names)
 
@@ -186,6 +186,13 @@ def check_obsm_key(key: str, *, where: str) -> None:
         raise ConfigError(
             f"the key {key!r}", wanted="a name without /, not empty", where=where, fix="for example --key X_model"
         )
+
+
+def obsm_keys(path: Path | str) -> list[str]:
+    """Keys of ``obsm`` in a file or group of this machine."""
+    with _open(LocalFiles(str(path))) as tree:
+        held = tree.get("obsm", {})
+        return sorted(held.dtype.names or () if hasattr(held, "dtype") else held.keys())
 
 
 def stored_bytes(path: Path | str) -> int:

@@ -100,7 +100,8 @@ class AnnDataStore(CsrStore):
     def fingerprint(self) -> str:  # type: ignore[override]
         """See `Store.fingerprint`."""
         self._refuse_change()
-        return sha256_json([self._content_of_files(), self.counts, self.n_cells, sha256_json(list(self.genes))])
+        facts = [self._content_of_files(), self.counts, self.n_cells, sha256_json(list(self.genes))]
+        return sha256_json(facts if self.rounding == "error" else [*facts, self.rounding])
 
     @property
     def _is_dense(self) -> bool:

@@ -31,12 +31,18 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x80\x04", "a pickle", "load it with the program that wrote it, and write_h5ad there"),
     (b"\x80\x05", "a pickle", "load it with the program that wrote it, and write_h5ad there"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "git lfs pull"),
-    (b"%%MatrixMarket", "a MatrixMarket matrix", "{py}scanpy; scanpy.read_10x_mtx('{folder}'){write}"),
+    (
+        b"%%MatrixMarket",
+        "a MatrixMarket matrix",
+        "pip install scanpy; {py}scanpy; scanpy.read_10x_mtx('{folder}'){write}",
+    ),
     (b"<!doctype html", "a web page, not a file of cells", "download it again; the address may ask for a login"),
     (b"<html", "a web page, not a file of cells", "download it again; the address may ask for a login"),
     (b"<?xml", "an XML document, as a server sends in place of a file that it refuses", "look into it, download again"),
 )
 """First bytes -> what such a file is, and what to do."""
+
+_PANDAS = "{py}pandas as p, anndata; "
 
 _R = (b"X\n\0\0", b"A\n2\n", b"A\n3\n", b"RDX2\n", b"RDX3\n", b"RDA2\n", b"RDA3\n")
 
@@ -80,7 +86,10 @@ def foreign(path: Path | str) -> DataError | None:
 def _of_folder(path: Path) -> tuple[str, str] | None:
     names = {entry.name for entry in path.iterdir()}
     if {"matrix.mtx", "matrix.mtx.gz"} & names:
-        return "a folder of 10x Genomics with a matrix.mtx", "{py}scanpy; scanpy.read_10x_mtx('{folder}'){write}"
+        return (
+            "a folder of 10x Genomics with a matrix.mtx",
+            "pip install scanpy; {py}scanpy; scanpy.read_10x_mtx('{folder}'){write}",
+        )
     if any(name.startswith("__tiledb") or name in ("__meta", "__schema", "__group") for name in names):
         return "a TileDB-SOMA experiment", "name it in the YAML file: data.census.uri: {folder}"
     if "state.json" in names and "dataset_info.json" in names:
@@ -111,7 +120,7 @@ def _of_file(path: Path) -> tuple[str, str] | None:
     if head.startswith(_GZIP):
         return _of_gzip(path)
     for magic, what, fix in _MAGIC:
-        if head.lower().startswith(magic):
+        if head.lower().startswith(magic.lower()):
             return what, fix
     if head.startswith(_R):
         return "an object of R", _ALL_FROM_R
@@ -126,7 +135,7 @@ def _of_gzip(path: Path) -> tuple[str, str]:
     if head.startswith(_R):
         return "an object of R", _ALL_FROM_R
     if head.startswith(b"%%MatrixMarket"):
-        return "a MatrixMarket matrix", "{py}scanpy; scanpy.read_10x_mtx('{folder}'){write}"
+        return "a MatrixMarket matrix", "pip install scanpy; {py}scanpy; scanpy.read_10x_mtx('{folder}'){write}"
     if (text := _of_text(head)) is not None:
         return text
     return "a file packed by gzip", "gunzip -k {file}, or tar -xzf {file}"
@@ -143,12 +152,11 @@ def _of_text(head: bytes) -> tuple[str, str] | None:
     if any(ord(letter) < 32 and letter not in "\t\r\n" for letter in text):
         return None
     line = text.partition("\n")[0]
-    for mark, name in (("\t", "tabs"), (",", "commas"), (";", "semicolons")):
+    for mark, name, sep in (("\t", "tabs", "sep='\\t', "), (",", "commas", ""), (";", "semicolons", "sep=';', ")):
         if mark in line:
-            options = {"\t": "'{file}', sep='\\t', index_col=0", ";": "'{file}', sep=';', index_col=0"}
-            table = f"p.read_csv({options.get(mark, chr(39) + '{file}' + chr(39) + ', index_col=0')})"
-            fix = f"{{py}}pandas as p, anndata; anndata.AnnData({table}){{write}} (a row a cell; add .T where it is a gene)"
-            return f"a table of text, separated by {name}", fix
+            table = f"p.read_csv('{{file}}', {sep}index_col=0)"
+            rows = "(a row a cell; add .T to the table where it is a gene)"
+            return f"a table of text, separated by {name}", f"{_PANDAS}anndata.AnnData({table}){{write}} {rows}"
     return None
 
 
@@ -160,20 +168,26 @@ def _of_hdf5(tree: h5py.File) -> tuple[str, str] | None:
         inside = sorted(tree["mod"])
         chosen = next((name for name in inside if name in ("rna", "gex", "RNA")), inside[0] if inside else "rna")
         what = f"a MuData file with {', '.join(inside) or 'no modality'}"
-        return what, f"{{py}}mudata; mudata.read_h5mu('{{file}}').mod['{chosen}']{{write}}"
+        return what, f"pip install mudata; {{py}}mudata; mudata.read_h5mu('{{file}}').mod['{chosen}']{{write}}"
     if "obs" in names and "var" in names:
         return None
     if "matrix" in names and isinstance(tree["matrix"], h5py.Group) and "barcodes" in tree["matrix"]:
-        return "a matrix of 10x Genomics (Cell Ranger, CellBender)", "{py}scanpy; scanpy.read_10x_h5('{file}'){write}"
+        return (
+            "a matrix of 10x Genomics (Cell Ranger, CellBender)",
+            "pip install scanpy; {py}scanpy; scanpy.read_10x_h5('{file}'){write}",
+        )
     if any(isinstance(tree[name], h5py.Group) and {"barcodes", "indptr"} <= set(tree[name]) for name in names):
-        return "a matrix of 10x Genomics (Cell Ranger 2)", "{py}scanpy; scanpy.read_10x_h5('{file}'){write}"
+        return (
+            "a matrix of 10x Genomics (Cell Ranger 2)",
+            "pip install scanpy; {py}scanpy; scanpy.read_10x_h5('{file}'){write}",
+        )
     if {"matrix", "row_attrs", "col_attrs"} <= names:
-        return "a loom file", "{py}anndata; anndata.io.read_loom('{file}', sparse=True){write}"
+        return "a loom file", "pip install loompy; {py}anndata; anndata.io.read_loom('{file}', sparse=True){write}"
     if {"assays", "cell.names"} <= names:
         return "a file of SeuratDisk (h5Seurat)", "in R: SeuratDisk::Convert('{file}', dest = 'h5ad')"
     if {"barcode_idx", "umi"} <= names:
         return "the molecules of Cell Ranger, not a matrix", "give filtered_feature_bc_matrix.h5 of the same run"
-    inside = ", ".join(sorted(names)[:6]) or "nothing"
+    held = ", ".join(sorted(names)[:6]) or "nothing"
     if encoding and encoding not in ("anndata", "AnnData"):
-        return f"an HDF5 file of the kind {encoding!r} with {inside}", "give a file that anndata wrote"
-    return f"an HDF5 file of {inside}", "give a file that anndata wrote"
+        return f"an HDF5 file of the kind {encoding!r} with {held}", "give a file that anndata wrote"
+    return f"an HDF5 file of {held}", "give a file that anndata wrote"

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from scmf.core import registry
 from scmf.core.errors import DataError
 from scmf.data.stores.canonical import Rounding
@@ -155,11 +157,13 @@ def _below(uri: str, open_source: Any) -> list[ByteSource]:
 
 
 def _reader(uri: str) -> str:
-    """Name of the reader of an address: one called like the ending of the name, else ``zarr``."""
+    """Name of the reader of an address: one called like the ending of the name, ``h5ad`` for HDF5, else ``zarr``."""
     ending = uri.split("?")[0].rstrip("/").rpartition(".")[2]
     if ending in ("h5", "hdf5"):
         return "h5ad"
-    return ending if ending in registry.names("readers") else "zarr"
+    if ending in registry.names("readers"):
+        return ending
+    return "h5ad" if not is_remote(uri) and h5py.is_hdf5(uri) else "zarr"
 
 
 def is_h5ad(uri: str) -> bool:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from scmf.core import registry
 from scmf.core.errors import DataError, MissingExtraError
-from scmf.core.files import sha256_json
+from scmf.core.files import read_object
 from scmf.data.stores.files.byte_ranges import LocalFiles, as_bytes
 from scmf.data.stores.ragged import Ragged
 from scmf.data.stores.store import CountBlock, CsrStore, FlatArray, RowIndex, merge_ranges
@@ -102,8 +102,9 @@ class TokenStore(CsrStore):
     @property
     def obs_columns(self) -> list[str]:
         """Names of the columns beside ``input_ids``."""
-        info = json.loads((self._folder / "dataset_info.json").read_text(encoding="utf-8"))
-        return [name for name in info.get("features", {}) if name != "input_ids"]
+        path, wanted = self._folder / "dataset_info.json", "the columns, as datasets.save_to_disk writes them"
+        info = read_object(path, kind=DataError, wanted=wanted, fix="write the folder again", keys=["features"])
+        return [str(name) for name in info["features"] or () if name != "input_ids"]
 
     def cell_ids(self) -> np.ndarray:
         """Positions in the folder as text, object (n_cells,): such folders name no cells."""

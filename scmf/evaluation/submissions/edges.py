@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scmf.core.errors import EvaluationError
+from scmf.core.errors import EvaluationError, reading
 from scmf.evaluation.submissions.protocol import EmptySubmission
 from scmf.evaluation.tasks import Task
 
@@ -22,7 +22,8 @@ class EdgesSubmission(EmptySubmission):
         """The table."""
         import pandas as pd
 
-        table = pd.read_csv(self.file, sep=None, engine="python")
+        with reading(EvaluationError, what="the table of edges", where=self.file, wanted="a .tsv or .csv of edges"):
+            table = pd.read_csv(self.file, sep=None, engine="python")
         wanted = ["regulator", "target", "weight"]
         if not set(wanted) <= set(table.columns):
             raise EvaluationError(

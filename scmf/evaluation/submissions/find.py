@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from scmf.core.content import sha256_of
 from scmf.core.errors import ConfigError
-from scmf.core.files import sha256_file, sha256_json
+from scmf.core.files import sha256_json
+from scmf.data.stores.adata_files import is_zarr
+from scmf.data.stores.formats import foreign
 from scmf.evaluation.submissions.baselines import BASELINES, BaselinesSubmission
 from scmf.evaluation.submissions.edges import EdgesSubmission
 from scmf.evaluation.submissions.model import ModelSubmission
@@ -17,7 +21,13 @@ from scmf.evaluation.tasks import Task
 
 
 def find_submission(
-    word: str, *, tasks: Iterable[Task], obsm: str | None = None, name: str | None = None, corpora: tuple[str, ...] = ()
+    word: str,
+    *,
+    tasks: Iterable[Task],
+    obsm: str | None = None,
+    name: str | None = None,
+    corpora: tuple[str, ...] = (),
+    **of_model: Any,
 ) -> Submission:
     """The submission that a word on the command line means.
 
@@ -34,6 +44,8 @@ def find_submission(
         ``recipe/variant`` for results of files and cards.
     corpora
         What the maker of a file or card was trained on, for the leak marks.
+    of_model
+        Options of `ModelSubmission.of_folder`.
 
     Raises
     ------
@@ -43,10 +55,12 @@ def find_submission(
     path = Path(word)
     if word == BASELINES:
         return BaselinesSubmission.new()
-    if path.is_dir():
-        return ModelSubmission.of_folder(path)
+    if path.is_dir() and not is_zarr(path):
+        return ModelSubmission.of_folder(path, **of_model)
+    if path.is_file() and path.suffix not in (".tsv", ".csv") and (known := foreign(path)) is not None:
+        raise known
     card = obsm is not None and not path.exists() and all(task.dataset == word for task in tasks)
-    if not card and not path.is_file():
+    if not card and not path.exists():
         raise ConfigError(
             f"{word!r}", wanted=f"{BASELINES}, the folder of a run, an .h5ad, .tsv or .csv file, or a card with --obsm",
             where="scmf evaluate", fix="check the path",
@@ -57,7 +71,7 @@ def find_submission(
             f"--as {name}", wanted="recipe/variant, under which the results are filed", where="scmf evaluate",
             fix="for example --as my-model/v1",
         )  # fmt: skip
-    digest = sha256_json([word, obsm]) if card else sha256_file(path)
+    digest = sha256_json([word, obsm]) if card else sha256_of(path)
     words = (word, *(("--obsm", obsm) if obsm else ()), "--as", str(name))
     words += tuple(part for corpus in corpora for part in ("--trained-on", corpus))
     origin = Origin(recipe, variant, "published", digest, words, corpora=corpora)

@@ -111,3 +111,20 @@ def test_every_step_predicts_something_unless_match_official():
     assert rare.predictions(rare.prepare(source, torch.Generator().manual_seed(0))) == 1
     official = objective(ratio=1e-9, match_official=True)
     assert official.predictions(official.prepare(source, torch.Generator().manual_seed(0))) == 0
+
+
+@pytest.mark.parametrize(("special", "genes"), [((0, 1, 2, 3), range(4, 24)), ((20, 21, 22, 23), range(20))])
+def test_random_tokens_are_any_gene_alike_wherever_the_special_tokens_lie(special, genes):
+    """In front of the genes or behind them, up to the first and the last gene."""
+    ids = torch.full((400, 100), genes[0])
+    ours = MaskedGenePrediction(0.9, special[1], 24, special, pad_token_id=special[0])
+    made = ours.prepare({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.Generator().manual_seed(3))
+    chosen = made["labels"] != IGNORED
+    words = made["input_ids"][chosen & (made["input_ids"] != special[1])]
+    times = torch.bincount(words, minlength=24)
+    assert times[list(special)].sum() == 0
+    others = times[[gene for gene in genes if gene != genes[0]]].double()
+    wanted = chosen.sum() * 0.1 / 20
+    assert (others - wanted).abs().max() < 5 * wanted**0.5
+    # the first gene is also what was there: kept in a tenth of the places
+    assert times[genes[0]] / chosen.sum() == pytest.approx(0.1 + 0.1 / 20, abs=0.006)
