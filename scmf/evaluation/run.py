@@ -84,24 +84,27 @@ def evaluate_tasks(
     results = []
     for title, task in chosen.items():
         log.info(f"{title}: {task.benchmark} on {task.dataset}.{task.split}")
-        for result in run_task(title, task, who):
+        for result in run_task(title, task, who, suite=suite):
             write_result(root, result)
             results.append(result)
     return results
 
 
-def run_task(name: str, task: Task, submission: Submission) -> Iterator[Result]:
-    """Results of one submission on one task; one that says why when it gives nothing of what is asked for."""
+def run_task(name: str, task: Task, submission: Submission, *, suite: Path | None = None) -> Iterator[Result]:
+    """Results of one submission on one task; one that says why when it gives nothing of what is asked for.
+
+    ``suite`` is where the task comes from, if it is not of the shipped one: the command of a result says so.
+    """
     started = time.perf_counter()
     cells = cells_of(task)
     count = 0
     for score in scores(task, submission, cells):
         count += 1
-        yield _measurement(name, task, submission, cells.adata).result(score)
+        yield _measurement(name, task, submission, cells.adata, suite).result(score)
     if not count:
         reason = f"it gives no {registry.resolve('benchmarks', task.benchmark).asks_for}"
         seconds = time.perf_counter() - started
-        yield _measurement(name, task, submission, cells.adata).absent(task.benchmark, reason, seconds=seconds)
+        yield _measurement(name, task, submission, cells.adata, suite).absent(task.benchmark, reason, seconds=seconds)
 
 
 def cells_of(task: Task) -> TaskCells:
@@ -151,9 +154,9 @@ def _own_marks(task: Task) -> dict[str, Any]:
     return {"part_of": {mark.corpus: [mark.contains, mark.reason] for mark in marks}}
 
 
-def _measurement(name: str, task: Task, submission: Submission, cells: LoadedCells) -> Measurement:
+def _measurement(name: str, task: Task, submission: Submission, cells: LoadedCells, suite: Path | None) -> Measurement:
     """What every result of a task says beside its numbers."""
-    origin = submission.origin
+    origin, asked = submission.origin, () if suite is None else ("--suite", str(suite))
     return Measurement(
         recipe=origin.recipe,
         variant=origin.variant,
@@ -161,7 +164,7 @@ def _measurement(name: str, task: Task, submission: Submission, cells: LoadedCel
         dataset=Path(task.dataset).stem,
         split=Path(task.split).stem,
         recipe_digest=task.digest(origin.digest) if origin.recipe == BASELINES else origin.digest,
-        command=shlex.join(["scmf", "evaluate", *origin.words, "--tasks", name]),
+        command=shlex.join(["scmf", "evaluate", *origin.words, "--tasks", name, *asked]),
         data=cells.facts.provenance,
         seed=origin.seed,
         parameters=origin.parameters,

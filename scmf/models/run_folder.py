@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,7 @@ class RunFolder:
         """
         lacking = left_out(facts.get("config") or {})
         note = {**hide(dict(facts)), **({"left_out": lacking} if lacking else {})}
+        note["made_in"] = os.path.relpath(Path.cwd(), self.path)  # without the names of the folders above
         write_json(self.note, {**note, "sha256": sha256_json(note)})
 
     def claim(self, facts: Mapping[str, Any]) -> None:
@@ -215,6 +217,7 @@ class RunFolder:
         """The recipe the run was made with, without its identity and its other variants."""
         config = self.fact("config") if not overrides else apply_overrides(self.fact("config"), overrides)
         self._say_what_is_left_out(config)
+        config = self._found_from_here(config)
         return Recipe(
             name=self.fact("recipe"),
             variant=self.fact("variant"),
@@ -224,6 +227,23 @@ class RunFolder:
             folder=self.path,
             overrides=overrides,
         )
+
+    def _found_from_here(self, config: Any) -> Any:
+        """The configuration with own files named as this folder finds them, where the run was made in another one."""
+        data, made_in = config.get("data") if isinstance(config, dict) else None, self.facts.get("made_in")
+        if not isinstance(data, dict) or not isinstance(made_in, str):
+            return config
+
+        def here(name: Any) -> Any:
+            if not isinstance(name, str) or Path(name).exists():
+                return name
+            there = self.path / made_in / name
+            return os.path.normpath(there) if there.exists() else name
+
+        files = data.get("files")
+        found = {key: here(data[key]) for key in ("dataset", "split") if key in data}
+        found |= {"files": [here(name) for name in files]} if isinstance(files, list) else {}
+        return {**config, "data": {**data, **found}}
 
     def _say_what_is_left_out(self, config: Any) -> None:
         """Warn of storage options that the run had, which neither its record nor an override brings."""

@@ -164,13 +164,13 @@ def nonzero_medians(
     position = {name: i for i, name in enumerate(order)}
     to_gene = np.array([position[name] for name in names], np.int64)
     entries = counts.astype(np.float64).tocoo()
-    if totals is None:
-        total_B = np.bincount(entries.row, weights=entries.data, minlength=counts.shape[0])
-    else:
-        total_B = totals.astype(np.float64)
     summed = sp.coo_matrix((entries.data, (entries.row, to_gene[entries.col])), shape=(counts.shape[0], len(order)))
     by_gene = summed.tocsc()  # sums what falls on one place
     by_gene.eliminate_zeros()
+    if totals is None:  # gene by gene in the order of names: fractions add up alike wherever the columns stand
+        total_B = np.bincount(by_gene.indices, weights=by_gene.data, minlength=counts.shape[0])
+    else:
+        total_B = totals.astype(np.float64)
     by_gene.data /= total_B[by_gene.indices]
     by_gene.data *= 10_000
     n_cells = np.diff(by_gene.indptr)

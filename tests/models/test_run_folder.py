@@ -1,6 +1,7 @@
 """The folder of a run: what is a run, a checkpoint, the model inside a run; a broken run.json is one error."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,17 @@ def test_a_broken_or_foreign_note_is_one_error(run, text, said):
     with pytest.raises(ConfigError, match=said) as caught:
         _ = run.config
     assert str(run.note) in str(caught.value.where)
+
+
+def test_a_run_finds_its_own_files_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "work" / "data").mkdir(parents=True)
+    (tmp_path / "work" / "data" / "cells.h5ad").write_text("")
+    monkeypatch.chdir(tmp_path / "work")
+    run = RunFolder(Path("runs/one"))
+    config = {"data": {"files": ["data/cells.h5ad", "s3://bucket/lost.h5ad"]}}
+    run.write({"recipe": "own", "variant": "", "recipe_digest": "0", "config": config})
+    assert str(tmp_path) not in run.note.read_text()
+    assert list(map(str, run.recipe().config.data.files)) == ["data/cells.h5ad", "s3://bucket/lost.h5ad"]
+    monkeypatch.chdir(tmp_path)
+    found = [str(one) for one in RunFolder(Path("work/runs/one")).recipe().config.data.files]
+    assert found == ["work/data/cells.h5ad", "s3://bucket/lost.h5ad"]

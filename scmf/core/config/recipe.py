@@ -125,7 +125,7 @@ class Recipe:
         Trackers and the project name do not move a number and are left out too, and so are keys that came after
         the first expected values were recorded, as long as they hold their default; a key that was renamed since is
         hashed with its first name. So old digests stay true. Secrets are left out as well: a run resumes with others,
-        or with those of the environment.
+        or with those of the environment. Nor does it hold where own files lie: a copy is the same.
         """
         sections = hide(self.config.model_dump(mode="json"), known=False)
         for section, keys in _CAME_LATER.items():
@@ -137,6 +137,8 @@ class Recipe:
         del sections["data"]["allow_low_coverage"]  # it refuses or does not, and moves no number
         for key in ("seed", "trackers", "project", "keep_checkpoints", "checkpoint_every_n_steps"):
             del sections["training"][key]
+        if sections["data"]["files"]:  # own files are known by what they hold, which the digest of a run has
+            sections["data"] |= {"files": len(sections["data"]["files"]), "split": bool(sections["data"]["split"])}
         for section in ("data", "tokenizer"):
             sections[section] = first_names(section, sections[section])
         if "options" in sections["model"]:

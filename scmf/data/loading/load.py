@@ -16,6 +16,7 @@ import pandas as pd
 from anndata import AnnData, concat
 
 from scmf.core.config.data import DataConfig
+from scmf.core.content import sha256_of
 from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import sha256_json
 from scmf.data.cards.card import Card, Derivation
@@ -27,7 +28,7 @@ from scmf.data.loading.resolve import ResolvedData, check_key, resolve
 from scmf.data.loading.restrict import restrict
 from scmf.data.splits.read import read_split
 from scmf.data.stores import counts as counts_
-from scmf.data.stores.adata_files import checksum, read_adata
+from scmf.data.stores.adata_files import read_adata
 from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.open import local_path, sources_of
 from scmf.data.stores.recover_depth import counts_and_depth
@@ -140,7 +141,7 @@ def _sums(uri: str, storage_options: Mapping[str, Any] | None) -> list[str]:
     found = []
     for source in sources_of(uri, storage_options):
         if source.is_local:
-            found.append(checksum(source.root))
+            found.append(sha256_of(source.root))
         else:
             names = [name for name in ("", "zarr.json", ".zmetadata") if source.exists(name)]
             found.append(sha256_json([source.root, *(source.version(name) for name in names)]))

@@ -31,6 +31,7 @@ from scipy.stats import norm
 from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, MissingExtraError
 from scmf.data.preprocess import moments
+from scmf.data.preprocess.columns import common_genes
 from scmf.data.preprocess.moments import Selection, mean_and_variance
 from scmf.data.preprocess.normalize import Pipeline
 from scmf.data.preprocess.steps import LibrarySize, Log1p, SelectGenes
@@ -158,7 +159,9 @@ def highly_variable_genes(
         known = list(get_args(Flavor))
         raise ConfigError(f"flavor {flavor!r}", where="hvg", fix=registry.did_you_mean(str(flavor), known))
     loess = _loess() if flavor.startswith("seurat_v3") else None
-    selection = Selection.of(corpus, keep=keep, genes=genes, batch_key=batch_key, threads=threads)
+    names = common_genes(corpus, genes)
+    by_name = sorted(names)  # so that ties, and the last bit of sums over genes, do not depend on the columns
+    selection = Selection.of(corpus, keep=keep, genes=by_name, batch_key=batch_key, threads=threads)
     if flavor in ("seurat", "cell_ranger"):
         steps = Pipeline([LibrarySize(), Log1p()]) if normalize is None else normalize
         if not steps.steps or steps.steps[-1] != Log1p() or any(step.kind == "select_genes" for step in steps.steps):
@@ -175,6 +178,7 @@ def highly_variable_genes(
         table = _by_residuals(selection, n_top_genes or 1000, theta, clip)
     else:
         table = _by_clipped_variance(selection, flavor, n_top_genes or 2000, span, loess)
+    table = table.loc[list(names)]
     if batch_key is None:
         table = table.drop(columns=["highly_variable_nbatches", "highly_variable_intersection"], errors="ignore")
     return HvgResult(table, flavor, {"fingerprint": corpus.fingerprint, "cells": int(selection.n_cells_A.sum())})
@@ -209,7 +213,8 @@ def _by_dispersion(
         table["dispersions_norm"] = table["dispersions_norm"].fillna(0)
         table["highly_variable"] = limit.hold(table["means"], table["dispersions_norm"])
         return table.loc[names]
-    table = table.sort_values(["highly_variable_nbatches", "dispersions_norm"], ascending=False, na_position="last")
+    by = ["highly_variable_nbatches", "dispersions_norm"]
+    table = table.sort_values(by, ascending=False, na_position="last", kind="stable")
     table["highly_variable"] = np.arange(len(table)) < limit
     return table.loc[names]
 
@@ -340,7 +345,7 @@ def _ranked(
 ) -> pd.DataFrame:
     """Median rank of each gene over the batches in which it is among the first ``n_top``, and their number."""
     mean, variance = mean_and_variance(sum_AG.sum(axis=0), square_AG.sum(axis=0), int(selection.n_cells_A.sum()))
-    rank_AG = np.argsort(np.argsort(-score_AG, axis=1), axis=1).astype(np.float32)
+    rank_AG = np.argsort(np.argsort(-score_AG, axis=1, kind="stable"), axis=1, kind="stable").astype(np.float32)
     n_batches = (rank_AG < n_top).sum(axis=0)
     rank_AG[rank_AG >= n_top] = np.nan
     rank = np.ma.median(np.ma.masked_invalid(rank_AG), axis=0).filled(np.nan)
@@ -352,6 +357,6 @@ def _ranked(
 def _top(table: pd.DataFrame, by: list[tuple[str, bool]], n_top: int) -> pd.DataFrame:
     """Mark the first ``n_top`` rows in the order of these columns."""
     names, rising = [name for name, _ in by], [up for _, up in by]
-    order = table[names].sort_values(names, ascending=rising, na_position="last").index
+    order = table[names].sort_values(names, ascending=rising, na_position="last", kind="stable").index
     table["highly_variable"] = table.index.isin(order[:n_top])
     return table

@@ -224,7 +224,7 @@ def corpus_statistics(
                 where=path,
                 fix="remove it to start again, or give another name",
             )
-        tally = found
+        found.provenance, tally = tally.provenance, found
     totals = None if n_counts is None else _numbers(corpus, n_counts)
     values = _Values() if exact else None
     saved = tally.n_cells

@@ -25,7 +25,7 @@ from anndata import AnnData
 from anndata.io import read_elem, write_elem
 
 from scmf.core.errors import ConfigError, DataError, ScmfError
-from scmf.core.files import atomic_path, sha256_file, sha256_json
+from scmf.core.files import atomic_path
 from scmf.core.hdf5 import check_hdf5, open_hdf5
 from scmf.data.stores.anndata_tables import frame_names, read_column
 from scmf.data.stores.chunks.h5ad_layout import RemoteFile
@@ -201,15 +201,6 @@ def stored_bytes(path: Path | str) -> int:
     if not path.is_dir():
         return path.stat().st_size
     return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-
-
-def checksum(path: Path | str) -> str:
-    """Sha256 of a file, or of the names and checksums of all files of a folder."""
-    path = Path(path)
-    if path.is_file():
-        return sha256_file(path)
-    files = sorted(one for one in path.rglob("*") if one.is_file())
-    return sha256_json([[one.relative_to(path).as_posix(), sha256_file(one)] for one in files])
 
 
 def add_vectors(source: Path | str, target: Path | str, key: str, x_ND: np.ndarray) -> bool:

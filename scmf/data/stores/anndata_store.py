@@ -95,8 +95,13 @@ class AnnDataStore(CsrStore):
         genes_.refuse_duplicates(ids, path=self.uri)
         self.genes = tuple(str(gene) for gene in ids)
         self._version = self._version_of_files()
-        facts = [self._version, self.counts, self.n_cells, sha256_json(list(self.genes))]
-        self.fingerprint = sha256_json(facts if rounding == "error" else [*facts, rounding])
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """See `Store.fingerprint`."""
+        self._refuse_change()
+        facts = [self._content_of_files(), self.counts, self.n_cells, sha256_json(list(self.genes))]
+        return sha256_json(facts if self.rounding == "error" else [*facts, self.rounding])
 
     @property
     def _is_dense(self) -> bool:
@@ -111,6 +116,10 @@ class AnnDataStore(CsrStore):
     @abstractmethod
     def _version_of_files(self) -> str:
         """Changes when a file of the chosen matrix does."""
+
+    @abstractmethod
+    def _content_of_files(self) -> str:
+        """Identity of what the files hold, whatever they are called and whenever they were copied."""
 
     @abstractmethod
     def _flat(self, tree: Any, path: str) -> FlatArray:

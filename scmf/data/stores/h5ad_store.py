@@ -80,6 +80,9 @@ class H5adStore(AnnDataStore):
     def _version_of_files(self) -> str:
         return self._source.version("")
 
+    def _content_of_files(self) -> str:
+        return self._source.content()
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

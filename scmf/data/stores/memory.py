@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -56,7 +58,14 @@ class MemoryStore(Store):
         genes_.refuse_duplicates(ids, path=name)
         self.genes = tuple(str(gene) for gene in ids)
         self._obs = adata.obs
-        self.fingerprint = sha256_json([name, *adata.shape, int(self._matrix.nnz), float(self._matrix.data.sum())])
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """See `Store.fingerprint`: of the counts, cell ids and genes."""
+        digest = hashlib.sha256()
+        for array in (self._matrix.indptr.astype(np.int64), self._matrix.indices.astype(np.int64), self._matrix.data):
+            digest.update(np.ascontiguousarray(array).data)
+        return sha256_json([digest.hexdigest(), self.cell_ids().tolist(), list(self.genes)])
 
     @property
     def n_cells(self) -> int:

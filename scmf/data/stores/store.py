@@ -148,7 +148,7 @@ class Store(Protocol):
     genes
         Gene id of each column, as written; unique.
     fingerprint
-        Says that two openings saw the same content: a digest of size and time or ETag of the files, shape and genes.
+        Says that two openings saw the same content: a digest of the files (far away: of their ETags), shape and genes.
     """
 
     uri: str

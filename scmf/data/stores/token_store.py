@@ -19,7 +19,7 @@ import pandas as pd
 
 from scmf.core import registry
 from scmf.core.errors import DataError, MissingExtraError
-from scmf.core.files import read_object, sha256_json
+from scmf.core.files import read_object
 from scmf.data.stores.files.byte_ranges import LocalFiles, as_bytes
 from scmf.data.stores.ragged import Ragged
 from scmf.data.stores.store import CountBlock, CsrStore, FlatArray, RowIndex, merge_ranges
@@ -75,7 +75,7 @@ class TokenStore(CsrStore):
         dtype = kinds.pop() if kinds else np.dtype(np.int32)
         self._indices = _ArrowValues(self._files, batches, dtype)
         self._rows = RowIndex(np.concatenate([[0], np.cumsum(np.concatenate(lengths or [np.empty(0, np.int64)]))]))
-        self.fingerprint = sha256_json([[name, self._files.version(name)] for name in self._names])
+        self.fingerprint = self._files.content(self._names)
 
     def read(self, spans: np.ndarray) -> CountBlock:
         """See `Store.read`; ``n_genes`` is 0."""

@@ -88,13 +88,19 @@ class ZarrStore(AnnDataStore):
     def _dense(self, tree: Any, path: str) -> Any:
         return tree[path]
 
+    def _metadata(self) -> list[str]:
+        parts = [f"{self._path}{part}" for part in ("", "/data", "/indices", "/indptr")]
+        names = [f"{part}/{name}" for part in parts for name in ("zarr.json", ".zarray")]
+        return [name for name in names if self._source.exists(name)]
+
     def _version_of_files(self) -> str:
         """Of the metadata, and on this machine of every file of the two large arrays."""
-        names = []
-        for part in ("", "/data", "/indices", "/indptr"):
-            names += [f"{self._path}{part}/{name}" for name in ("zarr.json", ".zarray")]
-        names = [name for name in names if self._source.exists(name)]
+        names = self._metadata()
         if self._source.is_local and not self._is_dense:
             for array in (self._data, self._indices):
                 names += array.files if isinstance(array, ChunkedArray) else []
         return sha256_json([self._source.version(name) for name in names])
+
+    def _content_of_files(self) -> str:
+        """Of all files on this machine; elsewhere of the metadata."""
+        return self._source.content(None if self._source.is_local else self._metadata())

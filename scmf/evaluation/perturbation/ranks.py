@@ -103,21 +103,22 @@ def differential_expression(cells_NG: np.ndarray, control_NG: np.ndarray) -> Exp
     return Expressed(fold, false_discovery_control(np.clip(np.nan_to_num(p, nan=1.0), 0, 1)))
 
 
-def significant(found: Expressed) -> np.ndarray:
-    """Columns with FDR below .05, the largest change first."""
+def significant(found: Expressed, genes: np.ndarray | None = None) -> np.ndarray:
+    """Columns with FDR below .05, the largest change first, equal ones by name (or as the columns stand)."""
     columns = np.flatnonzero(found.fdr < FDR)
-    return columns[np.argsort(-np.abs(found.fold[columns]).astype(np.float32), kind="stable")]
+    change = -np.abs(found.fold[columns]).astype(np.float32)
+    return columns[np.lexsort((columns if genes is None else genes[columns].astype(str), change))]
 
 
-def expression_overlap(predicted: Expressed, true: Expressed) -> float:
+def expression_overlap(predicted: Expressed, true: Expressed, genes: np.ndarray | None = None) -> float:
     """Differential expression score (DES): share of the truly significant genes among as many predicted ones.
 
     0 where nothing is significant in truth. Source: cell-eval 0.8.2, ``overlap_at_N``.
     """
-    wanted = significant(true)
+    wanted = significant(true, genes)
     if not len(wanted):
         return 0.0
-    return len(np.intersect1d(significant(predicted)[: len(wanted)], wanted)) / len(wanted)
+    return len(np.intersect1d(significant(predicted, genes)[: len(wanted)], wanted)) / len(wanted)
 
 
 def challenge_score(user: Mapping[str, float], base: Mapping[str, float]) -> float:

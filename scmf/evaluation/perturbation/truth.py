@@ -178,11 +178,14 @@ class PerturbationTruth:
         return genes_of(condition, separator=self.separator, controls=(self.control,))
 
     def on_variable_genes(self, count: int) -> PerturbationTruth:
-        """The same screen on the ``count`` genes with the largest variance over training cells, in their order."""
+        """The same screen on the ``count`` genes with the largest variance over training cells, in their order.
+
+        Equal variances go by name, and what differs by rounding alone is equal.
+        """
         x = self.x_NG[np.flatnonzero(self.parts == TRAIN)].astype(np.float64)
         mean = np.asarray(x.mean(axis=0)).ravel()
         variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
-        kept = np.sort(np.argsort(-variance, kind="stable")[:count])
+        kept = np.sort(np.lexsort((self.genes.astype(str), -np.round(variance, 9)))[:count])
         return replace(self, x_NG=self.x_NG[:, kept], genes=self.genes[kept], _means={})
 
     @property

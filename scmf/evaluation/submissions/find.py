@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from scmf.core.content import sha256_of
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
-from scmf.data.stores.adata_files import checksum, is_zarr
+from scmf.data.stores.adata_files import is_zarr
 from scmf.data.stores.formats import foreign
 from scmf.evaluation.submissions.baselines import BASELINES, BaselinesSubmission
 from scmf.evaluation.submissions.edges import EdgesSubmission
@@ -70,7 +71,7 @@ def find_submission(
             f"--as {name}", wanted="recipe/variant, under which the results are filed", where="scmf evaluate",
             fix="for example --as my-model/v1",
         )  # fmt: skip
-    digest = sha256_json([word, obsm]) if card else checksum(path)
+    digest = sha256_json([word, obsm]) if card else sha256_of(path)
     words = (word, *(("--obsm", obsm) if obsm else ()), "--as", str(name))
     words += tuple(part for corpus in corpora for part in ("--trained-on", corpus))
     origin = Origin(recipe, variant, "published", digest, words, corpora=corpora)

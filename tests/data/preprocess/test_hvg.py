@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+import scipy.sparse as sp
+from anndata import AnnData
 
 from scmf.core.config.run import DataConfig
 from scmf.core.errors import ConfigError, DataError, GeneError, MissingExtraError, ScmfError
@@ -51,6 +53,15 @@ def case(request):
     return cells[:, expressed].copy(), keep, "Dataset"
 
 
+def ties_by_name(choose, cells, monkeypatch, **settings):
+    """What scanpy chooses where equal genes go by name: its sort is not stable, and leaves them to the columns."""
+    in_order = cells[:, sorted(cells.var_names)].copy()
+    argsort = np.argsort
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "argsort", lambda x, **kw: argsort(x, **{**kw, "kind": "stable"}))
+        return choose(in_order, inplace=False, **settings).loc[cells.var_names]
+
+
 def train_part(case, *, log, dtype=np.float32):
     cells, keep, _ = case
     train = cells[keep].copy()
@@ -89,7 +100,7 @@ def test_dispersion_flavours_choose_scanpys_genes(case, flavor, n_top_genes, bat
 
 @pytest.mark.parametrize("flavor", ["seurat_v3", "seurat_v3_paper"])
 @pytest.mark.parametrize("batched", [False, True])
-def test_seurat_v3_chooses_scanpys_genes_and_ranks(case, flavor, batched):
+def test_seurat_v3_chooses_scanpys_genes_and_ranks(case, flavor, batched, monkeypatch):
     pytest.importorskip("skmisc")
     cells, keep, key = case
     settings = {
@@ -97,12 +108,12 @@ def test_seurat_v3_chooses_scanpys_genes_and_ranks(case, flavor, batched):
         "n_top_genes": 50 if cells.n_vars < 1_000 else 2_000,
         "batch_key": key if batched else None,
     }
-    theirs = sc.pp.highly_variable_genes(train_part(case, log=False), inplace=False, **settings)
+    theirs = ties_by_name(sc.pp.highly_variable_genes, train_part(case, log=False), monkeypatch, **settings)
     assert_same(highly_variable_genes(halves(cells), keep=keep, **settings), theirs, rtol=1e-9)
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_pearson_residuals_choose_scanpys_genes_and_ranks(case, batched):
+def test_pearson_residuals_choose_scanpys_genes_and_ranks(case, batched, monkeypatch):
     cells, keep, key = case
     settings = {
         "flavor": "pearson_residuals",
@@ -110,7 +121,7 @@ def test_pearson_residuals_choose_scanpys_genes_and_ranks(case, batched):
         "batch_key": key if batched else None,
     }
     train = train_part(case, log=False, dtype=np.float64)
-    theirs = sc.experimental.pp.highly_variable_genes(train, inplace=False, **settings)
+    theirs = ties_by_name(sc.experimental.pp.highly_variable_genes, train, monkeypatch, **settings)
     theirs["variances"] = theirs["variances"].astype(np.float32)  # we square float32 counts in float32
     assert_same(highly_variable_genes(halves(cells), keep=keep, **settings), theirs, rtol=1e-6)
 
@@ -220,3 +231,20 @@ def test_a_cell_without_a_batch_is_refused_and_no_batch_is_called_nan(hole):
     cells.obs.iloc[7, cells.obs.columns.get_loc("batch")] = np.nan
     with pytest.raises(DataError, match="for cell number 7"):
         highly_variable_genes(corpus_of(cells), keep=None, batch_key="batch", n_top_genes=10)
+
+
+@pytest.mark.parametrize("flavor", ["seurat", "cell_ranger", "seurat_v3", "pearson_residuals"])
+def test_the_order_of_columns_decides_nothing_among_equal_genes(flavor):
+    rng = np.random.default_rng(0)
+    counts = np.repeat(rng.poisson(rng.gamma(1, 2, 40), (60, 40)), 3, axis=1).astype(
+        np.float32
+    )  # each gene three times
+    genes, order = np.array([f"gene{i:03d}" for i in range(120)]), rng.permutation(120)
+    first, second = (
+        highly_variable_genes(
+            Corpus([MemoryStore(AnnData(sp.csr_matrix(counts[:, at]), var=pd.DataFrame(index=genes[at])), counts="X")]),
+            keep=None, flavor=flavor, n_top_genes=10,
+        )
+        for at in (np.arange(120), order)
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(first.table.loc[sorted(genes)], second.table.loc[sorted(genes)], check_exact=True)

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from scmf.core.content import sha256_of
 from scmf.core.errors import DataError
+from scmf.core.files import sha256_json
 
 _OPEN_FILES = 256
 """Files kept open by all sources together; systems allow a process about a thousand."""
@@ -62,6 +64,16 @@ class ByteSource(ABC):
     def version(self, name: str) -> str:
         """Changes whenever the file is replaced: size and time of change, or the ETag."""
 
+    def content(self, names: Sequence[str] | None = None) -> str:
+        """Identity of what is stored: the same after a copy on this machine; elsewhere what the server says.
+
+        Parameters
+        ----------
+        names
+            The files that count, below a folder; None: all.
+        """
+        return sha256_json([self.version(name) for name in (names or [""])])
+
     @abstractmethod
     def list(self, folder: str = "") -> list[str]:
         """Names of the files and folders directly in ``folder``, sorted."""
@@ -108,6 +120,10 @@ class LocalFiles(ByteSource):
     def version(self, name: str) -> str:
         """See `ByteSource.version`."""
         return _version(Path(self._path(name)).stat())
+
+    def content(self, names: Sequence[str] | None = None) -> str:
+        """See `ByteSource.content`."""
+        return sha256_of(self.root, names)
 
     def list(self, folder: str = "") -> list[str]:
         """See `ByteSource.list`."""

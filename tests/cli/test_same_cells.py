@@ -1,0 +1,85 @@
+"""A copy holds the same cells, a changed file other ones: through the command line, whatever name and times say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from typer.testing import CliRunner
+
+from scmf.cli.main import app
+
+GENES = [f"ENSG{i:011d}" for i in range(1, 61)]
+
+
+def cells(seed=0):
+    x = np.random.default_rng(seed).integers(1, 4, (40, len(GENES))).astype(np.float32)
+    obs = pd.DataFrame({"cell_type": ["a", "b"] * 20}, index=[f"cell{i}" for i in range(40)])
+    return ad.AnnData(sp.csr_matrix(x), obs=obs, var=pd.DataFrame(index=GENES))
+
+
+def train(config, out, *sets):
+    options = [word for one in sets for word in ("--set", one)]
+    found = CliRunner().invoke(
+        app, ["train", "--config", str(config), "--out", str(out), "--json", "--quiet", *options]
+    )
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    cells().write_h5ad("cells.h5ad")
+    return tmp_path
+
+
+def written(folder, data):
+    path = folder / "run.yaml"
+    path.write_text(
+        f"data: {{files: [cells.h5ad]{data}}}\n"
+        "tokenizer: {vocabulary: fit, min_cells: 2, max_length: 24}\n"
+        "model: {hidden_dim: 8, num_layers: 1, num_heads: 1, ffn_dim: 8}\n"
+        "training: {batch_size: 20, max_epochs: 1}\n"
+        "eval: {every_n_epochs: 0, benchmarks: []}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("data", ["", ", stream: {}"])
+def test_a_copy_under_another_name_and_time_resumes_the_run(folder, data):
+    config = written(folder, data)
+    first = train(config, "run")
+    assert first.exit_code == 0, first.output
+    (folder / "elsewhere").mkdir()
+    shutil.copy("cells.h5ad", "elsewhere/staged.h5ad")
+    os.utime("cells.h5ad", (1, 1))
+    shutil.rmtree("run/model")
+    for sets in ((), ("data.files=[elsewhere/staged.h5ad]",)):
+        again = train(config, "run", *sets)
+        assert again.exit_code == 0, again.output
+        assert json.loads(again.stdout)["resumed_from"]
+
+
+@pytest.mark.parametrize("data", ["", ", stream: {}"])
+def test_other_counts_of_equal_size_and_time_are_other_cells(folder, data):
+    config = written(folder, data)
+    assert train(config, "run").exit_code == 0
+    before = os.stat("cells.h5ad")
+    medians = json.loads((folder / "run/model/gene_medians.json").read_text())
+    cells(1).write_h5ad("other.h5ad")
+    with open("other.h5ad", "rb") as source, open("cells.h5ad", "r+b") as target:  # the same inode
+        target.write(source.read())
+    os.utime("cells.h5ad", ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = os.stat("cells.h5ad")
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    refused = train(config, "run")
+    assert refused.exit_code == 1 and "another run" in str(refused.exception)
+    assert train(config, "new").exit_code == 0
+    assert json.loads((folder / "new/model/gene_medians.json").read_text()) != medians
