@@ -5,13 +5,16 @@ Lives here: parse, call one function, print. Lives elsewhere: the other verbs (m
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from scmf.cli.options import Json, Quiet
+from scmf.cli.options import Json, LowCoverage, Quiet, Rounding, rounding_of
 from scmf.cli.output import print_answer, print_json, print_report, print_table
+
+log = logging.getLogger(__name__)
 
 data_app = typer.Typer(help="Cards, conversion, statistics, splits, gene vocabularies.", no_args_is_help=True)
 
@@ -81,6 +84,7 @@ def data_genes(
     cells: Annotated[int, typer.Option("--cells", min=0, help="Cells looked at in each store; 0 for all.")] = 2048,
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
+    counts_rounding: Rounding = "error",
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -94,6 +98,7 @@ def data_genes(
         cells=cells or None,
         counts=counts,
         gene_ids=gene_ids,
+        rounding=rounding_of(counts_rounding),
     )
     if json_:
         print_json(report.to_json())
@@ -107,6 +112,7 @@ def data_stats(
     out: Annotated[Path, typer.Option("--out", help="JSON to write; its table goes into the same folder.")],
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
+    counts_rounding: Rounding = "error",
     n_counts: Annotated[
         str | None, typer.Option("--n-counts", help="Column of obs with total counts; their sum if not given.")
     ] = None,
@@ -128,7 +134,7 @@ def data_stats(
     refuse_names(out, table)
     for written in (out, out.with_suffix(f".{table}"), *(() if exact else (out.with_suffix(".state.npz"),))):
         try_file(written, option="--out", inputs=files)
-    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
+    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids, rounding=rounding_of(counts_rounding)))
     found = corpus_statistics(
         corpus,
         n_counts=n_counts,
@@ -160,6 +166,7 @@ def data_convert(
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads.")] = 2,
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
+    counts_rounding: Rounding = "error",
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -183,6 +190,7 @@ def data_convert(
         threads=threads,
         counts=counts,
         gene_ids=gene_ids,
+        rounding=rounding_of(counts_rounding),
     )
     print_answer(report.to_json(), as_json=json_)
 
@@ -202,6 +210,8 @@ def data_tokenize(
     min_genes: Annotated[int, typer.Option("--min-genes", min=0, help="Leave out cells with fewer genes.")] = 0,
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
+    counts_rounding: Rounding = "error",
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -211,7 +221,10 @@ def data_tokenize(
     from scmf.training.stream_data import tokenize_files
 
     try_folder(out, option="--out", inputs=files)
-    data = {"files": files, "counts": counts, "gene_ids": gene_ids, "filter": {"min_genes": min_genes}}
+    data = {
+        "files": files, "counts": counts, "gene_ids": gene_ids, "counts_rounding": rounding_of(counts_rounding),
+        "allow_low_coverage": allow_low_coverage, "filter": {"min_genes": min_genes},
+    }  # fmt: skip
     written = tokenize_files(
         validate(DataConfig, data, where="scmf data tokenize"), out, vocabulary=vocabulary, max_length=max_length,
         special_tokens=special_tokens,
@@ -233,7 +246,9 @@ def data_hvg(
     batch_key: Annotated[str | None, typer.Option("--batch-key", help="Column of obs; choose within batches.")] = None,
     counts: Counts = "auto",
     gene_ids: GeneIds = "auto",
+    counts_rounding: Rounding = "error",
     json_: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Highly variable genes by a flavour of scanpy, over cells on disk, of the training cells alone."""
     from scmf.core.files import write_text
@@ -244,9 +259,11 @@ def data_hvg(
     from scmf.data.stores.open import open_stores
 
     try_file(out, option="--out", inputs=files)
-    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids))
+    corpus = Corpus(open_stores(files, counts=counts, gene_ids=gene_ids, rounding=rounding_of(counts_rounding)))
     keep = None if split is None else read_codes(split, corpus) == 0
     found = highly_variable_genes(corpus, keep=keep, flavor=flavor, n_top_genes=n_top_genes, batch_key=batch_key)  # type: ignore[arg-type]
+    if why := found.why_not(n_top_genes):
+        log.warning(f"--n-top-genes: {why}")
     write_text(out, "".join(f"{gene}\n" for gene in found.selected))
     cells = corpus.n_cells if keep is None else int(keep.sum())
     print_answer({"genes": str(out), "chosen": len(found.selected), "cells": cells, "flavor": flavor}, as_json=json_)

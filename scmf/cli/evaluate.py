@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scmf.cli.options import Json, Quiet, Set, Variant, names_of
+from scmf.cli.options import BatchSize, Device, Json, LowCoverage, Quiet, Set, Variant, names_of
 from scmf.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ def evaluate(
     ] = None,
     variant: Variant = None,
     overrides: Set = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,7 +69,7 @@ def evaluate(
 
         found = evaluate_tasks(
             submission, tasks=names_of(tasks), suite=suite, obsm=obsm, name=name, corpora=tuple(trained_on or ()),
-            results_dir=results,
+            results_dir=results, device=device, batch_size=batch_size, allow_low_coverage=allow_low_coverage,
         )  # fmt: skip
         _print_results(found, as_json=json_)
         return
@@ -77,6 +80,9 @@ def evaluate(
         config=config,
         variant=variant,
         overrides=tuple(overrides or ()),
+        device=device,
+        batch_size=batch_size,
+        allow_low_coverage=allow_low_coverage,
     )
     if json_:
         print_json([score.to_json() for score in scores])
@@ -119,8 +125,10 @@ def _print_results(results: list[Result], *, as_json: bool) -> None:
         for metric, value in result.metrics.items():
             found = result.intervals.get(metric)
             span = "" if found is None else f"{found.low:.4f} to {found.high:.4f} ({found.unit})"
+            if each := result.details.get("units", {}).get("values", {}).get(metric):
+                span = ", ".join(f"{name}: {one:.4f}" for name, one in each.items())
             rows.append((*head, metric, f"{value:.4f}", span))
-    print_table(("benchmark", "cells", "protocol", "method", "metric", "value", "95 % interval"), rows)
+    print_table(("benchmark", "cells", "protocol", "method", "metric", "value", "95 % interval, or each"), rows)
 
 
 def compare(

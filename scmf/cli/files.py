@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from scmf.cli.options import Json, Quiet, Variant
+from scmf.cli.options import BatchSize, Device, Json, LowCoverage, Quiet, Rounding, Variant, rounding_of
 from scmf.cli.output import print_answer, print_json, print_report, say
 
 
@@ -26,12 +26,20 @@ def embed(
         str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")
     ] = "auto",
     gene_ids: Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")] = "auto",
+    counts_rounding: Rounding = "error",
+    batch_key: Annotated[
+        str | None,
+        typer.Option("--batch-key", help="Column of obs with the batch, for models that read it; as in the run."),
+    ] = None,
     layer: Annotated[
         int | None, typer.Option("--layer", help="0 last layer, -1 the one before; as in the run if not given.")
     ] = None,
     pooling: Annotated[
         str | None, typer.Option("--pooling", help="cell, cls, max or all; as in the run if not given.")
     ] = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,8 +47,10 @@ def embed(
     from scmf.evaluation.evaluate_run import embed_to_file
 
     answer = embed_to_file(
-        file, model, output=output, key=key, counts=counts, gene_ids=gene_ids, layer=layer, pooling=pooling,
-        )  # fmt: skip
+        file, model, output=output, key=key, counts=counts, gene_ids=gene_ids,
+        counts_rounding=rounding_of(counts_rounding), batch_key=batch_key, layer=layer, pooling=pooling,
+        batch_size=batch_size, device=device, allow_low_coverage=allow_low_coverage,
+    )  # fmt: skip
     print_answer(answer, as_json=json_)
 
 
@@ -59,6 +69,8 @@ def check(
     donor_key: Annotated[
         str | None, typer.Option("--donor-key", help="Column whose values must lie in one part each.")
     ] = None,
+    counts_rounding: Rounding = "error",
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
 ) -> None:
     """Look at a file as a recipe would: counts, gene ids, coverage, empty and duplicate cells, leaks of a split.
@@ -77,8 +89,9 @@ def check(
     if local and len(stores) == 1:
         sections = None if config is None else load_recipe(config, variant=variant).config
         found = check_file(
-            Path(stores[0]), vocabulary=vocabulary, recipe_sections=sections, split=split, donor_key=donor_key
-        )
+            Path(stores[0]), vocabulary=vocabulary, recipe_sections=sections, split=split, donor_key=donor_key,
+            rounding=rounding_of(counts_rounding), allow_low_coverage=allow_low_coverage,
+        )  # fmt: skip
     elif split is None or vocabulary is not None or config is not None:
         raise ConfigError(
             f"{len(stores)} store(s), the first {stores[0].partition('?')[0]!r}",

@@ -21,7 +21,7 @@ from scmf.cli.data import data_app
 from scmf.cli.evaluate import compare, evaluate, tasks
 from scmf.cli.files import check, embed, schema
 from scmf.cli.options import RENAMED_HELP, refuse_renamed
-from scmf.cli.output import complain, print_json
+from scmf.cli.output import Commands, complain, print_json, show_traceback
 from scmf.cli.publish import publish
 from scmf.cli.reproduce import reproduce
 from scmf.cli.train import sweep, train
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="scmf",
+    cls=Commands,
     help="Reproducible recipes for single-cell foundation models. AnnData in, AnnData out.",
     epilog=RENAMED_HELP,
     no_args_is_help=True,
@@ -66,6 +67,7 @@ def main() -> None:
     """
     from scmf.core.errors import ScmfError, resource_error
 
+    sys.excepthook = show_traceback
     several = os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
     first = not several or os.environ.get("RANK", "0").strip() == "0"
     if several:  # one error in our words, not the frames of a store that lost its processes

@@ -8,7 +8,7 @@ the commands.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,20 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key, for example training.lr=1e-4.")
 ]
 Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the recipe; its default if not given.")]
+Rounding = Annotated[
+    str,
+    typer.Option("--counts-rounding", help="Counts with fractions (SoupX, CellBender, alevin): error, round, accept."),
+]
+LowCoverage = Annotated[
+    bool,
+    typer.Option("--allow-low-coverage", help="Take cells of whose genes or counts the vocabulary knows under 20 %."),
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Cells in a forward pass of the embedding; as in the run.")
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="Where the network embeds: cpu, cuda, cuda:1, mps.", show_default="cpu")
+]
 Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML file.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="0, or 1-5, or 1,3.")]
 
@@ -85,6 +99,20 @@ def seeds_of(text: str) -> tuple[int, ...]:
             )
         seeds += span
     return tuple(dict.fromkeys(seeds))
+
+
+def rounding_of(text: str) -> Any:
+    """What ``--counts-rounding`` says, one of the words of ``data.counts_rounding``."""
+    from scmf.core import registry
+    from scmf.core.errors import ConfigError
+
+    known = ["error", "round", "accept"]
+    if text not in known:
+        raise ConfigError(
+            f"--counts-rounding {text}", wanted=f"one of {', '.join(known)}", where="--counts-rounding",
+            fix=registry.did_you_mean(text, known),
+        )  # fmt: skip
+    return text
 
 
 def names_of(text: str) -> list[str]:

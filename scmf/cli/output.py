@@ -9,10 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import typer
+import typer.core
 
 from scmf.core import progress
 from scmf.core.printable import printable
@@ -54,6 +58,36 @@ def say(text: object) -> None:
 def complain(text: object) -> None:
     """A line on stderr, without secrets and without control characters."""
     print(printable(hide_text(str(text))), file=sys.stderr)
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python shows of an error that nobody foresaw, without secrets and without control characters."""
+    complain("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+
+
+class Commands(typer.core.TyperGroup):
+    """The verbs; what their parser says of a wrong option repeats it without secrets and control characters."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """See typer."""
+        with _repeated_safely():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """See typer."""
+        with _repeated_safely():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _repeated_safely() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if (written := getattr(error, "format_message", None)) is not None:
+            said = printable(hide_text(written()))
+            error.format_message = lambda: said  # type: ignore[attr-defined]
+        raise
 
 
 def as_text(cell: object) -> Text:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scmf.cli.options import Config, Json, Quiet, Seeds, Set, Variant, names_of, seeds_of
+from scmf.cli.options import Config, Json, LowCoverage, Quiet, Seeds, Set, Variant, names_of, seeds_of
 from scmf.cli.output import print_answer, print_json, print_table, say
 
 SWEEP = "runs/sweep"
@@ -23,6 +23,7 @@ def train(
     variant: Variant = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Short for --set training.seed=N.")] = None,
     overrides: Set = None,
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -36,6 +37,7 @@ def train(
     from scmf.training.pretrain import pretrain, refuse_other_run
 
     texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
+    texts += ("data.allow_low_coverage=true",) if allow_low_coverage else ()
     recipe = load_recipe(config, variant=variant, overrides=texts)
     try_folder(out, option="--out")
     if is_main():

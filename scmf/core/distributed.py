@@ -131,7 +131,7 @@ def agreed(action: Callable[[], T], *, share: bool = True) -> T:
         try:
             with watch.alone():
                 said[0] = action()
-        except Exception as problem:  # whatever it is, the others must not wait for it
+        except Exception as problem:  # noqa: BLE001  (raised below: the others must not wait for it)
             error, said = problem, [None, getattr(problem, "exit_code", 1)]
     result = said[0]
     if not share:

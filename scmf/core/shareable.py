@@ -112,7 +112,8 @@ def _relative(path: str) -> str:
         whole = Path(bare).expanduser()
         if whole.is_relative_to(Path.cwd()):
             return str(whole.relative_to(Path.cwd()))
-    return re.split(r"[\\/]", bare)[-1]
+    last = re.split(r"[\\/]", bare)[-1]
+    return "~" if last in _users() else last
 
 
 def _bare(text: str) -> str:
@@ -124,7 +125,8 @@ def _bare(text: str) -> str:
     if not _ADDRESS.fullmatch(text):
         return _near(text)
     bare = re.split(r"[?#]", text, maxsplit=1)[0].rstrip("\\/")
-    return re.split(r"[\\/]", bare)[-1]
+    last = re.split(r"[\\/]", bare)[-1]
+    return "~" if last in _users() else last
 
 
 def _homes() -> list[str]:

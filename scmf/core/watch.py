@@ -173,7 +173,7 @@ def meet(address: str, port: int, *, rank: int, size: int, fix: str) -> Any:
     TrainingError
         The address cannot be reached, or a process never comes; it is named.
     """
-    from torch.distributed import DistError, PrefixStore, TCPStore
+    from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     global _current
     wait = timedelta(seconds=limit_s())

@@ -15,19 +15,21 @@ from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.config.run import DataConfig, EvalConfig, validate
 from scmf.core.errors import DataError
 from scmf.core.outputs import try_file, try_folder
+from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
-from scmf.data.stores.adata_files import add_vectors, check_obsm_key, stored_bytes
+from scmf.data.stores.adata_files import add_vectors, check_obsm_key, obsm_keys, stored_bytes
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.files.remote import is_remote
 from scmf.data.stores.open import sources_of
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.run import scores_of_recipe
 from scmf.evaluation.submissions.baselines import BaselinesSubmission
-from scmf.evaluation.submissions.model import ModelSubmission
+from scmf.evaluation.submissions.model import ModelSubmission, tokens_for, with_batch_size
 from scmf.models.checkpoint import load_run_model
-from scmf.models.embed import embed_tokens
+from scmf.models.embed import embed_tokens, embeds_by_batch, on_device
 from scmf.models.run_folder import RunFolder
 from scmf.results.score import Score
-from scmf.tokenizers.build import tokenize
+from scmf.tokenizers.coverage import tell_known_share
 from scmf.training.data import Prepared
 
 log = logging.getLogger(__name__)
@@ -40,8 +42,21 @@ def _recipe_of(folder: Path, config: str | None, variant: str | None, overrides:
     return RunFolder.at(folder).recipe(overrides)
 
 
+def _data_of(folder: Path) -> DataConfig | None:
+    """The section ``data`` of the run in a folder; None for a checkpoint."""
+    run = RunFolder.find(folder)
+    return None if run is None else run.config.data
+
+
 def evaluate_folder(
-    folder: Path, *, config: str | None = None, variant: str | None = None, overrides: tuple[str, ...] = ()
+    folder: Path,
+    *,
+    config: str | None = None,
+    variant: str | None = None,
+    overrides: tuple[str, ...] = (),
+    device: str | None = None,
+    batch_size: int | None = None,
+    allow_low_coverage: bool = False,
 ) -> list[Score]:
     """Run the benchmarks of a recipe on a saved model, its untrained self and the baselines.
 
@@ -51,21 +66,29 @@ def evaluate_folder(
         Folder of a run (with ``run.json`` and ``model/``), or of a checkpoint when ``config`` is given.
     config, variant, overrides
         As in `scmf.core.config.recipe.load_recipe`; the run's own configuration when ``config`` is None.
+    device, batch_size
+        Where the network embeds (see `scmf.models.embed.on_device`), cells in a forward pass.
+    allow_low_coverage
+        Take cells of which the vocabulary knows less than a fifth.
     """
     folder = Path(folder)
     recipe = _recipe_of(folder, config, variant, overrides)
     if recipe.config.eval.finetune is not None and (folder / "model").is_dir():
         try_folder(RunFolder(folder).path, option="the folder of the run, in which the head is fine-tuned:")
     model, tokenizer = load_run_model(folder)
+    model = on_device(model, device)
     cells = load_cells(recipe.config.data)
-    tokens = tokenize(tokenizer, cells, batch_names=getattr(model.config, "batch_names", None))
+    own = config is None and recipe.config.tokenizer.vocabulary == "fit" and recipe.config.data == _data_of(folder)
+    tell_known_share(tokenizer, cells, allow=own or allow_low_coverage or recipe.config.data.allow_low_coverage)
+    tokens = tokens_for(model, tokenizer, cells)
     prepared = Prepared(cells, tokenizer, tokens)
     if recipe.config.eval.finetune is not None and not (folder / "model").is_dir():
         evaluation = recipe.config.eval.model_copy(update={"finetune": None})
         recipe = replace(recipe, config=recipe.config.model_copy(update={"eval": evaluation}))
         log.info("the fine-tuned head is left out: it needs the folder of a run to work in")
-    submissions = (BaselinesSubmission.of_recipe(), ModelSubmission.of_recipe(recipe, model, prepared, folder))
-    return list(scores_of_recipe(recipe, submissions, TaskCells(cells)))
+    submission = ModelSubmission.of_recipe(recipe, model, prepared, folder)
+    submission = replace(submission, settings=with_batch_size(submission.settings, batch_size))
+    return list(scores_of_recipe(recipe, (BaselinesSubmission.of_recipe(), submission), TaskCells(cells)))
 
 
 def embed_to_file(
@@ -76,8 +99,13 @@ def embed_to_file(
     key: str | None = None,
     counts: str = "auto",
     gene_ids: str = "auto",
+    counts_rounding: Rounding = "error",
+    batch_key: str | None = None,
     layer: int | None = None,
     pooling: str | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    allow_low_coverage: bool = False,
 ) -> dict[str, Any]:
     """Write a copy of an AnnData file with the embedding in ``obsm``.
 
@@ -91,11 +119,15 @@ def embed_to_file(
         New file, or zarr group where the input is one; ``<file>.<recipe>.h5ad`` when None. The input is never changed.
     key
         Key in ``obsm``; ``X_<recipe>`` when None. Vectors that the file has under it are replaced in the copy.
-    counts, gene_ids
+    counts, gene_ids, counts_rounding, allow_low_coverage
         As in the ``data`` section.
-    layer, pooling
-        As ``embedding_layer`` and ``pooling`` in the ``eval`` section; None: those of the run that made the model, else
-        what its family was published with.
+    batch_key
+        Column of ``obs`` with the batch, for models whose embedding depends on it; that of the run when None.
+    layer, pooling, batch_size
+        As ``embedding_layer``, ``pooling`` and ``batch_size`` in the ``eval`` section; None: those of the run that made
+        the model, else what its family was published with.
+    device
+        Where the network embeds; see `scmf.models.embed.on_device`.
 
     Returns
     -------
@@ -119,14 +151,27 @@ def embed_to_file(
     try_file(output, option="--output", endings=(ending,), inputs=[stored], need=stored_bytes(stored))
     log.info("loading model and cells")
     network, tokenizer = load_run_model(model)
-    settings = _embedding_settings(model, network, layer=layer, pooling=pooling)
-    section = validate(DataConfig, {"files": [stored], "counts": counts, "gene_ids": gene_ids}, where="embed")
-    tokens = tokenize(tokenizer, load_cells(section))
+    network = on_device(network, device)
+    settings = _embedding_settings(model, network, layer=layer, pooling=pooling, batch_size=batch_size)
+    keys = {"files": [stored], "counts": counts, "gene_ids": gene_ids, "counts_rounding": counts_rounding}
+    cells = load_cells(validate(DataConfig, keys, where="embed"))
+    _say_replaced(stored, output, key)
+    tell_known_share(tokenizer, cells, allow=allow_low_coverage)
+    tokens = tokens_for(network, tokenizer, _with_batches(cells, network, model, batch_key))
     log.info(f"embedding {len(tokens):,} cells")
     x_ND = embed_tokens(network, tokens, settings=settings)
-    if add_vectors(stored, output, key, x_ND):
-        log.info(f"{output}: obsm[{key!r}] of {stored} was replaced")
+    add_vectors(stored, output, key, x_ND)
     return {"file": str(output), "key": key, "cells": len(x_ND), "dimensions": x_ND.shape[1]}
+
+
+def _say_replaced(stored: Path, output: Path, key: str) -> None:
+    """What of earlier work the output takes the place of, before the work."""
+    if output.exists():
+        log.warning(f"{output} is there already and is replaced")
+    if key in obsm_keys(stored):
+        log.warning(
+            f"{stored}: the copy gets a new obsm[{key!r}] in place of the one that is there; --key names another"
+        )
 
 
 def _one_store(file: str) -> Path:
@@ -147,7 +192,27 @@ def _one_store(file: str) -> Path:
     return Path(sources[0].root)
 
 
-def _embedding_settings(model: Path, network: Any, *, layer: int | None, pooling: str | None) -> EvalConfig:
+def _with_batches(cells: LoadedCells, network: Any, model: Path, batch_key: str | None) -> LoadedCells:
+    """The cells with the column of their batch named, where the embedding depends on it."""
+    if not embeds_by_batch(network):
+        if batch_key is not None:
+            log.warning("--batch-key is not used: the embedding of this model does not depend on the batch")
+        return cells
+    run = RunFolder.find(model)
+    key = batch_key or (None if run is None else run.config.data.batch_key)
+    known = [str(column) for column in cells.obs.columns]
+    if key is None or key not in known:
+        raise DataError(
+            "no column with the batch" if key is None else f"no column {key!r} in obs",
+            wanted="the batch of each cell, which this model reads", where=cells.facts.dataset,
+            fix=f"--batch-key COLUMN, one of {', '.join(known)}" if known else "add the column to obs",
+        )  # fmt: skip
+    return replace(cells, facts=replace(cells.facts, batch_key=key))
+
+
+def _embedding_settings(
+    model: Path, network: Any, *, layer: int | None, pooling: str | None, batch_size: int | None
+) -> EvalConfig:
     """The layer and pooling that are asked for, else those of the run, else those the family was published with."""
     usual_layer, usual_pooling = network.embedding_defaults
     if (run := RunFolder.find(model)) is not None:
@@ -157,6 +222,8 @@ def _embedding_settings(model: Path, network: Any, *, layer: int | None, pooling
         "embedding_layer": usual_layer if layer is None else layer,
         "pooling": usual_pooling if pooling is None else pooling,
     }
+    if batch_size is not None:
+        keys["batch_size"] = batch_size
     settings: EvalConfig = validate(EvalConfig, keys, where="embed")
     return settings
 

@@ -10,13 +10,16 @@ import logging
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from scmf.core import registry
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import ConfigError
 from scmf.core.outputs import try_folder
 from scmf.core.workspace import default_folder
+from scmf.data.cards.card import list_cards, load_card
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
 from scmf.evaluation.cells import TaskCells
@@ -43,6 +46,9 @@ def evaluate_tasks(
     name: str | None = None,
     corpora: tuple[str, ...] = (),
     results_dir: Path | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    allow_low_coverage: bool = False,
 ) -> list[Result]:
     """Score a submission on tasks and file the results.
 
@@ -54,6 +60,9 @@ def evaluate_tasks(
         Names of tasks, of benchmarks, or ``all``.
     suite
         A suite of your own.
+    device, batch_size, allow_low_coverage
+        Of models: where they embed, cells in a forward pass, and whether cells of which the vocabulary knows less than
+        a fifth are scored.
     results_dir
         Folder for result files; ``results`` in the folder of a run, else ``runs/evaluate/results``.
 
@@ -65,7 +74,10 @@ def evaluate_tasks(
     chosen = load_suite(suite).chosen(tasks)
     if not chosen:
         raise ConfigError("no task", wanted="at least one", where="--tasks", fix="`scmf tasks` lists them")
-    who = find_submission(submission, tasks=chosen.values(), obsm=obsm, name=name, corpora=corpora)
+    who = find_submission(
+        submission, tasks=chosen.values(), obsm=obsm, name=name, corpora=corpora, device=device, batch_size=batch_size,
+        allow_low_coverage=allow_low_coverage,
+    )  # fmt: skip
     folder = Path(submission)
     root = results_dir or (RunFolder(folder).results if folder.is_dir() else default_folder("evaluate", "results"))
     try_folder(root, option="--results")
@@ -125,6 +137,20 @@ def scores_of_recipe(recipe: Recipe, submissions: Sequence[Submission], cells: T
 # --- from scores to results -----------------------------------------------------------------------
 
 
+@cache
+def _shipped_marks() -> dict[str, Any]:
+    return {card.name: card.part_of for card in list_cards(kind="cells")}
+
+
+def _own_marks(task: Task) -> dict[str, Any]:
+    """What a user's own card says of the presence of its cells in training corpora; pages know the shipped cards."""
+    card = load_card(task.dataset)
+    if _shipped_marks().get(card.name, "unknown") == card.part_of:
+        return {}
+    marks = () if card.part_of == "unknown" else card.part_of
+    return {"part_of": {mark.corpus: [mark.contains, mark.reason] for mark in marks}}
+
+
 def _measurement(name: str, task: Task, submission: Submission, cells: LoadedCells) -> Measurement:
     """What every result of a task says beside its numbers."""
     origin = submission.origin
@@ -139,6 +165,6 @@ def _measurement(name: str, task: Task, submission: Submission, cells: LoadedCel
         data=cells.facts.provenance,
         seed=origin.seed,
         parameters=origin.parameters,
-        corpora=origin.corpora,
-        more={"task": name},
+        corpora=origin.corpora_beside(Path(task.dataset).stem, Path(task.split).stem, cells.facts),
+        more={"task": name, **_own_marks(task)},
     )

@@ -93,14 +93,13 @@ def run_seed(recipe: Recipe, seed: int, shared: SharedInputs, *, runs: Path, fir
     ]
     log.info(f"seed {seed} done in {time.perf_counter() - started:.0f} s")
     facts, truth = prepared.facts, shared.cells.labels
-    batches = truth.parts if truth.batches is None else truth.batches
+    batches = np.asarray(prepared.split) if truth.batches is None else truth.batches
+    shown = [np.where(names == "", "(none)", names).tolist() for names in (truth.labels, batches)]
     return SeedRun(
         seed,
         out,
         [_result(seeded, score, facts) for score in scores],
-        EmbeddingInput(
-            vectors["pretrained"], truth.labels.tolist(), batches.tolist(), f"{recipe.variant}, seed {seed}"
-        ),
+        EmbeddingInput(vectors["pretrained"], shown[0], shown[1], f"{recipe.variant}, seed {seed}"),
         _confusion(scores),
     )
 

@@ -72,6 +72,8 @@ def probe(folder: str) -> dict[str, Any]:
     if columns := tokenizer.obs_columns:
         tensors = tokenizer.cell_tensors({column: ["unknown"] * N_CELLS for column in columns})
         batch |= {name: torch.from_numpy(value) for name, value in tensors.items()}
+    if getattr(config, "embeds_by_batch", False):  # the first of the batches it was trained on
+        batch["batch_ids"] = torch.zeros(N_CELLS, dtype=torch.long)
     x_ND = model.embed(**batch)
     if x_ND.ndim != 2 or len(x_ND) != N_CELLS or not torch.isfinite(x_ND).all():
         raise ValueError(f"embed gives {tuple(x_ND.shape)} with NaN or inf, or another shape than one vector a cell")

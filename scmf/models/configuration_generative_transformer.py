@@ -218,6 +218,16 @@ class GenerativeTransformerConfig(PreTrainedConfig):
         return cls(**named)
 
     @property
+    def reads_batches(self) -> bool:
+        """Whether training reads ``batch_ids``."""
+        return bool(self.batch_labels or self.dab_weight or self.embeds_by_batch)
+
+    @property
+    def embeds_by_batch(self) -> bool:
+        """Whether the embedding of a cell depends on its batch."""
+        return self.batch_norm == "per_batch"
+
+    @property
     def required_inputs(self) -> tuple[str, ...]:
         """Tensors of a tokenizer's batch that a network of this shape reads; ``batch_ids`` come from the data."""
         return ("input_ids", "attention_mask", "values", *(("pert_flags",) if self.perturbations else ()))

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from scmf.core import progress
 from scmf.core.config.run import EvalConfig
-from scmf.core.errors import ModelError, from_value_error
+from scmf.core.errors import ConfigError, ModelError, from_value_error
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import in_order, padded_tensors
 
@@ -41,16 +42,18 @@ def embed_tokens(model: Any, cells: Ragged, *, settings: EvalConfig) -> np.ndarr
     """
     device = next(model.parameters()).device
     out_ND: np.ndarray | None = None
-    for rows in in_order(cells, batch_size=settings.batch_size):
-        batch = {name: tensor.to(device) for name, tensor in padded_tensors(cells, rows).items()}
-        batch.pop("labels", None)
-        try:
-            x_BD = model.embed(**batch, layer=settings.embedding_layer, pooling=settings.pooling)
-        except ValueError as error:
-            raise from_value_error(ModelError, error) from error
-        if out_ND is None:
-            out_ND = np.zeros((len(cells), x_BD.shape[1]), dtype=np.float32)
-        out_ND[rows] = x_BD.float().cpu().numpy()
+    with progress.bar("embedding", len(cells), unit="cells") as bar:
+        for rows in in_order(cells, batch_size=settings.batch_size):
+            batch = {name: tensor.to(device) for name, tensor in padded_tensors(cells, rows).items()}
+            batch.pop("labels", None)
+            try:
+                x_BD = model.embed(**batch, layer=settings.embedding_layer, pooling=settings.pooling)
+            except ValueError as error:
+                raise from_value_error(ModelError, error) from error
+            if out_ND is None:
+                out_ND = np.zeros((len(cells), x_BD.shape[1]), dtype=np.float32)
+            out_ND[rows] = x_BD.float().cpu().numpy()
+            bar.advance(len(rows))
     if out_ND is None:
         raise ModelError("no cells to embed", wanted="at least one cell")
     if not np.isfinite(out_ND).all():
@@ -59,6 +62,32 @@ def embed_tokens(model: Any, cells: Ragged, *, settings: EvalConfig) -> np.ndarr
             f"embedding of cell {bad} is not finite", wanted="finite numbers", fix="check the weights of the model"
         )
     return out_ND
+
+
+def embeds_by_batch(model: Any) -> bool:
+    """Whether the embedding of a cell depends on its batch, so that ``batch_ids`` are needed."""
+    return bool(getattr(model.config, "embeds_by_batch", False))
+
+
+def on_device(model: Any, device: str | None) -> Any:
+    """The model on ``device`` (``cpu``, ``cuda``, ``cuda:1``, ``mps``); where it is when None.
+
+    Raises
+    ------
+    ConfigError
+        There is no such device here.
+    """
+    if device is None:
+        return model
+    known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    known += ["mps"] if torch.backends.mps.is_available() else []
+    wanted = "cuda:0" if device == "cuda" else device
+    if wanted not in known:
+        raise ConfigError(
+            f"device {device!r}", wanted=f"one of {', '.join(known)}", where="--device",
+            fix="name a device that this machine and this PyTorch have",
+        )  # fmt: skip
+    return model.to(wanted)
 
 
 def classify_tokens(model: Any, cells: Ragged, *, batch_size: int) -> np.ndarray:

@@ -13,6 +13,9 @@ from pydantic import ConfigDict
 
 from scmf.core.config.section import Section
 
+FEW_UNITS = 5
+"""Of fewer donors, perturbations or regulators no interval is given: the values are listed."""
+
 
 class Interval(Section):
     """Where a number would lie if other cells (donors, perturbations) had been drawn."""
@@ -31,6 +34,11 @@ class Interval(Section):
     """How many of them there are."""
     draws: int
     """Draws made."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it says how far a number scatters: a bootstrap over fewer than five units does not."""
+        return self.level == 1 or self.n_units >= FEW_UNITS
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ a model is told about its tokenizer. Lives elsewhere: the strategies (tokenizers
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,15 @@ from scmf.data.genes.align_vectors import vectors_for
 from scmf.data.genes.vocabulary import load_vocabulary
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.preprocess.hvg import highly_variable_genes
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
+from scmf.data.stores.missing import known_text
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import PerEpochTokens
+from scmf.tokenizers.continuous_tables import UNKNOWN_ASSAY
+
+log = logging.getLogger(__name__)
 
 BATCH_IDS = "batch_ids"
 """Tensor with the batch (study, donor, assay) of a cell, for models that use it."""
@@ -84,7 +90,7 @@ def fitted_tokenizer(config: RunConfig, cells: LoadedCells) -> Any:
     training = cells if cells.split is None else cells[cells.rows("train")]
     chosen, totals = training, training.total_counts
     if settings.top_genes is not None:
-        chosen = training[:, _most_variable(training, settings.top_genes)]
+        chosen = training[:, _most_variable(training, settings.top_genes, rounding=config.data.counts_rounding)]
         totals = np.asarray(training.X.sum(axis=1)).ravel() if totals is None else totals
     try:
         made = strategy.fit(
@@ -97,13 +103,16 @@ def fitted_tokenizer(config: RunConfig, cells: LoadedCells) -> Any:
         learn_columns(made, obs_columns(made, training.obs))
         return made
     except ValueError as error:
-        raise from_value_error(DataError, error, where=cells.facts.dataset) from error
+        raise _naming_cells(error, training) from error
 
 
-def _most_variable(training: LoadedCells, n_genes: int) -> list[str]:
+def _most_variable(training: LoadedCells, n_genes: int, *, rounding: Rounding) -> list[str]:
     """Names of the most variable genes, in the order of the columns, as `scmf data hvg` chooses them (``seurat``)."""
-    corpus = Corpus([MemoryStore(training.adata, counts="X", gene_ids="var_names")])
-    return list(highly_variable_genes(corpus, keep=None, n_top_genes=n_genes).selected)
+    corpus = Corpus([MemoryStore(training.adata, counts="X", gene_ids="var_names", rounding=rounding)])
+    found = highly_variable_genes(corpus, keep=None, n_top_genes=n_genes)
+    if why := found.why_not(n_genes):
+        log.warning(f"tokenizer.top_genes: {why}")
+    return list(found.selected)
 
 
 def with_vectors(shape: dict[str, Any], genes: Sequence[str]) -> dict[str, Any]:
@@ -127,38 +136,39 @@ def tokenize(tokenizer: Any, cells: LoadedCells, *, draw: int = 0, batch_names: 
     draw
         Number of the draw (the epoch), for tokenizers that draw.
     batch_names
-        Names that ``batch_ids`` counts; default: those of the cells, sorted. Cells without a batch column have none.
+        Names that ``batch_ids`` counts; default: those of the cells, sorted. Cells without a batch column have none,
+        cells whose batch is missing have -1, see `refuse_missing_batches`.
 
     Raises
     ------
     DataError
         For anything wrong with the cells; an empty cell is named.
     """
-    where = cells.facts.dataset
     try:
         encoded = tokenizer.encode_cells(cells.X, cells.var_names, n_counts=cells.total_counts, draw=draw)
         tensors = dict(tokenizer.cell_tensors(obs_columns(tokenizer, cells.obs)))
     except ValueError as error:
-        raise _with_names(from_value_error(DataError, error, where=where), cells.obs_names) from error
+        raise _naming_cells(error, cells) from error
     if (key := cells.facts.batch_key) and key in cells.obs:
-        tensors[BATCH_IDS] = batch_codes(cells.obs[key].astype(str).to_numpy(), batch_names)
+        tensors[BATCH_IDS] = batch_codes(known_text(cells.obs[key]), batch_names)
     return ragged_of(tokenizer, encoded, after=tensors)
 
 
 _ROWS = re.compile(r"\brows? (\d+(?:, \d+)*)")
 
 
-def _with_names(error: ScmfError, names: Any) -> ScmfError:
+def _naming_cells(problem: ValueError, cells: LoadedCells) -> ScmfError:
     """The error of a tokenizer, which knows rows, with the ids of the cells and with what a command can do."""
+    error, names = from_value_error(DataError, problem, where=cells.facts.dataset), cells.obs_names
     found = _ROWS.search(str(error.where))
     rows = [int(row) for row in found[1].split(", ")] if found else []
     if not rows or max(rows) >= len(names):
         return error
-    cells = ", ".join(repr(str(names[row])) for row in rows)
+    named = ", ".join(repr(str(names[row])) for row in rows)
     fix = error.fix
     if fix is not None and "empty='keep'" in fix:
         fix = "remove these cells from the file; data.filter.min_genes in a YAML file leaves out those without genes"
-    return type(error)(error.found, wanted=error.wanted, where=f"{error.where}: cells {cells}", fix=fix)
+    return type(error)(error.found, wanted=error.wanted, where=f"{error.where}: cells {named}", fix=fix)
 
 
 def ragged_of(
@@ -200,8 +210,11 @@ def training_tokens(tokenizer: Any, cells: LoadedCells, tokens: Ragged, rows: np
 
 
 def obs_columns(tokenizer: Any, obs: Any) -> Mapping[str, Any]:
-    """The columns of ``obs`` (a data frame) that a tokenizer reads; those that are not there are left out."""
-    return {name: obs[name].astype(str).to_numpy() for name in tokenizer.obs_columns if name in obs}
+    """The columns of ``obs`` (a data frame) that a tokenizer reads; those that are not there are left out.
+
+    A missing assay is ``unknown``, as tokenizers call what they do not know.
+    """
+    return {name: known_text(obs[name], missing=UNKNOWN_ASSAY) for name in tokenizer.obs_columns if name in obs}
 
 
 def learn_columns(tokenizer: Any, obs: Mapping[str, Any]) -> None:
@@ -210,21 +223,37 @@ def learn_columns(tokenizer: Any, obs: Mapping[str, Any]) -> None:
         tokenizer.fit_obs(obs)
 
 
+def batch_names_of(column: Any) -> list[str]:
+    """Batches of a column of ``obs``, sorted: what ``batch_ids`` counts. A missing value is no batch."""
+    return sorted(set(known_text(column).tolist()) - {""})
+
+
 def batch_codes(names: np.ndarray, known: Sequence[str] | None = None) -> np.ndarray:
-    """Batches as numbers, int64 (N,).
+    """Batches as numbers, int64 (N,); -1 for the empty text, a missing batch.
 
     Raises
     ------
     DataError
         A batch that a trained model does not know.
     """
-    order = sorted(set(names)) if known is None else list(known)
-    number = {name: i for i, name in enumerate(order)}
-    if strangers := sorted(set(names) - set(number)):
+    order = sorted(set(names.tolist()) - {""}) if known is None else list(known)
+    number = {"": -1} | {name: i for i, name in enumerate(order)}
+    if strangers := sorted(set(names.tolist()) - set(number)):
         raise DataError(
             f"batch {strangers[0]!r}" + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""),
             wanted=f"one of {', '.join(order)}",
             where="data.batch_key",
             fix="give cells of the batches that the model was trained on",
         )
-    return np.array([number[name] for name in names], np.int64)
+    return np.array([number[name] for name in names.tolist()], np.int64)
+
+
+def refuse_missing_batches(codes: np.ndarray, *, key: str | None, where: str) -> None:
+    """Raise `DataError` where a model that reads the batch would read a missing one (-1 of `batch_codes`, (N,))."""
+    if n := int((codes < 0).sum()):
+        first = int(np.argmax(codes < 0))
+        raise DataError(
+            f"{n:,} of {len(codes):,} cells have no batch in {key!r}, the first is number {first:,}",
+            wanted="the batch of every cell, which this model reads", where=where,
+            fix="name their batch, remove these cells, or train a model without batch labels (model.options)",
+        )  # fmt: skip

@@ -13,19 +13,24 @@ from typing import Any
 import numpy as np
 
 from scmf.core.config.run import RunConfig, TrainingConfig
+from scmf.core.errors import DataError
 from scmf.core.files import sha256_json
 from scmf.data.loading.facts import DataFacts, LoadedCells
 from scmf.data.loading.load import load_cells
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.tokenizers.build import (
+    BATCH_IDS,
+    batch_names_of,
     fitted_tokenizer,
     given_tokenizer,
     learn_columns,
     obs_columns,
+    refuse_missing_batches,
     tokenize,
     training_tokens,
 )
+from scmf.tokenizers.coverage import tell_known_share
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +77,18 @@ class Prepared:
         """Training cells."""
         return len(self.rows("train"))
 
+    def refuse_missing_batches(self) -> None:
+        """Raise `DataError` where a training or validation cell has no batch, for models that read it."""
+        rows = np.concatenate([self.rows("train"), self.rows("valid")])
+        codes = self.tokens.cell_tensors.get(BATCH_IDS)
+        if codes is not None:
+            refuse_missing_batches(codes[rows], key=self.facts.batch_key, where=self.facts.dataset)
+
     @property
     def batch_names(self) -> list[str]:
         """Batches of the cells, sorted: what ``batch_ids`` counts. Empty without a batch column."""
         key = self.facts.batch_key
-        return sorted(set(self.cells.obs[key].astype(str))) if key and key in self.cells.obs else []
+        return batch_names_of(self.cells.obs[key]) if key and key in self.cells.obs else []
 
     def batches(self, training: TrainingConfig) -> Ragged | PerEpochTokens:
         """The training cells, in memory, drawn anew each epoch where the tokenizer draws."""
@@ -92,6 +104,14 @@ class Prepared:
         return sha256_json([self.facts.sha256, self.facts.split_sha256, self.tokenizer.fingerprint])
 
 
+def no_training_cells(facts: DataFacts) -> DataError:
+    """What is said of cells none of which may be trained on."""
+    return DataError(
+        f"no cell of {facts.dataset} is in split 'train'" + (" after the filters" if facts.removed else ""),
+        wanted="training cells", where="data.split", fix="choose a split that has them, or widen data.filter",
+    )  # fmt: skip
+
+
 def prepare(config: RunConfig) -> Prepared:
     """Load the cells of ``config.data`` and tokenize them.
 
@@ -102,8 +122,11 @@ def prepare(config: RunConfig) -> Prepared:
     """
     log.info("loading cells")
     cells = load_cells(config.data)
+    if not len(cells.rows("train")):
+        raise no_training_cells(cells.facts)
     log.info(f"tokenizing {cells.n_obs:,} cells")
     fit = config.tokenizer.vocabulary == "fit"
     tokenizer = fitted_tokenizer(config, cells) if fit else given_tokenizer(config.tokenizer)
     learn_columns(tokenizer, obs_columns(tokenizer, cells.obs))
+    tell_known_share(tokenizer, cells, allow=fit or config.data.allow_low_coverage)
     return Prepared(cells, tokenizer, tokenize(tokenizer, cells))

@@ -53,6 +53,7 @@ def finetune(recipe: Recipe, prepared: Prepared, folder: Path, out: Path, *, met
         raise ConfigError("eval.finetune is null", wanted="a section", where="eval.finetune", fix="set its keys")
     truth, seed = CellLabels.of(prepared.cells), recipe.config.training.seed
     truth.check_trained_labels()
+    truth.check_classes()
     rows, test = truth.rows("train"), truth.rows("test")
     classes, labels = np.unique(truth.labels[rows], return_inverse=True)
     torch.manual_seed(seed)

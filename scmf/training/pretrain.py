@@ -36,6 +36,8 @@ def pretrain(
     """Pretrain the model of ``recipe`` on the training cells, in memory or streamed, and save it under ``out``."""
     config, tokenizer, run = recipe.config, prepared.tokenizer, RunFolder(out)
     model = build_model(config, tokenizer, seed=config.training.seed, batch_names=prepared.batch_names)
+    if getattr(model.config, "reads_batches", False):
+        prepared.refuse_missing_batches()
     objective_class = registry.resolve("objectives", config.training.pretraining_task)
     objective = objective_class.from_settings(
         config.training, tokenizer, match_official=config.tokenizer.match_official

@@ -27,6 +27,7 @@ from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.preprocess.statistics_pass import corpus_statistics
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.missing import known_text
 from scmf.data.stores.ragged import BadRows, Encoder, Ragged
 from scmf.data.stores.store import CountBlock
 from scmf.data.stores.token_store import ReadyTokens
@@ -38,12 +39,17 @@ from scmf.data.tokens.tokens import BatchesOf
 from scmf.tokenizers.build import (
     BATCH_IDS,
     batch_codes,
+    batch_names_of,
     given_tokenizer,
     learn_columns,
+    obs_columns,
     ragged_of,
+    refuse_missing_batches,
     tokenizer_shape,
     with_vectors,
 )
+from scmf.tokenizers.coverage import tell_known_share_of_stores
+from scmf.training.data import no_training_cells
 from scmf.training.stream_batches import StreamBatches
 
 log = logging.getLogger(__name__)
@@ -150,7 +156,7 @@ class Streamed:
         """What gives each process its share of the training cells."""
         corpus, settings = self.opened.corpus, self.settings
         how: Arrangement = "length" if training.group_by_length and settings.batches == "shuffle" else settings.batches
-        groups = self.opened.codes(settings.batches_by) if settings.batches_by is not None else None
+        groups = self._groups()
         sampler = self.opened.sampler(settings, seed=training.seed)
         cell_tensors = self.cell_tensors
         shape = Shape(training.batch_size, settings.block_cells, settings.buffer_blocks)
@@ -175,6 +181,24 @@ class Streamed:
 
         return share
 
+    def refuse_missing_batches(self) -> None:
+        """Raise `DataError` where a training or validation cell has no batch, for models that read it."""
+        rows = self.opened.mask("train") | self.opened.mask("valid")
+        if (codes := self.cell_tensors.get(BATCH_IDS)) is not None:
+            refuse_missing_batches(codes[rows], key=self.facts.batch_key, where=self.facts.dataset)
+
+    def _groups(self) -> np.ndarray | None:
+        """Group of each cell (n_cells,) for batches by group; every training cell must have one."""
+        if (column := self.settings.batches_by) is None:
+            return None
+        groups = self.opened.codes(column)
+        if n := int((groups[self.opened.mask("train")] < 0).sum()):
+            raise DataError(
+                f"{n:,} of {self.n_training:,} training cells have no {column!r}", wanted="the group of every cell",
+                where="data.stream.batches_by", fix="fill it in, leave these cells out, or use batches: shuffle",
+            )  # fmt: skip
+        return groups
+
     def valid_tokens(self) -> Ragged:
         """At most ``valid_cells`` validation cells, spread evenly, in memory."""
         cells = np.flatnonzero(self.opened.mask("valid"))
@@ -193,16 +217,17 @@ class Streamed:
     def cell_tensors(self) -> dict[str, np.ndarray]:
         """What columns of ``obs`` add to each cell of the corpus: the tensors of the tokenizer, and the batch."""
         names = self.tokenizer.obs_columns
-        tensors = self.tokenizer.cell_tensors({name: self.opened.column(name).astype(str).to_numpy() for name in names})
+        columns = {name: self.opened.column(name) for name in names}
+        tensors = self.tokenizer.cell_tensors(obs_columns(self.tokenizer, columns))
         if self.facts.batch_key is not None:
-            tensors[BATCH_IDS] = batch_codes(self.opened.column(self.facts.batch_key).astype(str).to_numpy())
+            tensors[BATCH_IDS] = batch_codes(known_text(self.opened.column(self.facts.batch_key)))
         return tensors
 
     @property
     def batch_names(self) -> list[str]:
         """Batches of the corpus, sorted; empty without a batch column."""
         key = self.facts.batch_key
-        return [] if key is None else sorted(set(self.opened.column(key).astype(str)))
+        return [] if key is None else batch_names_of(self.opened.column(key))
 
 
 def prepare_stream(config: RunConfig) -> Streamed:
@@ -218,13 +243,18 @@ def prepare_stream(config: RunConfig) -> Streamed:
     settings = config.data.stream or StreamConfig()
     log.info("opening the corpus")
     opened = open_corpus(config.data)
+    if not opened.mask("train").any():
+        raise no_training_cells(opened.facts)
     with main_first():
         tokenizer = _tokenizer(config, opened)
-    learn_columns(tokenizer, {name: opened.column(name).astype(str).to_numpy() for name in tokenizer.obs_columns})
+    columns = {name: opened.column(name) for name in tokenizer.obs_columns}
+    learn_columns(tokenizer, obs_columns(tokenizer, columns))
     if config.data.tokens is not None or settings.cache_tokens is not None:
         _refuse_values(tokenizer, config)
     if config.data.tokens is not None:
         return Streamed(opened, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
+    allow = config.tokenizer.vocabulary == "fit" or config.data.allow_low_coverage
+    tell_known_share_of_stores(tokenizer, opened.corpus, opened.aligner, allow=allow)
     encoder = TokenEncoder(tokenizer, aligner=opened.aligner)
     if settings.cache_tokens is None:
         return Streamed(opened, tokenizer, encoder, settings)
@@ -337,4 +367,5 @@ def tokenize_files(
     settings = TokenizerConfig(vocabulary=vocabulary, max_length=max_length, special_tokens=special_tokens)
     tokenizer = given_tokenizer(settings)
     opened = open_corpus(data)
+    tell_known_share_of_stores(tokenizer, opened.corpus, opened.aligner, allow=data.allow_low_coverage)
     return tokenize_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)

@@ -93,7 +93,7 @@ def _as_saved(now: Mapping[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
 
 def _of_before(folder: Path) -> dict[str, Any]:
     """Optimizer, schedule and scaler of a checkpoint of before: tensors and numbers, never a class or a function."""
-    found = {}
+    found: dict[str, Any] = {}
     for part, name in _OF_BEFORE.items():
         path = folder / name
         if part == "scaler" and not path.is_file():

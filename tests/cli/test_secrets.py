@@ -50,7 +50,7 @@ def played(toy, tmp_path_factory):
     fsspec.filesystem("memory").pipe(f"/{place}", cells)
     option = f"data.storage_options.secret={SECRETS['option']}"
     stream = [
-        "--config", home / "recipe.yaml", "--set", f"data.files=[memory://{place}]", "--set", option,
+        "--config", home / "recipe.yaml", "--set", f'data.files=["memory://{place}"]', "--set", option,
         "--set", "data.storage_options.region=eu-west-1", "--set", "data.stream={buffer_blocks: 4}",
         "--set", f"data.split={home / 'toy.donor.tsv.gz'}", "--set", "data.label_key=cell_type",
         "--set", "training.max_steps=2", "--set", "eval.every_n_epochs=0",
@@ -65,7 +65,8 @@ def played(toy, tmp_path_factory):
         "embed": ["embed", home / "patients" / "cells.h5ad", "--model", work / "run", "-o", work / "embedded.h5ad"],
         "check": ["check", f"memory://{place}", "--split", home / "toy.donor.tsv.gz"],
         "stats": ["data", "stats", f"memory://{place}", "--out", work / "stats.json"],
-        "convert": ["data", "convert", f"memory://{place}", "--out", work / "cells.zarr"],
+        "convert": ["data", "convert", home / "patients" / "cells.h5ad", "--out", work / "cells.zarr"],
+        "stats-here": ["data", "stats", home / "patients" / "cells.h5ad", "--out", work / "local" / "stats.json"],
         "genes": ["data", "genes", f"memory://{place}", "--vocabulary", "no-such-vocabulary"],
         "nothing": ["data", "genes", f"memory://{place}x", "--vocabulary", "human_protein_coding"],
         "reproduce": [
@@ -160,7 +161,8 @@ def test_no_secret_is_printed(played):
 
 
 @pytest.mark.parametrize(
-    "folder", ["run/results", "board", "run.published", "runs/reproduce/toy/results", "stats.json"]
+    "folder",
+    ["run/results", "board", "run.published", "runs/reproduce/toy/results", "stats.json", "local", "cells.zarr"],
 )
 def test_no_folder_and_no_name_of_the_user_is_in_what_others_read(played, folder):
     at = played.work / folder

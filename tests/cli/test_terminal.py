@@ -105,8 +105,20 @@ def evil_file(tmp_path_factory):
     ["train", "--config", "geneformer", "--out", "x", "--variant", EVIL],
     ["train", "--config", "geneformer", "--out", "x", "--set", f"training.lr={EVIL}"],
     ["publish", "{}", "--repo", EVIL],
+    ["data", "info", "x", f"{ADDRESS}{EVIL}"],
+    ["check", f"--{EVIL}"],
+    [EVIL],
 ], ids=lambda words: " ".join(words[:3]))  # fmt: skip
 def test_no_verb_sends_control_characters(command, evil_file, verb):  # noqa: F811
     code, out, err = command(*(word.replace("{}", str(evil_file)) for word in verb))
     assert not RAW.search(out) and not RAW.search(err), (out, err)
-    assert "Traceback" not in err and (code or out)
+    assert "Traceback" not in err and (code or out) and "p4ssw0rd" not in err and "s1gn" not in err
+
+
+def test_an_error_that_nobody_foresaw_is_shown_without_secrets(capsys):
+    try:
+        raise ValueError(f"{ADDRESS} {EVIL}")
+    except ValueError as error:
+        output.show_traceback(type(error), error, error.__traceback__)
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback") and err.endswith(f"ValueError: {HIDDEN} {SHOWN}\n") and not RAW.search(err)

@@ -22,6 +22,8 @@ def ann(monkeypatch, tmp_path):
         ("/scratch/lab/c.h5ad", "c.h5ad"),
         ("/data.h5ad", "data.h5ad"),
         ("~/x/y.tsv", "y.tsv"),
+        ("/home/ann", "~"),
+        ("/scratch/ann/", "~"),
         ("C:\\Users\\ann\\x.h5ad", "x.h5ad"),
         ("file:///home/ann/x.h5ad", "x.h5ad"),
         ("/home/ann/a.h5ad, /scratch/b.h5ad", "a.h5ad, b.h5ad"),

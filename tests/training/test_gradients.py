@@ -108,7 +108,7 @@ def two(tmp_path_factory):
     for process in started:
         _, error = process.communicate(timeout=120)
         assert process.returncode == 0, error.decode()[-3000:]
-    return [torch.load(out / f"rank{rank}.pt") for rank in (0, 1)], out / "run"
+    return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)], out / "run"  # noqa: TID251
 
 
 def test_the_gradient_of_two_processes_is_that_of_all_their_predictions(two):

@@ -110,6 +110,8 @@ class DataConfig(Section):
     """Where the raw counts are: ``X``, ``raw.X``, ``layers/<name>``, or ``auto`` to look for them."""
     counts_rounding: Literal["error", "round", "accept"] = "error"
     """Counts with fractions (SoupX, CellBender, alevin): ``error``, ``round`` or ``accept``. Normalized ones never."""
+    allow_low_coverage: bool = False
+    """Take cells of whose genes or counts a given vocabulary knows less than 20 %."""
     gene_ids: str = "auto"
     """Where the gene ids are: ``var_names``, a column of ``var``, or ``auto``."""
     label_key: str | None = None

@@ -134,6 +134,7 @@ class Recipe:
                 default = plain[key].get_default(call_default_factory=True)
                 if getattr(getattr(self.config, section), key) == default or sections[section][key] == {}:
                     del sections[section][key]
+        del sections["data"]["allow_low_coverage"]  # it refuses or does not, and moves no number
         for key in ("seed", "trackers", "project", "keep_checkpoints", "checkpoint_every_n_steps"):
             del sections["training"][key]
         for section in ("data", "tokenizer"):

@@ -24,7 +24,7 @@ from scmf.data.loading.load import load_cells
 from scmf.data.splits.findings import CheckReport, Level
 from scmf.data.splits.leaks import audit_leaks
 from scmf.data.splits.read import SPLITS, read_table, shared_groups, split_file
-from scmf.data.stores.missing import is_missing
+from scmf.data.stores.missing import is_missing, known_text
 
 
 def check_card(card: Card | str | Path) -> CheckReport:
@@ -135,8 +135,11 @@ def evidence_labels(adata: AnnData, card: Card) -> pd.Series:
     keys = card.perturbation
     if keys is None:
         return pd.Series("all", index=adata.obs_names)
-    condition = adata.obs[keys.key].astype(str)
-    return condition if keys.covariate_key is None else condition + ", " + adata.obs[keys.covariate_key].astype(str)
+    condition = pd.Series(known_text(adata.obs[keys.key]), index=adata.obs_names, dtype=object)
+    if keys.covariate_key is None:
+        return condition
+    covariate = pd.Series(known_text(adata.obs[keys.covariate_key]), index=adata.obs_names, dtype=object)
+    return (condition + ", " + covariate).where((condition != "") & (covariate != ""), "")
 
 
 def _check_groups(report: CheckReport, what: str, parts: pd.Series, groups: pd.Series, said: Any) -> None:

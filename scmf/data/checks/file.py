@@ -22,7 +22,10 @@ from scmf.core.errors import ScmfError
 from scmf.data.cards.card import Card
 from scmf.data.checks.authenticity import check_authentic
 from scmf.data.checks.cards import check_card
+from scmf.data.checks.labels import check_labels
+from scmf.data.checks.vocabulary import check_vocabulary
 from scmf.data.genes import ids as genes_
+from scmf.data.genes.feature_types import genes_by_type
 from scmf.data.genes.measured import measured_genes as genes_measured
 from scmf.data.genes.vocabulary import GeneTables, load_vocabulary
 from scmf.data.loading.load import read_file
@@ -51,6 +54,7 @@ def check_file(
     counts: str = "auto",
     gene_ids: str = "auto",
     rounding: Rounding = "error",
+    allow_low_coverage: bool = False,
     label_key: str | None = None,
     batch_key: str | None = None,
     min_genes: int = 200,
@@ -72,6 +76,8 @@ def check_file(
         As in the section ``data``.
     rounding
         What becomes of values that are no integers (``data.counts_rounding``).
+    allow_low_coverage
+        A vocabulary that knows less than a fifth of the genes or of the counts is a warning and not an error.
     min_genes
         Cells with fewer detected genes are counted.
     split
@@ -99,6 +105,8 @@ def check_file(
         rounding = data.counts_rounding if rounding == "error" else rounding
         gene_ids = data.gene_ids if gene_ids == "auto" else gene_ids
         label_key, batch_key = label_key or data.label_key, batch_key or data.batch_key
+        allow_low_coverage = allow_low_coverage or data.allow_low_coverage
+        split = split or (data.split if data.files else None)
         if vocabulary is None and tokenizer.vocabulary != "fit":
             vocabulary = tokenizer.vocabulary
     if vocabulary is not None and not isinstance(vocabulary, GeneTables):
@@ -119,24 +127,28 @@ def check_file(
             x = x[:, kept]
         _check_cells(report, x, adata.obs_names, min_genes=min_genes)
     if vocabulary is not None and ids is not None:
-        _check_vocabulary(report, vocabulary, ids, x)
+        check_vocabulary(report, vocabulary, ids, x, allow=allow_low_coverage)
     labels = _check_key(report, adata, label_key, "label_key")
     _check_key(report, adata, batch_key, "batch_key")
     if x is not None and labels is not None:
         check_authentic(report, x, labels)
     if split is not None:
+        scored = label_key
+        if recipe_sections is not None and "annotation" not in recipe_sections.eval.benchmarks:
+            scored = None
         if x is None or ids is None:
             report.add("error", "leaks", "not looked for without counts and gene ids", do="see above")
         else:
             cells = AnnData(x, obs=adata.obs, var=pd.DataFrame(index=pd.Index(ids.astype(str))))
-            _check_split(report, cells, Path(split), donor_key=donor_key, batch_key=batch_key)
+            _check_split(report, cells, Path(split), donor_key=donor_key, batch_key=batch_key, label_key=scored)
     return report
 
 
 def _check_split(
-    report: CheckReport, cells: AnnData, path: Path, *, donor_key: str | None, batch_key: str | None
-) -> None:
-    """The leak audit of a split file."""
+    report: CheckReport, cells: AnnData, path: Path, *, donor_key: str | None, batch_key: str | None,
+    label_key: str | None,
+) -> None:  # fmt: skip
+    """The leak audit of a split file, and whether its labels can be learnt and scored."""
     try:
         parts = read_split(None, str(path.resolve()), cell_ids=cells.obs_names)
         sizes = parts.value_counts()
@@ -149,6 +161,8 @@ def _check_split(
             batch_key=batch_key if batch_key in cells.obs else None, conditions=claimed_conditions(path),
         )  # fmt: skip
         report.findings.extend(findings)
+        if label_key is not None and label_key in cells.obs:
+            check_labels(report, np.asarray(parts, str), cells.obs[label_key])
     except ScmfError as error:
         report.add("error", "split", error.found, do=error.fix or "")
 
@@ -188,7 +202,7 @@ def _check_genes(report: CheckReport, var: pd.DataFrame, where: str, *, path: Pa
     except ScmfError as error:
         report.add("error", "gene ids", error.found, do=error.fix or "")
         return None
-    kind = genes_.detect(ids)
+    kind = genes_.detect(ids[genes_by_type(var)[0]])
     report.facts["genes"] = {
         "where": where,
         "kind": kind.kind,
@@ -310,39 +324,6 @@ def _repeated(x: sparse.csr_matrix) -> list[tuple[int, int]]:
     return list(zip(later.tolist(), later.index.tolist(), strict=True))
 
 
-def _check_vocabulary(
-    report: CheckReport, vocabulary: GeneTables, ids: np.ndarray, x: sparse.csr_matrix | None
-) -> None:
-    """Share of the vocabulary that is found, and share of the counts that is kept."""
-    mapped, how = vocabulary.gene_map().map(ids)
-    known = mapped != ""
-    found, size = len(set(mapped[known])), len(vocabulary.genes)
-    facts: dict[str, Any] = {"size": size, "found": found, "how": {**how.to_json(), "collisions": len(how.collisions)}}
-    report.facts["vocabulary"] = facts
-    text = f"{found:,} of {size:,} genes found ({found / size:.1%})"
-    cells = None
-    if x is not None:
-        facts["count_share"] = float(x[:, known].sum() / max(float(x.sum()), 1.0))
-        cells = int(((np.diff(x[:, known].indptr) == 0) & (np.diff(x.indptr) > 0)).sum())
-        facts["cells_without_token"] = cells
-        text += f", with {facts['count_share']:.1%} of the counts"
-    if found == 0:
-        do = "check species and ids: the vocabulary has ids such as " + ", ".join(vocabulary.genes[:2])
-        report.add("error", "vocabulary", text, do=do)
-        return
-    low = found < 0.5 * size or facts.get("count_share", 1.0) < 0.5
-    do = "check species and ids, and that the genes were not filtered (HVG)" if low else ""
-    report.add("warning" if low else "ok", "vocabulary", text, do=do)
-    if how.alias:
-        report.add("ok", "other names", f"{how.alias:,} symbols, aliases or retired ids are mapped")
-    if how.collisions:
-        gene, given = next(iter(how.collisions.items()))
-        text = f"{len(how.collisions):,} genes have several columns, the first is {gene}: {', '.join(given)}"
-        report.add("ok", "same gene twice", f"{text}; their counts are added up")
-    if cells:
-        report.add("error", "empty cells", f"{cells:,} cells have no gene of the vocabulary", do="remove them")
-
-
 def _check_key(report: CheckReport, adata: Any, key: str | None, name: str) -> pd.Series | None:
     if key is None:
         return None
@@ -358,7 +339,8 @@ def _check_key(report: CheckReport, adata: Any, key: str | None, name: str) -> p
     report.facts[name] = {"key": key, "missing": missing, "sizes": {str(k): int(v) for k, v in sizes.items()}}
     text = f"{key!r} has {len(sizes)} values, the smallest with {sizes.min() if len(sizes) else 0} cells"
     if missing:
-        report.add("warning", name, f"{text}; {missing} cells have none", do="label or remove these cells")
+        do = "nothing, if these cells may be left out where labels or batches are read"
+        report.add("warning", name, f"{text}; {missing} cells have none", do=do)
     else:
         report.add("ok", name, text)
     return values

@@ -22,6 +22,7 @@ import scipy.sparse as sp
 from scmf.core.errors import DataError
 from scmf.data.stores import counts as counts_
 from scmf.data.stores.anndata_store import AnnDataStore, SparseMatrix
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.h5ad_store import H5adStore
 from scmf.data.stores.open import is_h5ad, sources_of
 from scmf.data.stores.store import FlatArray, RowIndex, Store
@@ -215,6 +216,7 @@ def open_for_conversion(
     *,
     counts: str = "auto",
     gene_ids: str = "auto",
+    rounding: Rounding = "error",
     memory: int = 1 << 28,
     storage_options: Mapping[str, Any] | None = None,
 ) -> list[Store]:
@@ -222,7 +224,7 @@ def open_for_conversion(
 
     Parameters
     ----------
-    uris, counts, gene_ids, storage_options
+    uris, counts, gene_ids, rounding, storage_options
         See `scmf.data.stores.open.open_stores`.
     memory
         Bytes for the cells of a CSC matrix that are in memory; the fewer, the more passes over the file.
@@ -232,7 +234,7 @@ def open_for_conversion(
         for uri in uris:
             for source in sources_of(str(uri), storage_options):
                 kind = _H5ad if is_h5ad(source.root) else _Zarr
-                stores.append(kind(source, counts=counts, gene_ids=gene_ids, memory=memory))
+                stores.append(kind(source, counts=counts, gene_ids=gene_ids, rounding=rounding, memory=memory))
     except BaseException:
         for store in stores:
             store.close()

@@ -22,11 +22,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scmf.core.errors import DataError
+from scmf.core.errors import ConfigError, DataError
 from scmf.core.locks import one_writer
 from scmf.data.convert.by_columns import open_for_conversion
 from scmf.data.convert.report import ConvertReport
 from scmf.data.convert.steps import WORK, Conversion
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.corpus import Corpus
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -46,6 +47,7 @@ def convert(
     threads: int = 2,
     counts: str = "auto",
     gene_ids: str = "auto",
+    rounding: Rounding = "error",
     storage_options: dict[str, Any] | None = None,
 ) -> ConvertReport:
     """Rewrite cells as a collection of sharded zarr.
@@ -75,8 +77,8 @@ def convert(
         Boolean (cells of the corpus,): leave out the others.
     threads
         Threads for reading, and as many for compressing.
-    counts, gene_ids, storage_options
-        How to open ``inputs`` that are paths, see `scmf.data.stores.open.open_stores`.
+    counts, gene_ids, rounding, storage_options
+        How to open ``inputs`` that are paths, see `scmf.data.stores.open.open_stores`; fractions cannot be kept.
 
     Raises
     ------
@@ -87,7 +89,19 @@ def convert(
         See `scmf.data.convert.rows.conform` and `scmf.data.convert.plan.unite_genes`.
     """
     out = Path(out)
-    corpus = inputs if isinstance(inputs, Corpus) else _open(inputs, counts, gene_ids, memory, storage_options)
+    if rounding == "accept":
+        raise ConfigError(
+            "counts_rounding: accept", wanted="error or round", where="scmf data convert",
+            fix="a collection holds whole counts: round them, or read the files as they are",
+        )  # fmt: skip
+    if isinstance(inputs, Corpus):
+        corpus = inputs
+    else:
+        stores = open_for_conversion(
+            inputs, counts=counts, gene_ids=gene_ids, rounding=rounding, memory=memory // 4,
+            storage_options=storage_options,
+        )  # fmt: skip
+        corpus = Corpus(stores)
     if keep is not None and (keep.shape != (corpus.n_cells,) or keep.dtype != np.bool_ or not keep.any()):
         raise DataError(
             f"keep of {keep.dtype}, shape {keep.shape}, {int(np.count_nonzero(keep)):,} true",
@@ -121,14 +135,6 @@ def convert(
     finally:
         if corpus is not inputs:
             corpus.close()
-
-
-def _open(
-    uris: Sequence[str | Path], counts: str, gene_ids: str, memory: int, storage_options: dict[str, Any] | None
-) -> Corpus:
-    return Corpus(
-        open_for_conversion(uris, counts=counts, gene_ids=gene_ids, memory=memory // 4, storage_options=storage_options)
-    )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from scmf.core.errors import DataError
 from scmf.core.files import read_object, sha256_json
 from scmf.core.provenance import DISTRIBUTION
+from scmf.core.shareable import shareable
 from scmf.data.convert.rows import Totals
 from scmf.data.convert.zarr_writer import write_root
 from scmf.data.stores.store import Store
@@ -107,7 +108,7 @@ def publish(out: Path, report: ConvertReport, *, settings: dict[str, Any], sizes
             "shuffle": settings["shuffle"],
             "settings_sha256": sha256_json(settings),
             "datasets": datasets,
-            "report": {key: value for key, value in report.to_json().items() if key != "out"},
+            "report": shareable({key: value for key, value in report.to_json().items() if key != "out"}),
         },
     )
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from scmf.core import registry
 from scmf.core.errors import DataError, GeneError
+from scmf.data.genes.feature_types import genes_by_type
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]{0,6}G\d{11})(\.\d+)?(_PAR_Y)?$", re.IGNORECASE)
 _OTHER_SPECIES = re.compile(r"^(FBgn\d{7}|WBGene\d{8}|AT[1-5CM]G\d{5}|Y[A-P][LR]\d{3}[CW])$", re.IGNORECASE)
@@ -34,7 +35,7 @@ SYMBOL_COLUMNS = (
 """Columns of ``var`` in which symbols are usually kept."""
 
 
-_NO_ID = frozenset({"", "nan", "NaN", "NAN", "<NA>"})
+_NO_ID = frozenset({"", "nan", "NaN", "NAN", "<NA>", "None"})
 
 
 def strip_version(gene: str) -> str:
@@ -144,7 +145,8 @@ def pick_ids(var: pd.DataFrame, where: str, *, path: object) -> tuple[np.ndarray
     where
         ``var_names``, a column of ``var``, or ``auto``: ``var_names`` when they are Ensembl ids, else the
         first column (`ID_COLUMNS`) that holds Ensembl ids, else the column ``ensembl_id`` whatever it holds
-        (Geneformer files keep their ids there), else ``var_names``.
+        (Geneformer files keep their ids there), else ``var_names``. Of columns that are no genes it does not matter
+        what they are called.
     path
         How to call the file in an error.
 
@@ -154,9 +156,9 @@ def pick_ids(var: pd.DataFrame, where: str, *, path: object) -> tuple[np.ndarray
         Ids as they are written (object array, one a gene), and ``var_names`` or the column.
     """
     if where == "auto":
-        where = "var_names"
-        if detect(var.index).kind != "ensembl":
-            holds = [column for column in ID_COLUMNS if column in var and detect(var[column]).kind == "ensembl"]
+        where, genes = "var_names", var[genes_by_type(var)[0]]
+        if detect(genes.index).kind != "ensembl":
+            holds = [column for column in ID_COLUMNS if column in var and detect(genes[column]).kind == "ensembl"]
             where = holds[0] if holds else ("ensembl_id" if "ensembl_id" in var else "var_names")
     return _column(var, where, path=path, key="data.gene_ids"), where
 

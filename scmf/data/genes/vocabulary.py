@@ -89,7 +89,7 @@ def load_vocabulary(card: Card | str | Path) -> GeneTables:
     Parameters
     ----------
     card
-        A card, its name or its path.
+        A card, its name or its path; or the folder of a saved tokenizer.
 
     Returns
     -------
@@ -103,6 +103,8 @@ def load_vocabulary(card: Card | str | Path) -> GeneTables:
     ChecksumError, SourceError
         See `scmf.data.cards.sources.fetch`.
     """
+    if not isinstance(card, Card) and (Path(card) / "tokenizer_config.json").is_file():
+        return _saved(Path(card))
     card = card if isinstance(card, Card) else load_card(card)
     tokens = read_tokens(fetch_file(card, file_of(card, "tokens")))
     tables: dict[str, dict[str, Any]] = {}
@@ -115,6 +117,26 @@ def load_vocabulary(card: Card | str | Path) -> GeneTables:
         return found
     names = human_names().of_symbols(found.genes)
     return GeneTables(tokens, found.medians, names.aliases, names.ambiguous)
+
+
+def _saved(folder: Path) -> GeneTables:
+    """The tables that a tokenizer of ours was saved with."""
+    tables: list[dict[str, Any]] = []
+    for name in ("vocab.json", "gene_medians.json", "gene_aliases.json"):
+        path = folder / name
+        if not path.is_file():
+            tables.append({})
+            continue
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"unreadable ({error})", wanted="a JSON object", where=path, fix="save it again") from error
+        tables.append(held if isinstance(held, dict) else {})
+    if not tables[0]:
+        raise DataError(
+            "no vocab.json with tokens", wanted="a saved tokenizer", where=folder, fix="name a card or another folder"
+        )
+    return GeneTables(tables[0], tables[1], tables[2])
 
 
 def read_tokens(path: Path) -> dict[str, int]:

@@ -22,6 +22,7 @@ from scmf.data.loading.resolve import ResolvedData, resolve
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.splits.read import SPLITS, read_codes
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.missing import text_categories
 from scmf.data.stores.open import open_stores
 from scmf.data.stores.soma.census import open_census
 from scmf.data.stores.store import Store
@@ -87,7 +88,7 @@ class OpenedCorpus:
 
     def codes(self, column: str) -> np.ndarray:
         """A column of ``obs`` as integer codes (n_cells,), -1 where it is missing; `DataError` if there is none."""
-        return self.column(column).astype("category").cat.codes.to_numpy()
+        return np.asarray(text_categories(self.column(column)).codes)
 
     def sampler(self, settings: StreamConfig, *, seed: int) -> Sampler | None:
         """How often each training cell comes in an epoch; None when every cell of the corpus comes once."""
@@ -130,7 +131,7 @@ def open_corpus(config: DataConfig) -> OpenedCorpus:
         passed, removed = kept.keep, dict(kept.removed)
     card = resolved.card
     facts = DataFacts(
-        dataset=card.name if card else _name(corpus),
+        dataset=card.name if card else corpus.file_names,
         sha256=corpus.fingerprint,
         split=resolved.split,
         split_sha256=resolved.split_sha256,
@@ -144,12 +145,6 @@ def open_corpus(config: DataConfig) -> OpenedCorpus:
     )
     version = getattr(corpus.stores[0], "version", None) if config.census is not None else None
     return OpenedCorpus(corpus, split_codes, passed, resolved.aligner, facts, census_version=version)
-
-
-def _name(corpus: Corpus) -> str:
-    """Names of the stores without their folders, as cells in memory are called."""
-    names = list(dict.fromkeys(store.uri.split("?")[0].rstrip("/").rpartition("/")[2] for store in corpus.stores))
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _stores(resolved: ResolvedData) -> list[Store]:

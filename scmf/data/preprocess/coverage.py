@@ -20,6 +20,7 @@ from scmf.data.genes.names import MATCHED
 from scmf.data.genes.orthologs import Many, load_orthologs
 from scmf.data.preprocess.aligner_columns import Columns
 from scmf.data.preprocess.gene_aligner import GeneAligner
+from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.open import open_stores
 from scmf.data.stores.store import Store, is_store
@@ -215,6 +216,13 @@ def _of_store(
     )
 
 
+def gene_sums(store: Store, *, cells: int | None = 2048) -> np.ndarray:
+    """Counts of each gene of a store (G,), over ``cells`` cells spread evenly over it; None takes all."""
+    sums_G = np.zeros(len(store.genes))
+    _add_counts(store, sums_G, cells)
+    return sums_G
+
+
 def _add_counts(store: Store, sums_G: np.ndarray, cells: int | None) -> int:
     """Add the counts of some cells up by gene; the number of cells."""
     read = 0
@@ -248,6 +256,7 @@ def coverage_of_files(
     cells: int | None = 2048,
     counts: str = "auto",
     gene_ids: str = "auto",
+    rounding: Rounding = "error",
     storage_options: Mapping[str, Any] | None = None,
 ) -> CoverageReport:
     """What ``scmf data genes`` shows.
@@ -262,13 +271,13 @@ def coverage_of_files(
         Policy with which mouse genes are taken to human ones; None takes none.
     cells
         Cells looked at in each store; None all.
-    counts, gene_ids, storage_options
+    counts, gene_ids, rounding, storage_options
         See `scmf.data.stores.open.open_stores`.
     """
     genes = load_gene_set(vocabulary)
     table = None if orthologs is None else load_orthologs(orthologs)
     aligner = GeneAligner.of(genes, mapping=genes.gene_map(), orthologs=table)
-    stores = open_stores(paths, counts=counts, gene_ids=gene_ids, storage_options=storage_options)
+    stores = open_stores(paths, counts=counts, gene_ids=gene_ids, rounding=rounding, storage_options=storage_options)
     try:
         return coverage(stores, aligner, name=genes.name, cells=cells)
     finally:

@@ -84,6 +84,17 @@ class HvgResult:
         """The highly variable genes, in the order of the genes."""
         return tuple(str(gene) for gene in self.table.index[self.table["highly_variable"].to_numpy(bool)])
 
+    def why_not(self, wanted: int) -> str:
+        """Why there are not as many genes as were wanted, as one clause; empty where there are."""
+        found, size = len(self.selected), len(self.table)
+        if found == wanted:
+            return ""
+        if found > wanted:
+            return f"{found:,} genes instead of {wanted:,}: the last ones are equally variable"
+        if size < wanted:
+            return f"{found:,} genes instead of {wanted:,}: there are {size:,} genes"
+        return f"{found:,} genes instead of {wanted:,}: the others vary in no cell, or cannot be compared with others"
+
     def step(self) -> SelectGenes:
         """The step of a pipeline that keeps them."""
         return SelectGenes(self.selected)

@@ -206,7 +206,7 @@ def corpus_statistics(
     definition |= {"medians": "exact"} if exact else {"medians": "t-digest"} | digest
     kept = corpus.n_cells if keep is None else int(np.count_nonzero(keep))
     provenance = {
-        "corpus": corpus.name,
+        "corpus": corpus.file_names,
         "fingerprint": corpus.fingerprint,
         "cells": kept,
         "keep": None if keep is None else hashlib.sha256(np.packbits(keep).tobytes()).hexdigest(),

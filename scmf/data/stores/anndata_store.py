@@ -95,7 +95,8 @@ class AnnDataStore(CsrStore):
         genes_.refuse_duplicates(ids, path=self.uri)
         self.genes = tuple(str(gene) for gene in ids)
         self._version = self._version_of_files()
-        self.fingerprint = sha256_json([self._version, self.counts, self.n_cells, sha256_json(list(self.genes))])
+        facts = [self._version, self.counts, self.n_cells, sha256_json(list(self.genes))]
+        self.fingerprint = sha256_json(facts if rounding == "error" else [*facts, rounding])
 
     @property
     def _is_dense(self) -> bool:

@@ -71,6 +71,12 @@ class Corpus:
         return ", ".join(uris[:3]) + (f" and {len(uris) - 3} more" if len(uris) > 3 else "") or "an empty corpus"
 
     @property
+    def file_names(self) -> str:
+        """Names of the stores without their folders and credentials, for records."""
+        names = list(dict.fromkeys(store.uri.split("?")[0].rstrip("/").rpartition("/")[2] for store in self.stores))
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+    @property
     def fingerprint(self) -> str:
         """Digest of what all stores hold, in this order."""
         return sha256_json([store.fingerprint for store in self.stores])

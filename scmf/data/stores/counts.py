@@ -19,7 +19,7 @@ from scipy import sparse
 from scmf.core import registry
 from scmf.core.errors import CountsError, DataError
 from scmf.data.stores.canonical import MOST_NOISE, NOISE, Rounding
-from scmf.data.stores.fractions import looks_like, refuse_damage
+from scmf.data.stores.fractions import looks_like, refuse_damage, rounded_normalized
 
 _log = logging.getLogger("scmf.data.stores")
 _BLOCK = 1 << 22
@@ -37,7 +37,8 @@ class Verdict:
     where
         ``X``, ``raw.X`` or ``layers/<name>``.
     kind
-        ``counts``; or why not: ``nan``, ``infinite``, ``negative``, ``not integers``, ``empty``, ``too large``.
+        ``counts``; or why not: ``nan``, ``infinite``, ``negative``, ``not integers``, ``empty``, ``too large``,
+        ``not counts`` (whole numbers that are rounded normalized values).
     found
         The same as one clause with numbers and, for a single bad value, its cell and gene.
     shape
@@ -50,7 +51,7 @@ class Verdict:
     """
 
     where: str
-    kind: Literal["counts", "nan", "infinite", "negative", "not integers", "empty", "too large"]
+    kind: Literal["counts", "nan", "infinite", "negative", "not integers", "empty", "too large", "not counts"]
     found: str
     shape: tuple[int, int]
     max: float
@@ -155,6 +156,8 @@ def examine(matrix: Any, *, where: str, cells: pd.Index, genes: pd.Index, roundi
             return Verdict(where, "counts", f"{found}; {done} (data.counts_rounding)", shape, top, kind)
     if top >= _INTEGERS_OF_FLOAT32:
         return Verdict(where, "too large", f"the count {top:.0f}, beyond what float32 holds exactly", shape, top)
+    if why := rounded_normalized(matrix):
+        return Verdict(where, "not counts", f"whole numbers up to {top:.0f}, but {why}", shape, top, "normalized")
     noise = f"; {n_noise:,} miss them by float noise and are rounded" if n_noise else ""
     return Verdict(where, "counts", f"non-negative integers (max {top:.0f}){noise}", shape, top)
 

@@ -19,6 +19,8 @@ from scmf.core.errors import DataError
 
 _CELLS = 500
 _SMALLEST_COUNT = 3
+_FEW_CELLS, _VALUES, _STEP = 5, 10, 16
+"""Cells, values of a cell, and smallest value of a cell from which on rounded values are told from counts."""
 
 
 def looks_like(matrix: Any) -> str:
@@ -51,6 +53,44 @@ def looks_like(matrix: Any) -> str:
                 return "normalized"
     integers = float(np.mean(rows.data == np.rint(rows.data)))
     return "corrected" if integers > 0.01 or rows.data.max() >= 20 else ""
+
+
+def rounded_normalized(matrix: Any) -> str:
+    """Why whole numbers are no counts but normalized values that were rounded (CPM), as one clause; else empty.
+
+    Looked at are the first 500 cells. Totals of normalized cells differ by what rounding adds up to, which no sampled
+    cells do (counts that were drawn down to one depth have one total exactly); or the values of a cell are multiples of
+    a large number, that of one count.
+
+    Parameters
+    ----------
+    matrix
+        Cells x genes, whole and non-negative, dense or sparse.
+    """
+    rows = sparse.csr_matrix(matrix[:_CELLS] if sparse.issparse(matrix) else np.asarray(matrix[:_CELLS]))
+    rows = sparse.csr_matrix(rows, dtype=np.float64)
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
+    rows = rows[np.diff(rows.indptr) > 0]
+    sizes = np.diff(rows.indptr)
+    if rows.shape[0] < _FEW_CELLS:
+        return ""
+    sums = np.add.reduceat(rows.data, rows.indptr[:-1])
+    off = np.abs(sums - sums.mean()).max()
+    if sums.mean() >= 1000 and 0 < off <= 1 + 4 * 0.29 * np.sqrt(sizes.max()):
+        return f"every cell adds up to {sums.mean():,.0f} but for {off:.0f}, as normalized values do that were rounded"
+    rows = rows[sizes >= _VALUES]
+    if rows.shape[0] < _FEW_CELLS:
+        return ""
+    starts, sizes = rows.indptr[:-1], np.diff(rows.indptr)
+    step = np.repeat(np.minimum.reduceat(rows.data, starts), sizes)
+    low = rows.data <= 5 * step
+    multiple = np.abs(rows.data - step * np.rint(rows.data / step)) <= 3.5  # of a step that is known to .5
+    clean = np.add.reduceat((low & ~multiple).astype(np.int64), starts) == 0
+    large = np.minimum.reduceat(rows.data, starts) >= _STEP
+    if (clean & large).mean() > 0.9:
+        return f"the values of a cell are multiples of {np.median(step[starts]):.0f}, as counts per million are"
+    return ""
 
 
 def refuse_damage(matrix: Any, *, where: str, cells: pd.Index, genes: pd.Index) -> None:

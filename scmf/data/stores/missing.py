@@ -1,7 +1,7 @@
 """Values of a column of ``obs`` whatever a file writes for them: which are missing, and what they are as text.
 
-Lives here: `is_missing` and `as_text`, the rules for labels, batches, donors and conditions. Lives elsewhere: what
-becomes of a cell without a value: refused (splits, hvg), left out and counted (evaluation).
+Lives here: `is_missing`, `as_text` and `known_text`, the rules for labels, batches, donors and conditions. Lives
+elsewhere: what becomes of a cell without a value: refused (splits, hvg), left out and counted (loading.labels).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-TEXTS = frozenset({"", "nan", "NaN", "NAN", "<NA>"})
+TEXTS = frozenset({"", "nan", "NaN", "NAN", "<NA>", "None"})
 """What missing values become where a column was turned into text; spaces around do not count."""
 
 
@@ -42,6 +42,22 @@ def as_text(values: Any) -> list[str]:
     return [str(int(one)) if _is_whole(one) else str(one) for one in values]
 
 
+def known_text(values: Any, *, missing: str = "") -> np.ndarray:
+    """Values as text, ``missing`` where there is none; str (n,).
+
+    Parameters
+    ----------
+    values
+        A column (n,), as `is_missing` takes it.
+    missing
+        What stands for a missing value; the empty text is never a value.
+    """
+    categorical = pd.Categorical(values)
+    lost = np.append(_missing_texts(categorical.categories), True)  # code -1 is the last
+    names = [missing if gone else name for gone, name in zip(lost, [*as_text(categorical.categories), ""], strict=True)]
+    return np.array(names, dtype=str)[np.asarray(categorical.codes)]
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and float(value).is_integer()
 
@@ -49,9 +65,12 @@ def _is_whole(value: Any) -> bool:
 def text_categories(values: Any) -> pd.Categorical:
     """A column as categories of text; missing values have none."""
     categorical = pd.Categorical(values)
-    names = as_text(categorical.categories)
-    kept = list(dict.fromkeys(names))
-    place = {name: i for i, name in enumerate(kept)}
+    names = [
+        None if gone else name
+        for gone, name in zip(_missing_texts(categorical.categories), as_text(categorical.categories), strict=True)
+    ]
+    kept = [name for name in dict.fromkeys(names) if name is not None]
+    place: dict[str | None, int] = {None: -1, **{name: i for i, name in enumerate(kept)}}
     codes = np.array([*(place[name] for name in names), -1], np.int64)[np.asarray(categorical.codes)]
     return pd.Categorical.from_codes(codes, categories=pd.Index(kept, dtype=object))
 

@@ -114,10 +114,6 @@ class CellStream:
 
     # --- what can be asked ---------------------------------------------------------------------------
 
-    def epoch_plan(self, epoch: int) -> EpochPlan:
-        """The plan of an epoch: its number of batches, and which cells stand where. Reads nothing."""
-        return self.plan.epoch(epoch)
-
     @cached_property
     def batches_per_epoch(self) -> int:
         """Batches of an epoch on this rank, the same on every rank."""

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from scmf.core.errors import ConfigError, DataError
+from scmf.data.stores.missing import text_categories
 
 _MOST = np.iinfo(np.uint16).max
 
@@ -108,7 +109,7 @@ def balanced(
     Parameters
     ----------
     groups
-        Group of each cell, such as ``obs["tissue"]``; cells without one (NaN) are left out.
+        Group of each cell, such as ``obs["tissue"]``; cells without one (NaN, empty text) are left out.
     keep
         Boolean (n_cells,): the cells that may come.
     power
@@ -125,9 +126,9 @@ def balanced(
     ConfigError
         A weight is negative, or names a group that no cell has.
     """
-    column = groups.astype("category")
-    codes = column.cat.codes.to_numpy().astype(np.int32)
-    names = [str(name) for name in column.cat.categories]
+    column = text_categories(groups)
+    codes = np.asarray(column.codes, np.int32)
+    names = [str(name) for name in column.categories]
     if keep is not None:
         codes = np.where(keep, codes, -1).astype(np.int32)
     counts = np.bincount(codes[codes >= 0], minlength=len(names)).astype(np.float64)
@@ -148,40 +149,3 @@ def balanced(
         raw = np.array([weights.get(name, 0.0) for name in names])
         codes = np.where(np.isin(codes, np.flatnonzero(raw)), codes, -1).astype(np.int32)
     return BalancedGroupSampler(codes, raw / raw.sum(), n_places=n_places or int(counts.sum()), seed=seed)
-
-
-class WeightedCellSampler:
-    """Each cell in proportion to a weight of its own, by systematic sampling in a shuffled order.
-
-    A cell of expected frequency f comes ``floor(f)`` or ``ceil(f)`` times, f on average.
-
-    Parameters
-    ----------
-    weights
-        Weight of each cell, 0 or more (n_cells,).
-    n_places
-        Cells of an epoch.
-    seed
-        Seed.
-    """
-
-    def __init__(self, weights: np.ndarray, *, n_places: int, seed: int) -> None:
-        weights = np.asarray(weights, np.float64)
-        if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-            raise ConfigError("weights with NaN, a negative or no positive value", wanted="0 or more", where="weights")
-        self._expected = weights * (n_places / weights.sum())
-        if self._expected.max() > _MOST:
-            raise ConfigError("a cell would come more than 65,535 times", where="weights", fix="lower its weight")
-        self._n_places, self._seed = n_places, seed
-
-    def __call__(self, epoch: int) -> np.ndarray:
-        """See `Sampler`."""
-        rng = np.random.default_rng([self._seed, epoch, 3])
-        order = rng.permutation(len(self._expected))
-        ends = np.cumsum(self._expected[order])
-        ends *= self._n_places / ends[-1]
-        ticks = np.floor(ends + rng.random()).astype(np.int64)
-        ticks[-1] = self._n_places
-        times = np.empty(len(order), np.uint16)
-        times[order] = np.diff(ticks, prepend=0)
-        return times

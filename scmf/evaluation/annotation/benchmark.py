@@ -27,7 +27,6 @@ from scmf.evaluation.protocol import Benchmark
 from scmf.evaluation.score import check_vectors, package
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
-from scmf.evaluation.uncertainty import bootstrap_labels
 from scmf.results.score import Score
 
 __all__ = [
@@ -105,7 +104,7 @@ class Annotation(Benchmark):
         representations
             Method to matrix (N, D).
         truth
-            Labels and parts of the N cells; valid cells are neither fitted nor scored.
+            Labels and parts of the N cells; valid cells and those without a label are neither fitted nor scored.
         protocols
             Among linear_probe, knn_probe, knn_transfer and cross_validated, which knows no parts; the first two when
             None.
@@ -131,7 +130,8 @@ class Annotation(Benchmark):
             check_vectors(x_ND, method, where=self.name)
             for protocol in protocols:
                 if protocol == CROSS_VALIDATED:
-                    yield cross_validated(x_ND, truth.labels, method=method)
+                    rows = truth.labeled
+                    yield cross_validated(x_ND[rows], truth.labels[rows], method=method)
                 else:
                     yield self._probe(x_ND, truth, truth.labels, protocol=protocol, method=method, unseen=unseen)
 
@@ -206,14 +206,14 @@ class Annotation(Benchmark):
         details: dict[str, Any] = {
             "confusion": confusion(predicted, true),
             "per_class": per_class(predicted, true, train_labels),
+            **({"without_label": n} if (n := truth.left_out.get("without_label")) else {}),
         }
         if unseen == "report":
             found = transfer.report(predicted, true, train_labels, certainty=certainty, donors=donors)
             details["unseen"] = truth.unseen()
         else:
-            units = transfer.units(donors)
-            drawn = {} if len(true) < 2 else bootstrap_labels(predicted, true, groups=units, unit=transfer.unit(units))
-            found = transfer.Found(score(predicted, true), definitions(), drawn)
+            found = transfer.plain(predicted, true, donors=donors)
+        details |= found.details
         lines = found.definitions
         if protocol == TRANSFER:
             how = (
@@ -246,6 +246,7 @@ def _check(truth: CellLabels, unseen: Unseen) -> None:
     """Raise `EvaluationError` unless the split can be scored."""
     if unseen == "error":
         truth.check_trained_labels()
-        return
-    truth.check_parts()
-    transfer.check_some_seen(truth)
+    else:
+        truth.check_parts()
+        transfer.check_some_seen(truth)
+    truth.check_classes()

@@ -7,7 +7,9 @@ certainty tells the two apart. Lives elsewhere: the probes (annotation), scores 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -15,17 +17,19 @@ from scmf.core.errors import EvaluationError
 from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.annotation.label_scores import definitions, score
 from scmf.evaluation.annotation.metric_table import METRICS
+from scmf.evaluation.annotation.units import Units
 from scmf.evaluation.uncertainty import bootstrap, bootstrap_labels
 from scmf.results.score import Interval
 
 
 @dataclass(frozen=True)
 class Found:
-    """Metrics with their definitions and intervals."""
+    """Metrics with their definitions and intervals, and what is listed instead of intervals."""
 
     metrics: dict[str, float]
     definitions: dict[str, str]
     intervals: dict[str, Interval]
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def check_some_seen(truth: CellLabels) -> None:
@@ -37,16 +41,6 @@ def check_some_seen(truth: CellLabels) -> None:
             where="data.split, data.label_key",
             fix="map the labels of both data sets to one vocabulary",
         )
-
-
-def units(donors: np.ndarray | None) -> np.ndarray | None:
-    """Donors (N,), to draw whole ones; None, to draw cells, where there are not two."""
-    return None if donors is None or len(np.unique(donors)) < 2 else donors
-
-
-def unit(groups: np.ndarray | None) -> str:
-    """Word for what is drawn."""
-    return "cells" if groups is None else "donors"
 
 
 def auroc(score_N: np.ndarray, positive_N: np.ndarray) -> float:
@@ -88,7 +82,7 @@ def report(
     certainty
         Largest probability (or share of votes) of each test cell (N,); None where there is none.
     donors
-        Donors of the test cells (N,) to draw for intervals; None draws cells.
+        Donors of the test cells (N,) to draw for intervals, empty where nobody knows; None draws cells.
 
     Returns
     -------
@@ -103,20 +97,42 @@ def report(
     base = definitions()
     lines = {name: f"among test cells whose label some training cell has: {base[name]}" for name in base}
     lines |= METRICS.definitions(("accuracy_all", "unseen_share"))
-    intervals: dict[str, Interval] = {}
-    of_seen, of_all = units(None if donors is None else donors[seen]), units(donors)
-    if seen.sum() > 1:
-        intervals |= bootstrap_labels(predicted[seen], true[seen], groups=of_seen, unit=unit(of_seen))
-    if len(true) > 1:
-        drawn = bootstrap_labels(right, np.ones_like(right), groups=of_all, unit=unit(of_all))
-        intervals["accuracy_all"] = drawn["accuracy"]
+    every = Units.of(donors, len(true))
+    intervals = every.among(seen).intervals(partial(_labels, predicted[seen], true[seen]))
+    drawn = every.intervals(partial(_labels, right, np.ones_like(right)))
+    intervals |= {"accuracy_all": drawn["accuracy"]} if drawn else {}
     if certainty is not None and not seen.all():
         doubt = 1 - certainty
         metrics["unseen_detection_auroc"] = auroc(doubt, ~seen)
         lines |= METRICS.definitions(("unseen_detection_auroc",))
-        intervals |= bootstrap(
-            lambda rows: {"unseen_detection_auroc": auroc(doubt[rows], ~seen[rows])},
-            len(true) if of_all is None else of_all,
-            unit=unit(of_all),
-        )
-    return Found(metrics, lines, intervals)
+
+        def told_apart(rows: np.ndarray, groups: np.ndarray | None, unit: str) -> dict[str, Interval]:
+            return bootstrap(
+                lambda drawn: {"unseen_detection_auroc": auroc(doubt[rows[drawn]], ~seen[rows[drawn]])},
+                len(rows) if groups is None else groups,
+                unit=unit,
+            )
+
+        intervals |= every.intervals(told_apart)
+    listed = every.listed(lambda rows: _both(predicted[rows], true[rows], seen[rows]))
+    return Found(metrics, lines, intervals, listed)
+
+
+def plain(predicted: np.ndarray, true: np.ndarray, *, donors: np.ndarray | None) -> Found:
+    """Metrics of predicted labels of test cells (N,), all of which some training cell has; see `report`."""
+    units = Units.of(donors, len(true))
+    listed = units.listed(lambda rows: score(predicted[rows], true[rows]))
+    drawn = units.intervals(partial(_labels, predicted, true))
+    return Found(score(predicted, true), definitions(), drawn, listed)
+
+
+def _labels(
+    predicted: np.ndarray, true: np.ndarray, rows: np.ndarray, groups: np.ndarray | None, unit: str
+) -> dict[str, Interval]:
+    return bootstrap_labels(predicted[rows], true[rows], groups=groups, unit=unit)
+
+
+def _both(predicted: np.ndarray, true: np.ndarray, seen: np.ndarray) -> dict[str, float]:
+    """Scores of the seen labels where there are some, and of all."""
+    found = score(predicted[seen], true[seen]) if seen.any() else {}
+    return found | {"accuracy_all": float((predicted == true).mean())}

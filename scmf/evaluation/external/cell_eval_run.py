@@ -23,7 +23,7 @@ from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Predicti
 from scmf.evaluation.score import package
 from scmf.evaluation.uncertainty import bootstrap_means
 from scmf.results.metric import Metric, MetricTable
-from scmf.results.score import Score
+from scmf.results.score import FEW_UNITS, Score
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,9 @@ class CellEval:
                 "counts": {name: {key: _plain(value) for key, value in row.items()} for name, row in counts.items()},
                 "left_out": left_out,
             },
-            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(rows) > 1 and each else {},
+            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws)
+            if len(rows) >= FEW_UNITS and each
+            else {},
         )
 
 

@@ -24,6 +24,9 @@ from typing import Any
 MISSING = 7
 """Exit code when the environment has no cz-benchmarks."""
 
+MISSING_TEXTS = ("", "nan", "NaN", "NAN", "<NA>", "None")
+"""What missing labels become where a column was turned into text; this program has no scmf to ask."""
+
 PACKAGES = ("cz-benchmarks", "numpy", "scikit-learn", "scanpy", "scib-metrics", "igraph")
 
 
@@ -40,6 +43,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from czbenchmarks import tasks  # type: ignore[import-not-found,unused-ignore]
 
     cells = anndata.read_h5ad(job["adata"])
+    for key in filter(None, (job["label_key"], job["batch_key"])):  # a missing value is no class
+        column = cells.obs[key]
+        cells = cells[(column.notna() & ~column.astype(str).str.strip().isin(MISSING_TEXTS)).to_numpy()].copy()
     x_ND = np.asarray(cells.obsm[job["obsm_key"]])
     labels = cells.obs[job["label_key"]]
     started = time.perf_counter()

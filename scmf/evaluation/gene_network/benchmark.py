@@ -26,7 +26,7 @@ from scmf.evaluation.protocol import Benchmark
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
 from scmf.evaluation.uncertainty import bootstrap
-from scmf.results.score import Score
+from scmf.results.score import FEW_UNITS, Score
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class GeneNetwork(Benchmark):
         weights = weight_matrix(table, pairs.rows, pairs.columns)
         metrics = edge_scores(weights[pairs.universe], pairs.is_edge[pairs.universe])
         draws = RegulatorDraws(weights, pairs.is_edge, pairs.universe)
-        enough = len(pairs.rows) > 1
+        enough = len(pairs.rows) >= FEW_UNITS
         how = getattr(table, "attrs", {}).get("how")
         return Score(
             benchmark=self.name,

@@ -10,7 +10,6 @@ Array legend: D width, V tokens, R regulators, T targets.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from scmf.evaluation.gene_network.model_contexts import (
     knockout,
     known,
 )
-from scmf.models.checkpoint import load_run_model
 from scmf.tokenizers.build import tokenize
 
 DEFAULT_WAYS = ("gene_embedding", "attention", "knockout")
@@ -41,19 +39,6 @@ _IN_CELLS: dict[str, Callable[..., pd.DataFrame]] = {
     "knockout": knockout,
     "context_embedding": context_embedding,
 }
-
-
-def run_edges(
-    folder: Path | str,
-    cells: Any,
-    *,
-    regulators: Sequence[str],
-    targets: Sequence[str],
-    ways: Sequence[str] | None = None,
-) -> dict[str, pd.DataFrame]:
-    """`model_edges` of the folder of a run, or of a checkpoint."""
-    network, tokenizer = load_run_model(folder)
-    return model_edges(network, tokenizer, cells, regulators=regulators, targets=targets, ways=ways)
 
 
 def model_edges(

@@ -80,7 +80,7 @@ class Integration:
         representations
             Method to matrix (N, D).
         truth
-            Labels and batches of the N cells.
+            Labels and batches of the N cells; cells that lack one are left out.
         unintegrated
             Principal components before any integration (N, 50), for the principal component regression.
         max_cells, draws, seed
@@ -93,10 +93,11 @@ class Integration:
             If there are fewer than two batches, no frequent label lies in two of them, or a metric has no value
             (a representation that gives every cell the same vector).
         """
-        check_batches(truth)
-        scib = _scib_metrics()
+        rows, truth = complete_cells(truth)
+        scib, unintegrated = _scib_metrics(), unintegrated[rows]
         for method, x_ND in representations.items():
             log.info(method)
+            x_ND = x_ND[rows]
             check_vectors(x_ND, method, where=self.name)
             measure = partial(self._score, scib, method, x_ND, truth, unintegrated)
             yield bounded(measure, truth, max_cells=max_cells, draws=draws, seed=seed)
@@ -148,7 +149,10 @@ class Integration:
         }
         found: dict[str, float] = {}
         for name, function in compute.items():
-            value = function()
+            try:
+                value = function()
+            except CANNOT as error:
+                raise cannot(name, len(x_ND), error) from error
             if name == "kmeans":
                 found |= {"kmeans_nmi": float(value["nmi"]), "kmeans_ari": float(value["ari"])}
             else:
@@ -157,6 +161,20 @@ class Integration:
         found["batch_correction"] = float(np.mean([found[name] for name in BATCH]))
         found["overall"] = 0.6 * found["bio_conservation"] + 0.4 * found["batch_correction"]
         return found
+
+
+CANNOT = (ValueError, IndexError, ZeroDivisionError, TypeError, FloatingPointError)
+"""What libraries raise of too few cells, labels or batches."""
+
+
+def cannot(metric: str, n_cells: int, error: Exception) -> EvaluationError:
+    """What is said where a metric cannot be computed of these cells."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return EvaluationError(
+        f"{metric} cannot be computed of {n_cells:,} cells ({lines[0]})",
+        wanted="more cells, with two labels or more in several batches", where=Integration.name,
+        fix="give more cells, or leave integration out of eval.benchmarks",
+    )  # fmt: skip
 
 
 def _kbet(scib: Any, near: Any, batches: np.ndarray | None, labels: np.ndarray) -> float:
@@ -182,6 +200,14 @@ def check_finite(metrics: Mapping[str, float], method: str) -> None:
             where=Integration.name,
             fix="check the weights of the model, or leave integration out of eval.benchmarks",
         )
+
+
+def complete_cells(truth: CellLabels) -> tuple[np.ndarray, CellLabels]:
+    """Indices of the cells with a label and a batch, and what is known of them; see `check_batches`."""
+    rows = truth.complete
+    known = truth if len(rows) == len(truth.labels) else truth.take(rows)
+    check_batches(known)
+    return rows, known
 
 
 def check_batches(truth: CellLabels) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from scmf.core.errors import EvaluationError, MissingExtraError
 from scmf.data.loading.labels import CellLabels
-from scmf.evaluation.integration.benchmark import check_batches, check_finite
+from scmf.evaluation.integration.benchmark import CANNOT, cannot, check_batches, check_finite, complete_cells
 from scmf.evaluation.integration.metric_table import BATCH, BIO, SCGPT_METRICS
 from scmf.evaluation.score import check_vectors, package
 from scmf.evaluation.subsamples import DRAWS, bounded
@@ -117,7 +117,7 @@ class Composites:
         representations
             Method to matrix (N, D).
         truth
-            Labels and batches of the N cells.
+            Labels and batches of the N cells; cells that lack one are left out.
         max_cells, draws, seed
             As in `scmf.evaluation.integration.benchmark.Integration.run`; ``seed`` is that of the clustering, too.
 
@@ -126,9 +126,10 @@ class Composites:
         EvaluationError
             As in `scmf.evaluation.integration.benchmark.Integration.run`.
         """
-        check_batches(truth)
+        rows, truth = complete_cells(truth)
         for method, x_ND in representations.items():
             log.info(method)
+            x_ND = x_ND[rows]
             check_vectors(x_ND, method, where=self.name)
             measure = partial(self._score, method, x_ND, truth, seed)
             yield bounded(measure, truth, max_cells=max_cells, draws=draws, seed=seed)
@@ -141,16 +142,19 @@ class Composites:
             check_batches(truth)
         order = _canonical_order(x_ND, truth)
         x_ND, truth = x_ND[order].astype(np.float64), truth.take(order)
-        graph = neighbor_graph(x_ND)
-        best, by_resolution = best_clustering(graph, truth.labels, seed=seed)
         assert truth.batches is not None  # else check_batches had raised
-        parts = {
-            "nmi": best["nmi"],
-            "ari": best["ari"],
-            "asw_label": asw_label(x_ND, truth.labels),
-            "asw_batch": asw_batch(x_ND, truth.labels, truth.batches),
-            "graph_conn": graph_connectivity(graph, truth.labels),
-        }
+        try:
+            graph = neighbor_graph(x_ND)
+            best, by_resolution = best_clustering(graph, truth.labels, seed=seed)
+            parts = {
+                "nmi": best["nmi"],
+                "ari": best["ari"],
+                "asw_label": asw_label(x_ND, truth.labels),
+                "asw_batch": asw_batch(x_ND, truth.labels, truth.batches),
+                "graph_conn": graph_connectivity(graph, truth.labels),
+            }
+        except CANNOT as error:
+            raise cannot("the scores of scGPT", len(x_ND), error) from error
         metrics = parts | composites(**parts)
         check_finite(metrics, method)
         return Score(

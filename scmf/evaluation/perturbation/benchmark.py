@@ -29,7 +29,7 @@ from scmf.evaluation.score import package
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
 from scmf.evaluation.uncertainty import bootstrap_means
-from scmf.results.score import Score
+from scmf.results.score import FEW_UNITS, Score
 
 log = logging.getLogger(__name__)
 
@@ -214,9 +214,16 @@ class Perturbation(Benchmark):
                     if name in each
                 },
                 "subgroups": dict(zip(named, groups, strict=True)),
+                **({} if len(named) >= FEW_UNITS else {"units": _listed(named, each)}),
             },
-            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(named) > 1 else {},
+            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(named) >= FEW_UNITS else {},
         )
+
+
+def _listed(named: Sequence[str], each: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The values of all metrics of each perturbation, which stand instead of an interval where they are few."""
+    values = {name: dict(zip(named, map(float, column), strict=True)) for name, column in each.items()}
+    return {"unit": "perturbations", "values": values}
 
 
 def pertpy_distance(name: str) -> Any:

@@ -10,7 +10,8 @@ Array legend: N cells, G genes, M predicted cells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,10 @@ import scipy.sparse as sp
 from scmf.core.errors import EvaluationError
 from scmf.data.splits.conditions import genes_of
 from scmf.data.splits.held_out import TEST, TRAIN
+from scmf.data.stores.missing import is_missing, known_text
+from scmf.evaluation.perturbation.scales import as_matrix, refuse_other_scales
+
+log = logging.getLogger(__name__)
 
 Pair = tuple[str, str]
 """Covariate (cell type, line) and condition."""
@@ -87,12 +92,20 @@ class PerturbationTruth:
         if cells.split is None:
             raise EvaluationError("cells without a split", wanted="train and test parts", where="data.split")
         covariate = names.covariate_key
-        genes = cells.var.get("symbol", cells.var_names)
+        conditions = known_text(cells.obs[names.key])
+        if is_missing([names.control])[0]:  # a control that is called None is no missing value
+            written = cells.obs[names.key].astype(str).to_numpy()
+            conditions = np.where(written == names.control, names.control, conditions)
+        covariates = known_text(cells.obs[covariate]) if covariate else np.repeat(ONE, cells.n_obs)
+        known = (conditions != "") & (covariates != "")
+        if n := int((~known).sum()):
+            log.warning(f"{facts.dataset}: {n:,} of {len(known):,} cells have no condition or cell type: left out")
+            cells, conditions, covariates = cells[known], conditions[known], covariates[known]
         truth = cls(
             x_NG=log_expression(cells),
-            genes=np.asarray(genes, dtype=str),
-            conditions=cells.obs[names.key].astype(str).to_numpy(),
-            covariates=cells.obs[covariate].astype(str).to_numpy() if covariate else np.repeat(ONE, cells.n_obs),
+            genes=_names_of_genes(cells),
+            conditions=spelled(conditions, control=names.control, separator=names.separator),
+            covariates=covariates,
             parts=cells.split,
             control=names.control,
             separator=names.separator,
@@ -104,6 +117,8 @@ class PerturbationTruth:
         """Raise `EvaluationError` unless there are test pairs, each with control cells of its covariate."""
         if not np.isfinite(self.x_NG.data).all():
             raise EvaluationError("expression that is not finite", wanted="finite numbers", where="X")
+        if len(self.genes) < 2:
+            raise EvaluationError(f"{len(self.genes)} gene", wanted="two genes or more, to compare profiles", where="X")
         if not self.pairs:
             raise EvaluationError("no perturbed test cells", wanted="at least one", where="data.split")
         for covariate in {covariate for covariate, _ in self.pairs}:
@@ -148,6 +163,16 @@ class PerturbationTruth:
         """Mean expression of the control cells of a covariate, float64 (G,)."""
         return self.mean(covariate, self.control, None)
 
+    @property
+    def mean_total(self) -> float:
+        """Mean over cells of the sum of what the logs are of: 10,000 where all genes are there."""
+        key = ("", "", "total")
+        if key not in self._means:
+            x = self.x_NG.astype(np.float64)
+            x.data = np.expm1(x.data)
+            self._means[key] = np.array([x.sum() / x.shape[0]])
+        return float(self._means[key][0])
+
     def genes_of(self, condition: str) -> tuple[str, ...]:
         """Perturbed genes of a condition."""
         return genes_of(condition, separator=self.separator, controls=(self.control,))
@@ -174,6 +199,33 @@ class PerturbationTruth:
         known = {gene for _, name in self.training_pairs for gene in self.genes_of(name)}
         mine = self.genes_of(condition)
         return f"seen{sum(gene in known for gene in mine)}" if len(mine) > 1 else "unseen_single"
+
+
+def _names_of_genes(cells: Any) -> np.ndarray:
+    """Symbols of the genes (G,), the id where a gene has none."""
+    ids = np.asarray(cells.var_names, dtype=str)
+    symbols = cells.var.get("symbol")
+    return ids if symbols is None else np.where(is_missing(symbols), ids, np.asarray(symbols, dtype=str))
+
+
+def spelled(conditions: np.ndarray, *, control: str, separator: str | None, known: Iterable[str] = ()) -> np.ndarray:
+    """Conditions (N,) with one spelling of each set of genes: B+A and A+B are one, A+control is A, control is control.
+
+    Parameters
+    ----------
+    conditions
+        As a column has them.
+    control, separator
+        See `PerturbationTruth`.
+    known
+        Spellings that are kept where they are sets of the same genes.
+    """
+    names, codes = np.unique(conditions, return_inverse=True)
+    kept = {genes_of(name, separator=separator, controls=(control,)): name for name in known} | {(): control}
+    for name in names.tolist():
+        kept.setdefault(genes_of(name, separator=separator, controls=(control,)), name)
+    one = [kept[genes_of(name, separator=separator, controls=(control,))] for name in names.tolist()]
+    return np.array(one, dtype=str)[codes]
 
 
 def log_expression(cells: Any) -> sp.csr_matrix:
@@ -220,17 +272,15 @@ def read_prediction(adata: Any, truth: PerturbationTruth, *, where: object = "th
             wanted="every gene of the truth", where=where, fix="predict all genes; a gene left out is not a zero",
         )  # fmt: skip
     columns = [place[str(gene)] for gene in truth.genes]
-    conditions = adata.obs["condition"].astype(str).to_numpy()
-    covariates = adata.obs["covariate"].astype(str).to_numpy() if several else np.repeat(truth.pairs[0][0], adata.n_obs)
-    x = sp.csr_matrix(adata.X)[:, columns]
-    if x.nnz and float(x.data.max()) > 20 and np.array_equal(x.data, np.round(x.data)):
-        raise EvaluationError(
-            f"whole numbers up to {x.data.max():.0f}", wanted="log1p of counts per 10,000, as the truth", where=where,
-            fix="scanpy.pp.normalize_total(target_sum=1e4), then log1p",
-        )  # fmt: skip
+    conditions = known_text(adata.obs["condition"])
+    covariates = known_text(adata.obs["covariate"]) if several else np.repeat(truth.pairs[0][0], adata.n_obs)
+    known = set(truth.conditions.tolist())
+    conditions = spelled(conditions, control=truth.control, separator=truth.separator, known=known)
+    x = as_matrix(adata.X, where=where)[:, columns]
+    refuse_other_scales(x, truth.mean_total, where=where)
     found = {}
     for pair in sorted(set(zip(covariates.tolist(), conditions.tolist(), strict=True))):
-        if pair[1] != truth.control:
+        if pair[1] not in (truth.control, "") and pair[0]:
             rows = (covariates == pair[0]) & (conditions == pair[1])
             found[pair] = x[np.flatnonzero(rows)].toarray().astype(np.float64)
     check_prediction(found, truth, where=where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
@@ -19,7 +20,13 @@ from scmf.evaluation.tasks import Task
 
 
 def find_submission(
-    word: str, *, tasks: Iterable[Task], obsm: str | None = None, name: str | None = None, corpora: tuple[str, ...] = ()
+    word: str,
+    *,
+    tasks: Iterable[Task],
+    obsm: str | None = None,
+    name: str | None = None,
+    corpora: tuple[str, ...] = (),
+    **of_model: Any,
 ) -> Submission:
     """The submission that a word on the command line means.
 
@@ -36,6 +43,8 @@ def find_submission(
         ``recipe/variant`` for results of files and cards.
     corpora
         What the maker of a file or card was trained on, for the leak marks.
+    of_model
+        Options of `ModelSubmission.of_folder`.
 
     Raises
     ------
@@ -46,7 +55,7 @@ def find_submission(
     if word == BASELINES:
         return BaselinesSubmission.new()
     if path.is_dir() and not is_zarr(path):
-        return ModelSubmission.of_folder(path)
+        return ModelSubmission.of_folder(path, **of_model)
     if path.is_file() and path.suffix not in (".tsv", ".csv") and (known := foreign(path)) is not None:
         raise known
     card = obsm is not None and not path.exists() and all(task.dataset == word for task in tasks)

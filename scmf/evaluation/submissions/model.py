@@ -19,6 +19,7 @@ import torch
 
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import EvalConfig
+from scmf.core.errors import DataError
 from scmf.core.files import sha256_file
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
@@ -26,12 +27,13 @@ from scmf.data.stores.ragged import Ragged
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.gene_network.model_edges import gene_vectors, model_edges
 from scmf.evaluation.perturbation.baselines import linear
-from scmf.evaluation.submissions.protocol import EmptySubmission, Origin
+from scmf.evaluation.submissions.protocol import ALL_CELLS, EmptySubmission, Origin, TrainingCells
 from scmf.evaluation.tasks import Task, data_of
 from scmf.models.checkpoint import copy_frozen, load_run_model
-from scmf.models.embed import embed_tokens
+from scmf.models.embed import embed_tokens, embeds_by_batch, on_device
 from scmf.models.run_folder import RunFolder
-from scmf.tokenizers.build import tokenize
+from scmf.tokenizers.build import BATCH_IDS, refuse_missing_batches, tokenize
+from scmf.tokenizers.coverage import tell_known_share
 from scmf.training.data import Prepared
 from scmf.training.finetune import finetune
 
@@ -39,6 +41,31 @@ log = logging.getLogger(__name__)
 
 KNOWN_GENES = 5
 """Perturbed training genes that a model must have vectors for: those of two genes are all alike but for a sign."""
+
+
+def tokens_for(model: Any, tokenizer: Any, cells: LoadedCells) -> Ragged:
+    """Tokens of cells for a model, with their batch only where the embedding depends on it.
+
+    Raises
+    ------
+    DataError
+        The model needs the batch, and a cell has none or one that the model does not know.
+    """
+    if not embeds_by_batch(model):
+        return tokenize(tokenizer, cells.without_batches())
+    if cells.facts.batch_key is None:
+        raise DataError(
+            "cells without batches", wanted="the batch of each cell, which this model reads",
+            where=cells.facts.dataset, fix="name the column: data.batch_key, or --batch-key of `scmf embed`",
+        )  # fmt: skip
+    tokens = tokenize(tokenizer, cells, batch_names=getattr(model.config, "batch_names", None))
+    refuse_missing_batches(tokens.cell_tensors[BATCH_IDS], key=cells.facts.batch_key, where=cells.facts.dataset)
+    return tokens
+
+
+def with_batch_size(settings: EvalConfig, batch_size: int | None) -> EvalConfig:
+    """The settings with another number of cells in a forward pass; as they are for None."""
+    return settings if batch_size is None else settings.model_copy(update={"batch_size": batch_size})
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,8 @@ class ModelSubmission(EmptySubmission):
         Which of the two networks are scored.
     prepared
         The run's own cells and their tokens, which are taken as they are; other cells are tokenized first.
+    allow_low_coverage
+        Score cells of which the tokenizer knows less than a fifth, too.
     """
 
     model: Any
@@ -68,6 +97,7 @@ class ModelSubmission(EmptySubmission):
     folder: Path | None = None
     methods: tuple[str, ...] = ("pretrained", "untrained")
     prepared: Prepared | None = None
+    allow_low_coverage: bool = False
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, model: Any, prepared: Prepared, folder: Path) -> ModelSubmission:
@@ -79,9 +109,12 @@ class ModelSubmission(EmptySubmission):
         return cls(origin, model, prepared.tokenizer, recipe.config.eval, recipe, folder, prepared=prepared)
 
     @classmethod
-    def of_folder(cls, folder: Path) -> ModelSubmission:
+    def of_folder(
+        cls, folder: Path, *, device: str | None = None, batch_size: int | None = None, allow_low_coverage: bool = False
+    ) -> ModelSubmission:
         """The model of a run's folder (with ``run.json``), or of a checkpoint."""
         model, tokenizer = load_run_model(folder)
+        model = on_device(model, device)
         run = RunFolder.find(folder)
         parameters = sum(value.numel() for value in model.parameters())
         layer, pooling = model.embedding_defaults
@@ -91,20 +124,34 @@ class ModelSubmission(EmptySubmission):
                 folder.resolve().name, "checkpoint", "published", sha256_file(weights), (str(folder),),
                 parameters=parameters,
             )  # fmt: skip
-            return cls(origin, model, tokenizer, EvalConfig(embedding_layer=layer, pooling=pooling), folder=folder)
+            settings = with_batch_size(EvalConfig(embedding_layer=layer, pooling=pooling), batch_size)
+            return cls(
+                origin, model, tokenizer, settings, folder=folder, allow_low_coverage=allow_low_coverage
+            )  # fmt: skip
         config = run.config
         corpus = config.data.dataset or ", ".join(config.data.file_names) or "streamed"
+        held = (run.facts.get("provenance") or {}).get("data") or {}
+        cells = None
+        if held.get("sha256"):
+            cells = TrainingCells(
+                str(held.get("dataset", corpus)), str(held["sha256"]), config.data.split, held.get("split_sha256"),
+                card=config.data.dataset is not None, streamed=config.data.streamed,
+            )  # fmt: skip
         origin = Origin(
             run.fact("recipe"), run.fact("variant"), "mini", run.fact("recipe_digest"), (str(folder),),
-            seed=run.fact("seed"), parameters=parameters, corpora=(f"{corpus}.{config.data.split or 'all'}",),
+            seed=run.fact("seed"), parameters=parameters, corpora=(f"{corpus}.{config.data.split or ALL_CELLS}",),
+            trained_on=cells,
         )  # fmt: skip
-        return cls(origin, model, tokenizer, config.eval, run.recipe(), run.path)
+        settings = with_batch_size(config.eval, batch_size)
+        return cls(
+            origin, model, tokenizer, settings, run.recipe(), run.path, allow_low_coverage=allow_low_coverage
+        )  # fmt: skip
 
     @cached_property
     def untrained(self) -> Any:
         """The same shape, before any step: for weights trained by a recipe, those that training began with."""
         torch.manual_seed(self.origin.seed or 0)
-        network = type(self.model)(deepcopy(self.model.config)).eval()
+        network = type(self.model)(deepcopy(self.model.config)).eval().to(next(self.model.parameters()).device)
         copy_frozen(self.model, network)
         return network
 
@@ -124,12 +171,13 @@ class ModelSubmission(EmptySubmission):
     def prepare(self, task: Task, cells: TaskCells) -> Prepared:
         """Cells and tokens: those of the run for its own cells.
 
-        Of other cells the batch column is left out: a model knows the batches of its training alone.
+        Of other cells the batch is read only where the embedding depends on it.
         """
         if self.prepared is not None and cells.adata is self.prepared.cells:
             return self.prepared
         adata = self.read(task, cells.adata)
-        return Prepared(adata, self.tokenizer, tokenize(self.tokenizer, adata.without_batches()))
+        tell_known_share(self.tokenizer, adata, allow=self.allow_low_coverage)
+        return Prepared(adata, self.tokenizer, tokens_for(self.model, self.tokenizer, adata))
 
     def embed(self, tokens: Ragged) -> dict[str, np.ndarray]:
         """Method to embeddings (N, D) by the layer and pooling of the run."""
@@ -143,7 +191,13 @@ class ModelSubmission(EmptySubmission):
 
     def vectors(self, task: Task, cells: TaskCells) -> Mapping[str, np.ndarray]:
         """Embeddings by the layer and pooling of the run."""
-        prepared = self.prepare(task, cells)
+        try:
+            prepared = self.prepare(task, cells)
+        except DataError as error:
+            if not embeds_by_batch(self.model):
+                raise
+            log.warning(f"no vectors of {task.dataset}.{task.split}, the model reads the batch: {error.found}")
+            return {}
         return self.own_vectors if prepared is self.prepared else self.embed(prepared.tokens)
 
     def labels(self, task: Task, cells: TaskCells) -> Iterator[tuple[str, np.ndarray]]:

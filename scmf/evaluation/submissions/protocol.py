@@ -11,12 +11,56 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from scmf.data.loading.facts import DataFacts
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.tasks import Task
+
+ALL_CELLS = "all"
+"""Stands for the split of a run that was trained without one."""
+
+
+@dataclass(frozen=True)
+class TrainingCells:
+    """What a run was trained on, told apart by content and not by name.
+
+    Parameters
+    ----------
+    name
+        Of the card or of the files.
+    sha256
+        Checksum of the cells; a fingerprint of the stores where they were streamed.
+    split, split_sha256
+        The split scheme and its checksum; None: all cells.
+    card
+        Whether ``name`` is that of a card.
+    streamed
+        Whether ``sha256`` is a fingerprint, which says nothing beside that of a file.
+    """
+
+    name: str
+    sha256: str
+    split: str | None
+    split_sha256: str | None
+    card: bool
+    streamed: bool
+
+    def corpora(self, dataset: str, split: str, facts: DataFacts) -> tuple[str, ...]:
+        """What `Origin.corpora` is beside the cells of a task, filed as ``<dataset>.<split>``."""
+        scheme = ALL_CELLS if self.split is None else Path(self.split).stem
+        by_name = self.streamed and self.card and self.name == facts.dataset
+        if not by_name and self.sha256 != facts.sha256:
+            other = self.name if self.name.partition(".")[0] != dataset else f"other {self.name} ({self.sha256[:12]})"
+            return (f"{other}.{scheme}",)
+        if self.split is None:
+            return (f"{dataset}.{ALL_CELLS}",)
+        if self.split_sha256 == facts.split_sha256:
+            return (f"{dataset}.{split}",)
+        return (f"{dataset}.{scheme}" + (" of the run" if scheme == split else ""),)
 
 
 @dataclass(frozen=True)
@@ -36,6 +80,8 @@ class Origin:
     corpora
         What it was trained on, as ``part_of`` of cards names corpora, or ``<dataset>.<split>`` for the training part of
         a split.
+    trained_on
+        The cells of the run that made the weights; None where nobody wrote them down.
     """
 
     recipe: str
@@ -46,6 +92,11 @@ class Origin:
     seed: int | None = None
     parameters: int | None = None
     corpora: tuple[str, ...] = ()
+    trained_on: TrainingCells | None = None
+
+    def corpora_beside(self, dataset: str, split: str, facts: DataFacts) -> tuple[str, ...]:
+        """What it was trained on, held against the cells of a task that is filed as ``<dataset>.<split>``."""
+        return self.corpora if self.trained_on is None else self.trained_on.corpora(dataset, split, facts)
 
 
 class Submission(Protocol):

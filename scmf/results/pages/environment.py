@@ -1,4 +1,4 @@
-"""The jinja2 environment of the pages: templates, escaping of HTML, no undefined name.
+"""The jinja2 environment of the pages: templates, escaping of HTML and control characters, no undefined name.
 
 Lives here: what all pages share. Lives elsewhere: the filters of a page (reproduction, leaderboard), the templates.
 """
@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from scmf.core.errors import MissingExtraError
+from scmf.core.printable import printable
 
 _TEMPLATES = Path(__file__).parent / "templates"
+
+
+def _finished(value: Any) -> Any:
+    """What stands on the page: no control characters, escaped HTML stays marked as such."""
+    return type(value)(printable(value)) if isinstance(value, str) else value
 
 
 def make_environment(*, needed_for: str) -> Any:
@@ -37,4 +43,5 @@ def make_environment(*, needed_for: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_finished,
     )

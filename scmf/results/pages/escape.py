@@ -59,4 +59,5 @@ def csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     begin = value.lstrip(" \u00a0")[:1]
-    return f"'{value}" if begin and (begin in _FORMULA or begin in "\t\r\n\0") else value
+    said = printable(value)
+    return f"'{said}" if begin and (begin in _FORMULA or begin in "\t\r\n\0") else said

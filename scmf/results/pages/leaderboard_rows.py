@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from scmf.results.judge import Verdict
 from scmf.results.pages.table import METHODS, number
 from scmf.results.result import CellKey, Result
+from scmf.results.score import Interval
 from scmf.results.significance import Estimate, interval, marks
 
 Leaks = Mapping[str, Mapping[str, tuple[str, str]]]
@@ -36,6 +37,9 @@ NAMES = {
     "additive": "additive", "linear": "linear model", "nearest": "nearest perturbation",
 }  # fmt: skip
 """How methods are called."""
+
+ALL_CELLS = "all"
+"""What stands for the split of a run that was trained without one, on all cells."""
 
 _WRITTEN = {
     word.lower(): word
@@ -184,7 +188,7 @@ def _entries(recipe: str, results: Sequence[Result], verdicts: Verdicts) -> dict
         if not all(name in result.metrics for result in results):
             continue
         samples = tuple(result.metrics[name] for result in results)
-        drawn = results[0].intervals.get(name) if len(results) == 1 else None
+        drawn = _interval(results[0], name) if len(results) == 1 else None
         each = [_drawn(result, name) for result in results]
         estimate = each[0] if len(results) == 1 else Estimate(samples, units=_over_units(each))
         verdict = verdicts.get((recipe, results[0].key(name)))
@@ -197,9 +201,15 @@ def _entries(recipe: str, results: Sequence[Result], verdicts: Verdicts) -> dict
     return found
 
 
+def _interval(result: Result, metric: str) -> Interval | None:
+    """The interval that was drawn, where it is over enough units to say something; earlier results have others, too."""
+    found = result.intervals.get(metric)
+    return found if found is not None and found.holds else None
+
+
 def _drawn(result: Result, metric: str) -> Estimate:
     """The number of one seed, with its interval where one was drawn."""
-    found = result.intervals.get(metric)
+    found = _interval(result, metric)
     value = (result.metrics[metric],)
     return Estimate(value) if found is None else Estimate(value, found.low, found.high, found.level)
 
@@ -251,6 +261,16 @@ def _marked(rows: Sequence[Row], higher: Mapping[str, bool]) -> list[Row]:
     return [replace(row, entries=mine) for row, mine in zip(rows, entries, strict=True)]
 
 
+_FILES = ("h5ad", "zarr", "h5mu", "h5", "loom", "tsv", "csv", "gz")
+"""Endings of names that are files and no cards."""
+
+
+def _part_of_card(corpus: str, dataset: str) -> bool:
+    """Whether a corpus is the card of this data set, whole or a split of it; a file of the same name is not."""
+    name, dot, scheme = corpus.partition(".")
+    return name == dataset and (not dot or scheme.partition(".")[0] not in _FILES)
+
+
 def _leak(result: Result, known: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
     """What is known of the presence of the test cells in what a method was trained on."""
     if result.method.partition("-")[0] not in ("pretrained", "finetuned", "official", "mini", "predicted"):
@@ -259,6 +279,8 @@ def _leak(result: Result, known: Mapping[str, tuple[str, str]]) -> tuple[str, st
     corpora = result.corpora or ((here,) if result.tier == "mini" else ())
     if not corpora:
         return "unknown", "nobody said what it was trained on"
+    if (of_own_card := result.provenance.get("part_of")) is not None:
+        known = {corpus: (said[0], said[1]) for corpus, said in of_own_card.items()}
     worst = ("", "")
     for corpus in corpora:
         contains, reason = known.get(corpus, ("unknown", "the card of these cells does not say"))
@@ -266,7 +288,9 @@ def _leak(result: Result, known: Mapping[str, tuple[str, str]]) -> tuple[str, st
             all_cells = result.benchmark in ("integration", "gene_network") or result.protocol == "cross_validated"
             here_too = "; these are among the cells scored here" if all_cells else ""
             worst = worst if worst[0] else ("own", f"trained on the training part of this split{here_too}")
-        elif corpus.split(".")[0] == result.dataset:
+        elif corpus in (result.dataset, f"{result.dataset}.{ALL_CELLS}"):
+            return "leak", f"trained on all cells of this data set ({corpus}): the test cells are among them"
+        elif _part_of_card(corpus, result.dataset):
             said = f"trained on cells of this data set under another split ({corpus}): test cells may be among them"
             return "leak", said
         elif contains in ("yes", "part"):

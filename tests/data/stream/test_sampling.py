@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scmf.core.errors import ConfigError, DataError
-from scmf.data.stream.sampling import EachOnceSampler, WeightedCellSampler, balanced
+from scmf.data.stream.sampling import EachOnceSampler, balanced
 
 
 @settings(max_examples=100, deadline=None)
@@ -51,17 +51,6 @@ def test_cells_without_a_group_or_outside_the_split_do_not_come():
 def test_wrong_weights_are_one_clear_error(weights):
     with pytest.raises(ConfigError, match="weight"):
         balanced(pd.Series(["a", "b"]), weights=weights)
-
-
-def test_weighted_cells_come_in_proportion():
-    weights = np.array([0.0, 1.0, 2.0, 5.0] * 25)
-    sampler = WeightedCellSampler(weights, n_places=100, seed=0)
-    runs = np.array([sampler(epoch) for epoch in range(400)])
-    assert (runs.sum(axis=1) == 100).all()
-    assert (runs[:, ::4] == 0).all()
-    expected = weights * 100 / weights.sum()
-    assert (np.abs(runs - expected).max(axis=0) < 1 + 1e-9).all()
-    assert np.allclose(runs.mean(axis=0), expected, atol=0.12)
 
 
 def test_an_empty_split_is_an_error():

@@ -11,9 +11,10 @@ from scmf.data.loading.load import load_cells
 from scmf.data.tokens.tokens import padded_tensors
 from scmf.evaluation.gene_network.benchmark import GeneNetwork
 from scmf.evaluation.gene_network.model_contexts import attention, knockout
-from scmf.evaluation.gene_network.model_edges import gene_embedding, gene_vectors, model_edges, run_edges, token_ids
+from scmf.evaluation.gene_network.model_edges import gene_embedding, gene_vectors, model_edges, token_ids
 from scmf.evaluation.gene_network.truth import NetworkTruth
 from scmf.models.build import build_model
+from scmf.models.checkpoint import load_run_model
 from scmf.training.data import prepare
 from tests.cli.test_cli import scmf
 from tests.fixtures.masked_cells import build as masked_autoencoder
@@ -37,7 +38,7 @@ def test_three_ways_of_a_trained_run_are_scored(toy_env, tmp_path, capsys, monke
     assert code == 0, err
     cells = load_cells(DataConfig(dataset=str(toy_env / "toy.yaml"), split="donor"))
     genes = cells.var_names.tolist()
-    edges = run_edges(tmp_path / "run", cells, regulators=genes[:6], targets=genes)
+    edges = model_edges(*load_run_model(tmp_path / "run"), cells, regulators=genes[:6], targets=genes)
     assert set(edges) == {"gene_embedding", "attention", "knockout"}
     for table in edges.values():
         assert np.isfinite(table["weight"]).all() and (table["weight"] > 0).all() and len(table) > 10
@@ -47,7 +48,8 @@ def test_three_ways_of_a_trained_run_are_scored(toy_env, tmp_path, capsys, monke
     assert [score.method for score in scores] == list(edges)
     assert all(0 <= score.metrics["auroc"] <= 1 and score.details["how"] for score in scores)
     # the weights of the run, not those it began with
-    again = run_edges(tmp_path / "run", cells, regulators=genes[:6], targets=genes, ways=["gene_embedding"])
+    saved = load_run_model(tmp_path / "run")
+    again = model_edges(*saved, cells, regulators=genes[:6], targets=genes, ways=["gene_embedding"])
     assert list(again) == ["gene_embedding"] and again["gene_embedding"].equals(edges["gene_embedding"])
 
 

@@ -10,7 +10,7 @@ from scmf.core.errors import EvaluationError
 from scmf.evaluation.perturbation.baselines import moved, train_mean
 from scmf.evaluation.perturbation.benchmark import Perturbation
 from scmf.evaluation.perturbation.truth import PerturbationTruth, read_prediction
-from tests.fixtures.perturbation_cells import screen
+from tests.fixtures.perturbation_cells import DOUBLES, SINGLES, screen
 
 FEW = settings(max_examples=4, deadline=None)
 SCORED = Perturbation(draws=20)
@@ -40,7 +40,10 @@ def test_no_change_is_the_floor():
     score = only(truth, SCORED.baselines(truth)["no_change"])
     assert score.metrics["pearson_delta"] == score.metrics["cosine_logfc"] == score.metrics["des"] == 0
     assert score.protocol == "unseen_combination" and score.n_cells == 4 * 24
-    assert set(score.intervals) >= {"pearson_delta", "mse"} and score.intervals["mse"].unit == "perturbations"
+    assert score.intervals == {} and score.details["units"]["values"].keys() >= {"mse", "des"}, "four are no draw"
+    five = screen(conditions=(*SINGLES, *DOUBLES, "g1+g3"))
+    more = only(five, SCORED.baselines(five)["no_change"]).intervals
+    assert set(more) >= {"pearson_delta", "mse"} and more["mse"].unit == "perturbations"
     assert not score.higher_is_better["mse"] and score.higher_is_better["pearson_delta"]
     assert set(score.definitions) == set(score.metrics)
     # one prediction for all is never recognized: ties count half, which is (P - 1) / 2P for P perturbations

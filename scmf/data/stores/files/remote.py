@@ -105,7 +105,7 @@ def open_remote(
             "an address whose credentials were left out of a record",
             wanted="the whole address",
             where=uri,
-            fix="give it again, for example --set 'data.files=[ADDRESS]'",
+            fix="give it again, for example --set 'data.files=[\"ADDRESS\"]'",
         )
     parts = urlsplit(uri)
     kind = _OBJECT_SCHEMES.get(parts.scheme)

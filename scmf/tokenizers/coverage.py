@@ -1,0 +1,67 @@
+"""How many genes of some cells a tokenizer knows, and how much of their counts.
+
+Lives here: cells in memory and stores held against the vocabulary of a tokenizer. Lives elsewhere: the numbers and what
+is refused (scmf.data.genes.known_share), matching of names (gene_columns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scmf.core.errors import DataError, from_value_error
+from scmf.data.genes.known_share import KnownShare
+from scmf.data.loading.facts import LoadedCells
+from scmf.data.preprocess.coverage import gene_sums
+from scmf.data.preprocess.gene_aligner import GeneAligner
+from scmf.data.stores.corpus import Corpus
+from scmf.tokenizers.gene_columns import match_genes
+
+
+def known_columns(tokenizer: Any, genes: Sequence[str], *, where: object) -> tuple[np.ndarray, int, int]:
+    """Which genes have a token, boolean (G,); tokens of genes among them, and in the vocabulary.
+
+    Raises
+    ------
+    DataError
+        No gene has one.
+    """
+    special = set(tokenizer.all_special_ids)
+    token_ids = {token: number for token, number in tokenizer.get_vocab().items() if number not in special}
+    names = [str(gene) for gene in genes]
+    try:
+        aliases = getattr(tokenizer, "_aliases", {})
+        found = match_genes(names, token_ids, aliases, match_official=tokenizer.match_official)
+    except ValueError as error:
+        raise from_value_error(DataError, error, where=where) from error
+    known = found.token_G >= 0
+    return known, len(np.unique(found.token_G[known])), len(token_ids)
+
+
+def known_share(tokenizer: Any, cells: LoadedCells) -> KnownShare:
+    """Genes and counts of cells in memory that a tokenizer knows."""
+    known, n_found, size = known_columns(tokenizer, cells.var_names.tolist(), where=cells.facts.dataset)
+    sums = np.asarray(cells.X.sum(axis=0)).ravel()
+    return KnownShare.of(known, n_vocabulary=size, n_found=n_found, sums=sums)
+
+
+def tell_known_share(tokenizer: Any, cells: LoadedCells, *, allow: bool) -> None:
+    """Say how much of the cells a tokenizer knows; see `KnownShare.tell`."""
+    known_share(tokenizer, cells).tell(cells.facts.dataset, allow=allow)
+
+
+def tell_known_share_of_stores(tokenizer: Any, corpus: Corpus, aligner: GeneAligner | None, *, allow: bool) -> None:
+    """The same of each store of a corpus, from counts of cells spread over it."""
+    stores = {id(store): store for store in corpus.stores}.values()
+    for store in stores:
+        if aligner is None:
+            known, n_found, size = known_columns(tokenizer, store.genes, where=store.uri)
+        else:
+            of_panel, _, size = known_columns(tokenizer, aligner.genes, where=store.uri)
+            target = aligner.columns(store.genes, where=store.uri).target
+            known = (target >= 0) & of_panel[target]
+            n_found = len(np.unique(target[known]))
+        sums = gene_sums(store, cells=max(64, 2048 // len(stores)))
+        KnownShare.of(known, n_vocabulary=size, n_found=n_found, sums=sums).tell(store.uri, allow=allow)
