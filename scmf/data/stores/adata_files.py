@@ -190,9 +190,14 @@ def check_obsm_key(key: str, *, where: str) -> None:
 
 def obsm_keys(path: Path | str) -> list[str]:
     """Keys of ``obsm`` in a file or group of this machine."""
-    with _open(LocalFiles(str(path))) as tree:
-        held = tree.get("obsm", {})
-        return sorted(held.dtype.names or () if hasattr(held, "dtype") else held.keys())
+    try:
+        with _open(LocalFiles(str(path))) as tree:
+            held = tree.get("obsm", {})
+            return sorted(held.dtype.names or () if hasattr(held, "dtype") else held.keys())
+    except ScmfError:
+        raise
+    except Exception as error:  # whatever h5py and zarr raise for damaged files
+        raise _unreadable(error, path) from error
 
 
 def stored_bytes(path: Path | str) -> int:
