@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 import shutil
 
 import anndata as ad
@@ -71,13 +72,13 @@ def test_a_copy_under_another_name_and_time_resumes_the_run(folder, data):
 def test_other_counts_of_equal_size_and_time_are_other_cells(folder, data):
     config = written(folder, data)
     assert train(config, "run").exit_code == 0
-    before = os.stat("cells.h5ad")
+    before = Path("cells.h5ad").stat()
     medians = json.loads((folder / "run/model/gene_medians.json").read_text())
     cells(1).write_h5ad("other.h5ad")
-    with open("other.h5ad", "rb") as source, open("cells.h5ad", "r+b") as target:  # the same inode
+    with Path("other.h5ad").open("rb") as source, Path("cells.h5ad").open("r+b") as target:  # the same inode
         target.write(source.read())
     os.utime("cells.h5ad", ns=(before.st_atime_ns, before.st_mtime_ns))
-    after = os.stat("cells.h5ad")
+    after = Path("cells.h5ad").stat()
     assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
     refused = train(config, "run")
     assert refused.exit_code == 1 and "another run" in str(refused.exception)
