@@ -362,13 +362,13 @@ def test_a_package_in_the_current_folder_that_a_card_names_is_not_run(tmp_path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("theirs.inner", "theirs", "os.path", "__main__"):
-        (tmp_path / "card.yaml").write_text(json.dumps({
+        (tmp_path / "theirs.yaml").write_text(json.dumps({
             "name": "theirs", "title": "t", "kind": "cells", "organism": "Homo sapiens", "license": "CC0-1.0",
             "citation": "c", "n_cells": 1, "n_genes": 1, "counts": "X", "gene_ids": "var_names",
             "files": [{"name": "cells.h5ad", "sha256": "0" * 64, "sources": [
                 {"kind": "installed", "package": name, "path": "cells.h5ad"}]}],
         }))  # fmt: skip
-        code, said = command("data", "fetch", tmp_path / "card.yaml")
+        code, said = command("data", "fetch", tmp_path / "theirs.yaml")
         assert code == 3, said
     assert not marker.exists()
 
