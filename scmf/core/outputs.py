@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scmf.core.errors import ConfigError, ResourceError, resource_error
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""The beginning of an address, also of one that became a path: ``s3://bucket`` is ``s3:/bucket`` then."""
 
 _TRIES = 16 << 10
 """Bytes written to see that there is room at all."""
@@ -86,7 +90,7 @@ def _named(path: Path | str, option: str) -> Path:
     text = str(path)
     if not text.strip() or "\0" in text:
         raise ConfigError(f"the name {text!r}", wanted="the name of a file or folder", where=option, fix="give a name")
-    if "://" in text:
+    if _ADDRESS.match(text):
         raise ConfigError(
             f"the address {text.partition('?')[0]!r}",
             wanted="a path of this machine",

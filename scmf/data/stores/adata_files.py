@@ -7,6 +7,7 @@ and adds to the copy, so that what is foreign to this anndata stays as it was. L
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -245,10 +246,18 @@ def _add_to_zarr(source: Path, target: Path, key: str, x_ND: np.ndarray) -> bool
         shutil.copytree(source, copy, copy_function=shutil.copyfile)
         group = zarr.open_group(copy, mode="r+", use_consolidated=False)
         replaced = _put(group, key, x_ND)
-        if (copy / ".zmetadata").is_file() or (group.metadata.consolidated_metadata is not None):
+        if _is_consolidated(copy):
             zarr.consolidate_metadata(copy)
         copy.rename(target)
     return replaced
+
+
+def _is_consolidated(group: Path) -> bool:
+    """Whether a list of all that is in a group lies in it, which must learn of what was added."""
+    if (group / ".zmetadata").is_file():
+        return True
+    head = group / "zarr.json"
+    return head.is_file() and json.loads(head.read_text(encoding="utf-8")).get("consolidated_metadata") is not None
 
 
 def _put(tree: Any, key: str, x_ND: np.ndarray) -> bool:
