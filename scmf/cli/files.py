@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from scmf.cli.options import BatchSize, Device, Json, LowCoverage, Quiet, Rounding, Variant, rounding_of
-from scmf.cli.output import print_answer, print_json, print_report, say
+from scmf.cli.output import print_answer, print_report, say
 
 
 def embed(
@@ -108,12 +108,14 @@ def schema(
     out: Annotated[Path | None, typer.Option("--out", help="File to write; stdout if not given.")] = None,
 ) -> None:
     """JSON schema of the YAML files, for editors."""
+    import json
+
     from scmf.core.config.recipe import file_schema
     from scmf.core.files import write_json
     from scmf.core.outputs import try_file
 
     if out is None:
-        print_json(file_schema())
+        print(json.dumps(file_schema(), indent=1, ensure_ascii=False))  # it has no secret, but names of keys for some
     else:
         try_file(out, option="--out")
         write_json(out, file_schema())

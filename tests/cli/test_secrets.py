@@ -208,4 +208,4 @@ def test_the_digest_does_not_depend_on_secrets(played):
 def test_commands_of_results_work_from_the_folder_they_were_typed_in(played):
     files = files_of(played.work / "run" / "results")
     commands = {json.loads(path.read_text())["command"] for path in files}
-    assert commands == {"scmf evaluate run --tasks toy-labels"}
+    assert commands == {"scmf evaluate run --tasks toy-labels --suite suite.yaml"}

@@ -46,7 +46,7 @@ def test_baselines_are_scored_and_filed_with_provenance(suite, tmp_path):
     assert {("annotation", "linear_probe", m) for m in ("hvg", "pca", "shuffled_labels")} <= found
     assert ("integration", "scgpt", "pca") in found and ("annotation", "constant", "majority") in found
     one = next(r for r in results if r.method == "hvg")
-    assert one.command == "scmf evaluate baselines --tasks types" and one.seed is None
+    assert one.command == "scmf evaluate baselines --tasks types --suite suite.yaml" and one.seed is None
     assert one.provenance["data"]["split_sha256"] and one.provenance["task"] == "types"
     assert one.intervals == {} and one.details["per_class"], "two donors are no draw"
     assert list(one.details["units"]["values"]["accuracy"]) == ["d4", "d5"]

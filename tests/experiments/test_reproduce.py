@@ -74,7 +74,7 @@ def test_results_are_filed_with_provenance_and_read_back_equal(recorded, toy_env
     assert sorted(map(str, (r.path for r in filed))) == sorted(map(str, (r.path for r in outcome.results)))
     first = filed[0]
     assert first.provenance["data"]["sha256"] and first.provenance["packages"]["torch"]
-    assert first.command.startswith(f"scmf reproduce {recorded} --variant tiny")
+    assert first.command.startswith(f"scmf reproduce {recorded.name} --variant tiny")
     assert first.recipe_digest == outcome.recipe.digest
 
 

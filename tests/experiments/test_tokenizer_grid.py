@@ -41,7 +41,7 @@ def test_the_grid_trains_each_strategy_on_the_same_budget(toy_env, tmp_path, cap
         assert metrics[KEY]["against_best"] in ("best", "worse", "not distinguishable")
     assert {"majority", "hvg", "pca"} <= {row["method"] for row in found["rows"]}
     text = (tmp_path / "sweep.md").read_text(encoding="utf-8")
-    assert "| rank_value, pretrained |" in text and "not distinguishable" in text
+    assert r"| rank\_value, pretrained |" in text and "not distinguishable" in text
     files = list((tmp_path / "results").rglob("*.json"))
     assert len(files) > 10
     assert all("--set training.max_epochs=2" in json.loads(file.read_text())["command"] for file in files)

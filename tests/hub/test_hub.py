@@ -262,6 +262,7 @@ def test_no_folder_and_no_weights_are_clear_errors(trained, tmp_path, unchecked)
         shutil.copytree(trained, copy)
         for path in (copy / "model").glob(gone):
             path.unlink()
+        (copy / "model" / "checksums.json").unlink()  # which would say so first
         with pytest.raises(ModelError, match=words.replace("no a", "no a?")):
             publish(copy, "lab/toy", dry_run=True)
         assert not list(tmp_path.glob(f"*copy{number}.p*")), "nothing is left of an attempt"
@@ -272,6 +273,7 @@ def test_a_damaged_weight_file_does_not_load_and_is_not_published(trained, tmp_p
     shutil.copytree(trained, tmp_path / "run")
     weights = tmp_path / "run" / "model" / "model.safetensors"
     weights.with_name("provenance.json").unlink(missing_ok=True)  # it would say that these are other weights
+    weights.with_name("checksums.json").unlink()  # the same
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelError, match="does not load and embed") as refused:
         publish(tmp_path / "run", "lab/toy", dry_run=True)
@@ -304,6 +306,7 @@ def test_only_what_belongs_to_a_checkpoint_goes_along(trained, tmp_path, uncheck
     shutil.copytree(trained, tmp_path / "run")
     for name in ("optimizer.bin", "notes.md", ".secret.json", "patients.csv", "gene_vectors.npz"):
         (tmp_path / "run" / "model" / name).write_text("x")
+    (tmp_path / "run" / "model" / "checksums.json").unlink()  # a model of before
     answer = publish(tmp_path / "run", "lab/toy", dry_run=True)
     assert answer["left_behind"] == [".secret.json", "notes.md", "optimizer.bin", "patients.csv"]
     made = tmp_path / "run.published"
@@ -315,7 +318,7 @@ def test_the_folder_takes_its_name_whole_and_only_its_own_kind_is_replaced(train
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(ModelError, match="not made by `scmf publish`"):
+    with pytest.raises(ModelError, match="a folder that scmf did not write, with thesis.txt"):
         publish(trained, "lab/toy", out=mine, dry_run=True)
     assert (mine / "thesis.txt").is_file()
     for _ in range(2):

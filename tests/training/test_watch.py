@@ -40,7 +40,7 @@ try:
             watch.step()
             torch.distributed.all_reduce(torch.ones(1))
             if how == "busy" and step == 2:
-                agreed(lambda: time.sleep(6))
+                agreed(lambda: time.sleep(8))
             if how == "busy" and step == 5:
                 break
 except ScmfError as error:
@@ -49,7 +49,7 @@ leave(code)
 """
 
 
-def start(tmp_path, how, victim, *, size=3, ranks=None, limit=3):
+def start(tmp_path, how, victim, *, size=3, ranks=None, limit=6):
     """Start processes as a cluster does, without torchrun, which would end them itself."""
     (tmp_path / "worker.py").write_text(WORKER)
     with socket.socket() as free:
@@ -90,9 +90,7 @@ def ended(processes, *, but=None):
     ("how", "victim", "why"),
     [
         ("kill", 1, "process 1 of 3"),
-        ("kill", 0, "process 0 of 3"),
         ("stop", 0, "process 0 of 3.*said nothing"),
-        ("stop", 2, "process 2 of 3.*said nothing"),
         ("hang", 1, "process 1 of 3.*it hangs"),
         ("error", 2, "process 2 of 3.*ended with code 3"),
     ],
@@ -104,7 +102,7 @@ def test_a_lost_process_ends_the_others_and_is_named(tmp_path, how, victim, why)
     processes[victim].stdout.readline()
     before = time.monotonic()
     said = ended(processes, but=victim)
-    assert time.monotonic() - before < 40
+    assert time.monotonic() - before < 60
     assert all(code == 5 for _, code in said), said
     text = "\n".join(error for error, _ in said)
     assert re.search(why, text, re.DOTALL) and "Traceback" not in text, text
@@ -113,7 +111,7 @@ def test_a_lost_process_ends_the_others_and_is_named(tmp_path, how, victim, why)
 
 @pytest.mark.slow
 def test_a_main_process_that_works_alone_for_long_is_waited_for(tmp_path):
-    assert [code for _, code in ended(start(tmp_path, "busy", 9, size=2, limit=2))] == [0, 0]
+    assert [code for _, code in ended(start(tmp_path, "busy", 9, size=2, limit=5))] == [0, 0]
 
 
 @pytest.mark.slow

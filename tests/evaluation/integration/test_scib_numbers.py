@@ -1,5 +1,7 @@
 """What scib-metrics is asked, on how many neighbors, and how its ten numbers become three. Fast: kBET is not run."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.spatial
@@ -25,6 +27,7 @@ class Asked:
 
     def __init__(self):
         self.arguments = {}
+        self.nearest_neighbors = SimpleNamespace(pynndescent=None)
 
     def __getattr__(self, name):
         def answer(*arguments, **keywords):

@@ -145,7 +145,7 @@ def test_predictions_that_are_not_log_normalized_are_told_apart(scale, predict):
 def test_predictions_that_are_log_normalized_pass(kind, predict):
     values = logs()
     if kind == "noise":  # a model may fall a little below zero
-        values = values + np.random.default_rng(2).normal(0, 0.1, values.shape)
+        values = values + np.random.default_rng(2).normal(0, 0.05, values.shape)
         values[:, :8] = np.random.default_rng(3).normal(0, 0.02, (len(values), 8))
     values = sp.csr_matrix(values) if kind == "sparse" else values.astype("float32" if kind == "noise" else kind)
     code, found, err = predict(values, DOUBLES)
