@@ -44,9 +44,15 @@ def test_the_digest_is_a_valid_chunk_and_the_size_is_the_pictures(tmp_path):
 
 
 def test_what_has_no_data_says_so_and_old_pictures_go(tmp_path):
-    (tmp_path / "old.png").write_bytes(b"")
+    details = {"per_class": {"a": {"f1": 0.2, "n": 3}}}
+    draw(
+        of([result(m, seed=s, details=details) for m, s in (("pretrained", 0), ("hvg", None), ("pca", None))]), tmp_path
+    )
+    assert list(tmp_path.glob("*.png"))
+    (tmp_path / "mine.png").write_bytes(b"of somebody else")
     plots = draw(of([result("pretrained")]), tmp_path)
-    assert not (tmp_path / "old.png").exists() and all(not plot.file and plot.reason for plot in plots)
+    assert [path.name for path in tmp_path.glob("*.png")] == ["mine.png"]
+    assert all(not plot.file and plot.reason for plot in plots)
 
 
 @pytest.mark.parametrize("missing", [None, "second"])
