@@ -109,7 +109,7 @@ def _watch(folder):
         for path in arguments[: 2 if event == "os.rename" else 1]:
             if isinstance(path, str | bytes | os.PathLike):
                 whole = os.path.abspath(os.fsdecode(path))  # noqa: PTH100  (no look at the disk)
-                if whole.startswith(f"{folder}/") and "__pycache__" not in whole:
+                if whole.startswith(f"{folder}/") and "__pycache__" not in whole and "/.cache/numba/" not in whole:
                     touched.append((event, whole))
 
     sys.addaudithook(hook)  # for as long as the process lives

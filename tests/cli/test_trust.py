@@ -161,7 +161,6 @@ def test_a_file_that_takes_bytes_of_another_file_is_refused_by_every_verb(run, c
         ("check", theirs),
         ("data", "stats", theirs, "--out", tmp_path / "stats.json"),
         ("data", "convert", theirs, "--out", tmp_path / "zarr"),
-        ("data", "genes", theirs, "--vocabulary", "geneformer-v2"),
         ("train", *recipe, "--set", f"data.files=[{theirs}]", "--out", tmp_path / "o"),
     ):
         code, said = command(*words)

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from anndata.io import read_elem
 
+from scmf.core.errors import DataError, reading
+
 
 def text_of(value: Any) -> str:
     """An attribute as text, whether stored as text or bytes."""
@@ -45,7 +47,17 @@ def read_column(tree: Any, path: str, column: str) -> Any:
         ``obs``, ``var`` or ``raw/var``.
     column
         Name of the column, or of the index.
+
+    Raises
+    ------
+    DataError
+        It is damaged, or of a type that nobody reads (a pickle).
     """
+    with reading(DataError, what=f"column {column!r} of {path}", where=str(getattr(tree, "filename", tree))):
+        return _column(tree, path, column)
+
+
+def _column(tree: Any, path: str, column: str) -> Any:
     frame = tree[path]
     if hasattr(frame, "dtype"):
         values = frame[column] if not hasattr(frame, "fields") else frame.fields(column)[()]
