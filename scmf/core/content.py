@@ -11,14 +11,13 @@ such time.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scmf.core.files import sha256_file, sha256_json, write_json
+from scmf.core.files import peek_object, sha256_file, sha256_json, write_json
 from scmf.core.paths import cache_dir
 
 log = logging.getLogger(__name__)
@@ -72,9 +71,5 @@ def _mark(path: Path) -> list[int]:
 
 
 def _remembered(record: Path) -> str | None:
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    value = found.get("sha256") if isinstance(found, dict) else None
+    value = (peek_object(record) or {}).get("sha256")
     return value if isinstance(value, str) and len(value) == 64 else None

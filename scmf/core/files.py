@@ -120,6 +120,15 @@ def read_object(
     return found
 
 
+def peek_object(path: Path | str) -> dict[str, Any] | None:
+    """The JSON object in a file that may be anybody's; None where there is none that can be read."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def sha256_file(path: Path | str) -> str:
     """Hex sha256 of a file, read in blocks."""
     digest = hashlib.sha256()

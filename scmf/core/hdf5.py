@@ -34,16 +34,6 @@ def open_hdf5(source: Any, *, where: Path | str | None = None) -> h5py.File:
     return file
 
 
-def check_hdf5(path: Path | str) -> None:
-    """Refuse a file that takes content from other files; one that cannot be opened is left to whoever reads it."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError:
-        return
-    with file:
-        refuse_outside(file, where=path)
-
-
 def refuse_outside(file: h5py.File, *, where: Path | str) -> None:
     """Raise `DataError` when a link or dataset of an open file points into another file."""
     strange: list[str] = []

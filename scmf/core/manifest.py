@@ -152,7 +152,10 @@ def damage(folder: Path) -> list[Damage]:
     manifest = read(folder)
     if manifest is None:
         raise _broken(folder / MANIFEST, "is missing")
-    files: dict[str, str] = manifest["files"]
+    return _differences(folder, manifest["files"])
+
+
+def _differences(folder: Path, files: Mapping[str, str]) -> list[Damage]:
     here = [name for name in files if (folder / name).is_file()]
     try:
         found = _sums(folder, here)
@@ -193,8 +196,7 @@ def verify(folder: Path, *, fix: str) -> dict[str, Any]:
     if manifest is None:
         log.warning(f"{folder} has no {MANIFEST}: saved by an earlier version or another program, read unverified")
         return {}
-    bad = damage(folder)
-    if bad:
+    if bad := _differences(folder, manifest["files"]):
         more = f", and {len(bad) - 1} more files" if len(bad) > 1 else ""
         raise ModelError(f"{bad[0]}{more}", wanted=bad[0].wanted, where=folder / bad[0].file, fix=fix)
     facts: dict[str, Any] = manifest["facts"] or {}

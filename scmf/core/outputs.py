@@ -147,19 +147,11 @@ def _try(folder: Path, where: str, *, need: int, name: str | None = None) -> Non
         raise OSError(error.errno, error.strerror, str(folder)) from error  # not the name of the probe
     free = shutil.disk_usage(folder).free
     if need > free:
+        from rich.filesize import decimal
+
         raise ResourceError(
-            f"{_size(free)} free on the disk",
-            wanted=f"about {_size(need)}",
+            f"{decimal(free)} free on the disk",
+            wanted=f"about {decimal(need)}",
             where=where,
             fix="make room, or write to another disk",
         )
-
-
-def _size(n_bytes: int) -> str:
-    """Bytes for people."""
-    size = float(n_bytes)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -130,6 +130,12 @@ def hide_address(address: str) -> str:
     return _URL.sub(lambda m: _without_credentials(m[0]), _PASSWORD.sub(rf"\1{HIDDEN}@", address))
 
 
+def file_name(address: str) -> str:
+    """The last part of a path or an address: no folders, no credentials, no query."""
+    bare = re.split(r"[?#]", address, maxsplit=1)[0] if "://" in address else address
+    return re.split(r"[\\/]", bare.rstrip("\\/"))[-1]
+
+
 def hide_override(text: str) -> str:
     """``section.key=value`` without the value where it is secret."""
     key, sign, value = text.partition("=")

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from scmf.core.redact import OPTIONS, hide, hide_address, hide_command, hide_override
+from scmf.core.redact import OPTIONS, file_name, hide, hide_address, hide_command, hide_override
 
 _PLACE = r"(?:~[\w.-]*|[A-Za-z]:)?[\\/]"
 _WHOLE = re.compile(rf"(?:file:/{{0,2}})?{_PLACE}[^\n]*")
@@ -112,7 +112,12 @@ def _relative(path: str) -> str:
         whole = Path(bare).expanduser()
         if whole.is_relative_to(Path.cwd()):
             return str(whole.relative_to(Path.cwd()))
-    last = re.split(r"[\\/]", bare)[-1]
+    return _last(path)
+
+
+def _last(path: str) -> str:
+    """The name at the end of a path or an address, which may be that of the user's home folder."""
+    last = file_name(re.split(r"[?#]", path, maxsplit=1)[0])
     return "~" if last in _users() else last
 
 
@@ -124,9 +129,7 @@ def _bare(text: str) -> str:
         return ", ".join(map(_bare, text.split(", ")))
     if not _ADDRESS.fullmatch(text):
         return _near(text)
-    bare = re.split(r"[?#]", text, maxsplit=1)[0].rstrip("\\/")
-    last = re.split(r"[\\/]", bare)[-1]
-    return "~" if last in _users() else last
+    return _last(text)
 
 
 def _homes() -> list[str]:

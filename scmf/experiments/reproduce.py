@@ -201,7 +201,6 @@ def reproduce(
     folders = Folders.of(recipe, record=record, runs=runs, results_dir=results_dir, reports=reports)
     if "mini" in tiers:
         folders.try_all()
-    if "mini" in tiers:
         refuse_other_report(folders.reports, recipe.name)
     outcome = Outcome(recipe)
     if "parity" in tiers:

@@ -20,7 +20,7 @@ from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.config.run import RunConfig, deep_merge
 from scmf.core.config.validation import validate
 from scmf.core.errors import ConfigError, ModelError
-from scmf.core.files import write_json, write_text
+from scmf.core.files import peek_object, write_json, write_text
 from scmf.core.owned import refuse_foreign
 from scmf.experiments.seeds import SharedInputs, run_seed
 from scmf.models.run_folder import RunFolder
@@ -254,11 +254,7 @@ def sweep_tokenizers(
 
 def _is_sweep(folder: Path) -> bool:
     """Whether a sweep was written into a folder before."""
-    try:
-        found = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and {"architecture", "rows", "absent"} <= set(found)
+    return {"architecture", "rows", "absent"} <= set(peek_object(folder / "sweep.json") or ())
 
 
 def under(recipe: Recipe, strategy: str, *, architecture: str, objective: str) -> Recipe:

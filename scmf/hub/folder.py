@@ -7,7 +7,6 @@ elsewhere: the card (card), whether the folder loads (check), sending it (upload
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scmf.core.errors import ModelError
-from scmf.core.files import sha256_file
+from scmf.core.files import peek_object, sha256_file
 from scmf.core.manifest import MANIFEST
 from scmf.core.owned import new_folder
 from scmf.core.provenance import DISTRIBUTION
@@ -89,11 +88,8 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
 
 def _made_here(folder: Path) -> list[str] | None:
     """The files of a folder that `scmf publish` made; None for another one."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict) or not str(record.get("made_by", "")).startswith(MADE_BY):
+    record = peek_object(folder / RECORD) or {}
+    if not str(record.get("made_by", "")).startswith(MADE_BY):
         return None
     files = record.get("files")
     return [*(files if isinstance(files, dict) else ()), RECORD]

@@ -7,7 +7,6 @@ checkpoints (recipes/<name>/convert.py), resumable checkpoints (training.checkpo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from transformers import AutoConfig, AutoModelForPreTraining
 
 from scmf.core import manifest, registry
 from scmf.core.config.renamed import RENAMED, load_tokenizer, renamed_in
-from scmf.core.errors import ModelError, ScmfError, reading
+from scmf.core.errors import ModelError, ScmfError
+from scmf.core.files import peek_object, read_object
 from scmf.core.owned import by_manifest, new_folder, refuse_replacing
 from scmf.models.foreign import other_weights
 from scmf.models.run_folder import RunFolder
@@ -44,12 +44,21 @@ def read_config(folder: Path | str, **changes: Any) -> Any:
 
 
 def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
-    """``from_pretrained`` in float32 that refuses weights which do not fit instead of inventing them."""
+    """``from_pretrained`` in float32 that refuses weights which do not fit or are not as they were saved."""
+    _refuse_no_config(folder)
+    verify_model(Path(folder))
+    return _from_pretrained(family, folder, **kwargs)
+
+
+def _refuse_no_config(folder: Path | str) -> None:
     if not (Path(folder) / "config.json").is_file():
         raise ModelError(
             "no config.json", wanted="a folder written by save_pretrained", where=folder, fix="check the path"
         )
-    verify_model(Path(folder))
+
+
+def _from_pretrained(family: Any, folder: Path | str, **kwargs: Any) -> Any:
+    """The weights of a folder that was verified; those that do not fit are refused instead of invented."""
     quiet_transformers()  # what it would print (bars, a colored table) is judged below instead
     try:
         if renamed_in("config.json", Path(folder) / "config.json"):
@@ -96,18 +105,16 @@ def load_run_model(folder: Path | str) -> tuple[Any, Any]:
     Only built-in classes are used; code inside the folder is never run.
     """
     folder = RunFolder.weights_in(folder)
-    if (folder / "config.json").is_file():
-        verify_model(folder)
+    _refuse_no_config(folder)
+    verify_model(folder)
     _register_family(folder)
-    model = load_weights(AutoModelForPreTraining, folder)
+    model = _from_pretrained(AutoModelForPreTraining, folder)
     return model.eval(), _load_tokenizer(folder)
 
 
 def _register_family(folder: Path) -> None:
     """Import the family that ``config.json`` names: importing it registers it with the Auto classes."""
     note = folder / "config.json"
-    if not note.is_file():
-        return  # load_weights says what is missing
     kind = str(_saved(note).get("model_type", ""))
     name = kind.removeprefix("scmf_")
     if name not in registry.names("models") and (dotted := _dotted(folder, "model", "architecture")):
@@ -124,11 +131,7 @@ def _register_family(folder: Path) -> None:
 
 def _saved(path: Path) -> dict[str, Any]:
     """A JSON object that was saved with the weights."""
-    with reading(ModelError, what=f"the {path.name} of a model", where=path):
-        found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise ModelError(f"a {type(found).__name__}", wanted="one JSON object", where=path, fix="restore the file")
-    return found
+    return read_object(path, kind=ModelError, wanted="one JSON object", fix="restore the file")
 
 
 def _dotted(folder: Path, section: str, key: str) -> str | None:
@@ -197,11 +200,7 @@ def _files_of_ours(folder: Path) -> Collection[str] | None:
     files = by_manifest(folder)
     if files is not None:
         return files
-    note = folder / "config.json"
-    try:
-        kind = json.loads(note.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None
+    kind = (peek_object(folder / "config.json") or {}).get("model_type")
     if RunFolder.find(folder) is None or not str(kind).startswith("scmf_"):
         return None
     return [path.name for path in folder.iterdir() if manifest.is_read(path.name)]

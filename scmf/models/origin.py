@@ -15,7 +15,6 @@ and what is written about it (publish, card).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 from scmf.core.config.renamed import current_names
 from scmf.core.errors import ModelError, ScmfError
-from scmf.core.files import sha256_file
+from scmf.core.files import read_object, sha256_file
 from scmf.data.cards.card import load_card
 from scmf.models.run_folder import NOTE, RunFolder
 
@@ -149,13 +148,7 @@ def _within(facts: dict[str, Any], *keys: str) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"not JSON: {error}", wanted="one JSON object", where=path, fix="restore the file") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"a {type(value).__name__}", wanted="one JSON object", where=path, fix="restore the file")
-    return value
+    return read_object(path, kind=ModelError, wanted="one JSON object", fix="restore the file")
 
 
 # --- what is known --------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from typing import Any
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import RunConfig, apply_overrides, validate
 from scmf.core.errors import ConfigError, TrainingError
-from scmf.core.files import sha256_json, write_json
+from scmf.core.files import peek_object, sha256_json, write_json
 from scmf.core.owned import refuse_foreign
 from scmf.core.redact import OPTIONS, hide, left_out
 
@@ -166,11 +166,8 @@ class RunFolder:
 
     def _is_run(self) -> bool:
         """Whether a run wrote this folder: by the keys of its note, or by its checkpoints where that is lost."""
-        try:
-            found = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return self._has_checkpoints
-        return isinstance(found, dict) and "recipe_digest" in found and "config" in found
+        found = peek_object(self.note)
+        return self._has_checkpoints if found is None else {"recipe_digest", "config"} <= found.keys()
 
     @property
     def identity(self) -> dict[str, Any]:

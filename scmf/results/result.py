@@ -24,6 +24,10 @@ from scmf.results.score import Interval
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
+ALL_CELLS = "all"
+"""Stands for the split of a run that was trained without one, in the names of corpora."""
+
+
 class CellKey(NamedTuple):
     """The seven names that say which number is meant."""
 

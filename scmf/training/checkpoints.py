@@ -154,7 +154,7 @@ def _position(path: Path, *, warn: bool) -> RunPosition:
     if manifest.read(path) is not None:
         if bad := manifest.damage(path):
             raise TrainingError("; ".join(map(str, bad)))
-    elif training_state.is_of_before(path):
+    elif training_state.is_earlier_version(path):
         if warn:
             log.warning(f"{path} has no checksums: written by an earlier version, read unverified")
     else:

@@ -19,7 +19,7 @@ from scmf.core.files import write_json
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "training_state.json"
 
-_OF_BEFORE = {"optimizer": "optimizer.bin", "schedule": "custom_checkpoint_0.pkl", "scaler": "scaler.pt"}
+_EARLIER_FILES = {"optimizer": "optimizer.bin", "schedule": "custom_checkpoint_0.pkl", "scaler": "scaler.pt"}
 """Files of checkpoints before there were checksums; read as plain tensors and numbers, everything else refused."""
 
 
@@ -52,7 +52,7 @@ def read(accelerator: Any, folder: Path, *, schedule: Any) -> None:
     model, optimizer = accelerator.unwrap_model(accelerator._models[0]), accelerator._optimizers[0]
     try:
         load_model(model, folder / WEIGHTS, device=str(accelerator.device))
-        state = _of_before(folder) if is_of_before(folder) else _state(folder)
+        state = _earlier_version(folder) if is_earlier_version(folder) else _state(folder)
         optimizer.load_state_dict(_as_saved(optimizer.state_dict(), state["optimizer"]))
         schedule.load_state_dict(state["schedule"])
         if accelerator.scaler is not None and state["scaler"]:
@@ -67,9 +67,9 @@ def read(accelerator: Any, folder: Path, *, schedule: Any) -> None:
         ) from error
 
 
-def is_of_before(folder: Path) -> bool:
+def is_earlier_version(folder: Path) -> bool:
     """Whether a checkpoint was written before there were checksums."""
-    return (folder / _OF_BEFORE["optimizer"]).is_file() and not (folder / OPTIMIZER).exists()
+    return (folder / _EARLIER_FILES["optimizer"]).is_file() and not (folder / OPTIMIZER).exists()
 
 
 def _state(folder: Path) -> dict[str, Any]:
@@ -91,10 +91,10 @@ def _as_saved(now: Mapping[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
     return {**saved, "param_groups": groups}
 
 
-def _of_before(folder: Path) -> dict[str, Any]:
-    """Optimizer, schedule and scaler of a checkpoint of before: tensors and numbers, never a class or a function."""
+def _earlier_version(folder: Path) -> dict[str, Any]:
+    """Optimizer, schedule and scaler as earlier versions saved them: tensors and numbers alone, no class, no function."""
     found: dict[str, Any] = {}
-    for part, name in _OF_BEFORE.items():
+    for part, name in _EARLIER_FILES.items():
         path = folder / name
         if part == "scaler" and not path.is_file():
             found[part] = None

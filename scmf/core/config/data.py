@@ -5,14 +5,13 @@ Lives here: keys, units, defaults. Lives elsewhere: the other sections (run), wh
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from scmf.core.config.section import Section
-from scmf.core.redact import remember
+from scmf.core.redact import file_name, remember
 
 
 def _texts(value: Any) -> Any:
@@ -158,8 +157,7 @@ class DataConfig(Section):
     @property
     def file_names(self) -> tuple[str, ...]:
         """Names of ``files`` without folders and credentials."""
-        bare = (re.split(r"[?#]", file)[0] if "://" in file else file for file in self.files)
-        return tuple(file.rstrip("/").rpartition("/")[2] for file in bare)
+        return tuple(file_name(file) for file in self.files)
 
     @property
     def streamed(self) -> bool:

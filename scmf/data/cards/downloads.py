@@ -7,7 +7,6 @@ bar on stderr. Lives elsewhere: which source is tried when, the cache, the check
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tarfile
 import tempfile
@@ -19,7 +18,7 @@ from typing import IO, Any, Self
 from scmf.core import progress
 from scmf.core.errors import ChecksumError
 from scmf.core.files import sha256_file
-from scmf.core.redact import hide_address, hide_text
+from scmf.core.redact import file_name, hide_address, hide_text
 from scmf.data.cards.card import HubSource, IndexSource, UrlSource
 
 _CHUNK = 1 << 16
@@ -233,7 +232,7 @@ def _from_url(source: UrlSource, target: Path) -> None:
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
             with (
-                progress.bar(Path(re.split(r"[?#]", source.url)[0]).name, total, unit="B") as bar,
+                progress.bar(file_name(source.url), total, unit="B") as bar,
                 target.open("wb") as out,
             ):
                 for block in response.iter_content(_CHUNK):

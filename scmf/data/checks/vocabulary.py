@@ -40,13 +40,13 @@ def check_vocabulary(
     report.facts["vocabulary"] = facts
     text = f"{found:,} of {size:,} genes found ({found / size:.1%})"
     cells = None
+    sums = None if x is None else np.asarray(x.sum(axis=0)).ravel()
+    share = KnownShare.of(known, n_vocabulary=size, n_found=found, sums=sums)
     if x is not None:
-        facts["count_share"] = float(x[:, known].sum() / max(float(x.sum()), 1.0))
+        facts["count_share"] = share.counts or 0.0
         cells = int(((np.diff(x[:, known].indptr) == 0) & (np.diff(x.indptr) > 0)).sum())
         facts["cells_without_token"] = cells
         text += f", with {facts['count_share']:.1%} of the counts"
-    sums = None if x is None else np.asarray(x.sum(axis=0)).ravel()
-    share = KnownShare.of(known, n_vocabulary=size, n_found=found, sums=sums)
     facts["gene_share"] = share.n_known / max(share.n_genes, 1)
     text += f"; {share.n_known:,} of {share.n_genes:,} genes of the file ({facts['gene_share']:.1%})"
     if found == 0:

@@ -35,7 +35,8 @@ SYMBOL_COLUMNS = (
 """Columns of ``var`` in which symbols are usually kept."""
 
 
-_NO_ID = frozenset({"", "nan", "NaN", "NAN", "<NA>", "None"})
+MISSING_TEXTS = frozenset({"", "nan", "NaN", "NAN", "<NA>", "None"})
+"""What missing values become where a column was turned into text; spaces around do not count."""
 
 
 def strip_version(gene: str) -> str:
@@ -197,7 +198,7 @@ def _column(var: pd.DataFrame, where: str, *, path: object, key: str) -> np.ndar
 def _texts(values: pd.Series) -> np.ndarray:
     """Ids as text, empty where there is none: NaN, empty text, and the text that NaN becomes."""
     texts = values.astype(object).where(values.notna(), "").astype(str).to_numpy(dtype=object)
-    texts[np.array([one.strip() in _NO_ID for one in texts], bool)] = ""
+    texts[np.array([one.strip() in MISSING_TEXTS for one in texts], bool)] = ""
     return texts
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from scmf.core.errors import DataError
+from scmf.core.files import read_object
 from scmf.data.cards.card import Card, file_of, load_card
 from scmf.data.cards.sources import fetch_file
 from scmf.data.genes.human_names import HumanNames
@@ -121,17 +122,11 @@ def load_vocabulary(card: Card | str | Path) -> GeneTables:
 
 def _saved(folder: Path) -> GeneTables:
     """The tables that a tokenizer of ours was saved with."""
-    tables: list[dict[str, Any]] = []
-    for name in ("vocab.json", "gene_medians.json", "gene_aliases.json"):
-        path = folder / name
-        if not path.is_file():
-            tables.append({})
-            continue
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"unreadable ({error})", wanted="a JSON object", where=path, fix="save it again") from error
-        tables.append(held if isinstance(held, dict) else {})
+    paths = [folder / name for name in ("vocab.json", "gene_medians.json", "gene_aliases.json")]
+    tables = [
+        read_object(path, kind=DataError, wanted="a JSON object", fix="save it again") if path.is_file() else {}
+        for path in paths
+    ]
     if not tables[0]:
         raise DataError(
             "no vocab.json with tokens", wanted="a saved tokenizer", where=folder, fix="name a card or another folder"

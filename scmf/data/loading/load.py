@@ -16,7 +16,6 @@ import pandas as pd
 from anndata import AnnData, concat
 
 from scmf.core.config.data import DataConfig
-from scmf.core.content import sha256_of
 from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import sha256_json
 from scmf.data.cards.card import Card, Derivation
@@ -140,11 +139,8 @@ def _sums(uri: str, storage_options: Mapping[str, Any] | None) -> list[str]:
     """Checksum of each store that an address names: of its bytes on this machine, else of what the server says."""
     found = []
     for source in sources_of(uri, storage_options):
-        if source.is_local:
-            found.append(sha256_of(source.root))
-        else:
-            names = [name for name in ("", "zarr.json", ".zmetadata") if source.exists(name)]
-            found.append(sha256_json([source.root, *(source.version(name) for name in names)]))
+        names = [name for name in ("", "zarr.json", ".zmetadata") if source.exists(name)]
+        found.append(source.content(None if source.is_local else names))
         source.close()
     return found
 

@@ -27,7 +27,7 @@ from anndata.io import read_elem, write_elem
 
 from scmf.core.errors import ConfigError, DataError, ScmfError
 from scmf.core.files import atomic_path
-from scmf.core.hdf5 import check_hdf5, open_hdf5
+from scmf.core.hdf5 import open_hdf5
 from scmf.data.stores.anndata_tables import frame_names, read_column
 from scmf.data.stores.chunks.h5ad_layout import RemoteFile
 from scmf.data.stores.files.byte_ranges import ByteSource, LocalFiles
@@ -86,7 +86,6 @@ def _as_anndata_does(path: Path) -> AnnData | None:
     """The whole file; None where something in it cannot be read."""
     if (known := foreign(path)) is not None:
         raise known
-    check_hdf5(path)
     try:
         return anndata.io.read_h5ad(path)
     except Exception:  # noqa: BLE001  (of any library; the parts are tried next)

@@ -17,6 +17,7 @@ import pandas as pd
 
 from scmf.core.errors import DataError
 from scmf.core.files import sha256_json
+from scmf.core.redact import file_name
 from scmf.data.stores.missing import text_categories
 from scmf.data.stores.store import CountBlock, Store
 
@@ -73,7 +74,7 @@ class Corpus:
     @property
     def file_names(self) -> str:
         """Names of the stores without their folders and credentials, for records."""
-        names = list(dict.fromkeys(store.uri.split("?")[0].rstrip("/").rpartition("/")[2] for store in self.stores))
+        names = list(dict.fromkeys(file_name(store.uri) for store in self.stores))
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
     @property

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-TEXTS = frozenset({"", "nan", "NaN", "NAN", "<NA>", "None"})
-"""What missing values become where a column was turned into text; spaces around do not count."""
+from scmf.data.genes.ids import MISSING_TEXTS
 
 
 def is_missing(values: Any) -> np.ndarray:
@@ -79,5 +78,5 @@ def _missing_texts(values: pd.Series | pd.Index) -> np.ndarray:
     missing = np.asarray(values.isna(), bool)
     if values.dtype.kind in "biufcmM":  # numbers and times have no text
         return missing
-    texts = np.fromiter((isinstance(one, str) and one.strip() in TEXTS for one in values), bool, len(values))
+    texts = np.fromiter((isinstance(one, str) and one.strip() in MISSING_TEXTS for one in values), bool, len(values))
     return missing | texts

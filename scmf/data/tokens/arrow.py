@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from scmf.core.errors import DataError, MissingExtraError
-from scmf.core.files import write_json
+from scmf.core.files import peek_object, write_json
 from scmf.core.owned import new_folder
 
 _TOKENS_PER_FILE = 1 << 27
@@ -258,13 +258,12 @@ def _feature(kind: Any) -> dict[str, Any]:
 
 def _files_of_tokens(folder: Path) -> list[str] | None:
     """The files of a token dataset that was written here; None for any other folder."""
+    info, state = (peek_object(folder / name) or {} for name in ("dataset_info.json", "state.json"))
     try:
-        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         named = [str(file["filename"]) for file in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        ours = {"input_ids", "length"} <= set(info["features"])
+    except (KeyError, TypeError):
         return None
-    ours = isinstance(info, dict) and "input_ids" in info.get("features", {}) and "length" in info["features"]
     return [*named, "dataset_info.json", "state.json"] if ours else None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from scmf.core.errors import ConfigError, EvaluationError
 from scmf.core.files import write_json
+from scmf.data.genes.ids import MISSING_TEXTS
 from scmf.evaluation.external import cz_worker
 from scmf.evaluation.external.cz_schema import TASKS, VERSION, higher_is_better, metric_name
 from scmf.results.score import Score
@@ -78,6 +79,7 @@ def run_cz_task(
         "task": task,
         "label_key": label_key,
         "batch_key": batch_key,
+        "missing": sorted(MISSING_TEXTS),
         "seed": seed,
     }
     return score_of(_ask(Path(python), job, timeout), task, method=method)

@@ -7,8 +7,9 @@ running the task, writing its metrics. Lives elsewhere: who starts it and what b
 
     python cz_worker.py JOB.json ANSWER.json
 
-``JOB``: ``adata``, ``obsm_key``, ``task``, ``label_key``, ``batch_key`` or null, ``seed``. ``ANSWER``: ``version``,
-``packages``, ``n_cells``, ``seconds`` and ``metrics`` as cz-benchmarks writes them. Exit code 7: not installed.
+``JOB``: ``adata``, ``obsm_key``, ``task``, ``label_key``, ``batch_key`` or null, ``missing`` (texts that stand for no
+value), ``seed``. ``ANSWER``: ``version``, ``packages``, ``n_cells``, ``seconds`` and ``metrics`` as cz-benchmarks
+writes them. Exit code 7: not installed.
 """
 
 from __future__ import annotations
@@ -23,9 +24,6 @@ from typing import Any
 
 MISSING = 7
 """Exit code when the environment has no cz-benchmarks."""
-
-MISSING_TEXTS = ("", "nan", "NaN", "NAN", "<NA>", "None")
-"""What missing labels become where a column was turned into text; this program has no scmf to ask."""
 
 PACKAGES = ("cz-benchmarks", "numpy", "scikit-learn", "scanpy", "scib-metrics", "igraph")
 
@@ -45,7 +43,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     cells = anndata.read_h5ad(job["adata"])
     for key in filter(None, (job["label_key"], job["batch_key"])):  # a missing value is no class
         column = cells.obs[key]
-        cells = cells[(column.notna() & ~column.astype(str).str.strip().isin(MISSING_TEXTS)).to_numpy()].copy()
+        cells = cells[(column.notna() & ~column.astype(str).str.strip().isin(job["missing"])).to_numpy()].copy()
     x_ND = np.asarray(cells.obsm[job["obsm_key"]])
     labels = cells.obs[job["label_key"]]
     started = time.perf_counter()

@@ -27,11 +27,12 @@ from scmf.data.stores.ragged import Ragged
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.gene_network.model_edges import gene_vectors, model_edges
 from scmf.evaluation.perturbation.baselines import linear
-from scmf.evaluation.submissions.protocol import ALL_CELLS, EmptySubmission, Origin, TrainingCells
+from scmf.evaluation.submissions.protocol import EmptySubmission, Origin, TrainingCells
 from scmf.evaluation.tasks import Task, data_of
 from scmf.models.checkpoint import copy_frozen, load_run_model
 from scmf.models.embed import embed_tokens, embeds_by_batch, on_device
 from scmf.models.run_folder import RunFolder
+from scmf.results.result import ALL_CELLS
 from scmf.tokenizers.build import BATCH_IDS, refuse_missing_batches, tokenize
 from scmf.tokenizers.coverage import tell_known_share
 from scmf.training.data import Prepared

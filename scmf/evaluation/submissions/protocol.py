@@ -19,9 +19,7 @@ import numpy as np
 from scmf.data.loading.facts import DataFacts
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.tasks import Task
-
-ALL_CELLS = "all"
-"""Stands for the split of a run that was trained without one."""
+from scmf.results.result import ALL_CELLS
 
 
 @dataclass(frozen=True)

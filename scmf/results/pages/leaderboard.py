@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scmf.core.files import write_json, write_text
+from scmf.core.files import peek_object, write_json, write_text
 from scmf.core.owned import refuse_foreign
 from scmf.results.expected import Expected, PublishedValue
 from scmf.results.pages import leaderboard_plots
@@ -145,11 +145,7 @@ def write_leaderboard(out: Path | str, leaderboard: Leaderboard) -> list[Path]:
 
 def _is_leaderboard(folder: Path) -> bool:
     """Whether a leaderboard was written into a folder before."""
-    try:
-        found = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and "tables" in found
+    return "tables" in (peek_object(folder / "leaderboard.json") or ())
 
 
 def _environment() -> Any:

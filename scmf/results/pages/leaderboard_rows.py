@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from scmf.results.judge import Verdict
 from scmf.results.pages.table import METHODS, number
-from scmf.results.result import CellKey, Result
+from scmf.results.result import ALL_CELLS, CellKey, Result
 from scmf.results.score import Interval
 from scmf.results.significance import Estimate, interval, marks
 
@@ -37,9 +37,6 @@ NAMES = {
     "additive": "additive", "linear": "linear model", "nearest": "nearest perturbation",
 }  # fmt: skip
 """How methods are called."""
-
-ALL_CELLS = "all"
-"""What stands for the split of a run that was trained without one, on all cells."""
 
 _WRITTEN = {
     word.lower(): word
