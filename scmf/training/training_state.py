@@ -92,7 +92,7 @@ def _as_saved(now: Mapping[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _earlier_version(folder: Path) -> dict[str, Any]:
-    """Optimizer, schedule and scaler as earlier versions saved them: tensors and numbers alone, no class, no function."""
+    """Optimizer, schedule and scaler as earlier versions saved them: tensors and numbers, no class and no function."""
     found: dict[str, Any] = {}
     for part, name in _EARLIER_FILES.items():
         path = folder / name
