@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import HealthCheck, settings
 
+from scmf.core import progress
 from scmf.core.files import sha256_file
 from tests.fixtures.servers import http_files, memory, s3, s3_server  # noqa: F401  (fixtures)
 
@@ -24,6 +25,11 @@ def pytest_collection_modifyitems(items):
     """Files with the most slow tests first: processes that run side by side then end together."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_runtest_setup():
+    """Every test begins with bars shown: a command with ``--quiet`` in this process turns them off for good."""
+    progress.show(True)
 
 
 N_GENES = 120
