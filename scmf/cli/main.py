@@ -68,6 +68,8 @@ def main() -> None:
     from scmf.core.errors import ScmfError, resource_error
 
     sys.excepthook = show_traceback
+    if "train" in sys.argv[1:3]:
+        _adopt()
     several = os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
     first = not several or os.environ.get("RANK", "0").strip() == "0"
     if several:  # one error in our words, not the frames of a store that lost its processes
@@ -102,6 +104,17 @@ def main() -> None:
 
         leave(code)
     raise SystemExit(code)
+
+
+def _adopt() -> None:
+    """Be the process of a run that srun says this is."""
+    from scmf.core import slurm
+    from scmf.core.errors import ScmfError
+
+    try:
+        slurm.adopt()
+    except ScmfError as error:
+        raise SystemExit(_say(error)) from error
 
 
 def _say(error: ScmfError) -> int:

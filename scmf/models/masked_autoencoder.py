@@ -441,6 +441,11 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
         """Layer and pooling of the official embeddings; without depth tokens the mean over genes."""
         return 0, "cell" if self.config.depth_token_ids is None else "all"
 
+    def post_init(self) -> None:
+        """Also: of the classes that stay whole when a network is sharded, keep those that this one has."""
+        super().post_init()
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, FastAttention):

@@ -25,7 +25,6 @@ import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from scmf.core import manifest
 from scmf.core.distributed import agreed
@@ -33,6 +32,7 @@ from scmf.core.errors import ScmfError, TrainingError
 from scmf.core.files import write_json
 from scmf.training import training_state
 from scmf.training.distributed import on_main
+from scmf.training.trainee import Trainee
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,10 @@ class RunPosition:
     digest
         Digest of everything that defines the run.
     world_size
-        Number of processes; within an epoch their shares of the cells depend on it.
+        Number of processes.
+    batches_per_step
+        Batches of all processes in one optimizer step, which stay as many on any number of processes; 0 in a checkpoint
+        that was written before it was kept.
     """
 
     step: int
@@ -63,19 +66,23 @@ class RunPosition:
     batch: int
     digest: str
     world_size: int = 1
+    batches_per_step: int = 0
 
 
-def save(accelerator: Any, folder: Path, position: RunPosition, *, keep: int, schedule: Any) -> Path:
+def save(trainee: Trainee, folder: Path, position: RunPosition, *, keep: int) -> Path:
     """Write a checkpoint under ``folder`` and delete older ones but the newest ``keep``; every process calls it."""
     final = folder / f"step-{position.step:08d}"
     temporary, old = folder / f".{final.name}.part", folder / f".{final.name}.old"
+
+    trainee.gather()
+    state = trainee.optimizer_state()
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         temporary.mkdir()
-        training_state.write(accelerator, temporary, schedule=schedule)
-        accelerator.unwrap_model(accelerator._models[0]).config.save_pretrained(temporary)
+        training_state.write(trainee, temporary, state)
+        trainee.network.config.save_pretrained(temporary)
         write_json(temporary / "progress.json", asdict(position))
         manifest.seal(temporary, {"step": position.step, "digest": position.digest})
         if final.exists():  # of a run that was resumed from an earlier one
@@ -165,24 +172,59 @@ def _position(path: Path, *, warn: bool) -> RunPosition:
         raise TrainingError(f"a position that cannot be read: {error}") from error
 
 
-def restore(accelerator: Any, folder: Path, *, digest: str, schedule: Any) -> RunPosition | None:
-    """Load the newest intact checkpoint into the prepared objects; None if there is none. Every process calls it.
+def newest(folder: Path, *, digest: str) -> tuple[Path, RunPosition] | None:
+    """As `newest_intact`, looked for by the main process alone; every process calls it."""
+    return agreed(lambda: newest_intact(folder, digest=digest))
+
+
+def accumulation(
+    at: tuple[Path, RunPosition] | None, *, wanted: int, world_size: int, elastic: bool
+) -> tuple[int, int]:
+    """How a run goes on with this number of processes.
+
+    A step is of as many batches as at the start of the run, dealt to the processes there are now.
+
+    Parameters
+    ----------
+    at
+        The checkpoint that is resumed from; None at the start.
+    wanted
+        ``gradient_accumulation`` of the settings.
+    world_size
+        Number of processes now.
+    elastic
+        Whether the batches of an epoch are the same on any number of processes.
+
+    Returns
+    -------
+    tuple
+        Batches of each process in one step, and batches of the epoch that each has used.
 
     Raises
     ------
     TrainingError
-        The checkpoints belong to another run, none is intact, or another number of processes wrote it.
+        The number of processes does not divide the batches of a step, or the cells are streamed and it is the middle of
+        an epoch.
     """
-    found = agreed(lambda: newest_intact(folder, digest=digest))
-    if found is None:
-        return None
-    path, position = found
-    if position.batch and position.world_size != accelerator.num_processes:
+    if at is None:
+        return wanted, 0
+    path, position = at
+    if position.world_size == world_size:
+        return wanted if not position.batches_per_step else position.batches_per_step // world_size, position.batch
+    if position.batch and not elastic:
         raise TrainingError(
             f"a checkpoint in the middle of an epoch, written by {position.world_size} process(es)",
-            wanted=f"one written by {accelerator.num_processes}: the shares of the cells depend on the number",
+            wanted=f"one written by {world_size}: the shares of streamed cells depend on the number",
             where=path,
             fix=f"resume with {position.world_size} process(es); the number may change only at the end of an epoch",
         )
-    training_state.read(accelerator, path, schedule=schedule)
-    return position
+    in_all = position.batches_per_step or wanted * position.world_size
+    if in_all % world_size:
+        able = [n for n in range(1, in_all + 1) if in_all % n == 0]
+        raise TrainingError(
+            f"{world_size} processes, for a run whose steps are of {in_all} batches",
+            wanted=f"a number of processes that divides {in_all}: {', '.join(map(str, able))}",
+            where=path,
+            fix=f"resume with {max(n for n in able if n <= world_size)} process(es)",
+        )
+    return in_all // world_size, position.batch * position.world_size // world_size

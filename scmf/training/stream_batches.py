@@ -57,6 +57,11 @@ class StreamBatches:
         """Batches of this rank in an epoch."""
         return self.stream.batches_per_epoch
 
+    @property
+    def batches_of_all_ranks(self) -> int | None:
+        """None: the share of a rank depends on their number."""
+        return None
+
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """See `scmf.data.tokens.tokens.Batches`."""
         for batch in self.stream.epoch(epoch, start=start):

@@ -1,0 +1,241 @@
+"""The processes of a run: what is asked for, what there is, and starting them.
+
+`start` is asked before anything is loaded. Processes that torchrun, ``accelerate launch`` or srun started are held
+against the configuration; else torch elastic, which torchrun is made of, starts those of this node. Under srun with one
+task on each node the nodes find each other by what SLURM says.
+
+Lives elsewhere: how processes meet (core.distributed), whether they are still there (core.watch), what they do together
+(distributed, trainee).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scmf.core import slurm
+from scmf.core.config.training import TrainingConfig
+from scmf.core.distributed import world_size
+from scmf.core.errors import ConfigError, TrainingError
+
+log = logging.getLogger(__name__)
+
+_PER_PROCESSOR = 4
+"""More processes on one processor only wait for each other."""
+_MEET_S = 600
+
+
+@dataclass(frozen=True)
+class Request:
+    """How many processes a ``training`` section asks for.
+
+    Parameters
+    ----------
+    per_node
+        Processes on each node; None: what there is.
+    nodes
+        Number of nodes.
+    gpus
+        Whether each has a GPU; None: where there is one.
+    """
+
+    per_node: int | None
+    nodes: int
+    gpus: bool | None
+
+    @classmethod
+    def of(cls, training: TrainingConfig) -> Request:
+        """What a section says."""
+        if training.num_gpus:
+            return cls(training.num_gpus, training.num_nodes, True)
+        on_cpu = training.num_gpus == 0 or training.num_processes is not None
+        per_node = training.num_processes or (1 if training.num_gpus == 0 else None)
+        return cls(per_node, training.num_nodes, False if on_cpu else None)
+
+    @property
+    def key(self) -> str:
+        """The key that counts the processes of a node."""
+        return "num_gpus" if self.gpus else "num_processes"
+
+    @property
+    def text(self) -> str:
+        """The request in the words of the file."""
+        count = "" if self.per_node is None else f"training.{self.key} {self.per_node}"
+        nodes = f"training.num_nodes {self.nodes}" if self.nodes > 1 or not count else ""
+        return ", ".join(filter(None, (count, nodes)))
+
+
+def start(training: TrainingConfig, command: Sequence[str]) -> int | None:
+    """Start the processes that ``training`` asks for, and wait for them.
+
+    Parameters
+    ----------
+    training
+        The section ``training``.
+    command
+        Arguments of Python by which each of them does what this process was asked for.
+
+    Returns
+    -------
+    int or None
+        Exit code of the processes that were started; None where this process is to train, alone or as one of several.
+
+    Raises
+    ------
+    ConfigError
+        What is asked for is not there; the error says what is there, and which override runs.
+    TrainingError
+        A process was killed.
+    """
+    request = Request.of(training)
+    if request.gpus is False:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if os.environ.get("WORLD_SIZE"):
+        _check_started(request)
+        _check_devices(request)
+        return None
+    step = slurm.step()
+    nodes = 1 if step is None else step.nodes
+    if request.nodes != nodes:
+        raise _other_nodes(request, step)
+    _check_devices(request)
+    if nodes == 1 and request.per_node in (None, 1):
+        _say_idle(request)
+        return None
+    return _launch(request.per_node or 1, step, command)
+
+
+def refuse_several(training: TrainingConfig, verb: str) -> None:
+    """Raise `ConfigError` where a verb that trains in its own process is asked for several."""
+    request = Request.of(training)
+    if (request.per_node or 1) * request.nodes > 1 and world_size() == 1:
+        raise ConfigError(
+            f"{request.text} in `scmf {verb}`", wanted="one process, which is what this command trains in",
+            where="training", fix=f"--set training.{request.key}=1 --set training.num_nodes=1, or use `scmf train`",
+        )  # fmt: skip
+    if request.gpus is False:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    _check_devices(request)
+
+
+def _check_started(request: Request) -> None:
+    """Hold the processes that somebody else started against the request."""
+    size = world_size()
+    here = os.environ.get("LOCAL_WORLD_SIZE", "")
+    local = int(here) if here.isdecimal() and int(here) and size % int(here) == 0 else size
+    if request.per_node is None and request.nodes in (1, size // local):
+        return
+    if (request.per_node or local, request.nodes) != (local, size // local):
+        runs = f"--set training.{request.key}={local} --set training.num_nodes={size // local}"
+        raise ConfigError(
+            f"{size} process(es) started by torchrun, accelerate launch or srun, {local} on this node",
+            wanted=f"those of the configuration: {request.text}",
+            where="training",
+            fix=f"{runs}, or start as many as the configuration says (`scmf train` alone starts them itself)",
+        )
+
+
+def _other_nodes(request: Request, step: slurm.Step | None) -> ConfigError:
+    if step is not None and step.nodes > 1:
+        return ConfigError(
+            f"a job step of srun on {step.nodes} nodes", wanted=f"training.num_nodes {request.nodes}",
+            where="training.num_nodes", fix=f"--set training.num_nodes={step.nodes}",
+        )  # fmt: skip
+    return ConfigError(
+        f"training.num_nodes {request.nodes}, and this is one node that knows of no other",
+        wanted=f"srun or torchrun on {request.nodes} nodes",
+        where="training.num_nodes",
+        fix="--set training.num_nodes=1 trains on this node; for several see docs/how-to/slurm.md: "
+        f"srun --nodes={request.nodes} --ntasks-per-node=1 scmf train ...",
+    )
+
+
+def _check_devices(request: Request) -> None:
+    """Raise where this node has fewer GPUs, or far fewer processors, than are asked for."""
+    if request.gpus:
+        import torch
+
+        found, wanted = torch.cuda.device_count(), request.per_node or 1
+        local = os.environ.get("LOCAL_WORLD_SIZE", "")
+        if found and local.isdecimal() and found < wanted == int(local) and "SLURM_STEP_NUM_TASKS" in os.environ:
+            return  # each task of srun sees the GPU that is bound to it
+        if found < wanted:
+            cpu = "--set training.num_gpus=0 trains on the CPU (training.num_processes: several processes there)"
+            raise ConfigError(
+                f"training.num_gpus {wanted}, and this machine has {_gpus(found)}",
+                wanted="at most as many GPUs as torch sees",
+                where="training.num_gpus",
+                fix=f"--set training.num_gpus={found}; or {cpu}" if found else cpu,
+            )
+    processors = os.cpu_count() or 1
+    if request.gpus is False and (request.per_node or 1) > _PER_PROCESSOR * processors:
+        raise ConfigError(
+            f"training.num_processes {request.per_node}, and this machine has {processors} processor(s)",
+            wanted=f"at most {_PER_PROCESSOR * processors}",
+            where="training.num_processes",
+            fix=f"--set training.num_processes={processors}",
+        )
+
+
+def _gpus(found: int) -> str:
+    if not found:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return "no GPU" if hidden is None else f"no GPU (CUDA_VISIBLE_DEVICES is {hidden!r})"
+    return f"{found} GPU{'s' if found > 1 else ''}"
+
+
+def _say_idle(request: Request) -> None:
+    """Say that GPUs stay idle, where nobody said how many to use."""
+    import torch
+
+    if request.gpus is None and (found := torch.cuda.device_count()) > 1:
+        log.info(f"one of {found} GPUs is used; --set training.num_gpus={found} uses all")
+
+
+def _launch(per_node: int, step: slurm.Step | None, command: Sequence[str]) -> int:
+    """Start the processes of this node with torch elastic; their exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say what is wrong
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // per_node)))
+    nodes = 1 if step is None else step.nodes
+    config = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=per_node,
+        run_id="scmf" if step is None else f"scmf-{step.name}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0" if nodes == 1 or step is None else f"{step.host}:{step.port}",
+        rdzv_configs={"timeout": _MEET_S},
+        local_addr="localhost" if nodes == 1 else None,
+        max_restarts=0,
+    )
+    log.info(f"starting {per_node} process(es)" + (f" on each of {nodes} nodes" if nodes > 1 else ""))
+    try:
+        elastic_launch(config, sys.executable)(*command)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            return int(failure.exitcode)
+        raise TrainingError(
+            f"process {rank} of {per_node * nodes} was ended by {signal.Signals(-failure.exitcode).name}",
+            wanted="all processes at work",
+            where="this node",
+            fix="see what it said last (SIGKILL: mostly memory); then give the same command again, which resumes from "
+            "the newest checkpoint",
+        ) from error
+    except SignalException as stop:
+        return 128 + int(stop.sigval)
+    except RendezvousError as error:
+        raise TrainingError(
+            f"the nodes did not find each other within {_MEET_S} s ({str(error).splitlines()[0][:200]})",
+            wanted=f"{nodes} nodes", where=config.rdzv_endpoint, fix="check that srun started a task on each of them",
+        ) from error  # fmt: skip
+    return 0

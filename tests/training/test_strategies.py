@@ -1,0 +1,143 @@
+"""DDP, FSDP2 and one process take the same steps, for every family; a run goes on under another strategy or number."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from scmf.core.errors import TrainingError
+from scmf.training import checkpoints
+from scmf.training.checkpoints import RunPosition, accumulation
+from tests import ROOT
+from tests.fixtures.four_families import FAMILIES, STRATEGIES, run
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder of the runs of two processes."""
+    out = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.fixtures.four_families", str(out)]
+    started = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE
+        )
+        for rank in ("0", "1")
+    ]
+    for process in started:
+        _, error = process.communicate(timeout=600)
+        assert process.returncode == 0, error.decode()[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Folder and weights of the run of one process at the same global batch, by family; each is made when asked for."""
+    out, made = tmp_path_factory.mktemp("one"), {}
+
+    def of(family):
+        if family not in made:
+            seen = []
+            run(out / family, family, seen=seen, gradient_accumulation=2)
+            made[family] = out / family, seen[0]
+        return made[family]
+
+    return of
+
+
+def log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def same(ours, theirs, *, rel=1e-5):
+    assert [set(line) for line in ours] == [set(line) for line in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        for name, value in other.items():
+            # The value of a callback is of weights that have moved for several steps.
+            assert mine[name] == pytest.approx(value, rel=rel if name == "loss" else 10 * rel), (name, mine, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_take_the_steps_of_one(two, one, family, strategy):
+    folder, weights = one(family)
+    lines = log(folder)
+    assert len([line for line in lines if "loss" in line]) == 6  # five batches an epoch, two at a time
+    assert len([line for line in lines if "valid_loss" in line]) == 2
+    same(log(two / family / strategy), lines)
+    theirs = torch.load(two / family / f"{strategy}.pt", weights_only=True)  # noqa: TID251
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and "running" not in name:  # moments of norms are those of the first process
+            assert torch.allclose(theirs[name], tensor, rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["to_ddp", "to_fsdp"])
+def test_a_run_goes_on_under_the_other_strategy(two, one, name):
+    same(log(two / name), log(one("encoder")[0]))
+
+
+@pytest.mark.slow
+def test_a_run_of_two_shards_goes_on_in_one_process_with_the_same_batches(two, one, tmp_path):
+    out = shutil.copytree(two / "to_one", tmp_path / "run")
+    assert run(out, "encoder").resumed_from == 2  # in the middle of an epoch
+    same(log(out), log(one("encoder")[0]))
+
+
+@pytest.mark.slow
+def test_bf16_in_shards_is_near(two, one):
+    losses = [[line["loss"] for line in log(out) if "loss" in line] for out in (two / "bf16", one("encoder")[0])]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02) and losses[0] != losses[1]
+
+
+# --- the number of processes ------------------------------------------------------------------------
+
+
+def at(tmp_path, *, batch=6, world_size=2, batches_per_step=4):
+    return tmp_path, RunPosition(3, 0, batch, "a", world_size, batches_per_step)
+
+
+@pytest.mark.parametrize(("world_size", "found"), [(1, (4, 12)), (2, (2, 6)), (4, (1, 3))])
+def test_a_step_stays_as_large_on_any_number_of_processes(tmp_path, world_size, found):
+    assert accumulation(at(tmp_path), wanted=2, world_size=world_size, elastic=True) == found
+
+
+def test_a_number_that_does_not_divide_the_step_is_one_error(tmp_path):
+    with pytest.raises(TrainingError, match="divides 4: 1, 2, 4") as error:
+        accumulation(at(tmp_path), wanted=2, world_size=3, elastic=True)
+    assert "resume with 2 process(es)" in str(error.value)
+
+
+def test_streamed_cells_change_the_number_at_the_end_of_an_epoch_only(tmp_path):
+    with pytest.raises(TrainingError, match=r"middle of an epoch, written by 2 process"):
+        accumulation(at(tmp_path), wanted=2, world_size=1, elastic=False)
+    assert accumulation(at(tmp_path, batch=0), wanted=2, world_size=1, elastic=False) == (4, 0)
+
+
+def test_a_position_of_before_has_the_batches_of_the_settings(tmp_path):
+    before = at(tmp_path, batches_per_step=0)
+    assert accumulation(before, wanted=3, world_size=2, elastic=True) == (3, 6)
+    assert accumulation(before, wanted=3, world_size=1, elastic=True) == (6, 12)
+    assert accumulation(None, wanted=3, world_size=2, elastic=True) == (3, 0)
+
+
+@pytest.mark.slow
+def test_shards_leave_no_trace_in_the_files_of_a_checkpoint(two, one):
+    for family in FAMILIES:
+        folders = [checkpoints.complete(out / "checkpoints")[-1] for out in (two / family / "fsdp", one(family)[0])]
+        assert [sorted(path.name for path in folder.iterdir()) for folder in folders][0] == sorted(
+            path.name for path in folders[1].iterdir()
+        )
+        assert (folders[0] / "config.json").read_text() == (folders[1] / "config.json").read_text()
