@@ -22,6 +22,7 @@ from scmf.cli.evaluate import compare, evaluate, tasks
 from scmf.cli.files import check, embed, schema
 from scmf.cli.options import RENAMED_HELP, refuse_renamed
 from scmf.cli.output import Commands, complain, print_json, show_traceback
+from scmf.cli.plan import plan
 from scmf.cli.publish import publish
 from scmf.cli.reproduce import reproduce
 from scmf.cli.train import sweep, train
@@ -38,7 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (reproduce, compare, train, sweep, evaluate, tasks, embed, check, publish, schema):
+for verb in (reproduce, compare, plan, train, sweep, evaluate, tasks, embed, check, publish, schema):
     app.command()(verb)
 app.add_typer(data_app, name="data")
 

@@ -118,12 +118,13 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     sharded = is_sharded(settings, model)
     accelerator = make_accelerator(settings, out, sharded=sharded)
-    source, size = _batches(cells, settings, accelerator), accelerator.num_processes
+    size = accelerator.num_processes
+    source = batches_of(cells, settings, rank=accelerator.process_index, world_size=size)
     found = checkpoints.newest(out / "checkpoints", digest=digest)
     accumulation, used_before = checkpoints.accumulation(
         found, wanted=settings.gradient_accumulation, world_size=size, elastic=source.batches_of_all_ranks is not None
     )
-    total = _total_steps(source, settings, accumulation)
+    total = total_steps(source.batches_per_epoch, settings, accumulation)
     trainee = Trainee.of(accelerator, model, lambda network: make_optimizer(network, settings), sharded=sharded)
     schedule = trainee.schedule = make_schedule(trainee.optimizer, settings, total_steps=total)
     start_trackers(accelerator, settings, out)
@@ -179,9 +180,10 @@ def train(
     )  # fmt: skip
 
 
-def _batches(cells: Ragged | PerEpochTokens | BatchesOf, settings: TrainingConfig, accelerator: Any) -> Batches:
-    """Batches of ``cells`` for the current process."""
-    rank, world_size = accelerator.process_index, accelerator.num_processes
+def batches_of(
+    cells: Ragged | PerEpochTokens | BatchesOf, settings: TrainingConfig, *, rank: int, world_size: int
+) -> Batches:
+    """Batches of ``cells`` for one process."""
     if not isinstance(cells, Ragged | PerEpochTokens):
         return cells(rank, world_size)
     lengths = (cells.draw(0) if isinstance(cells, PerEpochTokens) else cells).lengths
@@ -189,9 +191,9 @@ def _batches(cells: Ragged | PerEpochTokens | BatchesOf, settings: TrainingConfi
     return MemoryBatches(cells, order)
 
 
-def _total_steps(source: Batches, settings: TrainingConfig, accumulation: int) -> int:
-    """Optimizer steps of the whole run."""
-    steps_per_epoch = math.ceil(source.batches_per_epoch / accumulation)
+def total_steps(batches_per_epoch: int, settings: TrainingConfig, accumulation: int) -> int:
+    """Optimizer steps of the whole run, from the batches of one process."""
+    steps_per_epoch = math.ceil(batches_per_epoch / accumulation)
     total = steps_per_epoch * settings.max_epochs
     return min(total, settings.max_steps or total)
 
