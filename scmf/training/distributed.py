@@ -22,7 +22,7 @@ from scmf.core.errors import TrainingError
 T = TypeVar("T")
 
 _FSDP = "ACCELERATE_USE_FSDP"
-"""Set by `accelerate launch --use_fsdp`, and by an Accelerator for those made after it in this process."""
+"""Set by `accelerate launch --use_fsdp`, and by an Accelerator; accelerate and transformers look for it."""
 
 FSDP2: dict[str, Any] = {
     "fsdp_version": 2,
@@ -69,7 +69,6 @@ def make_accelerator(settings: TrainingConfig, out: Path, *, sharded: bool = Fal
     join()
     # One process trains several models in turn; the precision of the first must not stick.
     AcceleratorState._reset_state()
-    os.environ.pop(_FSDP, None)
     accelerator = Accelerator(
         cpu=on_cpu(),
         mixed_precision=_PRECISION[settings.precision],
@@ -80,6 +79,7 @@ def make_accelerator(settings: TrainingConfig, out: Path, *, sharded: bool = Fal
         # A model has heads for several objectives and trains only those of one.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    os.environ.pop(_FSDP, None)
     if accelerator.num_processes != world_size():
         raise TrainingError(
             f"{world_size()} processes were started, but {accelerator.num_processes} form the training group",

@@ -38,7 +38,7 @@ from scmf.training.distributed import is_sharded, make_accelerator, sum_over_ran
 from scmf.training.log import RunLog, end_trackers, start_trackers
 from scmf.training.objectives.protocol import Objective
 from scmf.training.optimizer import make_optimizer, make_schedule
-from scmf.training.trainee import Trainee
+from scmf.training.trainee import Trainee, whole
 from scmf.training.validation import EvaluationCallback, Validation
 
 
@@ -126,7 +126,7 @@ def train(
     )
     total = total_steps(source.batches_per_epoch, settings, accumulation)
     trainee = Trainee.of(accelerator, model, lambda network: make_optimizer(network, settings), sharded=sharded)
-    schedule = trainee.schedule = make_schedule(trainee.optimizer, settings, total_steps=total)
+    schedule = trainee.schedule = make_schedule(trainee.optimizer.optimizer, settings, total_steps=total)
     start_trackers(accelerator, settings, out)
     if found is not None:
         training_state.read(trainee, found[0])
@@ -245,7 +245,7 @@ def _step(
     trainee.optimizer.step()
     trainee.schedule.step()
     trainee.optimizer.zero_grad(set_to_none=True)
-    return sum_over_ranks(accelerator, loss).item(), None if norm is None else float(norm)
+    return sum_over_ranks(accelerator, loss).item(), None if norm is None else float(whole(norm))
 
 
 def _seed(*parts: int) -> int:
