@@ -24,7 +24,7 @@ CONFIG = {
 }
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "",
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": str(ROOT), "SCMF_RANK_TIMEOUT": "300",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def two(tmp_path_factory):
         port = free.getsockname()[1]
     shared = {
         "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT),
+        "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "SCMF_RANK_TIMEOUT": "300",
     }  # fmt: skip
     command = [sys.executable, "-m", "tests.fixtures.four_families", str(out)]
     started = [
