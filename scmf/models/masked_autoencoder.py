@@ -420,7 +420,7 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over the batch: let the HF Trainer divide them itself
-    _no_split_modules = ["TransformerLayer", "PerformerLayer", "ValueEmbedding"]
+    _no_split_modules = ["TransformerLayer", "PerformerLayer"]  # not the value embedding, whose mask the decoder reads
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_flash_attn = True

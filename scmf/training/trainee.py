@@ -57,11 +57,12 @@ class Trainee:
             model, optimizer = accelerator.prepare(network, make_optimizer(network))
             return cls(accelerator, model, network, optimizer, False)
         model = copy.deepcopy(network)
+        names = _without_aliases(model)
         if accelerator.is_fsdp2:
-            model, optimizer = accelerator.prepare(model, make_optimizer(model))
+            model, optimizer = accelerator.prepare(model, make_optimizer(_as_in(network, model, names)))
         else:
             model = accelerator.prepare_model(_shard(model, accelerator), device_placement=False, evaluation_mode=True)
-            optimizer = accelerator.prepare_optimizer(make_optimizer(model))
+            optimizer = accelerator.prepare_optimizer(make_optimizer(_as_in(network, model, names)))
         return cls(accelerator, model, network, optimizer, True)
 
     def before_forward(self) -> None:
@@ -135,6 +136,31 @@ def share_of(tensor: Tensor, like: Tensor) -> Tensor:
 
 def _is_moment(value: Any, parameter: Tensor) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and value.shape == parameter.shape
+
+
+def _without_aliases(model: Any) -> dict[str, str]:
+    """Drop a parameter's second name where a module holds what a module inside it holds too, as heads of BERT do.
+
+    accelerate makes the decoder a group of shards; its bias must not be seen in the group around it as well.
+
+    Returns
+    -------
+    dict
+        Name that was dropped -> name that stays.
+    """
+    dropped = {}
+    for name, tied_to in getattr(model, "all_tied_weights_keys", {}).items():
+        owner, _, alias = tied_to.rpartition(".")
+        if name.startswith(f"{owner}."):
+            delattr(model.get_submodule(owner), alias)
+            dropped[tied_to] = name
+    return dropped
+
+
+def _as_in(network: nn.Module, model: nn.Module, names: dict[str, str]) -> nn.Module:
+    """The parameters of ``model`` in the order of ``network``, by which the state of an optimizer counts them."""
+    found = dict(model.named_parameters())
+    return nn.ParameterList([found[names.get(name, name)] for name, _ in network.named_parameters()])
 
 
 def _shard(model: Any, accelerator: Any) -> Any:
