@@ -17,7 +17,7 @@ from scmf.cli import main as cli
 from scmf.core.yaml import load_yaml
 from tests.fixtures.small_world import World
 
-N_EXAMPLES = int(os.environ.get("SCMF_EXAMPLES", "12"))
+N_EXAMPLES = int(os.environ.get("SCMF_EXAMPLES", "30"))
 SECONDS = 120
 """An example that takes longer hangs."""
 
