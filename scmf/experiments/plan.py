@@ -25,6 +25,7 @@ from scmf.models.build import build_on_meta
 from scmf.tokenizers.build import given_tokenizer, ragged_of
 from scmf.training.data import prepare
 from scmf.training.loop import batches_of, total_steps
+from scmf.training.share import Share
 from scmf.training.stream_data import prepare_stream
 
 log = logging.getLogger(__name__)
@@ -188,9 +189,9 @@ def _plan(
     tables = {
         id(module.weight): module.weight.numel() for module in meta.modules() if hasattr(module, "num_embeddings")
     }
-    steps_of_rank = -(-work.batches_per_epoch // count)
-    steps = total_steps(steps_of_rank, training, training.gradient_accumulation)
-    epochs = min(training.max_epochs, steps * training.gradient_accumulation / steps_of_rank)
+    in_step = training.gradient_accumulation * count
+    steps = total_steps(work.batches_per_epoch, training, in_step)
+    epochs = min(training.max_epochs, steps * in_step / work.batches_per_epoch)
     linear, square = fitted(here, "flops")
     positions, squares = work.shapes[:, 0] * work.shapes[:, 1], work.shapes[:, 0] * work.shapes[:, 1] ** 2
     scale = epochs * work.batches_per_epoch / len(work.shapes)
@@ -261,10 +262,12 @@ def _size(batch: Batch) -> int:
 def _of_cells(prepared: Any, recipe: Recipe, count: int) -> _Work:
     """The batches of the cells of a configuration: all shapes in memory, the first few of a stream."""
     training = recipe.config.training
-    source = batches_of(prepared.batches(training), training, rank=0, world_size=1)
+    cells = prepared.batches(training)
+    source = batches_of(cells, training, Share())
     if not isinstance(source, MemoryBatches):
         first = list(islice(source.epoch(0), _SAMPLED))
-        return _Work(first, _shapes(first), source.batches_per_epoch, prepared.n_training)
+        dealt = batches_of(cells, training, Share.of(training, rank=0, world_size=count))
+        return _Work(first, _shapes(first), dealt.batches_of_all_ranks, prepared.n_training)
     rows = list(source.order.epoch(0))
     lengths = source.order.lengths
     shapes = np.array([[len(of), lengths[of].max()] for of in rows], float)

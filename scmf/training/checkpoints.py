@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scmf.core import manifest
-from scmf.core.distributed import agreed
 from scmf.core.errors import ScmfError, TrainingError
 from scmf.core.files import write_json
 from scmf.training import training_state
@@ -51,14 +50,14 @@ class RunPosition:
     epoch
         Epoch to continue with, counted from 0.
     batch
-        Batches of that epoch already used, on each rank.
+        Batches of that epoch already used, by each of ``world_size`` processes.
     digest
         Digest of everything that defines the run.
     world_size
-        Number of processes.
-    batches_per_step
-        Batches of all processes in one optimizer step, which stay as many on any number of processes; 0 in a checkpoint
-        that was written before it was kept.
+        Processes that take different batches, see `scmf.training.share`.
+    batches_per_step, lanes
+        Batches of all processes in one optimizer step, and lanes of a stream, which stay as many on any number of
+        processes; 0 in a checkpoint that was written before they were kept.
     """
 
     step: int
@@ -67,6 +66,7 @@ class RunPosition:
     digest: str
     world_size: int = 1
     batches_per_step: int = 0
+    lanes: int = 0
 
 
 def save(trainee: Trainee, folder: Path, position: RunPosition, *, keep: int) -> Path:
@@ -170,61 +170,3 @@ def _position(path: Path, *, warn: bool) -> RunPosition:
         return RunPosition(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(f"a position that cannot be read: {error}") from error
-
-
-def newest(folder: Path, *, digest: str) -> tuple[Path, RunPosition] | None:
-    """As `newest_intact`, looked for by the main process alone; every process calls it."""
-    return agreed(lambda: newest_intact(folder, digest=digest))
-
-
-def accumulation(
-    at: tuple[Path, RunPosition] | None, *, wanted: int, world_size: int, elastic: bool
-) -> tuple[int, int]:
-    """How a run goes on with this number of processes.
-
-    A step is of as many batches as at the start of the run, dealt to the processes there are now.
-
-    Parameters
-    ----------
-    at
-        The checkpoint that is resumed from; None at the start.
-    wanted
-        ``gradient_accumulation`` of the settings.
-    world_size
-        Number of processes now.
-    elastic
-        Whether the batches of an epoch are the same on any number of processes.
-
-    Returns
-    -------
-    tuple
-        Batches of each process in one step, and batches of the epoch that each has used.
-
-    Raises
-    ------
-    TrainingError
-        The number of processes does not divide the batches of a step, or the cells are streamed and it is the middle of
-        an epoch.
-    """
-    if at is None:
-        return wanted, 0
-    path, position = at
-    if position.world_size == world_size:
-        return wanted if not position.batches_per_step else position.batches_per_step // world_size, position.batch
-    if position.batch and not elastic:
-        raise TrainingError(
-            f"a checkpoint in the middle of an epoch, written by {position.world_size} process(es)",
-            wanted=f"one written by {world_size}: the shares of streamed cells depend on the number",
-            where=path,
-            fix=f"resume with {position.world_size} process(es); the number may change only at the end of an epoch",
-        )
-    in_all = position.batches_per_step or wanted * position.world_size
-    if in_all % world_size:
-        able = [n for n in range(1, in_all + 1) if in_all % n == 0]
-        raise TrainingError(
-            f"{world_size} processes, for a run whose steps are of {in_all} batches",
-            wanted=f"a number of processes that divides {in_all}: {', '.join(map(str, able))}",
-            where=path,
-            fix=f"resume with {max(n for n in able if n <= world_size)} process(es)",
-        )
-    return in_all // world_size, position.batch * position.world_size // world_size

@@ -5,8 +5,8 @@ how many random numbers were drawn before. An interrupted run that is started ag
 losses of an uninterrupted run; and N processes take the steps that one takes with N times the gradient accumulation.
 
 Lives here: `train` and one optimizer step. Lives elsewhere: optimizer and schedule (optimizer), validation loss and
-callbacks (validation), the log (log), checkpoints on disk (checkpoints), collective calls (distributed), the order of
-the cells (data.tokens), masks (objectives).
+callbacks (validation), the log (log), checkpoints on disk (checkpoints), collective calls (distributed), what each
+process takes of a step (share), the order of the cells (data.tokens), masks (objectives).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from scmf.training.distributed import is_sharded, make_accelerator, sum_over_ran
 from scmf.training.log import RunLog, end_trackers, start_trackers
 from scmf.training.objectives.protocol import Objective
 from scmf.training.optimizer import make_optimizer, make_schedule
+from scmf.training.share import Share, resumed
 from scmf.training.trainee import Trainee, whole
 from scmf.training.validation import EvaluationCallback, Validation
 
@@ -119,12 +120,11 @@ def train(
     sharded = is_sharded(settings, model)
     accelerator = make_accelerator(settings, out, sharded=sharded)
     size = accelerator.num_processes
-    source = batches_of(cells, settings, rank=accelerator.process_index, world_size=size)
-    found = checkpoints.newest(out / "checkpoints", digest=digest)
-    accumulation, used_before = checkpoints.accumulation(
-        found, wanted=settings.gradient_accumulation, world_size=size, elastic=source.batches_of_all_ranks is not None
+    found, share = resumed(
+        settings, out / "checkpoints", digest=digest, rank=accelerator.process_index, world_size=size
     )
-    total = total_steps(source.batches_per_epoch, settings, accumulation)
+    source = batches_of(cells, settings, share)
+    total = total_steps(source.batches_of_all_ranks, settings, share.batches_per_step)
     trainee = Trainee.of(accelerator, model, lambda network: make_optimizer(network, settings), sharded=sharded)
     schedule = trainee.schedule = make_schedule(trainee.optimizer.optimizer, settings, total_steps=total)
     start_trackers(accelerator, settings, out)
@@ -137,18 +137,18 @@ def train(
     validate = Validation(trainee, objective, valid, callbacks, settings.batch_size)
 
     def checkpoint(epoch: int, batch: int) -> None:
-        at = checkpoints.RunPosition(step, epoch, batch, digest, size, accumulation * size)
+        at = checkpoints.RunPosition(step, epoch, batch, digest, share.world_size, share.batches_per_step, share.lanes)
         checkpoints.save(trainee, out / "checkpoints", at, keep=settings.keep_checkpoints)
 
     with watch.failures_named(), progress.bar(objective.name.replace("_", " "), total, unit="steps", done=step) as bar:
         for epoch in range(begin.epoch, settings.max_epochs):
-            first = used_before if epoch == begin.epoch else 0
+            first = share.used if epoch == begin.epoch else 0
             batches = source.epoch(epoch, start=first)
             used = first
-            while step < total and (group := list(islice(batches, accumulation))):
+            while step < total and (group := list(islice(batches, share.accumulation))):
                 loss, norm = _step(
                     trainee, group, objective=objective.at(step), settings=settings, position=(epoch, used),
-                    batches_of_all_ranks=source.batches_of_all_ranks,
+                    share=share, batches_of_all_ranks=source.batches_of_all_ranks,
                 )  # fmt: skip
                 step, used = step + 1, used + len(group)
                 if not math.isfinite(loss):
@@ -176,24 +176,23 @@ def train(
     resumed_from = None if found is None else begin.step
     return TrainingReport(
         step, resumed_from, time.perf_counter() - started, log.path, source.wait_share(), size,
-        settings.batch_size * accumulation * size,
+        settings.batch_size * share.batches_per_step,
     )  # fmt: skip
 
 
-def batches_of(
-    cells: Ragged | PerEpochTokens | BatchesOf, settings: TrainingConfig, *, rank: int, world_size: int
-) -> Batches:
+def batches_of(cells: Ragged | PerEpochTokens | BatchesOf, settings: TrainingConfig, share: Share) -> Batches:
     """Batches of ``cells`` for one process."""
+    rank, world_size = share.rank, share.world_size
     if not isinstance(cells, Ragged | PerEpochTokens):
-        return cells(rank, world_size)
+        return cells(rank, world_size, share.lanes)
     lengths = (cells.draw(0) if isinstance(cells, PerEpochTokens) else cells).lengths
     order = BatchOrder(lengths, settings.batch_size, settings.group_by_length, settings.seed, world_size, rank)
     return MemoryBatches(cells, order)
 
 
-def total_steps(batches_per_epoch: int, settings: TrainingConfig, accumulation: int) -> int:
-    """Optimizer steps of the whole run, from the batches of one process."""
-    steps_per_epoch = math.ceil(batches_per_epoch / accumulation)
+def total_steps(batches_per_epoch: int, settings: TrainingConfig, batches_per_step: int) -> int:
+    """Optimizer steps of the whole run, from the batches of all processes."""
+    steps_per_epoch = math.ceil(batches_per_epoch / batches_per_step)
     total = steps_per_epoch * settings.max_epochs
     return min(total, settings.max_steps or total)
 
@@ -205,7 +204,8 @@ def _step(
     objective: Objective,
     settings: TrainingConfig,
     position: tuple[int, int],
-    batches_of_all_ranks: int | None,
+    share: Share,
+    batches_of_all_ranks: int,
 ) -> tuple[float, float | None]:
     """One optimizer step over the batches of ``group``.
 
@@ -216,16 +216,15 @@ def _step(
     """
     epoch, used = position
     accelerator, model = trainee.accelerator, trainee.model
-    rank, size = accelerator.process_index, accelerator.num_processes
-    numbers = [(used + i) * size + rank for i in range(len(group))]
-    inputs = []
+    numbers = [share.number(used + i) for i in range(len(group))]
+    inputs, weights = [], []
     for number, batch in zip(numbers, group, strict=True):
         generator = torch.Generator().manual_seed(_seed(settings.seed, 0, epoch, number))
-        inputs.append(objective.prepare(batch, generator))
-    weights = [
-        objective.predictions(batch) if batches_of_all_ranks is None or number < batches_of_all_ranks else 0
-        for number, batch in zip(numbers, inputs, strict=True)
-    ]
+        prepared = objective.prepare(batch, generator)
+        own = share.cut(prepared)
+        weight = objective.predictions(own) if number < batches_of_all_ranks and len(own["input_ids"]) else 0
+        inputs.append(own if weight else prepared)  # without predictions the loss is no number; that of the whole is
+        weights.append(weight)
     watch.step()
     here = torch.tensor(float(sum(weights)), device=accelerator.device)
     total = max(float(sum_over_ranks(accelerator, here)), 1.0)
@@ -233,14 +232,14 @@ def _step(
     model.train()
     loss = torch.zeros((), device=accelerator.device)
     for number, batch, weight in zip(numbers, inputs, weights, strict=True):
-        torch.manual_seed(_seed(settings.seed, 0, epoch, number, 1))
+        torch.manual_seed(_seed(settings.seed, 0, epoch, number, 1 + share.part))
         trainee.before_forward()
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        share = model(**batch).loss * (weight / total)
+        loss_share = model(**batch).loss * (weight / total)
         watch.step()
         # DDP and FSDP average gradients over ranks; a mean over all predictions wants their sum.
-        accelerator.backward(share * size)
-        loss += share.detach()
+        accelerator.backward(loss_share * accelerator.num_processes)
+        loss += loss_share.detach()
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm) if settings.max_grad_norm else None
     trainee.optimizer.step()
     trainee.schedule.step()

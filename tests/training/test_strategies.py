@@ -10,9 +10,7 @@ import sys
 import pytest
 import torch
 
-from scmf.core.errors import TrainingError
 from scmf.training import checkpoints
-from scmf.training.checkpoints import RunPosition, accumulation
 from tests import ROOT
 from tests.fixtures.four_families import FAMILIES, STRATEGIES, run
 
@@ -112,37 +110,6 @@ def test_a_run_of_two_shards_goes_on_in_one_process_with_the_same_batches(two, o
 def test_bf16_in_shards_is_near(two, one):
     losses = [[line["loss"] for line in log(out) if "loss" in line] for out in (two / "bf16", one("encoder")[0])]
     assert losses[0] == pytest.approx(losses[1], rel=0.02) and losses[0] != losses[1]
-
-
-# --- the number of processes ------------------------------------------------------------------------
-
-
-def at(tmp_path, *, batch=6, world_size=2, batches_per_step=4):
-    return tmp_path, RunPosition(3, 0, batch, "a", world_size, batches_per_step)
-
-
-@pytest.mark.parametrize(("world_size", "found"), [(1, (4, 12)), (2, (2, 6)), (4, (1, 3))])
-def test_a_step_stays_as_large_on_any_number_of_processes(tmp_path, world_size, found):
-    assert accumulation(at(tmp_path), wanted=2, world_size=world_size, elastic=True) == found
-
-
-def test_a_number_that_does_not_divide_the_step_is_one_error(tmp_path):
-    with pytest.raises(TrainingError, match="divides 4: 1, 2, 4") as error:
-        accumulation(at(tmp_path), wanted=2, world_size=3, elastic=True)
-    assert "resume with 2 process(es)" in str(error.value)
-
-
-def test_streamed_cells_change_the_number_at_the_end_of_an_epoch_only(tmp_path):
-    with pytest.raises(TrainingError, match=r"middle of an epoch, written by 2 process"):
-        accumulation(at(tmp_path), wanted=2, world_size=1, elastic=False)
-    assert accumulation(at(tmp_path, batch=0), wanted=2, world_size=1, elastic=False) == (4, 0)
-
-
-def test_a_position_of_before_has_the_batches_of_the_settings(tmp_path):
-    before = at(tmp_path, batches_per_step=0)
-    assert accumulation(before, wanted=3, world_size=2, elastic=True) == (3, 6)
-    assert accumulation(before, wanted=3, world_size=1, elastic=True) == (6, 12)
-    assert accumulation(None, wanted=3, world_size=2, elastic=True) == (3, 0)
 
 
 @pytest.mark.slow

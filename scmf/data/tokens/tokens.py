@@ -30,8 +30,8 @@ class Batches(Protocol):
         """Batches of this rank in an epoch, the same on every rank and in every epoch."""
 
     @property
-    def batches_of_all_ranks(self) -> int | None:
-        """Batches of an epoch over all ranks, which are the same on any number of ranks; None where they are not.
+    def batches_of_all_ranks(self) -> int:
+        """Batches of an epoch over all ranks, which are the same on any number of ranks.
 
         Rank r takes batch ``i * world_size + r`` as its i-th; past the last one it is given any, which does not count.
         """
@@ -43,8 +43,8 @@ class Batches(Protocol):
         """Share of the time that was spent waiting for batches; None when they lie in memory."""
 
 
-BatchesOf = Callable[[int, int], Batches]
-"""``batches(rank, world_size)``: the share of one process."""
+BatchesOf = Callable[[int, int, int], Batches]
+"""``batches(rank, world_size, lanes)``: the share of one process of a stream with so many lanes."""
 
 
 def padded_tensors(cells: Ragged, rows: np.ndarray) -> dict[str, Tensor]:
