@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,6 +46,8 @@ app.add_typer(data_app, name="data")
 
 _STOPPED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
+_FIRST_TELLS_S = 5
+"""So long another process waits with its error, which mostly is that of all."""
 
 
 @app.callback()
@@ -69,7 +72,7 @@ def main() -> None:
     from scmf.core.errors import ScmfError, resource_error
 
     sys.excepthook = show_traceback
-    if "train" in sys.argv[1:3]:
+    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") == "train":
         _adopt()
     several = os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
     first = not several or os.environ.get("RANK", "0").strip() == "0"
@@ -89,6 +92,8 @@ def main() -> None:
             watch.say = _say
         app()
     except ScmfError as error:
+        if several and not first:  # the first process may say the same; torchrun ends this one then
+            time.sleep(_FIRST_TELLS_S)
         code = _say(error)
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns Ctrl-C into an exit with this code and no word

@@ -6,6 +6,7 @@ Lives here: parsing and printing. Lives elsewhere: a run (scmf.training.pretrain
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +77,9 @@ def _again(
     from scmf.core import registry
 
     flags = {"--json": json_, "--quiet": quiet}
+    here = {"", str(Path.cwd())} & set(sys.path)
     return [
+        *(() if here else ("-P",)),  # python -m looks into the folder it is called in, which need not be ours
         *("-m", "scmf", *(("--trust",) if registry.trusted() else ()), "train", "--config", config, "--out", str(out)),
         *(() if variant is None else ("--variant", variant)),
         *(word for text in overrides for word in ("--set", text)),

@@ -51,7 +51,8 @@ def is_sharded(settings: TrainingConfig, model: Any) -> bool:
         return False
     join()  # which chooses the GPU of this process
     bytes_ = 16 * sum(parameter.numel() for parameter in model.parameters())
-    return bytes_ > torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2
+    # the GPU of the first process decides for all, which must do the same
+    return agreed(lambda: bytes_ > torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2)
 
 
 def make_accelerator(settings: TrainingConfig, out: Path, *, sharded: bool = False) -> Any:

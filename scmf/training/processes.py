@@ -95,14 +95,13 @@ def start(training: TrainingConfig, command: Sequence[str]) -> int | None:
     if request.gpus is False:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if os.environ.get("WORLD_SIZE"):
-        _check_started(request)
-        _check_devices(request)
+        size, here = world_size(), os.environ.get("LOCAL_WORLD_SIZE", "")
+        local = int(here) if here.isdecimal() and int(here) and size % int(here) == 0 else size
+        _refuse_unmet(request, size // local, started=local)
         return None
     step = slurm.step()
     nodes = 1 if step is None else step.nodes
-    if request.nodes != nodes:
-        raise _other_nodes(request, step)
-    _check_devices(request)
+    _refuse_unmet(request, nodes)
     if nodes == 1 and request.per_node in (None, 1):
         _say_idle(request)
         return None
@@ -110,75 +109,81 @@ def start(training: TrainingConfig, command: Sequence[str]) -> int | None:
 
 
 def refuse_several(training: TrainingConfig, verb: str) -> None:
-    """Raise `ConfigError` where a verb that trains in its own process is asked for several."""
+    """Raise `ConfigError` where a verb that trains in its own process is asked for several, or for a GPU in vain."""
     request = Request.of(training)
     if (request.per_node or 1) * request.nodes > 1 and world_size() == 1:
         raise ConfigError(
             f"{request.text} in `scmf {verb}`", wanted="one process, which is what this command trains in",
-            where="training", fix=f"--set training.{request.key}=1 --set training.num_nodes=1, or use `scmf train`",
+            where="training", fix=f"{_overrides(request, 1, 1)}, or use `scmf train`",
         )  # fmt: skip
     if request.gpus is False:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    _check_devices(request)
+    _refuse_unmet(request, 1)
 
 
-def _check_started(request: Request) -> None:
-    """Hold the processes that somebody else started against the request."""
-    size = world_size()
-    here = os.environ.get("LOCAL_WORLD_SIZE", "")
-    local = int(here) if here.isdecimal() and int(here) and size % int(here) == 0 else size
-    if request.per_node is None and request.nodes in (1, size // local):
-        return
-    if (request.per_node or local, request.nodes) != (local, size // local):
-        runs = f"--set training.{request.key}={local} --set training.num_nodes={size // local}"
-        raise ConfigError(
-            f"{size} process(es) started by torchrun, accelerate launch or srun, {local} on this node",
-            wanted=f"those of the configuration: {request.text}",
-            where="training",
-            fix=f"{runs}, or start as many as the configuration says (`scmf train` alone starts them itself)",
+def _refuse_unmet(request: Request, nodes: int, *, started: int | None = None) -> None:
+    """Raise one error that says what is there, and the overrides that run there, where it is not what is asked for.
+
+    Parameters
+    ----------
+    request
+        What is asked for.
+    nodes
+        Nodes that there are.
+    started
+        Processes on this node, where torchrun, accelerate launch or srun started them.
+    """
+    there, gpus, more = [], 0 if request.gpus is False else _gpus_here(), ""
+    per_node = started or request.per_node or 1
+    other_nodes = request.nodes != nodes and (started is None or request.nodes > 1 or request.per_node is not None)
+    if started is not None and (other_nodes or request.per_node not in (None, started)):
+        there.append(
+            f"torchrun, accelerate launch or srun started {nodes * started} process(es), {started} on this node"
         )
-
-
-def _other_nodes(request: Request, step: slurm.Step | None) -> ConfigError:
-    if step is not None and step.nodes > 1:
-        return ConfigError(
-            f"a job step of srun on {step.nodes} nodes", wanted=f"training.num_nodes {request.nodes}",
-            where="training.num_nodes", fix=f"--set training.num_nodes={step.nodes}",
+        more = ", or start as many as the configuration says (`scmf train` alone starts them itself)"
+    elif other_nodes:
+        there.append(f"srun started this on {nodes} nodes" if nodes > 1 else "this is one node that knows of no other")
+        more = (
+            f"; for several nodes see docs/how-to/slurm.md: srun --nodes={request.nodes} --ntasks-per-node=1 "
+            "scmf train ..."
+        )
+    bound = started is not None and "SLURM_STEP_NUM_TASKS" in os.environ  # each task sees the GPU that is bound to it
+    if few := gpus < per_node and bool(request.gpus or gpus) and not (bound and gpus):
+        there.append(f"this machine has {_gpus(gpus)}")
+        per_node = started or gpus or 1
+    if started is None and request.gpus is False and per_node > _PER_PROCESSOR * _processors():
+        there.append(f"this machine has {_processors()} processor(s)")
+        per_node = _processors()
+    if there:
+        raise ConfigError(
+            f"{request.text}, and {'; '.join(there)}", wanted="what is there, or less", where="training",
+            fix=_overrides(request, per_node if request.per_node or few else None, nodes) + more,
         )  # fmt: skip
-    return ConfigError(
-        f"training.num_nodes {request.nodes}, and this is one node that knows of no other",
-        wanted=f"srun or torchrun on {request.nodes} nodes",
-        where="training.num_nodes",
-        fix="--set training.num_nodes=1 trains on this node; for several see docs/how-to/slurm.md: "
-        f"srun --nodes={request.nodes} --ntasks-per-node=1 scmf train ...",
-    )
 
 
-def _check_devices(request: Request) -> None:
-    """Raise where this node has fewer GPUs, or far fewer processors, than are asked for."""
-    if request.gpus:
-        import torch
+def _overrides(request: Request, per_node: int | None, nodes: int) -> str:
+    """The overrides that ask for so many processes on each of so many nodes, on the CPU where GPUs are too few."""
+    keys: dict[str, int] = {}
+    if per_node is None:
+        pass
+    elif request.gpus is not False and _gpus_here() >= per_node:
+        keys = {"num_gpus": per_node}
+    else:
+        keys = ({"num_gpus": 0} if request.gpus else {}) | {"num_processes": per_node}
+    given = {request.key: request.per_node, "num_nodes": request.nodes}
+    keys = {key: n for key, n in {**keys, "num_nodes": nodes}.items() if given.get(key) != n}
+    return " ".join(f"--set training.{key}={n}" for key, n in keys.items())
 
-        found, wanted = torch.cuda.device_count(), request.per_node or 1
-        local = os.environ.get("LOCAL_WORLD_SIZE", "")
-        if found and local.isdecimal() and found < wanted == int(local) and "SLURM_STEP_NUM_TASKS" in os.environ:
-            return  # each task of srun sees the GPU that is bound to it
-        if found < wanted:
-            cpu = "--set training.num_gpus=0 trains on the CPU (training.num_processes: several processes there)"
-            raise ConfigError(
-                f"training.num_gpus {wanted}, and this machine has {_gpus(found)}",
-                wanted="at most as many GPUs as torch sees",
-                where="training.num_gpus",
-                fix=f"--set training.num_gpus={found}; or {cpu}" if found else cpu,
-            )
-    processors = os.cpu_count() or 1
-    if request.gpus is False and (request.per_node or 1) > _PER_PROCESSOR * processors:
-        raise ConfigError(
-            f"training.num_processes {request.per_node}, and this machine has {processors} processor(s)",
-            wanted=f"at most {_PER_PROCESSOR * processors}",
-            where="training.num_processes",
-            fix=f"--set training.num_processes={processors}",
-        )
+
+def _gpus_here() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _processors() -> int:
+    """Processors that this process may use, which a scheduler may have made fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus(found: int) -> str:
@@ -190,9 +195,7 @@ def _gpus(found: int) -> str:
 
 def _say_idle(request: Request) -> None:
     """Say that GPUs stay idle, where nobody said how many to use."""
-    import torch
-
-    if request.gpus is None and (found := torch.cuda.device_count()) > 1:
+    if request.gpus is None and (found := _gpus_here()) > 1:
         log.info(f"one of {found} GPUs is used; --set training.num_gpus={found} uses all")
 
 
@@ -204,7 +207,7 @@ def _launch(per_node: int, step: slurm.Step | None, command: Sequence[str]) -> i
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say what is wrong
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // per_node)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _processors() // per_node)))
     nodes = 1 if step is None else step.nodes
     config = LaunchConfig(
         min_nodes=nodes,

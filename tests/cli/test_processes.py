@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,8 +11,11 @@ import torch
 from typer.testing import CliRunner
 
 from scmf.cli.main import app
+from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError
 from scmf.models.checkpoint import load_run_model
+from scmf.training import processes
+from scmf.training.processes import start
 from tests import ROOT
 from tests.conftest import synthetic_cells
 
@@ -100,35 +104,65 @@ def test_accelerate_launch_works(folder, monkeypatch):
     assert json.loads(done.stdout)["processes"] == 2
 
 
-def test_gpus_that_are_not_there_are_one_error_that_says_what_runs(folder, monkeypatch):
-    said = refused(folder, "training.num_gpus=4")
-    assert "training.num_gpus 4, and this machine has no GPU" in said and "--set training.num_gpus=0" in said
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    said = refused(folder, "training.num_gpus=4")
-    assert "this machine has 2 GPUs" in said and "--set training.num_gpus=2" in said
+@pytest.mark.parametrize(
+    ("asked", "gpus", "found", "runs"),
+    [
+        (("num_gpus=4",), 0, "training.num_gpus 4, and this machine has no GPU", "num_gpus=0 num_processes=1"),
+        (("num_gpus=4",), 2, "this machine has 2 GPUs", "num_gpus=2"),
+        (("num_nodes=2",), 0, "this is one node", "num_nodes=1"),
+        (("num_nodes=2",), 2, "this is one node", "num_nodes=1"),
+        (("num_gpus=4", "num_nodes=2"), 0, "one node that knows of no other; this machine has no GPU",
+         "num_gpus=0 num_processes=1 num_nodes=1"),
+        (("num_gpus=4", "num_nodes=2"), 4, "one node that knows of no other", "num_nodes=1"),
+        (("num_processes=99",), 0, "training.num_processes 99, and this machine has 3 processor", "num_processes=3"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_one_error_whose_overrides_run(folder, monkeypatch, asked, gpus, found, runs):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(processes, "_processors", lambda: 3)
+    overrides = [f"training.{text}" for text in asked]
+    said = refused(folder, *overrides)
+    assert found in said and said.count("found:") == 1
+    named = re.findall(r"--set (training\.\S+?)[,;]?(?=\s|$)", said.split("fix:")[-1].split("for several nodes")[0])
+    assert " ".join(named) == " ".join(f"training.{text}" for text in runs.split())
+    launched = []
+    monkeypatch.setattr(processes, "_launch", lambda per_node, *_: launched.append(per_node) or 0)
+    config = load_recipe(str(folder / "my.yaml"), overrides=(*overrides, *named)).config
+    start(config.training, [])
+    assert launched in ([], [2], [3], [4])
 
 
 @pytest.mark.parametrize(
     ("overrides", "found", "fix"),
     [
-        (("training.num_nodes=2",), "this is one node", "--set training.num_nodes=1"),
-        (("training.num_processes=1000",), "training.num_processes 1000", "--set training.num_processes="),
         (("training.num_gpus=2", "training.num_processes=2"), "num_gpus 2 and num_processes 2", "one of the two"),
         (("training.strategy=fdsp",), "training.strategy", "did you mean 'fsdp'"),
         (("training.num_gpus=-1",), "training.num_gpus", "greater than or equal to 0"),
     ],
 )  # fmt: skip
-def test_other_requests_that_cannot_be_met_are_one_error(folder, overrides, found, fix):
+def test_requests_that_contradict_themselves_are_one_error(folder, overrides, found, fix):
     said = refused(folder, *overrides)
     assert found in said and fix in said
 
 
-def test_processes_that_others_started_are_held_against_the_request(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("asked", "gpus", "found", "runs"),
+    [
+        ("num_processes=4", 0, "4 process(es), 2 on this node", ["num_processes=2", "num_nodes=2"]),
+        ("num_gpus=4", 0, "2 on this node; this machine has no GPU", ["num_gpus=0", "num_processes=2", "num_nodes=2"]),
+        ("num_gpus=4", 2, "4 process(es), 2 on this node", ["num_gpus=2", "num_nodes=2"]),
+        ("seed=1", 1, "this machine has 1 GPU", ["num_processes=2", "num_nodes=2"]),
+    ],
+)
+def test_processes_that_others_started_are_held_against_the_request(folder, monkeypatch, asked, gpus, found, runs):
     for name, value in (("WORLD_SIZE", "4"), ("RANK", "0"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
-    said = refused(folder, "training.num_processes=4")
-    assert "4 process(es) started" in said
-    assert "--set training.num_processes=2 --set training.num_nodes=2" in said
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    said = refused(folder, f"training.{asked}")
+    overrides = [f"training.{text}" for text in runs]
+    assert found in said and " ".join(f"--set {text}" for text in overrides) in said
+    config = load_recipe(str(folder / "my.yaml"), overrides=(f"training.{asked}", *overrides)).config
+    assert start(config.training, []) is None
 
 
 def test_nodes_of_srun_are_held_against_the_request(folder, monkeypatch):
@@ -141,7 +175,7 @@ def test_nodes_of_srun_are_held_against_the_request(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words", [("reproduce", "geneformer", "--out", "no"), ("sweep", "--tokenizers", "binned", "--model", "scgpt")]
+    "words", [("reproduce", "geneformer", "--runs", "no"), ("sweep", "--tokenizers", "binned", "--model", "scgpt")]
 )
 def test_verbs_that_train_in_their_own_process_refuse_several(tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
