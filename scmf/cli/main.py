@@ -74,6 +74,10 @@ def main() -> None:
     sys.excepthook = show_traceback
     if next((word for word in sys.argv[1:] if not word.startswith("-")), "") == "train":
         _adopt()
+    if (parent := os.environ.pop("SCMF_STARTED_BY", "")).isdecimal():
+        from scmf.core import watch
+
+        watch.follow(int(parent))
     several = os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
     first = not several or os.environ.get("RANK", "0").strip() == "0"
     if several:  # one error in our words, not the frames of a store that lost its processes

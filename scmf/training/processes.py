@@ -21,6 +21,7 @@ from scmf.core import slurm
 from scmf.core.config.training import TrainingConfig
 from scmf.core.distributed import world_size
 from scmf.core.errors import ConfigError, TrainingError
+from scmf.core.watch import STARTED_BY
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,10 @@ def start(training: TrainingConfig, command: Sequence[str]) -> int | None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if os.environ.get("WORLD_SIZE"):
         size, here = world_size(), os.environ.get("LOCAL_WORLD_SIZE", "")
-        local = int(here) if here.isdecimal() and int(here) and size % int(here) == 0 else size
-        _refuse_unmet(request, size // local, started=local)
+        told = here.isdecimal() and int(here) > 0 and size % int(here) == 0
+        local = int(here) if told else size // request.nodes if size % request.nodes == 0 else size
+        if told or request.per_node:
+            _refuse_unmet(request, size // local, started=local)
         return None
     step = slurm.step()
     nodes = 1 if step is None else step.nodes
@@ -221,6 +224,7 @@ def _launch(per_node: int, step: slurm.Step | None, command: Sequence[str]) -> i
         max_restarts=0,
     )
     log.info(f"starting {per_node} process(es)" + (f" on each of {nodes} nodes" if nodes > 1 else ""))
+    os.environ[STARTED_BY] = str(os.getpid())
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
@@ -241,4 +245,6 @@ def _launch(per_node: int, step: slurm.Step | None, command: Sequence[str]) -> i
             f"the nodes did not find each other within {_MEET_S} s ({str(error).splitlines()[0][:200]})",
             wanted=f"{nodes} nodes", where=config.rdzv_endpoint, fix="check that srun started a task on each of them",
         ) from error  # fmt: skip
+    finally:
+        del os.environ[STARTED_BY]
     return 0
