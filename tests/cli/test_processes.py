@@ -91,7 +91,7 @@ def test_an_error_of_the_processes_is_told_once_with_its_exit_code(folder):
     assert done.stderr.count("found:") == 1 and "none.h5ad" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_accelerate_launch_works(folder, monkeypatch):
     launcher = (
         "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -163,6 +163,27 @@ def test_processes_that_others_started_are_held_against_the_request(folder, monk
     assert found in said and " ".join(f"--set {text}" for text in overrides) in said
     config = load_recipe(str(folder / "my.yaml"), overrides=(f"training.{asked}", *overrides)).config
     assert start(config.training, []) is None
+
+
+def test_processes_know_who_started_them_and_keep_away_from_the_folder(folder, monkeypatch):
+    """A file ``torch.py`` beside the configuration is not theirs, where it is not that of this process."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(folder))])
+    seen = []
+
+    def launch(config, python):
+        return lambda *words: seen.append((config.nproc_per_node, python, words, os.environ["SCMF_STARTED_BY"]))
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", launch)
+    words = ["train", "--config", "my.yaml", "--out", "never", "--set", "training.num_processes=2", "--seed", "3"]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    assert seen == [(
+        2, sys.executable,
+        ("-P", "-m", "scmf", "train", "--config", "my.yaml", "--out", "never", "--set", "training.num_processes=2",
+         "--set", "training.seed=3"),
+        str(os.getpid()),
+    )]  # fmt: skip
+    assert "SCMF_STARTED_BY" not in os.environ
 
 
 def test_nodes_of_srun_are_held_against_the_request(folder, monkeypatch):

@@ -22,8 +22,13 @@ STEP = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1], ids=["a task for each process", "a task for each node"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(0, id="a task for each process", marks=pytest.mark.nightly),
+        pytest.param(1, id="a task for each node", marks=pytest.mark.slow),
+    ],
+)
 def test_a_script_of_the_page_trains_one_model_on_two_processes(tmp_path, number):
     (tmp_path / "bin").mkdir()
     standins = f"exec {sys.executable} {ROOT}/tests/fixtures/slurm_standins.py srun"

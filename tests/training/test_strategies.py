@@ -15,15 +15,13 @@ from tests import ROOT
 from tests.fixtures.four_families import FAMILIES, STRATEGIES, run
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """The folder of the runs of two processes."""
-    out = tmp_path_factory.mktemp("two")
+def together(out, n):
+    """Run the program of the fixture in ``n`` processes; its folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {
-        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "SCMF_RANK_TIMEOUT": "300",
     }  # fmt: skip
     command = [sys.executable, "-m", "tests.fixtures.four_families", str(out)]
@@ -31,12 +29,18 @@ def two(tmp_path_factory):
         subprocess.Popen(
             command, cwd=ROOT, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE
         )
-        for rank in ("0", "1")
+        for rank in map(str, range(n))
     ]
     for process in started:
         _, error = process.communicate(timeout=600)
         assert process.returncode == 0, error.decode()[-3000:]
     return out
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder of the runs of two processes."""
+    return together(tmp_path_factory.mktemp("two"), 2)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +87,10 @@ def test_two_processes_take_the_steps_of_one(two, one, family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES[1:])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [(family, strategy) for family, strategies in STRATEGIES.items() for strategy in strategies[1:]],
+)
 def test_shards_take_the_steps_of_copies(two, family, strategy):
     same(log(two / family / strategy), log(two / family / "ddp"))
     ours, theirs = (torch.load(two / family / f"{name}.pt", weights_only=True) for name in (strategy, "ddp"))  # noqa: TID251
@@ -106,6 +112,14 @@ def test_a_run_of_two_shards_goes_on_in_one_process_with_the_same_batches(two, o
     same(log(out), log(one("encoder")[0]))
 
 
+@pytest.mark.nightly
+def test_four_processes_take_the_steps_of_one(tmp_path):
+    run(tmp_path / "one", "encoder", gradient_accumulation=4)
+    together(tmp_path, 4)
+    for strategy in ("ddp", "fsdp"):
+        same(log(tmp_path / strategy), log(tmp_path / "one"))
+
+
 @pytest.mark.slow
 def test_bf16_in_shards_is_near(two, one):
     losses = [[line["loss"] for line in log(out) if "loss" in line] for out in (two / "bf16", one("encoder")[0])]
@@ -115,7 +129,8 @@ def test_bf16_in_shards_is_near(two, one):
 @pytest.mark.slow
 def test_shards_leave_no_trace_in_the_files_of_a_checkpoint(two, one):
     for family in FAMILIES:
-        folders = [checkpoints.complete(out / "checkpoints")[-1] for out in (two / family / "fsdp", one(family)[0])]
+        sharded = two / family / STRATEGIES[family][-1]
+        folders = [checkpoints.complete(out / "checkpoints")[-1] for out in (sharded, one(family)[0])]
         assert [sorted(path.name for path in folder.iterdir()) for folder in folders][0] == sorted(
             path.name for path in folders[1].iterdir()
         )
