@@ -68,7 +68,7 @@ def _print(found: Plan) -> None:
         ],
     )
     print_table(
-        ("GPUs", "strategy", "memory of each", "fits", "hours", "USD", "price from"),
+        ("GPUs", "strategy", "memory of each", "fits", "time", "USD", "price from"),
         [
             (
                 f"{one.count} x {one.gpu.name}", one.strategy, f"{_bytes(one.memory.total)}: {_parts(one.memory)}",
@@ -78,7 +78,7 @@ def _print(found: Plan) -> None:
             for one in found.gpus
         ],
     )  # fmt: skip
-    say(f"hours = operations / (GPUs x dense bf16 peak x {found.mfu:g}), training alone; --mfu changes the share")
+    say(f"time = operations / (GPUs x dense bf16 peak x {found.mfu:g}), training alone; --mfu changes the share")
 
 
 def _parts(memory: Memory) -> str:

@@ -130,7 +130,7 @@ def test_it_goes_on_with_its_batches_on_another_number(folder, lost, whole, monk
     same(run, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_number_that_does_not_divide_the_cells_of_a_step_is_one_error(folder, lost):
     again = start(folder, lost, 3)
     answer, _ = again.communicate(timeout=300)
