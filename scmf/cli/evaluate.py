@@ -24,7 +24,7 @@ def evaluate(
     submission: Annotated[
         str,
         typer.Argument(
-            help="Folder of a run or checkpoint; with --tasks also `baselines`, an .h5ad file with embeddings "
+            help="Folder of a run or checkpoint, or a model by name; with --tasks also `baselines`, an .h5ad file with embeddings "
             "(--obsm) or predicted cells, or a table of edges (.tsv, .csv)."
         ),
     ],
@@ -76,7 +76,7 @@ def evaluate(
     from scmf.evaluation.evaluate_run import evaluate_folder
 
     scores = evaluate_folder(
-        Path(submission),
+        submission,
         config=config,
         variant=variant,
         overrides=tuple(overrides or ()),

@@ -199,13 +199,6 @@ def _from_hub(source: HubSource, target: Path) -> None:
     import httpx
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Quiet(tqdm):  # type: ignore[type-arg, misc]
-        """The Hub's own progress bar, switched off."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
 
     # Into a folder of its own, so that there is one cache and one copy.
     with tempfile.TemporaryDirectory(prefix=".hub.", dir=target.parent) as folder:
@@ -216,7 +209,8 @@ def _from_hub(source: HubSource, target: Path) -> None:
                 repo_type=source.repo_type,
                 revision=source.revision,
                 local_dir=folder,
-                tqdm_class=tqdm if progress.shown() else Quiet,
+                endpoint=os.environ.get("HF_ENDPOINT") or None,
+                tqdm_class=progress.hub_bar(),
             )
         except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError) as error:
             raise UnavailableError(_reason(error)) from error
