@@ -62,7 +62,8 @@ def check_alone(folder: Path, *, trust: bool = False, where: Path | None = None)
             f"code that is not of this installation: {', '.join(strange)}",
             wanted="the files of scmf/models and scmf/tokenizers as save_pretrained copies them",
             where=where or folder,
-            fix="save the model again with this version (of a published one: `scmf models pull NAME --again`), or pass --trust if you have read that code",
+            fix="save the model again with this version (one that has a name: `scmf models pull NAME --again`), or "
+            "pass --trust if you have read that code",
         )
     with tempfile.TemporaryDirectory(prefix="scmf-probe-") as home:
         environment = {

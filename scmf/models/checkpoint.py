@@ -1,8 +1,8 @@
 """Models built, loaded and saved, with the tokenizer they belong to.
 
 Lives here: ``from_pretrained`` that refuses what does not fit or is not as it was saved, the folder that holds model
-and tokenizer. Lives elsewhere: the networks (models), official
-checkpoints (models.published), resumable checkpoints (training.checkpoints).
+and tokenizer. Lives elsewhere: the networks (models), official checkpoints (models.published), resumable checkpoints
+(training.checkpoints).
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def _from_pretrained(family: Any, folder: Path | str, **kwargs: Any) -> Any:
 def load_run_model(folder: Path | str) -> tuple[Any, Any]:
     """Model and tokenizer of a checkpoint folder, of the folder of a run that holds ``model/``, or of a name.
 
-    A name is that of a published model, such as ``geneformer@v2-104m``, or of a repository on the Hub. Only built-in classes are used; code inside the folder is never run.
+    A name is that of a published model, such as ``geneformer@v2-104m``, or of a repository on the Hub. Only built-in
+    classes are used; code inside the folder is never run.
     """
     folder = RunFolder.weights_in(find_model(folder).folder)
     _refuse_no_config(folder)

@@ -2,10 +2,10 @@
 
 What is known of a folder stands in three places, and the strictest of them counts:
 
-* ``provenance.json`` beside the weights, written by `scmf models pull`, by training and by `scmf publish`: ``weights_license``
-  (text) and ``may_publish`` (bool), or ``trained_from: random weights``. ``allowed`` says what a license allows
-  instead; ``weights_sha256`` (file -> sum) binds the record to its weights; ``checked`` (a sentence) is the word of a
-  person where nothing else is known, and never lifts a no.
+* ``provenance.json`` beside the weights, written by `scmf models pull`, by training and by `scmf publish`:
+  ``weights_license`` (text) and ``may_publish`` (bool), or ``trained_from: random weights``. ``allowed`` says what a
+  license allows instead; ``weights_sha256`` (file -> sum) binds the record to its weights; ``checked`` (a sentence) is
+  the word of a person where nothing else is known, and never lifts a no.
 * ``source_license`` and ``source_may_publish`` in ``config.json``, which converted weights carry through fine-tuning.
 * ``run.json``: the run started from the folder ``model.checkpoint``, whose origin is followed; or from random weights.
 
@@ -128,7 +128,8 @@ class Checkpoint:
     def start(self) -> Path | None:
         """The folder of the weights that the run started from; None when they were random or there is no run.
 
-        Of a published model or a repository on the Hub that is not here any more, its name."""
+        Of a published model or a repository on the Hub that is not here any more, its name.
+        """
         found = _within(self.run, "config", "model").get("checkpoint")
         if not found or not isinstance(found, str):
             return None

@@ -1,1 +1,1 @@
-"""Published models by name: their cards, getting their weights, converting them into folders that every command takes."""
+"""Published models by name: their cards, getting their weights, converting them once."""

@@ -1,8 +1,8 @@
 """Cards of published models: which variants there are, whose, under which license, with which checksums.
 
-Lives here: the keys of ``recipes/<name>/models.yaml``, reading them, names such as ``geneformer@v2-104m``. Nothing heavy
-is imported. Lives elsewhere: what a word on the command line means (names), fetching and converting (pull), the layout
-of each family's official files (the converters beside this file).
+Lives here: the keys of ``recipes/<name>/models.yaml``, reading them, names such as ``geneformer@v2-104m``. Nothing
+heavy is imported. Lives elsewhere: what a word on the command line means (names), fetching and converting (pull), the
+layout of each family's official files (the converters beside this file).
 """
 
 from __future__ import annotations
@@ -224,10 +224,9 @@ def nearest(name: str) -> str:
     recipe, at, variant = bare.partition("@")
     close = difflib.get_close_matches(bare, names, n=3, cutoff=0.7)
     if not close:
-        recipes = difflib.get_close_matches(recipe, {one.partition("@")[0] for one in names}, n=1, cutoff=0.7)
-        variants = difflib.get_close_matches(
-            variant if at else bare, {one.partition("@")[2] for one in names}, cutoff=0.7
-        )
+        recipes, variants = (sorted({one.partition("@")[part] for one in names}) for part in (0, 2))
+        recipes = difflib.get_close_matches(recipe, recipes, n=1, cutoff=0.7)
+        variants = difflib.get_close_matches(variant if at else bare, variants, n=1, cutoff=0.7)
         close = [one for one in names if one.partition("@")[0] in recipes or one.partition("@")[2] in variants]
     if not close:
         return "`scmf models ls` lists them"

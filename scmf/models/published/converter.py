@@ -1,8 +1,8 @@
 """What the converters of official files have in common: finding the weights, reading them safely, fitting them in.
 
 Lives here: the class that each family's converter extends, and reading of files that may be pickles (with
-``weights_only=True``, so that they run no code). Lives elsewhere: the layout of each family (the files beside this one),
-checksums and the folder that is made (pull).
+``weights_only=True``, so that they run no code). Lives elsewhere: the layout of each family (the files beside this
+one), checksums and the folder that is made (pull).
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ from scmf.data.genes.vocabulary import GeneTables
 from scmf.models.published.cards import PublishedModel
 
 _LFS_POINTER = b"version https://git-lfs"
+_DAMAGED = (
+    SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, TypeError, EOFError, KeyError, AttributeError,
+    IndexError,
+)  # fmt: skip
+"""What safetensors and torch raise for a file that is none of theirs."""
 
 
 class Converter:
@@ -97,16 +102,7 @@ def read_tensors(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-    except (
-        SafetensorError,
-        UnpicklingError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        EOFError,
-        KeyError,
-    ) as error:
+    except _DAMAGED as error:
         raise ModelError(
             f"unreadable weights: {error}", wanted="a whole file", where=path, fix="download the file again"
         ) from error

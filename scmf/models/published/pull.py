@@ -1,9 +1,8 @@
 """From the name of a published model to a folder that every command takes: fetched, verified, converted once.
 
-A folder appears whole or not at all, and
-one process makes it while others wait. Lives here: what is tried in which order, when a file is believed, what is
-recorded. Lives elsewhere: what was published (cards), what is here already (cached), the layout of official files (the converters), what a word on the
-command line means (names).
+A folder appears whole or not at all, and one process makes it while others wait. Lives here: what is tried in which
+order, when a file is believed, what is recorded. Lives elsewhere: what was published (cards), what is here already
+(cached), the layout of official files (the converters), what a word on the command line means (names).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Official scFoundation weights: one file ``models.ckpt`` with three checkpoints of one shape, ``cell``, ``rde``, ``gene``.
+"""Official scFoundation weights: one file ``models.ckpt`` with checkpoints of one shape, ``cell``, ``rde``, ``gene``.
 
 Its authors hand it out under a license of its own: non-commercial research, no redistribution. What is made of it must
 stay with whoever made it, and the folder says so. Lives here: reading the file, what is checked before it is believed.

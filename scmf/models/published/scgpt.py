@@ -1,7 +1,7 @@
 """Official scGPT weights: a folder with ``args.json``, ``vocab.json`` and ``best_model.pt``, in three layouts of keys.
 
-Lives here: reading the folder, the names of its tensors, which heads it has. Lives elsewhere: which checkpoints there are
-and where to get them (``recipes/scgpt/models.yaml``), the network, the tokenizer.
+Lives here: reading the folder, the names of its tensors, which heads it has. Lives elsewhere: which checkpoints there
+are and where to get them (``recipes/scgpt/models.yaml``), the network, the tokenizer.
 """
 
 from __future__ import annotations
