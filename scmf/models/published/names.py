@@ -24,6 +24,8 @@ HUB = "hf://"
 """May stand before the id of a repository on the Hub."""
 
 _REPO = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*?)(?:@([\w.-]+))?", re.ASCII)
+_FILES = (".h5ad", ".zarr", ".tsv", ".csv", ".json", ".yaml", ".yml", ".gz")
+"""Endings of names that mean files."""
 _TAKEN = (
     "*.safetensors", "*.safetensors.index.json", "*.json", "*.py", "*.npz", "*.txt", "LICENSE", "README.md",
     "training.yaml",
@@ -125,7 +127,7 @@ def _known(folder: Path) -> FoundModel:
 def _repository(text: str) -> tuple[str, str | None] | None:
     """Id and revision of a repository; None where a folder is meant, as the one above it is there."""
     match = _REPO.fullmatch(text.removeprefix(HUB))
-    if match is None or (not text.startswith(HUB) and _exists(Path(match[1]))):
+    if match is None or match[2].endswith(_FILES) or (not text.startswith(HUB) and _exists(Path(match[1]))):
         return None
     return f"{match[1]}/{match[2]}", match[3]
 
