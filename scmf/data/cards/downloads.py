@@ -195,10 +195,16 @@ def _extract(artifact: Path, member: str, target: Path) -> None:
         raise UnavailableError(f"the artifact has no readable member {member!r}") from error
 
 
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's own library raises when the Hub, or the way to it, fails."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    of_client = tuple(base for base in HfHubHTTPError.__bases__ if base is not OSError)  # httpx or httpx2
+    return (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, *of_client)
+
+
 def _from_hub(source: HubSource, target: Path) -> None:
-    import httpx
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     # Into a folder of its own, so that there is one cache and one copy.
     with tempfile.TemporaryDirectory(prefix=".hub.", dir=target.parent) as folder:
@@ -212,7 +218,7 @@ def _from_hub(source: HubSource, target: Path) -> None:
                 endpoint=os.environ.get("HF_ENDPOINT") or None,
                 tqdm_class=progress.hub_bar(),
             )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError) as error:
+        except hub_errors() as error:
             raise UnavailableError(_reason(error)) from error
         Path(path).replace(target)
 

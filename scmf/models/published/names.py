@@ -14,6 +14,7 @@ from pathlib import Path
 
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.progress import hub_bar
+from scmf.data.cards.downloads import hub_errors
 from scmf.models.published.cached import here, mark_of
 from scmf.models.published.cards import SCHEME, is_name, list_models, nearest, published
 from scmf.models.published.pull import pull
@@ -152,9 +153,7 @@ def _from_hub(repo: str, revision: str | None) -> FoundModel:
 
 def _snapshot(repo: str, revision: str | None, *, local: bool = False) -> Path:
     """The folder of a repository in the cache of the Hub's own library, which fetches what is not there."""
-    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     try:
@@ -168,7 +167,7 @@ def _snapshot(repo: str, revision: str | None, *, local: bool = False) -> Path:
                 local_files_only=local,
             )  # fmt: skip
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError) as error:
+    except hub_errors() as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"no folder {repo} here, and the Hub did not deliver it: {lines[0]}",
