@@ -155,7 +155,7 @@ def test_an_existing_folder_and_another_variant_are_refused(official: Path, tmp_
 # --- other species ----------------------------------------------------------------------------------
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_other_genes_take_over_while_special_tokens_stay(official: Path, tmp_path: Path) -> None:
     # The same genes under new names and with other ids: the same cells must get the same embeddings. Their order stays,
     # as tokens stand in the order of their ids and the network is causal.
