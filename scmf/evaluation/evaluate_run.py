@@ -7,6 +7,7 @@ model gives to it (submissions.model).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from scmf.core.errors import DataError
 from scmf.core.outputs import try_file, try_folder
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
-from scmf.data.stores.adata_files import add_vectors, check_obsm_key, obsm_keys, stored_bytes
+from scmf.data.stores.adata_files import add_vectors, check_obsm_key, obsm_keys, places_of, stored_bytes
 from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.files.remote import is_remote
 from scmf.data.stores.open import sources_of
@@ -154,7 +155,7 @@ def embed_to_file(
     network = on_device(network, device)
     settings = _embedding_settings(model, network, layer=layer, pooling=pooling, batch_size=batch_size)
     keys = {"files": [stored], "counts": counts, "gene_ids": gene_ids, "counts_rounding": counts_rounding}
-    cells = load_cells(validate(DataConfig, keys, where="embed"))
+    cells = load_cells(validate(DataConfig, {**keys, **_as_in_run(stored, model, keys)}, where="embed"))
     _say_replaced(stored, output, key)
     tell_known_share(tokenizer, cells, allow=allow_low_coverage)
     tokens = tokens_for(network, tokenizer, _with_batches(cells, network, model, batch_key))
@@ -162,6 +163,20 @@ def embed_to_file(
     x_ND = embed_tokens(network, tokens, settings=settings)
     add_vectors(stored, output, key, x_ND)
     return {"file": str(output), "key": key, "cells": len(x_ND), "dimensions": x_ND.shape[1]}
+
+
+def _as_in_run(stored: Path, model: Path, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The matrix and the ids that the run has read, where nothing is asked for and the file has them too."""
+    if (data := _data_of(model)) is None:
+        return {}
+    there = places_of(stored)
+    found = {
+        name: getattr(data, name) for name in ("counts", "gene_ids")
+        if keys[name] == "auto" != getattr(data, name) and getattr(data, name) in there
+    }  # fmt: skip
+    for name, value in found.items():
+        log.info(f"{name} {value!r}, as in the run")
+    return found
 
 
 def _say_replaced(stored: Path, output: Path, key: str) -> None:

@@ -56,10 +56,13 @@ def resolve(gene: str, known: Mapping[str, object], aliases: Mapping[str, str]) 
     """Name under which ``known`` holds a gene, or None.
 
     The id as it is is tried first, then upper case, then without its version; each in ``known``
-    and then, by way of ``aliases`` (retired ids, symbols), again in ``known``.
+    and then, by way of ``aliases`` (retired ids, symbols), again in ``known``. Of symbols only open reading frames
+    are tried in upper case (``C10orf105``): ``Gpi1`` of the mouse is not ``GPI1``, an alias of the human gene PIGQ.
     """
     bare = strip_version(gene.strip())
-    for name in dict.fromkeys((gene, gene.upper(), bare, bare.upper())):
+    upper = bare.upper()
+    either = upper.startswith("ENS") or bare.replace("orf", "ORF") == upper
+    for name in dict.fromkeys((gene, gene.upper(), bare, upper) if either else (gene, bare)):
         if name in known:
             return name
         if aliases.get(name) in known:

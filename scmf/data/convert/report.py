@@ -37,8 +37,8 @@ class ConvertReport:
         Size on disk.
     seconds
         Wall time of the last try.
-    dropped_columns
-        Columns of ``obs`` that some inputs lack, with these inputs; they are not in the output.
+    filled_columns
+        Columns of ``obs`` that some inputs lack, with these inputs; their cells have no value in them.
     inputs
         For each input ``uri``, its name in ``obs["source"]``, the ``matrix``, ``cells``, ``nnz``, ``counts`` and
         ``fingerprint``.
@@ -56,7 +56,7 @@ class ConvertReport:
     datasets: int
     bytes: int
     seconds: float
-    dropped_columns: dict[str, list[str]]
+    filled_columns: dict[str, list[str]]
     inputs: list[dict[str, Any]]
     order_sha256: str
     digest: str

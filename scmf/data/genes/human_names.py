@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scmf.data.genes.ids import GeneMap, canonical, is_ensembl
+from scmf.data.genes.ids import GeneMap, folded, is_ensembl
 
 _WITH_ID = re.compile(r"_(ENSG\d{11})$")
 """The end of a symbol that CELLxGENE made unique: ``SIGLEC5_ENSG00000268500``."""
@@ -87,13 +87,13 @@ class HumanNames:
         with gzip.open(hgnc, "rt", encoding="utf-8", newline="") as handle:
             for row in csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE):
                 if (gene := row["ensembl_gene_id"]) not in current:
-                    elsewhere[canonical(row["symbol"])] = set()
+                    elsewhere[folded(row["symbol"])] = set()
                     continue
                 approved[_note(row["symbol"], written)].add(gene)
                 for name in filter(None, row["prev_symbol"].split("|")):
                     previous[_note(name, written)].add(gene)
                 for name in filter(None, row["alias_symbol"].split("|")):
-                    aliases[canonical(name)].add(gene)
+                    aliases[folded(name)].add(gene)
         return cls(tuple(known), (approved, symbols, elsewhere, previous, aliases), written)
 
     def decided(self) -> tuple[dict[str, tuple[int, str]], set[str]]:
@@ -115,7 +115,10 @@ class HumanNames:
     def gene_map(self) -> GeneMap:
         """Any name -> Ensembl id."""
         names, ambiguous = self.decided()
-        return GeneMap(self.genes, {name: gene for name, (_, gene) in names.items()}, ambiguous=ambiguous)
+        upper = {name: gene for name, (_, gene) in names.items()}
+        written = {self.written[name]: gene for name, gene in upper.items() if name in self.written}
+        also = {self.written[name] for name in ambiguous if name in self.written}
+        return GeneMap(self.genes, upper, written, ambiguous=ambiguous | also)
 
     def of_symbols(self, symbols: Iterable[str]) -> SymbolNames:
         """What other names lead to the genes of a vocabulary of symbols.
@@ -131,11 +134,11 @@ class HumanNames:
             Genes as the vocabulary writes them.
         """
         symbols = list(symbols)
-        exact, own = set(symbols), {canonical(symbol) for symbol in symbols}
+        exact, own = set(symbols), {folded(symbol) for symbol in symbols}
         names, ambiguous = self.decided()
         found: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for symbol in symbols:
-            name = canonical(symbol)
+            name = folded(symbol)
             if is_ensembl(symbol):
                 found[name].append((-2 if name == symbol else -1, symbol))
             elif with_id := _WITH_ID.search(symbol):
@@ -173,7 +176,7 @@ class HumanNames:
 
 def _note(name: str, written: dict[str, str]) -> str:
     """The name in upper case; how it is written is kept where that differs."""
-    upper = canonical(name)
+    upper = folded(name)
     if upper != name:
         written.setdefault(upper, name)
     return upper
