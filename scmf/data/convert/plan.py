@@ -55,8 +55,8 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
     """One aligner for all stores.
 
     Genes are compared in their canonical form (no version suffix) and written as they first appear, in the order in
-    which they first appear; where one store has symbols and another Ensembl ids, by their ids. Where one store has two ids of the same canonical form (a gene and its copy on Y, say)
-    that gene is compared as written.
+    which they first appear; where one store has symbols and another Ensembl ids, by their ids. Where one store has two
+    ids of the same canonical form (a gene and its copy on Y, say) that gene is compared as written.
 
     Parameters
     ----------

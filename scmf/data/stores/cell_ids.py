@@ -1,8 +1,8 @@
 """Names of the cells of a corpus, made unique over its stores, without holding them all.
 
 Lives here: the ids of a corpus store by store, with the name of the store before them where ids clash, and their
-64-bit hashes. Lives elsewhere: what is written about each id (splits), ids of files put together in memory (loading.join)
-and of a conversion (convert.obs), which take their marks from here.
+64-bit hashes. Lives elsewhere: what is written about each id (splits), ids of files put together in memory
+(loading.join) and of a conversion (convert.obs), which take their marks from here.
 """
 
 from __future__ import annotations
