@@ -74,9 +74,8 @@ class RankValueTokenizer(GeneTokenizer):
     Source: Hugging Face ``ctheodoris/Geneformer`` at 05fcbeb8a27d; Theodoris et al., Nature 618, 616 (2023).
     """
 
-    vocab_files_names = {
+    vocab_files_names = ORTHOLOGS | {
         "vocab_file": "vocab.json", "medians_file": "gene_medians.json", "aliases_file": "gene_aliases.json",
-        **ORTHOLOGS,
     }  # fmt: skip
     model_input_names = ["input_ids", "attention_mask"]
     obs_columns: tuple[str, ...] = ()

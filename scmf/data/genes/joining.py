@@ -80,7 +80,8 @@ def joining_names(files: Sequence[NamedGenes], *, where: str, one_species: bool)
     lists = {tuple(file.ids) for file in files}
     ids = {canonical(gene) for genes in lists for gene in genes if is_ensembl(gene)}
     symbols = [{gene for gene in genes if not is_ensembl(gene)} for genes in lists]
-    if len(lists) == 1 or not ids or not any(symbols) or all(one == symbols[0] for one in symbols):
+    alike = len({kind.kind for kind in kinds}) == 1 and kinds[0].kind != "mixed"  # a few ids among symbols stay
+    if alike or len(lists) == 1 or not ids or not any(symbols) or all(one == symbols[0] for one in symbols):
         return None
     species, own = _one_species(files, where=where), _told_by_files(files)
     known = [len(one & own.keys()) / len(one) for one in symbols if one]

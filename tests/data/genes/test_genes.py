@@ -174,7 +174,8 @@ def reference():
     ("name", "gene"),
     [
         ("TP53", TP53),
-        ("tp53", TP53),
+        ("C10ORF105", "ENSG00000214688"),
+        ("C10orf105", "ENSG00000214688"),
         ("ENSG00000141510.18", TP53),
         ("P53", TP53),  # alias
         ("MARCH1", "ENSG00000145416"),  # previous symbol of MARCHF1
