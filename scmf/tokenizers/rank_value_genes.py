@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from .rank_value_tables import problem
 
 _VERSION = re.compile(r"^(ENS[A-Z]*G\d+)\.\d+(_PAR_Y)?$", re.IGNORECASE)
+_ID = re.compile(r"^ENS[A-Z]*G\d+")
 
 
 class GeneColumns(NamedTuple):
@@ -61,7 +62,7 @@ def resolve(gene: str, known: Mapping[str, object], aliases: Mapping[str, str]) 
     """
     bare = strip_version(gene.strip())
     upper = bare.upper()
-    either = upper.startswith("ENS") or bare.replace("orf", "ORF") == upper
+    either = _ID.match(upper) is not None or bare.replace("orf", "ORF") == upper
     for name in dict.fromkeys((gene, gene.upper(), bare, upper) if either else (gene, bare)):
         if name in known:
             return name

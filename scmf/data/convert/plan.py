@@ -25,7 +25,7 @@ from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.named_genes import named_genes
 from scmf.data.stores.store import Store
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a conversion that was begun by an older version cannot be gone on with."""
 
 # --- genes ----------------------------------------------------------------------------------------

@@ -128,9 +128,12 @@ def finished(out: Path, settings: dict[str, Any]) -> ConvertReport:
     attributes = attributes if isinstance(attributes, dict) else {}
     if attributes.get("settings_sha256") != sha256_json(settings):
         raise DataError(
-            "a collection made of other inputs or with other arguments",
+            "a collection made of other inputs or with other arguments, or by an earlier version of scmf",
             wanted="a new or empty folder",
             where=out,
             fix="choose another folder, or remove this one",
         )
-    return ConvertReport(out=str(out), **attributes["report"])
+    report = dict(attributes["report"])
+    if "dropped_columns" in report:  # of an earlier version; had it dropped any, the settings would differ
+        report["filled_columns"] = report.pop("dropped_columns")
+    return ConvertReport(out=str(out), **report)
