@@ -53,6 +53,12 @@ def strip_version(gene: str) -> str:
     return found.group(1) if found else gene
 
 
+def gene_name(gene: str) -> str:
+    """The form in which genes are counted by `fit`: no version, Ensembl ids in upper case, other names as they are."""
+    name = strip_version(gene.strip())
+    return name.upper() if _ID.match(name.upper()) else name
+
+
 def resolve(gene: str, known: Mapping[str, object], aliases: Mapping[str, str]) -> str | None:
     """Name under which ``known`` holds a gene, or None.
 
@@ -162,8 +168,7 @@ def nonzero_medians(
     dict
         Gene -> median, sorted by gene.
     """
-    names = [strip_version(gene.strip()) for gene in genes]
-    names = [name.upper() if name.upper().startswith("ENS") else name for name in names]
+    names = [gene_name(gene) for gene in genes]
     order = sorted(set(names))
     position = {name: i for i, name in enumerate(order)}
     to_gene = np.array([position[name] for name in names], np.int64)

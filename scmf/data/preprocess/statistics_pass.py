@@ -23,7 +23,7 @@ import scipy.sparse as sp
 
 from scmf.core import progress
 from scmf.core.errors import ConfigError, CountsError, DataError, GeneError
-from scmf.data.genes.ids import strip_version
+from scmf.data.genes.ids import is_ensembl, strip_version
 from scmf.data.genes.joining import joining_names
 from scmf.data.preprocess.statistics import CorpusStatistics
 from scmf.data.preprocess.statistics_state import Tally
@@ -39,7 +39,7 @@ _EXACT_VALUES = 1 << 27
 def gene_name(gene: str) -> str:
     """The form in which genes are counted: no version, Ensembl ids in upper case, other names as they are."""
     name = strip_version(gene.strip())
-    return name.upper() if name.upper().startswith("ENS") else name
+    return name.upper() if is_ensembl(name) else name
 
 
 @numba.njit(nogil=True, cache=True)
