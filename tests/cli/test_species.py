@@ -128,8 +128,7 @@ def test_a_model_trained_through_orthologs_embeds_and_evaluates_its_mouse_cells(
     out = ("data", "tokenize", file, "--vocabulary", tmp_path / "run/model", "--max-length", "32", "--quiet", "--out")
     assert scmf(*out, tmp_path / "tokens") == 0, said()
     (tmp_path / "genes.txt").write_text("".join(f"{gene}\n" for gene in GENES))
-    if not streamed:
-        assert scmf("evaluate", tmp_path / "run", "--quiet") == 0, said()
+    assert scmf("evaluate", tmp_path / "run", "--quiet") == 0, said()
 
 
 MIXED = {
@@ -157,6 +156,18 @@ def test_files_that_name_genes_differently_are_joined(how, tmp_path, said):
                 for file in (one, two):
                     assert scmf("embed", file, "--model", out, "-o", tmp_path / "e.h5ad", "--quiet") == 0, said()
     assert logs[0] == logs[2] and logs[1] == logs[3] and logs[0]
+
+
+@pytest.mark.parametrize("stream", ["", ", stream: {block_cells: 8}"], ids=["memory", "stream"])
+def test_a_run_on_joined_files_evaluates_their_cells(stream, tmp_path, said):
+    files = [named(names, tmp_path / f"{name}.h5ad") for name, names in (("a", SYMBOLS), ("b", GENES))]
+    both = ad.concat([cells(), cells()])
+    both.obs_names = [f"{name}:{cell}" for name in "ab" for cell in cells().obs_names]
+    split_of(both, tmp_path / "split.tsv")
+    data = f"split: {tmp_path / 'split.tsv'}, label_key: cell_type{stream}"
+    yaml = config(tmp_path / "j.yaml", ", ".join(map(str, files)), data=data)
+    assert scmf("train", "--config", yaml, "--out", tmp_path / "run", "--quiet") == 0, said()
+    assert scmf("evaluate", tmp_path / "run", "--quiet") == 0, said()
 
 
 def test_a_file_with_ids_and_symbols_names_those_of_another(tmp_path, monkeypatch, said):

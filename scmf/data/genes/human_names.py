@@ -11,9 +11,9 @@ from __future__ import annotations
 import csv
 import gzip
 import re
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -56,11 +56,14 @@ class HumanNames:
         symbol of a gene that GENCODE does not have (no genes), previous symbol, alias.
     written
         Symbols and previous symbols that are not in upper case (``C10orf105``), by their upper case.
+    spelled
+        The same of aliases (``hsa-mir-8072``).
     """
 
     genes: tuple[str, ...]
     levels: tuple[Mapping[str, set[str]], ...]
     written: Mapping[str, str]
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, gencode: pd.DataFrame, hgnc: Path) -> HumanNames:
@@ -75,6 +78,7 @@ class HumanNames:
         """
         known: list[str] = gencode["gene"].tolist()
         written: dict[str, str] = {}
+        spelled: dict[str, str] = {}
         symbols: dict[str, set[str]] = defaultdict(set)
         for gene, symbol in zip(known, gencode["symbol"], strict=True):
             symbols[_note(symbol, written)].add(gene)
@@ -93,8 +97,8 @@ class HumanNames:
                 for name in filter(None, row["prev_symbol"].split("|")):
                     previous[_note(name, written)].add(gene)
                 for name in filter(None, row["alias_symbol"].split("|")):
-                    aliases[folded(name)].add(gene)
-        return cls(tuple(known), (approved, symbols, elsewhere, previous, aliases), written)
+                    aliases[_note(name, spelled)].add(gene)
+        return cls(tuple(known), (approved, symbols, elsewhere, previous, aliases), written, spelled)
 
     def decided(self) -> tuple[dict[str, tuple[int, str]], set[str]]:
         """Name -> number of the level that decides it and its gene; and the names of several genes at that level."""
@@ -116,8 +120,9 @@ class HumanNames:
         """Any name -> Ensembl id."""
         names, ambiguous = self.decided()
         upper = {name: gene for name, (_, gene) in names.items()}
-        written = {self.written[name]: gene for name, gene in upper.items() if name in self.written}
-        also = {self.written[name] for name in ambiguous if name in self.written}
+        mixed = ChainMap(dict(self.written), dict(self.spelled))
+        written = {mixed[name]: gene for name, gene in upper.items() if name in mixed}
+        also = {mixed[name] for name in ambiguous if name in mixed}
         return GeneMap(self.genes, upper, written, ambiguous=ambiguous | also)
 
     def of_symbols(self, symbols: Iterable[str]) -> SymbolNames:
