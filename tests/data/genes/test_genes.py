@@ -18,6 +18,8 @@ from scmf.data.genes.ids import (
     refuse_duplicates,
     strip_version,
 )
+from scmf.data.genes.species import _symbols as species_symbols
+from scmf.data.genes.species import species_of
 from scmf.data.genes.vocabulary import human_genes
 
 TP53, TSPAN6 = "ENSG00000141510", "ENSG00000000003"
@@ -168,6 +170,21 @@ def reference():
         return human_genes()
     except SourceError as error:
         pytest.skip(f"the card human-genes cannot be fetched here: {error.found.splitlines()[0]}")
+
+
+@pytest.mark.parametrize(
+    ("genes", "species"),
+    [
+        (["TP53", "ACTB", "GAPDH"], "Homo sapiens"),
+        (["Trp53", "Actb", "Gapdh"], "Mus musculus"),
+        (["FOO1", "gene_1"], ""),
+        (["tp53", "actb", "gapdh"], ""),
+    ],
+)
+def test_the_annotations_tell_the_species_of_symbols(genes, species):
+    if not species_symbols():
+        pytest.skip("the annotations of both species are not here")
+    assert species_of(genes) == species
 
 
 @pytest.mark.parametrize(
