@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scmf.cli.options import Json, Quiet, Set, Variant
+from scmf.cli.options import Json, LowCoverage, Quiet, Set, Variant, sets_of
 from scmf.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def plan(
         typer.Option("--cells", min=1, help="Training cells, in place of data: with --tokens; none is read."),
     ] = None,
     tokens: Annotated[int | None, typer.Option("--tokens", min=1, help="Tokens of each of --cells.")] = None,
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -44,7 +45,7 @@ def plan(
     from scmf.experiments.plan import plan as make_plan
 
     kinds = gpus_named(gpu or [])
-    recipe = load_recipe(config, variant=variant, overrides=tuple(overrides or ()))
+    recipe = load_recipe(config, variant=variant, overrides=sets_of(overrides, allow_low_coverage=allow_low_coverage))
     found = make_plan(recipe, kinds, count=gpus, mfu=mfu, cells=cells, tokens=tokens)
     if json_:
         print_json(found.to_json())
