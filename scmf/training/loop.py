@@ -217,7 +217,8 @@ def _step(
     epoch, used = position
     accelerator, model = trainee.accelerator, trainee.model
     numbers = [share.number(used + i) for i in range(len(group))]
-    inputs, weights = [], []
+    inputs: list[dict[str, torch.Tensor]] = []
+    weights: list[int] = []
     for number, batch in zip(numbers, group, strict=True):
         generator = torch.Generator().manual_seed(_seed(settings.seed, 0, epoch, number))
         prepared = objective.prepare(batch, generator)

@@ -136,7 +136,8 @@ def _refuse_unmet(request: Request, nodes: int, *, started: int | None = None) -
     started
         Processes on this node, where torchrun, accelerate launch or srun started them.
     """
-    there, gpus, more = [], 0 if request.gpus is False else _gpus_here(), ""
+    there: list[str] = []
+    gpus, more = 0 if request.gpus is False else _gpus_here(), ""
     per_node = started or request.per_node or 1
     other_nodes = request.nodes != nodes and (started is None or request.nodes > 1 or request.per_node is not None)
     if started is not None and (other_nodes or request.per_node not in (None, started)):
