@@ -151,10 +151,13 @@ def _cost(
     cells, tokens = batch["input_ids"].shape
     cost = Cost(cells, tokens, float(counter.get_total_flops()), sum(kept.values()) + 2.0 * max(kept.values()))
     network.zero_grad(set_to_none=True)
-    return replace(cost, **_times(network, inputs, training)) if timed else cost
+    if not timed:
+        return cost
+    seconds, step_seconds = _times(network, inputs, training)
+    return replace(cost, seconds=seconds, step_seconds=step_seconds)
 
 
-def _times(network: Any, inputs: Batch, training: TrainingConfig) -> dict[str, float]:
+def _times(network: Any, inputs: Batch, training: TrainingConfig) -> tuple[float, float]:
     """Seconds of a pass and of a step of the optimizer, as the loop makes them."""
     optimizer = make_optimizer(network, training)
     started = time.perf_counter()
@@ -168,7 +171,7 @@ def _times(network: Any, inputs: Batch, training: TrainingConfig) -> dict[str, f
         group["lr"] = 0.0  # the network stays as it is
     optimizer.step()
     network.zero_grad(set_to_none=True)
-    return {"seconds": between - started, "step_seconds": time.perf_counter() - between}
+    return between - started, time.perf_counter() - between
 
 
 def fitted(costs: Sequence[Cost], attribute: str) -> tuple[float, float]:
