@@ -444,7 +444,8 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     def post_init(self) -> None:
         """Also: of the classes that stay whole when a network is sharded, keep those that this one has."""
         super().post_init()
-        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+        kept: Any = set(self._no_split_modules or ()) & {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = kept
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
