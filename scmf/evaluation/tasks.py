@@ -7,6 +7,7 @@ scored (submissions), the scoring (run), which options a benchmark knows (its cl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,8 @@ from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
 from scmf.core.paths import shipped
 from scmf.core.yaml import load_yaml
+from scmf.data.cards.card import load_card
+from scmf.data.cards.sources import fetch
 
 ALL = "all"
 """Name that stands for every task."""
@@ -34,6 +37,9 @@ COMMON = ("benchmark", "dataset", "split", "description", "protocols", "batch_ke
 
 LATER = ("knn_neighbors", "options")
 """Keys that came after the first results were filed."""
+
+_CELLS = re.compile(r"(.*?\.ya?ml|[^.]*)(?:\.(.+))?", re.DOTALL)
+"""A card, by name or path, and behind a dot its split."""
 
 
 class Task(Section):
@@ -120,13 +126,18 @@ class Suite(Section):
     def chosen(self, names: Sequence[str] = (ALL,)) -> dict[str, Task]:
         """The tasks of these names, in the order of the file; ``all``, or a benchmark, stands for all of it.
 
+        ``benchmark:card.split`` is a task that no suite has (`task_on_card`); these come last.
+
         Raises
         ------
         ConfigError
             A name is unknown.
         """
         benchmarks = {task.benchmark for task in self.tasks.values()}
+        own = {name: task_on_card(name) for name in names if ":" in name}
         for name in names:
+            if name in own:
+                continue
             if name not in self.tasks and name not in benchmarks and name != ALL:
                 choice = sorted([*self.tasks, *benchmarks, ALL])
                 raise ConfigError(
@@ -137,7 +148,43 @@ class Suite(Section):
                 )
         return {
             name: task for name, task in self.tasks.items() if ALL in names or name in names or task.benchmark in names
-        }
+        } | own
+
+
+def task_on_card(name: str) -> Task:
+    """A benchmark on the cells of a card, with the choices of the benchmark: ``annotation:pancreas.donor``.
+
+    Parameters
+    ----------
+    name
+        ``benchmark:card.split``; the split may be left out where the card has one alone.
+
+    Raises
+    ------
+    ConfigError
+        The benchmark, card or split is unknown, or the split has to be named.
+    SourceError
+        The cells need a download by hand; it says which.
+    """
+    benchmark, _, cells = name.partition(":")
+    match = _CELLS.fullmatch(cells)
+    dataset, split = (match[1], match[2]) if match else (cells, None)
+    card = load_card(dataset)
+    if not card.files:
+        fetch(card)  # says what to download by hand
+    if not split and len(card.splits) != 1:
+        known = [f"{benchmark}:{dataset}.{one}" for one in sorted(card.splits)]
+        raise ConfigError(
+            f"task {name!r} without a split",
+            wanted=f"one of {', '.join(known) or '(the card has no split)'}",
+            where=f"card {card.name!r}",
+            fix="name the split behind a dot",
+        )
+    keys = {"benchmark": benchmark, "dataset": dataset, "split": split or next(iter(card.splits))}
+    card.split(keys["split"])
+    said = f"{benchmark} on the cells of {card.title}"
+    task: Task = validate(Task, {**keys, "description": said}, where=f"task {name!r}")
+    return task
 
 
 def load_suite(path: Path | str | None = None) -> Suite:

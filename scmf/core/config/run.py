@@ -7,6 +7,7 @@ wrong key (validation), identity and variants of a recipe (recipe), expected val
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from scmf.core.config.data import DataConfig as DataConfig  # sections are impor
 from scmf.core.config.model import ModelConfig as ModelConfig
 from scmf.core.config.renamed import current_sections
 from scmf.core.config.section import Section
+from scmf.core.config.spellings import without_normalization
 from scmf.core.config.tokenizer import TokenizerConfig as TokenizerConfig
 from scmf.core.config.training import FinetuneConfig as FinetuneConfig
 from scmf.core.config.training import TrainingConfig as TrainingConfig
@@ -64,7 +66,7 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _names_of_today(cls, raw: Any) -> Any:
-        return current_sections(raw)
+        return without_normalization(current_sections(raw)) if isinstance(raw, Mapping) else raw
 
 
 # --- from a file and overrides to a config --------------------------------------------------------
