@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scmf.core.config.spellings import schema_spelling
+from scmf.core.config.spellings import MOVED, schema_spelling
 from scmf.core.errors import ConfigError, reading
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ def current_names(place: str, values: Any) -> Any:
                 raise ConfigError(
                     f"{key} and {new}", wanted=f"{new} alone", where=place, fix=f"remove {key}, its name of before"
                 )
-            warn_renamed(place, str(key), str(new))
+            if (place, str(key)) not in MOVED:  # another spelling, which stands for good
+                warn_renamed(place, str(key), str(new))
         found[new] = value
     return found
 
