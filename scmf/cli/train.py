@@ -6,6 +6,7 @@ Lives here: parsing and printing. Lives elsewhere: a run (scmf.training.pretrain
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +15,18 @@ import typer
 from scmf.cli.options import Config, Json, LowCoverage, Quiet, Seeds, Set, Variant, names_of, seeds_of
 from scmf.cli.output import print_answer, print_json, print_table, say
 
+log = logging.getLogger(__name__)
+
 SWEEP = "runs/sweep"
+TRAIN = "runs/CONFIG-TIME"
 
 
 def train(
     config: Config,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted run there resumes.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the run; an interrupted run there resumes.", show_default=TRAIN),
+    ] = None,
     variant: Variant = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Short for --set training.seed=N.")] = None,
     overrides: Set = None,
@@ -27,11 +34,13 @@ def train(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Pretrain the model of a recipe or of your own YAML file."""
+    """Pretrain the model of a recipe or of your own YAML or TOML file."""
     from scmf.core.config.recipe import load_recipe
-    from scmf.core.distributed import is_main
+    from scmf.core.distributed import agreed, is_main
     from scmf.core.outputs import try_folder
+    from scmf.core.workspace import new_run_folder
     from scmf.evaluation.callbacks import callbacks_of
+    from scmf.evaluation.tasks import check_tasks
     from scmf.models.run_folder import RunFolder
     from scmf.training.data import prepare
     from scmf.training.pretrain import pretrain, refuse_other_run
@@ -39,7 +48,12 @@ def train(
     texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
     texts += ("data.allow_low_coverage=true",) if allow_low_coverage else ()
     recipe = load_recipe(config, variant=variant, overrides=texts)
+    if out is None:
+        out = agreed(lambda: new_run_folder(recipe.name))
+        if is_main():
+            log.info(f"the run is written to {out}; with --out {out} it resumes where it was interrupted")
     try_folder(out, option="--out")
+    check_tasks(recipe.config.eval)
     if is_main():
         refuse_other_run(RunFolder(out), {"seed": recipe.config.training.seed, "recipe_digest": recipe.digest})
     prepared: Any

@@ -18,10 +18,10 @@ from scmf.core import registry
 from scmf.core.config.options import check_options
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.renamed import current_names, first_names
-from scmf.core.config.run import DataConfig
+from scmf.core.config.run import DataConfig, EvalConfig
 from scmf.core.config.section import Section, known
 from scmf.core.config.validation import validate
-from scmf.core.errors import ConfigError
+from scmf.core.errors import ConfigError, ScmfError
 from scmf.core.files import sha256_json
 from scmf.core.paths import shipped
 from scmf.core.yaml import load_yaml
@@ -134,7 +134,7 @@ class Suite(Section):
             A name is unknown.
         """
         benchmarks = {task.benchmark for task in self.tasks.values()}
-        own = {name: task_on_card(name) for name in names if ":" in name}
+        own = {name: task_on_card(name) for name in names if is_own_task(name)}
         for name in names:
             if name in own:
                 continue
@@ -149,6 +149,40 @@ class Suite(Section):
         return {
             name: task for name, task in self.tasks.items() if ALL in names or name in names or task.benchmark in names
         } | own
+
+
+def is_own_task(name: str) -> bool:
+    """Whether a name stands for a task that no suite has: ``benchmark:card``."""
+    return ":" in name
+
+
+def check_tasks(settings: EvalConfig) -> None:
+    """Raise one error for all benchmarks and tasks of a configuration whose cells are not to be had.
+
+    Raises
+    ------
+    ConfigError, SourceError
+        With the override that leaves them out.
+    """
+    suite, failed = load_suite(), {}
+    for name in settings.tasks:
+        try:
+            suite.chosen([name])
+        except ScmfError as error:
+            failed[name] = error
+    if not failed:
+        return
+    kept = {"benchmarks": settings.benchmarks, "tasks": [name for name in settings.tasks if name not in failed]}
+    without = " ".join(f"--set 'eval.{key}=[{', '.join(names)}]'" for key, names in kept.items())
+    first = next(iter(failed.values()))
+    kind = type(first) if all(type(error) is type(first) for error in failed.values()) else ConfigError
+    hints = dict.fromkeys(f"{name}: {error.fix}" for name, error in failed.items() if error.fix)
+    raise kind(
+        "\n  ".join(f"{name}: {error.found}" for name, error in failed.items()),
+        wanted="benchmarks whose cells can be had (`scmf data ls`), or a card of your own by its path",
+        where="eval.benchmarks and eval.tasks",
+        fix=f"without them: {without}" + "".join(f"\n  {hint}" for hint in hints),
+    )
 
 
 def task_on_card(name: str) -> Task:
