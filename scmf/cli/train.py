@@ -48,12 +48,12 @@ def train(
     texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
     texts += ("data.allow_low_coverage=true",) if allow_low_coverage else ()
     recipe = load_recipe(config, variant=variant, overrides=texts)
+    check_tasks(recipe.config.eval)
     if out is None:
         out = agreed(lambda: new_run_folder(recipe.name))
         if is_main():
             log.info(f"the run is written to {out}; with --out {out} it resumes where it was interrupted")
     try_folder(out, option="--out")
-    check_tasks(recipe.config.eval)
     if is_main():
         refuse_other_run(RunFolder(out), {"seed": recipe.config.training.seed, "recipe_digest": recipe.digest})
     prepared: Any
