@@ -122,6 +122,7 @@ def test_every_key_is_read(file):
     assert config.eval.tasks == ("annotation:tabula_sapiens", "integration:immune_atlas")
 
 
+@pytest.mark.slow
 def test_it_trains_on_the_cells_of_the_filter_with_its_genes(run, census, genes):
     note = json.loads((run / "run.json").read_text())
     obs = census.obs
@@ -136,6 +137,7 @@ def test_it_trains_on_the_cells_of_the_filter_with_its_genes(run, census, genes)
     assert any(key.startswith("integration:") for key in scored)
 
 
+@pytest.mark.slow
 def test_it_evaluates_on_the_benchmarks_of_the_file(run, capsys):
     assert scmf("evaluate", run, "--json", "--quiet") == 0
     found = json.loads(capsys.readouterr().out)
@@ -143,6 +145,7 @@ def test_it_evaluates_on_the_benchmarks_of_the_file(run, capsys):
     assert {one["method"] for one in found} >= {"pretrained", "untrained"}
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_run_is_named_by_configuration_and_time(run):
     assert run.name.startswith("proposal-20") and len(run.name) == len("proposal-20260101-000000")
 

@@ -223,7 +223,8 @@ def _check_steps(steps: Any, tokenizer: Any) -> None:
 def _reads_otherwise(tokenizer: Any, step: str) -> str:
     """Why the tokens of a tokenizer are not those of normalized cells; empty where they are."""
     section = tokenizer if isinstance(tokenizer, Mapping) else {}
-    options = section.get("options") if isinstance(section.get("options"), Mapping) else {}
+    given = section.get("options")
+    options = given if isinstance(given, Mapping) else {}
     name = str(section.get("strategy", "rank_value"))
     strategy = registry.ALIASES["tokenizers"].get(name, name)
     if strategy == "rank_value":
