@@ -113,7 +113,7 @@ def test_the_most_variable_genes_of_a_stream_are_those_of_memory(folder, adata, 
     streamed = prepare_stream(RunConfig.model_validate(raw))
     raw["data"]["stream"] = None
     held = prepare(RunConfig.model_validate(raw))
-    assert len(streamed.tokenizer.genes) == 20
+    assert 15 < len(streamed.tokenizer.medians) <= 20  # those in fewer than min_cells have no token
     assert streamed.tokenizer.get_vocab() == held.tokenizer.get_vocab()
     assert streamed.tokenizer.fingerprint == held.tokenizer.fingerprint
 

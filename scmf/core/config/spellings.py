@@ -215,7 +215,7 @@ def _check_steps(steps: Any, tokenizer: Any) -> None:
     if wanted != "none" and (reason := _reads_otherwise(tokenizer, wanted)):
         raise ConfigError(
             f"data.preprocessing.normalize: {wanted} with {reason}",
-            wanted="a tokenizer that does so by itself, or of which it changes no token", where="data.preprocessing",
+            wanted="a tokenizer that normalizes by itself", where="data.preprocessing",
             fix="remove the key, or set tokenizer.strategy: continuous, whose transform log1p_10k does both",
         )  # fmt: skip
 
