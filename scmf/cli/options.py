@@ -36,7 +36,7 @@ BatchSize = Annotated[
 Device = Annotated[
     str | None, typer.Option("--device", help="Where the network embeds: cpu, cuda, cuda:1, mps.", show_default="cpu")
 ]
-Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML file.")]
+Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML or TOML file.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="0, or 1-5, or 1,3.")]
 
 RENAMED: tuple[tuple[tuple[str, ...], str, str], ...] = (

@@ -6,6 +6,7 @@ Lives here: parsing and printing. Lives elsewhere: a run (scmf.training.pretrain
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,12 +16,18 @@ import typer
 from scmf.cli.options import Config, Json, LowCoverage, Quiet, Seeds, Set, Variant, names_of, seeds_of, sets_of
 from scmf.cli.output import print_answer, print_json, print_table, say
 
+log = logging.getLogger(__name__)
+
 SWEEP = "runs/sweep"
+TRAIN = "runs/CONFIG-TIME"
 
 
 def train(
     config: Config,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted run there resumes.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the run; an interrupted run there resumes.", show_default=TRAIN),
+    ] = None,
     variant: Variant = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Short for --set training.seed=N.")] = None,
     overrides: Set = None,
@@ -28,11 +35,13 @@ def train(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Pretrain the model of a recipe or of your own YAML file, in as many processes as ``training`` asks for."""
+    """Pretrain the model of a recipe or of your own YAML or TOML file; ``training`` says in how many processes."""
     from scmf.core.config.recipe import load_recipe
-    from scmf.core.distributed import is_main
+    from scmf.core.distributed import agreed, is_main
     from scmf.core.outputs import try_folder
+    from scmf.core.workspace import new_run_folder
     from scmf.evaluation.callbacks import callbacks_of
+    from scmf.evaluation.tasks import check_tasks
     from scmf.models.published.names import find_model
     from scmf.models.run_folder import RunFolder
     from scmf.training.data import prepare
@@ -41,6 +50,11 @@ def train(
 
     texts = sets_of(overrides, seed=seed, allow_low_coverage=allow_low_coverage)
     recipe = load_recipe(config, variant=variant, overrides=texts)
+    check_tasks(recipe.config.eval)
+    if out is None:
+        out = agreed(lambda: new_run_folder(recipe.name))
+        if is_main():
+            log.info(f"the run is written to {out}; with --out {out} it resumes where it was interrupted")
     try_folder(out, option="--out")
     if recipe.config.model.checkpoint is not None:
         find_model(recipe.config.model.checkpoint)  # a wrong name, or a download, comes before the work

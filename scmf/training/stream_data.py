@@ -43,6 +43,7 @@ from scmf.tokenizers.build import (
     batch_names_of,
     given_tokenizer,
     learn_columns,
+    most_variable,
     obs_columns,
     ragged_of,
     refuse_missing_batches,
@@ -319,15 +320,19 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus) -> Any:
         genes=None if aligner is None else panel_genes(opened.corpus, aligner),
         state=state,
     )
-    token_ids, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
+    _, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
     aliases = None if aligner is None else opened.other_names.aliases
     if settings.top_genes is not None:
-        raise ConfigError(
-            f"top_genes {settings.top_genes} with cells that are streamed",
-            wanted="a list of genes",
-            where="tokenizer.top_genes",
-            fix="choose them with `scmf data hvg` and name the file as data.gene_set",
-        )
+        log.info(f"highly variable genes of {int(keep.sum()):,} training cells")
+        chosen = most_variable(
+            opened.corpus, settings.top_genes, keep=None if keep.all() else keep, aligner=aligner
+        )  # fmt: skip
+        medians = {gene: median for gene in chosen if (median := medians.get(gene)) is not None}
+        if not medians:
+            raise DataError(
+                f"none of the {len(chosen):,} most variable genes is in {settings.min_cells:,} training cells",
+                wanted="at least one", where="tokenizer.min_cells", fix="lower min_cells, or raise top_genes",
+            )  # fmt: skip
     if settings.all_options.get("vectors") == "fit":
         raise ConfigError(
             "gene vectors fitted on cells that are streamed",
@@ -336,7 +341,7 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus) -> Any:
             fix="fit them once in memory on a part of the cells and name the saved tokenizer as tokenizer.vocabulary",
         )
     strategy = registry.resolve("tokenizers", settings.strategy)
-    shape = with_vectors(tokenizer_shape(settings), list(token_ids))
+    shape = with_vectors(tokenizer_shape(settings), sorted(medians))
     return strategy.from_tables(strategy.vocabulary_of(sorted(medians), **shape), medians, aliases, **shape)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from scmf.core import slurm
 from scmf.core.errors import TrainingError
+from scmf.core.workspace import new_run_folder
 from scmf.models.checkpoint import load_run_model
 from tests import ROOT
 from tests.cli.test_processes import CONFIG, ENVIRONMENT
@@ -96,3 +97,9 @@ def test_what_srun_does_not_say_is_one_error(monkeypatch, name, value, found):
     with pytest.raises(TrainingError) as error:
         slurm.step()
     assert found in str(error.value)
+
+
+def test_without_out_all_nodes_of_a_job_write_to_one_folder(monkeypatch):
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    assert new_run_folder("mine").as_posix() == "runs/mine-job71.0"

@@ -102,6 +102,22 @@ def test_streamed_tokens_vocabulary_and_parts_are_those_of_memory(folder, monkey
     ]
 
 
+@pytest.mark.parametrize("gene_set", [False, True], ids=["all genes", "gene set"])
+def test_the_most_variable_genes_of_a_stream_are_those_of_memory(folder, adata, monkeypatch, tmp_path, gene_set):
+    monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path))
+    raw = config(folder).model_dump()
+    raw["tokenizer"]["top_genes"] = 20
+    if gene_set:  # half of the genes, in another order, one that no file has
+        (tmp_path / "genes.txt").write_text("\n".join([*adata.var_names[90:30:-1], "ENSG00000009999"]))
+        raw["data"]["gene_set"] = str(tmp_path / "genes.txt")
+    streamed = prepare_stream(RunConfig.model_validate(raw))
+    raw["data"]["stream"] = None
+    held = prepare(RunConfig.model_validate(raw))
+    assert 15 < len(streamed.tokenizer.medians) <= 20  # those in fewer than min_cells have no token
+    assert streamed.tokenizer.get_vocab() == held.tokenizer.get_vocab()
+    assert streamed.tokenizer.fingerprint == held.tokenizer.fingerprint
+
+
 def test_cached_tokens_are_the_tokens_of_the_stream(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))
     plain = prepare_stream(config(folder))
