@@ -24,8 +24,8 @@ def evaluate(
     submission: Annotated[
         str,
         typer.Argument(
-            help="Folder of a run or checkpoint; with --tasks also `baselines`, an .h5ad file with embeddings "
-            "(--obsm) or predicted cells, or a table of edges (.tsv, .csv)."
+            help="Folder of a run or checkpoint, or a model by name (`scmf models ls`); with --tasks also `baselines`, "
+            "an .h5ad file with embeddings (--obsm) or predicted cells, or a table of edges (.tsv, .csv)."
         ),
     ],
     tasks: Annotated[
@@ -81,7 +81,7 @@ def evaluate(
     from scmf.evaluation.evaluate_run import evaluate_folder
 
     scores = evaluate_folder(
-        Path(submission),
+        submission,
         config=config,
         variant=variant,
         overrides=tuple(overrides or ()),

@@ -32,6 +32,7 @@ def train(
     from scmf.core.distributed import is_main
     from scmf.core.outputs import try_folder
     from scmf.evaluation.callbacks import callbacks_of
+    from scmf.models.published.names import find_model
     from scmf.models.run_folder import RunFolder
     from scmf.training.data import prepare
     from scmf.training.pretrain import pretrain, refuse_other_run
@@ -39,6 +40,8 @@ def train(
     texts = sets_of(overrides, seed=seed, allow_low_coverage=allow_low_coverage)
     recipe = load_recipe(config, variant=variant, overrides=texts)
     try_folder(out, option="--out")
+    if recipe.config.model.checkpoint is not None:
+        find_model(recipe.config.model.checkpoint)  # a wrong name, or a download, comes before the work
     if is_main():
         refuse_other_run(RunFolder(out), {"seed": recipe.config.training.seed, "recipe_digest": recipe.digest})
     prepared: Any

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scmf.core.config.recipe import Recipe, load_recipe
+from scmf.core.config.recipe import Recipe, list_recipes, load_recipe
 from scmf.core.config.run import DataConfig, EvalConfig, validate
 from scmf.core.errors import DataError
 from scmf.core.outputs import try_file, try_folder
@@ -32,6 +32,7 @@ from scmf.evaluation.submissions.baselines import BaselinesSubmission
 from scmf.evaluation.submissions.model import ModelSubmission, tokens_for, with_batch_size
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import embed_tokens, embeds_by_batch, on_device
+from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
 from scmf.results.score import Score
 from scmf.tokenizers.coverage import known_columns, tell_known_share
@@ -47,6 +48,11 @@ def _recipe_of(folder: Path, config: str | None, variant: str | None, overrides:
     return RunFolder.at(folder).recipe(overrides)
 
 
+def _is_variant(recipe: str, variant: str | None) -> bool:
+    """Whether a published model is a variant of a recipe."""
+    return recipe in list_recipes() and variant in load_recipe(recipe).variants
+
+
 def _data_of(folder: Path) -> DataConfig | None:
     """The section ``data`` of the run in a folder; None for a checkpoint."""
     run = RunFolder.find(folder)
@@ -54,7 +60,7 @@ def _data_of(folder: Path) -> DataConfig | None:
 
 
 def evaluate_folder(
-    folder: Path,
+    folder: Path | str,
     *,
     config: str | None = None,
     variant: str | None = None,
@@ -68,7 +74,8 @@ def evaluate_folder(
     Parameters
     ----------
     folder
-        Folder of a run (with ``run.json`` and ``model/``), or of a checkpoint when ``config`` is given.
+        Folder of a run (with ``run.json`` and ``model/``), or of a checkpoint when ``config`` is given; or the name of
+        a published model, by default on the cells and benchmarks of its recipe.
     config, variant, overrides
         As in `scmf.core.config.recipe.load_recipe`; the run's own configuration when ``config`` is None.
     device, batch_size
@@ -76,7 +83,10 @@ def evaluate_folder(
     allow_low_coverage
         Take cells of which the vocabulary knows less than a fifth.
     """
-    folder = Path(folder)
+    found = find_model(folder)
+    folder = found.folder
+    if config is None and found.recipe is not None and _is_variant(found.recipe, found.variant):
+        config, variant = found.recipe, found.variant if variant is None else variant
     recipe = _recipe_of(folder, config, variant, overrides)
     if recipe.config.eval.finetune is not None and (folder / "model").is_dir():
         try_folder(RunFolder(folder).path, option="the folder of the run, in which the head is fine-tuned:")
@@ -98,7 +108,7 @@ def evaluate_folder(
 
 def embed_to_file(
     file: Path | str,
-    model: Path,
+    model: Path | str,
     *,
     output: Path | None = None,
     key: str | None = None,
@@ -119,7 +129,7 @@ def embed_to_file(
     file
         .h5ad file or zarr group with raw counts.
     model
-        Folder of a run or of a checkpoint.
+        Folder of a run or of a checkpoint, or a name; see `scmf.models.published.names.find_model`.
     output
         New file, or zarr group where the input is one; ``<file>.<recipe>.h5ad`` when None. The input is never changed.
     key
@@ -147,8 +157,9 @@ def embed_to_file(
         The cells cannot be used.
     """
     stored = _one_store(str(file))
-    model = Path(model)
-    recipe = _recipe_name(model)
+    found = find_model(model)
+    model = found.folder
+    recipe = found.recipe or _recipe_name(model)
     ending = ".zarr" if stored.is_dir() else ".h5ad"
     output = Path(output) if output is not None else stored.with_name(f"{stored.stem}.{recipe}{ending}")
     key = f"X_{recipe}" if key is None else key

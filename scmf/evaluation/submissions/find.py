@@ -18,6 +18,7 @@ from scmf.evaluation.submissions.predictions import PredictionsSubmission
 from scmf.evaluation.submissions.protocol import Origin, Submission
 from scmf.evaluation.submissions.vectors import VectorsSubmission
 from scmf.evaluation.tasks import Task
+from scmf.models.published.names import means_model
 
 
 def find_submission(
@@ -35,8 +36,8 @@ def find_submission(
     Parameters
     ----------
     word
-        ``baselines``; the folder of a run or checkpoint; an .h5ad file; a .tsv or .csv file; with ``obsm`` the name of
-        a card that brings vectors along.
+        ``baselines``; the folder of a run or checkpoint, or the name of a model; an .h5ad file; a .tsv or .csv file;
+        with ``obsm`` the name of a card that brings vectors along.
     tasks
         What it will be scored on; predicted cells and embeddings are told apart by them.
     obsm
@@ -63,14 +64,15 @@ def find_submission(
         )  # fmt: skip
     if word == BASELINES:
         return BaselinesSubmission.new()
-    if path.is_dir() and not is_zarr(path):
-        return ModelSubmission.of_folder(path, **of_model)
+    if (path.is_dir() and not is_zarr(path)) or (not path.exists() and means_model(word)):
+        return ModelSubmission.of_folder(word, **of_model)
     if path.is_file() and path.suffix not in (".tsv", ".csv") and (known := foreign(path)) is not None:
         raise known
     card = obsm is not None and not path.exists() and all(task.dataset == word for task in tasks)
     if not card and not path.exists():
         raise ConfigError(
-            f"{word!r}", wanted=f"{BASELINES}, the folder of a run, an .h5ad, .tsv or .csv file, or a card with --obsm",
+            f"{word!r}", wanted=f"{BASELINES}, the folder of a run, a published model, an .h5ad, .tsv or .csv "
+            "file, or a card with --obsm",
             where="scmf evaluate", fix="check the path",
         )  # fmt: skip
     recipe, _, variant = (name or "").partition("/")
