@@ -188,7 +188,7 @@ def _embeddings(path: Path) -> ParityCase:
         if f"batch{number}.gene" not in tensors:
             break
         ids, values = tensors[f"batch{number}.gene"].long(), tensors[f"batch{number}.expr"].float()
-        parts.append(model.embed(ids, ids.ne(config.pad_token_id).long(), values))
+        parts.append(model.embed(ids, (ids != config.pad_token_id).long(), values))
     if len(parts) * 2 + 1 != len(tensors):
         return _failed(f"embed_data/{path.name}", "batches", f"{sorted(tensors)}: only {len(parts)} are understood")
     return _compared(f"embed_data/{path.name}", torch.cat(parts), tensors["X_scGPT"])
