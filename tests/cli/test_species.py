@@ -161,9 +161,10 @@ def test_files_that_name_genes_differently_are_joined(how, tmp_path, said):
 @pytest.mark.parametrize("stream", ["", ", stream: {block_cells: 8}"], ids=["memory", "stream"])
 def test_a_run_on_joined_files_evaluates_their_cells(stream, tmp_path, said):
     files = [named(names, tmp_path / f"{name}.h5ad") for name, names in (("a", SYMBOLS), ("b", GENES))]
-    both = ad.concat([cells(), cells()])
-    both.obs_names = [f"{name}:{cell}" for name in "ab" for cell in cells().obs_names]
-    split_of(both, tmp_path / "split.tsv")
+    parts = [cells(), cells()]
+    for name, part in zip("ab", parts, strict=True):
+        part.obs_names = [f"{name}:{cell}" for cell in part.obs_names]
+    split_of(ad.concat(parts), tmp_path / "split.tsv")
     data = f"split: {tmp_path / 'split.tsv'}, label_key: cell_type{stream}"
     yaml = config(tmp_path / "j.yaml", ", ".join(map(str, files)), data=data)
     assert scmf("train", "--config", yaml, "--out", tmp_path / "run", "--quiet") == 0, said()
