@@ -1,0 +1,117 @@
+"""Four scores of the Virtual Cell Challenge 2026 on differential expression: direction, reach, overlap, size.
+
+Lives here: the table of tests (`expression_tests`) and the scores of one perturbation on it. Lives elsewhere: the other
+two scores (challenge_profiles), means and scaling (challenge_scale). Definitions: cell_eval2 0.20.0, preset ``vcc2026``.
+
+Array legend: N, M cells, G genes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from scmf.evaluation.perturbation.rank_sum import mann_whitney
+
+FDR, LEAST_MEAN, TINY = 0.05, 5.0, 1e-9
+"""Threshold of significance; least mean of counts per million in control of a tested gene; pseudocount of means."""
+
+REACH_SHARE, LEAST_GENES = 0.9, 10
+"""Share of right signs that ``direction_reach`` asks for; fewest genes of ``lfc_nmae``."""
+
+
+class Tested(NamedTuple):
+    """Tests of all genes, float64 (G,); NaN where a gene is not tested."""
+
+    fold: np.ndarray
+    """log2 of (mean + 1e-9) / (control mean + 1e-9), of counts per million."""
+    p: np.ndarray
+    """Two-sided Mann-Whitney test, normal approximation, corrected for ties and continuity."""
+    adjusted: np.ndarray
+    """Benjamini-Hochberg over the tested genes."""
+
+    @property
+    def called(self) -> np.ndarray:
+        """Which genes are significant, bool (G,)."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.adjusted < FDR)
+
+
+def per_million(counts_NG: sp.csr_matrix) -> np.ndarray:
+    """Counts / (total / 1e6), dense float64; in this order, since the other one breaks ties by rounding."""
+    dense = counts_NG.toarray().astype(np.float64)
+    totals = dense.sum(axis=1, keepdims=True) / 1e6
+    return np.divide(dense, totals, out=np.zeros_like(dense), where=totals > 0)
+
+
+def expression_tests(counts_NG: sp.csr_matrix, control_MG: sp.csr_matrix) -> Tested:
+    """Tests of the cells of a perturbation against control cells, on genes that the control cells express."""
+    from scipy.stats import false_discovery_control
+
+    x, control = per_million(counts_NG), per_million(control_MG)
+    mean_G = control.mean(axis=0)
+    tested = np.flatnonzero(mean_G > LEAST_MEAN)
+    fold, p, adjusted = (np.full(x.shape[1], np.nan) for _ in range(3))
+    if not len(tested) or not len(x):
+        return Tested(fold, p, adjusted)
+    fold[tested] = np.log2((x[:, tested].mean(axis=0) + TINY) / (mean_G[tested] + TINY))
+    found = mann_whitney(np.log1p(x[:, tested]), np.log1p(control[:, tested]))
+    p[tested] = np.where(np.isnan(found), 1.0, found)
+    adjusted[tested] = false_discovery_control(np.clip(p[tested], 0, 1))
+    adjusted[tested] = np.where(np.isnan(fold[tested]), 1.0, adjusted[tested])
+    return Tested(fold, p, adjusted)
+
+
+def direction_scores(
+    predicted: Tested, true: Tested, genes: np.ndarray, targets: Sequence[str], *, full: Sequence[Tested] = ()
+) -> dict[str, float]:
+    """The four scores of one perturbation; NaN where one is not defined.
+
+    Parameters
+    ----------
+    predicted, true
+        Tests of both sides.
+    genes
+        Names of the columns, which order equals.
+    targets
+        Perturbed genes: they count on no side, after the adjustment.
+    full
+        The table of all cells, whose genes and changes ``lfc_nmae`` is measured on; that of ``true`` if not given.
+    """
+    free = ~np.isin(genes, list(targets))
+    wanted, called = true.called & free, predicted.called & free
+    judged = np.isfinite(true.fold) & (true.fold != 0)
+    with np.errstate(invalid="ignore"):
+        right = judged & np.isfinite(predicted.fold) & (np.sign(predicted.fold) == np.sign(true.fold))
+    calls = called & judged
+    size, larger = int(wanted.sum()), max(int(calls.sum()), int(wanted.sum()))
+    union = int((wanted | called).sum())
+    return {
+        "direction_fidelity": float((right & calls).sum() / larger) if larger else float("nan"),
+        "direction_reach": _reach(predicted, wanted, judged, right, genes) / size if size else float("nan"),
+        "sig_jaccard": float((wanted & called).sum() / union) if union else 1.0,
+        "lfc_nmae": _fold_error(predicted, true, full[0] if full else true, free),
+    }
+
+
+def _reach(predicted: Tested, wanted: np.ndarray, judged: np.ndarray, right: np.ndarray, genes: np.ndarray) -> int:
+    """How far the walk down the prediction's order goes with `REACH_SHARE` of the signs right."""
+    walk = np.flatnonzero(wanted & judged & ~np.isnan(predicted.p))
+    size = np.nan_to_num(np.abs(predicted.fold[walk]), nan=-np.inf, posinf=np.inf)
+    keys = (genes[walk].astype(str), -size, predicted.p[walk], predicted.adjusted[walk], ~predicted.called[walk])
+    hits = np.cumsum(right[walk[np.lexsort(keys)]])
+    far = np.flatnonzero(hits / np.arange(1, len(hits) + 1) >= REACH_SHARE)
+    return int(far[-1]) + 1 if len(far) else 0
+
+
+def _fold_error(predicted: Tested, true: Tested, full: Tested, free: np.ndarray) -> float:
+    """Error of log fold changes over their size, on the significant genes of ``full``."""
+    scored = full.called & free & np.isfinite(full.fold)
+    total = float(np.abs(full.fold[scored]).sum())
+    if scored.sum() < LEAST_GENES or total == 0:
+        return float("nan")
+    guess, fold = (np.where(np.isfinite(side.fold), side.fold, 0.0)[scored] for side in (predicted, true))
+    return float(np.abs(guess - fold).sum()) / total

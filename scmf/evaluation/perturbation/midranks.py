@@ -1,0 +1,125 @@
+"""Ranks among perturbations with ties counted half: is the right perturbation nearest to a prediction?
+
+Lives here: `midrank_scores`, distances that are safe against rounding, `pds_cosine`, `retrieval`, `nir` and the rank of
+PerturBench on them. Lives elsewhere: ranks of the 2025 challenge (ranks), what changes are taken against (units).
+
+Two distances are equal when they differ by less than `TIE` of the larger one: predictions that are equal row by row
+get one distance, whatever a matrix product rounds. A vector whose norm is below `TIE` of the median norm of the truth
+has no direction: its cosine distance is 1.
+
+Array legend: P perturbations (rows are predictions, columns truths), G genes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+TIE = 1e-9
+
+
+def midrank_scores(far_PP: np.ndarray) -> np.ndarray:
+    """1 - midrank / (n - 1) of the diagonal in its row, (P,): 1 is best, .5 is what equal predictions average.
+
+    Parameters
+    ----------
+    far_PP
+        Distance of each prediction (row) to each truth (column); not a number counts as farther than all.
+    """
+    far = np.where(np.isnan(far_PP), np.inf, far_PP)
+    n = len(far)
+    if n == 1:
+        return np.ones(1)
+    own = np.diagonal(far)[:, None]
+    with np.errstate(invalid="ignore"):
+        equal = (far == own) | (np.abs(far - own) <= TIE * np.maximum(np.maximum(np.abs(far), np.abs(own)), TIE))
+    nearer = (far < own) & ~equal
+    scores: np.ndarray = 1 - (nearer.sum(axis=1) + (equal.sum(axis=1) - 1) / 2) / (n - 1)
+    return scores
+
+
+def cosine_distances(x_PG: np.ndarray, y_QG: np.ndarray) -> np.ndarray:
+    """1 - cosine, clipped to [0, 2], (P, Q); 1 where a side has no direction. Equal rows get one value."""
+    scale = _scale(y_QG)
+    first_P, of_P = _equal_rows(x_PG, scale)
+    x, y = _units(x_PG[first_P], scale), _units(y_QG, scale)
+    far = np.clip(1 - x @ y.T, 0, 2)[of_P]
+    return _rounded(far)
+
+
+def euclidean_distances(x_PG: np.ndarray, y_QG: np.ndarray) -> np.ndarray:
+    """Euclidean distances, (P, Q), each as the norm of a difference. Equal rows get one value."""
+    first_P, of_P = _equal_rows(x_PG, _scale(y_QG))
+    return np.stack([np.linalg.norm(y_QG - row, axis=1) for row in x_PG[first_P]])[of_P]
+
+
+def l1_distances(x_PG: np.ndarray, y_QG: np.ndarray) -> np.ndarray:
+    """Sums of absolute differences, (P, Q). Equal rows get one value."""
+    first_P, of_P = _equal_rows(x_PG, _scale(y_QG))
+    return np.stack([np.abs(y_QG - row).sum(axis=1) for row in x_PG[first_P]])[of_P]
+
+
+DISTANCES = {"cosine": cosine_distances, "l2": euclidean_distances, "l1": l1_distances}
+"""Name to distance of all predictions to all truths."""
+
+
+def without_targets(genes: Sequence[str] | np.ndarray, targets: Sequence[Sequence[str]]) -> np.ndarray:
+    """Which genes no perturbation of the table targets, bool (G,): dropped once for all rows (panel exclusion)."""
+    names = sorted({gene for own in targets for gene in own})
+    return ~np.isin(np.asarray(genes, dtype=str), names)
+
+
+def retrieval(
+    predicted_PG: np.ndarray,
+    true_PG: np.ndarray,
+    genes: Sequence[str] | np.ndarray,
+    targets: Sequence[Sequence[str]],
+    *,
+    distance: str = "cosine",
+) -> np.ndarray:
+    """Share of rivals that lie farther from the prediction than the own truth does, (P,): 1 best, .5 chance.
+
+    The targets of all perturbations are left out of every vector. Against control this is ``pds_cosine`` of the Virtual
+    Cell Challenge 2026 (cell_eval2 0.20.0), against the perturbed mean ``retrieval``.
+
+    Parameters
+    ----------
+    predicted_PG, true_PG
+        Changes, one row a perturbation.
+    genes, targets
+        Names of the columns; perturbed genes of each row.
+    distance
+        ``cosine``, ``l1`` or ``l2``.
+    """
+    kept = without_targets(genes, targets)
+    return midrank_scores(DISTANCES[distance](predicted_PG[:, kept], true_PG[:, kept]))
+
+
+def nir(predicted_PG: np.ndarray, true_PG: np.ndarray) -> np.ndarray:
+    """Normalized inverse rank, (P,): as `retrieval` by Euclidean distance of profiles on all genes (Miller 2025)."""
+    return midrank_scores(euclidean_distances(predicted_PG, true_PG))
+
+
+def _scale(y_QG: np.ndarray) -> float:
+    norms = np.linalg.norm(y_QG, axis=1)
+    return float(np.median(norms)) if len(norms) else 0.0
+
+
+def _equal_rows(x_PG: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """First row of each set of equal rows, and the set of each row; what is below `TIE` of ``scale`` is equal."""
+    grid = np.round(x_PG / (scale * TIE)) if scale > 0 else x_PG
+    _, first, of = np.unique(np.nan_to_num(grid) + 0.0, axis=0, return_index=True, return_inverse=True)
+    return first, of.ravel()
+
+
+def _units(x_PG: np.ndarray, scale: float) -> np.ndarray:
+    """Rows of norm 1; zeros where a row has no direction."""
+    norms = np.linalg.norm(x_PG, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((norms > TIE * scale)[:, None], x_PG / norms[:, None], 0.0)
+
+
+def _rounded(far: np.ndarray) -> np.ndarray:
+    """Cosine distances on a grid of `TIE`, so that equal ones stay equal under any matrix product."""
+    return np.round(far / TIE) * TIE
