@@ -3,7 +3,7 @@
 Lives here: `midrank_scores`, distances that are safe against rounding, `pds_cosine`, `retrieval`, `nir` and the rank of
 PerturBench on them. Lives elsewhere: ranks of the 2025 challenge (ranks), what changes are taken against (units).
 
-Two distances are equal when they differ by less than `TIE` of the larger one: predictions that are equal row by row
+Two distances are equal when they differ by less than `TIE` (cosine) or `TIE` of the larger one: predictions that are equal row by row
 get one distance, whatever a matrix product rounds. A vector whose norm is below `TIE` of the median norm of the truth
 has no direction: its cosine distance is 1.
 
@@ -19,13 +19,15 @@ import numpy as np
 TIE = 1e-9
 
 
-def midrank_scores(far_PP: np.ndarray) -> np.ndarray:
+def midrank_scores(far_PP: np.ndarray, *, scale: float | None = None) -> np.ndarray:
     """1 - midrank / (n - 1) of the diagonal in its row, (P,): 1 is best, .5 is what equal predictions average.
 
     Parameters
     ----------
     far_PP
         Distance of each prediction (row) to each truth (column); not a number counts as farther than all.
+    scale
+        Distances that differ by less than `TIE` of it are equal; of the larger of the two when None.
     """
     far = np.where(np.isnan(far_PP), np.inf, far_PP)
     n = len(far)
@@ -33,7 +35,8 @@ def midrank_scores(far_PP: np.ndarray) -> np.ndarray:
         return np.ones(1)
     own = np.diagonal(far)[:, None]
     with np.errstate(invalid="ignore"):
-        equal = (far == own) | (np.abs(far - own) <= TIE * np.maximum(np.maximum(np.abs(far), np.abs(own)), TIE))
+        size = np.maximum(np.abs(far), np.abs(own)) if scale is None else scale
+        equal = (far == own) | (np.abs(far - own) <= TIE * size)
     nearer = (far < own) & ~equal
     scores: np.ndarray = 1 - (nearer.sum(axis=1) + (equal.sum(axis=1) - 1) / 2) / (n - 1)
     return scores
@@ -44,8 +47,8 @@ def cosine_distances(x_PG: np.ndarray, y_QG: np.ndarray) -> np.ndarray:
     scale = _scale(y_QG)
     first_P, of_P = _equal_rows(x_PG, scale)
     x, y = _units(x_PG[first_P], scale), _units(y_QG, scale)
-    far = np.clip(1 - x @ y.T, 0, 2)[of_P]
-    return _rounded(far)
+    far: np.ndarray = np.clip(1 - x @ y.T, 0, 2)[of_P]
+    return far
 
 
 def euclidean_distances(x_PG: np.ndarray, y_QG: np.ndarray) -> np.ndarray:
@@ -93,7 +96,8 @@ def retrieval(
         ``cosine``, ``l1`` or ``l2``.
     """
     kept = without_targets(genes, targets)
-    return midrank_scores(DISTANCES[distance](predicted_PG[:, kept], true_PG[:, kept]))
+    far = DISTANCES[distance](predicted_PG[:, kept], true_PG[:, kept])
+    return midrank_scores(far, scale=1.0 if distance == "cosine" else None)
 
 
 def nir(predicted_PG: np.ndarray, true_PG: np.ndarray) -> np.ndarray:
@@ -118,8 +122,3 @@ def _units(x_PG: np.ndarray, scale: float) -> np.ndarray:
     norms = np.linalg.norm(x_PG, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((norms > TIE * scale)[:, None], x_PG / norms[:, None], 0.0)
-
-
-def _rounded(far: np.ndarray) -> np.ndarray:
-    """Cosine distances on a grid of `TIE`, so that equal ones stay equal under any matrix product."""
-    return np.round(far / TIE) * TIE

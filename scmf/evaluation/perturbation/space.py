@@ -1,0 +1,78 @@
+"""Space: what is computed once of the truth of a screen: top genes, significant genes, principal components.
+
+Lives elsewhere: what is scored in it (benchmark, own_controls).
+
+Array legend: N cells, G genes, D dimensions.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from scmf.evaluation.perturbation import ranks as perturbation_ranks
+from scmf.evaluation.perturbation.metric_table import COMPONENTS, SET_CELLS
+from scmf.evaluation.perturbation.metrics import top_de
+from scmf.evaluation.perturbation.set_distances import median_distance
+from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth
+
+WIDTH_CELLS = 2000
+"""Most cells that the width of a kernel is taken from."""
+
+
+class Space:
+    """What is computed once of the truth: DE genes, significant genes, principal components."""
+
+    def __init__(self, truth: PerturbationTruth) -> None:
+        self.truth = truth
+        self._pca: Any = None
+        self._de: dict[Pair, np.ndarray] = {}
+        self._expressed: dict[Pair, perturbation_ranks.Expressed] = {}
+
+    def de(self, pair: Pair) -> np.ndarray:
+        """Columns of the top DE genes of a pair."""
+        if pair not in self._de:
+            truth = self.truth
+            perturbed, control = truth.rows(*pair, "test"), truth.rows(pair[0], truth.control)
+            self._de[pair] = top_de(truth.x_NG[perturbed], truth.x_NG[control], truth.genes)
+        return self._de[pair]
+
+    def expressed(self, pair: Pair) -> perturbation_ranks.Expressed:
+        """Differential expression of the true cells of a pair."""
+        if pair not in self._expressed:
+            control = self.truth.cells((pair[0], self.truth.control), None)
+            self._expressed[pair] = perturbation_ranks.differential_expression(self.truth.cells(pair), control)
+        return self._expressed[pair]
+
+    def project(self, cells_NG: np.ndarray, *, most: int = SET_CELLS) -> np.ndarray:
+        """At most ``most`` cells, drawn with a fixed seed, in the space of the truth (n, D)."""
+        if self._pca is None:
+            from sklearn.decomposition import PCA
+
+            truth, rows = self.truth, self._rows
+            count = min(COMPONENTS, len(rows) - 1, len(truth.genes) - 1)
+            # exact: an iterative solver gives other components each time where few cells leave them nearly equal
+            fitted = PCA(count, svd_solver="covariance_eigh").fit(truth.x_NG[rows].astype(np.float64))
+            # directions in which no true cell varies are arbitrary
+            kept = int((fitted.explained_variance_ratio_ > 1e-9).sum())
+            self._pca = PCA(max(kept, 1), svd_solver="covariance_eigh").fit(truth.x_NG[rows].astype(np.float64))
+        if len(cells_NG) > most:
+            cells_NG = cells_NG[np.sort(np.random.default_rng(0).permutation(len(cells_NG))[:most])]
+        projected: np.ndarray = self._pca.transform(cells_NG)
+        return projected
+
+    @property
+    def _rows(self) -> np.ndarray:
+        """True test cells, and control cells of the covariates that are tested."""
+        truth = self.truth
+        kinds = {covariate for covariate, _ in truth.pairs}
+        seen = (truth.parts == "test") | (truth.conditions == truth.control)
+        return np.flatnonzero(seen & np.isin(truth.covariates, list(kinds)))
+
+    @cached_property
+    def width(self) -> float:
+        """Median distance of true test and control cells in the space: no prediction has a part in it."""
+        cells = self.truth.x_NG[self._rows]
+        return median_distance(self.project(cells.toarray().astype(np.float64), most=WIDTH_CELLS))
