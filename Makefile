@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install reproduce test lint format leaderboard reports bench bench-data bench-data-endurance clean
+.PHONY: install reproduce test test-all lint format leaderboard reports bench bench-data bench-data-endurance clean
 
 # One pip call, so that everything is resolved together against the pinned set.
 $(STAMP): pyproject.toml constraints.txt
@@ -25,8 +25,13 @@ reproduce: install
 
 # One process a processor, eight at most; one thread each. A file of tests stays in one process: fixtures are made once.
 WORKERS ?= logical
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not nightly"
+
+# Those marked `nightly` too: half as long again.
+test-all: install
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -221,7 +221,7 @@ def test_endurance_counts_every_cell_and_draws_two_panels(bench, small, tmp_path
     assert (tmp_path / "plot.png").stat().st_size > 5_000
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_measures_and_writes_report_and_chart(bench, small, tmp_path, capsys):
     corpus, _ = small
     out = tmp_path / "data_loaders.json"

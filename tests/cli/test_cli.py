@@ -138,6 +138,7 @@ print(tuple(model.embed(**batch).shape))
     assert done.stdout.strip() == "(1, 16)"
 
 
+@pytest.mark.slow
 def test_kill_9_and_go_on_gives_the_losses_of_the_uninterrupted_run(toy, tmp_path):
     environment = {**os.environ, "SCMF_DATA_DIR": str(toy / "mirror"), "SCMF_CACHE_DIR": str(tmp_path / "cache")}
 

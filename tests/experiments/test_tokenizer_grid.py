@@ -22,6 +22,7 @@ def test_only_tokenizer_model_and_objective_differ(toy_env):
     assert (other.config.tokenizer.max_length, other.variant) == (base.config.tokenizer.max_length, "binned")
 
 
+@pytest.mark.nightly
 def test_the_grid_trains_each_strategy_on_the_same_budget(toy_env, tmp_path, capsys, monkeypatch):
     code, out, _ = scmf(
         capsys, monkeypatch, "sweep", "--tokenizers", "rank_value,binned,continuous", "--model",

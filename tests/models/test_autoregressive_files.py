@@ -109,6 +109,7 @@ assert not any(name.partition(".")[0] == "scmf" for name in sys.modules)
 """
 
 
+@pytest.mark.nightly
 def test_a_checkpoint_loads_in_a_process_without_scmf(model: AutoregressiveTransformerModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "checkpoint")
     torch.save(BATCH, tmp_path / "batch.pt")

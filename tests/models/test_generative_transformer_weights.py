@@ -185,6 +185,7 @@ def test_a_missing_tensor_starts_anew_and_the_others_stay(tmp_path: Path) -> Non
                 assert torch.equal(tensor, whole[name]), (dropped, name)
 
 
+@pytest.mark.nightly
 def test_a_checkpoint_loads_without_scmf(tmp_path: Path) -> None:
     model = build()
     model.save_pretrained(tmp_path / "model")

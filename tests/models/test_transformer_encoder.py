@@ -298,6 +298,7 @@ assert not any(name.partition(".")[0] == "scmf" for name in sys.modules)
 """
 
 
+@pytest.mark.nightly
 def test_a_checkpoint_loads_in_a_process_without_scmf(model: TransformerEncoderForMaskedLM, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "checkpoint")
     names = [auto.__name__ for auto in AUTO]

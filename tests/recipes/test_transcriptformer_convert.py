@@ -122,6 +122,7 @@ def test_a_folder_becomes_a_model_with_its_tokenizer(official: Path, tmp_path: P
     assert (tmp_path / "out" / "autoregressive_transformer.py").is_file()
 
 
+@pytest.mark.nightly
 def test_a_match_official_folder_gives_the_official_embedding(official: Path, tmp_path: Path) -> None:
     for name, flags in (("ours", ()), ("theirs", ("--match_official",))):
         assert run("--source", official, "--out", tmp_path / name, "--unverified", *flags) == 0
@@ -154,6 +155,7 @@ def test_an_existing_folder_and_another_variant_are_refused(official: Path, tmp_
 # --- other species ----------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_other_genes_take_over_while_special_tokens_stay(official: Path, tmp_path: Path) -> None:
     # The same genes under new names and in another order: the same cells must get the same embeddings.
     names = {gene: f"ENSXXX{i}" for i, gene in enumerate(reversed(ALL))}

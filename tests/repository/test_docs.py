@@ -10,10 +10,16 @@ from scmf.cli.main import app
 from tests import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+LONG = ("publish", "strategies")
+"""Pages that train for a while."""
 BLOCK = re.compile(r"^```(python|sh|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.nightly] if page.stem in LONG else []) for page in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / ".cache"))

@@ -342,6 +342,7 @@ def test_every_setting_changes_the_fingerprint_and_saving_does_not(tmp_path):
             path.unlink()
 
 
+@pytest.mark.nightly
 def test_it_loads_where_scmf_is_not_installed_from_a_saved_copy_of_its_copy_too(tmp_path):
     cells = sp.csr_matrix(np.random.default_rng(0).poisson(1, (9, 6)).astype(np.float32) + np.float32(1))
     ours = make(special_tokens=True, max_length=4, seed=3)

@@ -79,6 +79,7 @@ def test_the_fingerprint_depends_on_whatever_decides_a_token():
     assert len(found) == 9 and make().fingerprint == make().fingerprint
 
 
+@pytest.mark.nightly
 def test_a_saved_tokenizer_loads_without_scmf(tmp_path):
     counts = csr([1, 0, 2, 0, 0, 40], [0, 9, 0, 0, 3, 1])
     tokenizer = make(

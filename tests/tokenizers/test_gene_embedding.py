@@ -279,6 +279,7 @@ def test_a_saved_tokenizer_is_the_same_and_holds_no_pickle(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+@pytest.mark.nightly
 def test_a_saved_tokenizer_loads_where_scmf_is_not_installed(tmp_path):
     tokenizer = made(table(GENES))
     tokenizer.save_pretrained(tmp_path / "saved")

@@ -330,6 +330,7 @@ def test_registered_for_a_configuration_it_loads_by_name_without_trust(tmp_path)
     assert type(AutoTokenizer.from_pretrained(tmp_path)) is RankValueTokenizer
 
 
+@pytest.mark.nightly
 def test_it_loads_where_scmf_is_not_installed_from_a_saved_copy_of_its_copy_too(tmp_path):
     rng = np.random.default_rng(0)
     cells = sp.csr_matrix(rng.poisson(1, (9, 6)).astype(np.float32) + np.float32([1, 0, 0, 0, 0, 0]))

@@ -1,7 +1,7 @@
-"""Edges without a foundation model: correlation, GRNBoost2 (arboreto), random weights.
+"""Edges without a foundation model: correlation, GRNBoost2, random weights.
 
-All three see log1p of counts per 10,000. Lives elsewhere: the metrics (metrics), edges of a model
-(scmf.evaluation.gene_network.model_edges).
+All three see log1p of counts per 10,000. Lives elsewhere: the boosting (grnboost2), the metrics (metrics), edges of a
+model (scmf.evaluation.gene_network.model_edges).
 
 Array legend: N cells, G genes.
 """
@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from scmf.core.errors import EvaluationError, MissingExtraError
+from scmf.core.errors import EvaluationError
 from scmf.evaluation.baselines import log_normalized
 from scmf.evaluation.gene_network.benchmark import symbols_of
+from scmf.evaluation.gene_network.grnboost2 import regulators_of
 
 SEED = 0
 CELLS = 400
@@ -91,8 +92,8 @@ def grnboost2(
 ) -> pd.DataFrame:
     """GRNBoost2: importance of each regulator in stochastic gradient boosting of each target.
 
-    arboreto's own functions for one target, called one after the other (no cluster of dask), each with ``seed``. What
-    was left out stands in ``attrs["how"]``; a target that was left out has no edges.
+    Each target is boosted with the same ``seed``. What was left out stands in ``attrs["how"]``; a target that was left
+    out has no edges.
 
     Parameters
     ----------
@@ -102,14 +103,10 @@ def grnboost2(
     Raises
     ------
     MissingExtraError
-        arboreto is not installed.
+        scikit-learn is not installed.
     EvaluationError
         There is no target.
     """
-    try:
-        from arboreto.core import EARLY_STOP_WINDOW_LENGTH, SGBM_KWARGS, infer_partial_network
-    except ImportError as error:
-        raise MissingExtraError("arboreto", "networks", needed_for="the GRNBoost2 baseline") from error
     if not len(targets):
         raise EvaluationError("no target", wanted="at least one", where="GRNBoost2")
     rng, n_cells, n_targets = np.random.default_rng(seed), len(table), len(targets)
@@ -117,21 +114,13 @@ def grnboost2(
         table = table.iloc[np.sort(rng.permutation(n_cells)[:cells])]
     if max_targets is not None and n_targets > max_targets:
         targets = [targets[i] for i in np.sort(rng.permutation(n_targets)[:max_targets])]
-    factors = table[list(regulators)].to_numpy()
-    found = []
-    for target in targets:
-        frame = infer_partial_network(
-            regressor_type="GBM", regressor_kwargs=SGBM_KWARGS, tf_matrix=factors,
-            tf_matrix_gene_names=list(regulators), target_gene_name=target,
-            target_gene_expression=table[target].to_numpy(), include_meta=False,
-            early_stop_window_length=EARLY_STOP_WINDOW_LENGTH, seed=seed,
-        )  # fmt: skip
-        found.append(frame)
-    network = pd.concat(found, ignore_index=True)
-    network = network.rename(columns={"TF": "regulator", "importance": "weight"})[["regulator", "target", "weight"]]
+    factors_NR = table[list(regulators)].to_numpy()
+    network = pd.concat(
+        [regulators_of(target, table[target].to_numpy(), regulators, factors_NR, seed=seed) for target in targets],
+        ignore_index=True,
+    )
     network.attrs["how"] = (
-        f"GRNBoost2 of arboreto, seed {seed}, {len(table):,} of {n_cells:,} cells, {len(targets):,} of {n_targets:,} "
-        f"targets"
+        f"GRNBoost2, seed {seed}, {len(table):,} of {n_cells:,} cells, {len(targets):,} of {n_targets:,} targets"
     )
     return network
 
@@ -149,7 +138,7 @@ def baseline_edges(cells: Any, *, regulators: Sequence[str], targets: Sequence[s
     Raises
     ------
     MissingExtraError
-        arboreto is not installed: a suite without one of its baselines would not be the suite.
+        scikit-learn is not installed: a suite without one of its baselines would not be the suite.
     """
     table = expression(cells)
     return {

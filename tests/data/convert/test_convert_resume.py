@@ -26,6 +26,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_killed_at_random_points_it_goes_on_to_the_same_content(tmp_path, shuffle, monkeypatch):
     arguments = {"shuffle": shuffle, "cells_per_dataset": 100, "memory": SMALL, "seed": 5}

@@ -1,7 +1,6 @@
 """The gene network benchmark: formulas against BEELINE's and scikit-learn's, properties, baselines."""
 
 import os
-import sys
 from pathlib import Path
 
 import anndata as ad
@@ -12,7 +11,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.core.errors import EvaluationError, MissingExtraError
+from scmf.core.errors import EvaluationError
 from scmf.evaluation.gene_network.baselines import correlation, edge_table, grnboost2, random
 from scmf.evaluation.gene_network.benchmark import GeneNetwork, network_genes, symbols_of
 from scmf.evaluation.gene_network.metrics import RegulatorDraws, edge_scores, pairs_of, weight_matrix
@@ -182,7 +181,6 @@ def test_a_truth_without_an_edge_in_the_data_is_refused():
 
 @needs_truth
 def test_the_example_of_beeline_is_scored_as_beeline_does():
-    pytest.importorskip("arboreto")
     edges = pd.read_csv(TRUTH_DIR / "beeline_GSD_GroundTruthNetwork.csv")
     pairs = {(a, b) for a, b in zip(edges["Gene1"], edges["Gene2"], strict=True) if a != b}
     cells = pd.read_csv(TRUTH_DIR / "beeline_GSD_ex1_ExpressionData.csv", index_col=0).T
@@ -227,22 +225,6 @@ def test_spearman_is_scipys_and_says_so():
     table = correlation(cells, ["A"], ["C"], kind="spearman")
     assert table["weight"].item() == pytest.approx(abs(spearmanr(cells["A"], cells["C"]).statistic))
     assert table.attrs["how"].startswith("|Spearman correlation|")
-
-
-def test_grnboost2_says_what_it_left_out():
-    pytest.importorskip("arboreto")
-    rng = np.random.default_rng(0)
-    cells = pd.DataFrame(rng.poisson(3, (60, 6)).astype(float), columns=list("ABCDEF"))
-    found = grnboost2(cells, ["A", "B"], list("CDEF"), cells=40, max_targets=2)
-    assert found["target"].nunique() <= 2 and found.attrs["how"].endswith("40 of 60 cells, 2 of 4 targets")
-    with pytest.raises(EvaluationError, match="no target"):
-        grnboost2(cells, ["A"], [])
-
-
-def test_grnboost2_names_the_package_that_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "arboreto.core", None)
-    with pytest.raises(MissingExtraError, match="arboreto"):
-        grnboost2(pd.DataFrame({"A": [1.0], "B": [2.0]}), ["A"], ["B"])
 
 
 def test_ensembl_ids_are_named_by_the_human_gene_table(monkeypatch):
