@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scmf.core.errors import EvaluationError
-from scmf.core.progress import track
+from scmf.core.progress import bar
 from scmf.evaluation.perturbation.calibration_units import HalvedScreen, units_of
 from scmf.evaluation.perturbation.challenge_counts import half_seeds
 from scmf.evaluation.perturbation.dynamic_range import drf_scperteval, dynamic_range, wins
@@ -89,14 +89,16 @@ def calibrate(truth: PerturbationTruth, *, splits: int = SPLITS) -> dict[str, Ca
     _refuse_small(truth, pairs)
     space = Space(truth)
     found: dict[str, dict[str, list[np.ndarray]]] = {}
-    for number, seed in enumerate(track(half_seeds(splits), "splits")):
-        halved = HalvedScreen.drawn(truth, pairs, seed)
-        for candidate, values in _scores(halved, space, number).items():
-            for name, value_P in values.items():
-                found.setdefault(name, {}).setdefault(candidate, []).append(value_P)
+    with bar("calibration", splits, unit="splits") as shown:
+        for number, seed in enumerate(half_seeds(splits)):
+            halved = HalvedScreen.drawn(truth, pairs, seed)
+            for candidate, values in _scores(halved, space, number).items():
+                for name, value_P in values.items():
+                    found.setdefault(name, {}).setdefault(candidate, []).append(value_P)
+            shown.move_to(number + 1)
     kept = {name: {key: np.stack(values) for key, values in sides.items()} for name, sides in found.items()}
     order = [metric.name for metric in OWN_METRICS if metric.name in kept]
-    return {name: _summary(name, kept[name], found) for name in order}
+    return {name: _summary(name, kept[name]) for name in order}
 
 
 def _scores(halved: HalvedScreen, space: Space, seed: int) -> dict[str, dict[str, np.ndarray]]:
@@ -148,9 +150,7 @@ def _sets(halved: HalvedScreen, space: Space, swap: np.ndarray, seed: int) -> di
     return found
 
 
-def _summary(
-    name: str, sides: Mapping[str, np.ndarray], found: Mapping[str, Mapping[str, list[np.ndarray]]]
-) -> Calibrated:
+def _summary(name: str, sides: Mapping[str, np.ndarray]) -> Calibrated:
     higher = OWN_METRICS[name].higher_is_better
     perfect = 1.0 if higher else 0.0
     divisor = 1.0

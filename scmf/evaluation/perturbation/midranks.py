@@ -36,7 +36,7 @@ def midrank_scores(far_PP: np.ndarray, *, scale: float | None = None) -> np.ndar
     own = np.diagonal(far)[:, None]
     with np.errstate(invalid="ignore"):
         size = np.maximum(np.abs(far), np.abs(own)) if scale is None else scale
-        equal = (far == own) | (np.abs(far - own) <= TIE * size)
+        equal = (far == own) | (np.isfinite(far) & (np.abs(far - own) <= TIE * size))
     nearer = (far < own) & ~equal
     scores: np.ndarray = 1 - (nearer.sum(axis=1) + (equal.sum(axis=1) - 1) / 2) / (n - 1)
     return scores

@@ -262,9 +262,9 @@ def _intervals(each: Mapping[str, np.ndarray], ratios: Mapping[str, tuple[np.nda
     if len(next(iter(each.values()))) < FEW_UNITS:
         return {}
     known = {name: values for name, values in each.items() if np.isfinite(values).sum() >= FEW_UNITS}
-    return bootstrap_means(known, unit="perturbations", draws=draws) | bootstrap_ratios(
-        ratios, unit="perturbations", draws=draws
-    )
+    terms = {name: both for name, both in ratios.items() if np.count_nonzero(both[1]) >= FEW_UNITS}
+    means = bootstrap_means(known, unit="perturbations", draws=draws) if known else {}
+    return means | bootstrap_ratios(terms, unit="perturbations", draws=draws)
 
 
 def _not_filed(metrics: Mapping[str, float], n_units: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ BLOCK = 4_000_000
 
 
 def mann_whitney(x_NG: np.ndarray, y_MG: np.ndarray) -> np.ndarray:
-    """p value of each gene, float64 (G,); NaN where all values are equal."""
+    """p value of each gene, float64 (G,); 1 where all values are equal."""
     n, m = len(x_NG), len(y_MG)
     p = np.full(x_NG.shape[1], np.nan)
     step = max(1, BLOCK // max(n + m, 1))
@@ -44,4 +44,4 @@ def _block(values_GN: np.ndarray, n: int, m: int) -> np.ndarray:
         deviation = np.sqrt(n * m / 12 * ((total + 1) - ties / (total * (total - 1))))
         z = (u - n * m / 2 - 0.5) / deviation
     p = np.clip(2 * norm.sf(z), 0, 1)
-    return np.where(deviation > 0, p, np.nan)
+    return np.where(deviation > 0, p, 1.0)
