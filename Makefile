@@ -29,7 +29,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses
 test: install
 	$(PYTEST) -m "not nightly"
 
-# Those marked `nightly` too: half as long again.
+# Those marked `nightly` too.
 test-all: install
 	$(PYTEST)
 

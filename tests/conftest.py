@@ -23,7 +23,7 @@ settings.load_profile("any machine")
 
 def pytest_collection_modifyitems(items):
     """Files with the most slow tests first: processes that run side by side then end together."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    slow = Counter(item.path for item in items for mark in ("slow", "nightly") if item.get_closest_marker(mark))
     items.sort(key=lambda item: -slow[item.path])
 
 

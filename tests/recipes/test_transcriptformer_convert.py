@@ -155,7 +155,7 @@ def test_an_existing_folder_and_another_variant_are_refused(official: Path, tmp_
 # --- other species ----------------------------------------------------------------------------------
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_other_genes_take_over_while_special_tokens_stay(official: Path, tmp_path: Path) -> None:
     # The same genes under new names and in another order: the same cells must get the same embeddings.
     names = {gene: f"ENSXXX{i}" for i, gene in enumerate(reversed(ALL))}

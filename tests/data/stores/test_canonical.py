@@ -46,7 +46,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=400)
 @given(st.data(), st.sampled_from([np.int32, np.int64, np.uint16, np.uint32, np.uint64, np.int8]))
 def test_any_arrays_give_the_matrix_they_mean_or_one_error(draw, kind):
     lengths = draw.draw(st.lists(st.integers(0, 6), min_size=1, max_size=5))

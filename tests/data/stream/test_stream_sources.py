@@ -115,7 +115,7 @@ def test_a_file_replaced_in_the_middle_of_an_epoch_stops_the_stream(folder, cell
     assert seen < N_CELLS
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_memory_of_a_stream_does_not_grow_with_the_corpus(folder):
     import tracemalloc
 

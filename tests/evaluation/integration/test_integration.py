@@ -120,7 +120,7 @@ def test_the_benchmarker_has_no_metric_that_we_leave_out(scores, official):
     assert ours == set(official.columns)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_mixing_separation_and_noise_are_told_apart(scores):
     mixed, split, noise = (scores[name].metrics for name in ("mixed", "split", "noise"))
     for name in BATCH:
@@ -133,7 +133,7 @@ def test_mixing_separation_and_noise_are_told_apart(scores):
     assert mixed["overall"] > max(split["overall"], noise["overall"])
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_score_says_what_it_is(scores):
     for method, found in scores.items():
         assert (found.benchmark, found.protocol, found.method) == ("integration", "scib", method)
@@ -145,7 +145,7 @@ def test_a_score_says_what_it_is(scores):
         assert "scib-metrics 0." in definitions()[name]
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_the_means_are_those_of_the_paper(scores):
     for found in scores.values():
         metrics = found.metrics
@@ -156,7 +156,7 @@ def test_the_means_are_those_of_the_paper(scores):
         )
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_representation_in_which_all_cells_are_one_is_refused():
     with pytest.raises(EvaluationError, match="collapsed gives every cell the same vector"):
         list(Integration().run({"collapsed": np.ones((N, 8))}, TRUTH, unintegrated=BEFORE))
@@ -202,14 +202,14 @@ def explained(x_ND):
     return (share * scores.var(axis=0)).sum() / scores.var(axis=0).sum()
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mixed", "split", "noise"])
 def test_every_metric_with_one_value_equals_the_formula(scores, method):
     for name, value in restated(VECTORS[method]).items():
         assert scores[method].metrics[name] == pytest.approx(value, abs=1e-5), name
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_clusters_that_k_means_finds_are_scored_as_sklearn_scores_them(scores):
     for method in ("mixed", "split"):  # clusters far apart, or three labels cut by two batches
         clusters = KMeans(3, n_init=50, random_state=0).fit_predict(VECTORS[method])
@@ -241,7 +241,7 @@ def test_the_overall_score_of_a_table_is_that_of_the_benchmarker(scores, officia
             assert value == pytest.approx(float(official_scaled.loc[method, BENCHMARKER[name]]), abs=1e-4)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_the_order_of_cells_and_columns_moves_no_more_than_float32_does(scores):
     rng = np.random.default_rng(4)
     cells, columns = rng.permutation(N), rng.permutation(8)
