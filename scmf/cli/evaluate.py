@@ -113,8 +113,7 @@ def _calibrate(word: str, card: str | None, *, alone: bool, results: Path | None
     """The calibration of a card: JSON, or a table with the verdict beneath."""
     from scmf.core.errors import ConfigError
     from scmf.core.outputs import try_folder
-    from scmf.evaluation.perturbation.calibrate_card import calibrate_card, write_calibration
-    from scmf.evaluation.perturbation.calibration_rule import COLUMNS
+    from scmf.evaluation.perturbation.calibrate_card import COLUMNS, calibrate_card, write_calibration
 
     if word != CALIBRATE or card is None or not alone:
         raise ConfigError(

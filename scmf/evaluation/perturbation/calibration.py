@@ -17,11 +17,10 @@ from scmf.core.errors import EvaluationError
 from scmf.core.progress import bar
 from scmf.evaluation.perturbation.calibration_units import HalvedScreen, units_of
 from scmf.evaluation.perturbation.challenge_counts import half_seeds
-from scmf.evaluation.perturbation.dynamic_range import drf_scperteval, dynamic_range, wins
+from scmf.evaluation.perturbation.energy_distance import energy_unbiased
 from scmf.evaluation.perturbation.metric_table import SET_CELLS
 from scmf.evaluation.perturbation.own_metric_table import OWN_METRICS
-from scmf.evaluation.perturbation.set_distances import energy_unbiased, mmd_unbiased
-from scmf.evaluation.perturbation.space import Space
+from scmf.evaluation.perturbation.space import Space, mmd_unbiased
 from scmf.evaluation.perturbation.truth import PerturbationTruth
 from scmf.evaluation.perturbation.units import profile_scores
 
@@ -31,6 +30,10 @@ PLAIN = ("mse_ratio", "mmd_pca", "energy_u")
 """Metrics whose positive control is the plain duplicate: sets of cells, and what takes noise off."""
 
 CANDIDATES = ("positive", "negative", "plain", "other", "no_change")
+
+
+FLOOR = 1e-6
+"""Added to the range by scperteval."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Calibrated:
     positive, negative, plain, no_change
         Mean over units and splits: of the positive control, of the mean of the others, of the plain duplicate, of the
         control cells.
+    plain_sd
+        Standard deviation over splits of the value of the plain duplicate.
     drf
         Dynamic range fraction; NaN where the negative control is perfect.
     drf_scperteval
@@ -62,6 +67,7 @@ class Calibrated:
     positive: float
     negative: float
     plain: float
+    plain_sd: float
     no_change: float
     drf: float
     drf_scperteval: float
@@ -72,9 +78,13 @@ class Calibrated:
 
     @property
     def no_change_scaled(self) -> float:
-        """Where the control cells lie between the mean of the others (0) and a plain duplicate (1)."""
+        """Where the control cells lie between the mean of the others (0) and a plain duplicate (1).
+
+        NaN where the duplicate is not better than the mean of the others by two standard deviations: no scale.
+        """
         span = self.plain - self.negative
-        return (self.no_change - self.negative) / span if abs(span) > 1e-12 else float("nan")
+        better = span if OWN_METRICS[self.name].higher_is_better else -span
+        return (self.no_change - self.negative) / span if better > max(2 * self.plain_sd, 1e-12) else float("nan")
 
 
 def calibrate(truth: PerturbationTruth, *, splits: int = SPLITS) -> dict[str, Calibrated]:
@@ -108,7 +118,7 @@ def _scores(halved: HalvedScreen, space: Space, seed: int) -> dict[str, dict[str
         "positive": halved.with_profiles(halved.interpolated_PG),
         "negative": halved.with_profiles(halved.negative_PG),
         "plain": halved.units,
-        "other": halved.with_profiles(halved.plain_PG[swap], halved.units.noise_hat_P[swap]),
+        "other": halved.with_profiles(halved.other_PG(swap), halved.units.noise_hat_P[swap]),
         "no_change": halved.with_profiles(halved.control_PG),
     }
     found: dict[str, dict[str, np.ndarray]] = {}
@@ -153,10 +163,10 @@ def _sets(halved: HalvedScreen, space: Space, swap: np.ndarray, seed: int) -> di
 def _summary(name: str, sides: Mapping[str, np.ndarray]) -> Calibrated:
     higher = OWN_METRICS[name].higher_is_better
     perfect = 1.0 if higher else 0.0
-    divisor = 1.0
+    total_K = np.ones(len(sides["plain"]))
     if "denominator" in sides:  # a ratio of sums over units and splits
-        divisor = float(sides["denominator"].mean())
-    means = {key: float(np.nanmean(sides[key])) / divisor if np.isfinite(sides[key]).any() else float("nan")
+        total_K = sides["denominator"].mean(axis=1)
+    means = {key: float(np.nanmean(sides[key]) / total_K.mean()) if np.isfinite(sides[key]).any() else float("nan")
              for key in CANDIDATES}  # fmt: skip
     known = np.isfinite(sides["plain"]).any(axis=0)
     won = _shares(wins(sides["positive"], sides["negative"], higher_is_better=higher), sides["positive"])[known]
@@ -171,6 +181,7 @@ def _summary(name: str, sides: Mapping[str, np.ndarray]) -> Calibrated:
         positive=means["positive"],
         negative=means["negative"],
         plain=means["plain"],
+        plain_sd=_deviation(sides["plain"], total_K),
         no_change=means["no_change"],
         drf=dynamic_range(means["positive"], means["negative"], perfect=perfect),
         drf_scperteval=float(np.nanmedian(drf)) if np.isfinite(drf).any() else float("nan"),
@@ -179,6 +190,61 @@ def _summary(name: str, sides: Mapping[str, np.ndarray]) -> Calibrated:
         swap_units=int((swapped > 0.5).sum()),
         units=int(known.sum()),
     )
+
+
+def _deviation(value_KP: np.ndarray, total_K: np.ndarray) -> float:
+    """Standard deviation over splits of the value of all units; NaN for fewer than two splits that have one."""
+    rows = [row[np.isfinite(row)].mean() / total for row, total in zip(value_KP, total_K, strict=True)
+            if np.isfinite(row).any() and total > 0]  # fmt: skip
+    return float(np.std(rows, ddof=1)) if len(rows) > 1 else float("nan")
+
+
+def dynamic_range(positive: float, negative: float, *, perfect: float) -> float:
+    """(positive - negative) / (perfect - negative) of means over perturbations and splits, clipped to [-1, 1].
+
+    NaN where the negative control is as good as perfect, or better.
+    """
+    span = perfect - negative
+    toward = positive - negative
+    if not np.isfinite(span) or not np.isfinite(toward) or abs(span) < 1e-12:
+        return float("nan")
+    return float(np.clip(toward / span, -1, 1))
+
+
+def wins(
+    first: np.ndarray, second: np.ndarray, *, higher_is_better: bool, tie: float = 0.5, rounding: float = 1e-12
+) -> np.ndarray:
+    """1 where the first is better, 0 where it is not, ``tie`` where both are equal or one is NaN.
+
+    Parameters
+    ----------
+    first, second
+        Values of a metric, of any equal shape.
+    higher_is_better
+        Direction of the metric.
+    tie
+        What equal ones count: a half; 0 is the rule of scperteval.
+    rounding
+        Differences that are not seen.
+    """
+    with np.errstate(invalid="ignore"):
+        ahead = (first - second) if higher_is_better else (second - first)
+    close = ~(np.abs(ahead) > rounding)
+    return np.where(close, tie, (ahead > 0).astype(np.float64))
+
+
+def drf_scperteval(
+    positive_P: np.ndarray, negative_P: np.ndarray, *, perfect: float, higher_is_better: bool
+) -> np.ndarray:
+    """DRF of each perturbation as scperteval 0.2.0 has it, (P,): NaN where the negative is beyond perfect.
+
+    Undefined ones are dropped from its mean and median, which hides failure; it is reported and decides nothing.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    span, toward = sign * (perfect - negative_P), sign * (positive_P - negative_P)
+    with np.errstate(invalid="ignore"):
+        found = np.clip(toward / (span + FLOOR), -1, 1)
+    return np.where(np.isfinite(negative_P) & (span >= 0), found, np.nan)
 
 
 def _shares(won_KP: np.ndarray, value_KP: np.ndarray) -> np.ndarray:

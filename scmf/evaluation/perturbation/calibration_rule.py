@@ -1,17 +1,15 @@
 """Which metric may head the table of a screen, from its calibration, and the sentence that says so.
 
-Lives here: thresholds, the rule, the calibration of a card as JSON and as rows. Lives elsewhere: the numbers
-(calibration).
+Lives here: thresholds, the rule. Lives elsewhere: the numbers (calibration), the calibration of a card (calibrate_card).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from scmf.evaluation.perturbation.calibration import SPLITS, Calibrated
+from scmf.evaluation.perturbation.calibration import Calibrated
 
 ORDER = {
     "retrieval": "ranks",
@@ -24,7 +22,7 @@ ORDER = {
 """Metrics that may head a table, in the order in which they are asked, and their kind."""
 
 LEAST_UNITS, LEAST_DRF, LEAST_BDS, LEAST_SWAP, MOST_TRIVIAL = 8, 0.30, 0.80, 0.80, 0.05
-"""Thresholds: units, dynamic range, wins against the others, wins against another duplicate, what no change may reach."""
+"""Units, dynamic range, wins against the others, wins against another duplicate; what no change may reach."""
 
 CONFIDENCE = 0.95
 
@@ -42,16 +40,18 @@ def why_not(metric: Calibrated) -> list[str]:
     if metric.name not in ORDER:
         return ["reported only"]
     if metric.units < LEAST_UNITS:
-        reasons.append(f"{metric.units} units of {LEAST_UNITS}")
+        reasons.append(f"{metric.units} units, {LEAST_UNITS} at least")
     for label, value, least in (
         ("DRF", metric.drf, LEAST_DRF), ("BDS", metric.bds, LEAST_BDS), ("swap", metric.swap, LEAST_SWAP),
     ):  # fmt: skip
         if not value >= least:
-            reasons.append(f"{label} {value:.2f} of {least:.2f}")
+            reasons.append(f"{label} {value:.2f}, {least:.2f} at least")
     if not (bound := swap_bound(metric.swap_units, metric.units)) > 0.5:
-        reasons.append(f"lower bound of recognized units {bound:.2f}, not above .50")
-    if not metric.no_change_scaled <= MOST_TRIVIAL:
-        reasons.append(f"no change reaches {metric.no_change_scaled:.2f} of a duplicate")
+        reasons.append(f"lower bound of recognized units {bound:.2f}, more than 0.50 asked for")
+    if math.isnan(metric.no_change_scaled):
+        reasons.append("a duplicate is not better than the mean of the others by two standard deviations")
+    elif metric.no_change_scaled > MOST_TRIVIAL:
+        reasons.append(f"no change reaches {metric.no_change_scaled:.2f} of a duplicate, {MOST_TRIVIAL:.2f} at most")
     return reasons
 
 
@@ -95,65 +95,3 @@ def verdict_of(found: Mapping[str, Calibrated]) -> Verdict:
 def _nearness(metric: Calibrated) -> float:
     parts = ((metric.drf, LEAST_DRF), (metric.bds, LEAST_BDS), (metric.swap, LEAST_SWAP))
     return sum(min((value if math.isfinite(value) else 0.0) / least, 1.0) for value, least in parts)
-
-
-@dataclass(frozen=True)
-class CardCalibration:
-    """The calibration of a card.
-
-    Parameters
-    ----------
-    card, files
-        Name of the card, and the sha256 of each of its files.
-    metrics
-        What each metric can tell.
-    """
-
-    card: str
-    files: Mapping[str, str]
-    metrics: Mapping[str, Calibrated]
-
-    @property
-    def verdict(self) -> Verdict:
-        """Which metric heads."""
-        return verdict_of(self.metrics)
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it as a JSON object; what is not a number is null."""
-        rows = {}
-        for name, metric in self.metrics.items():
-            values = {key: _finite(value) for key, value in asdict(metric).items() if key != "name"}
-            reasons = why_not(metric)
-            rows[name] = values | {
-                "swap_bound": _finite(swap_bound(metric.swap_units, metric.units)),
-                "no_change_scaled": _finite(metric.no_change_scaled),
-                "may_head": not reasons,
-                "why_not": reasons,
-            }
-        verdict = self.verdict
-        return {
-            "card": self.card,
-            "files": dict(self.files),
-            "splits": SPLITS,
-            "thresholds": {
-                "units": LEAST_UNITS, "drf": LEAST_DRF, "bds": LEAST_BDS, "swap": LEAST_SWAP,
-                "no_change": MOST_TRIVIAL, "confidence": CONFIDENCE,
-            },
-            "metrics": rows,
-            "verdict": asdict(verdict),
-        }  # fmt: skip
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """One row a metric, for a terminal."""
-        return [
-            (name, f"{m.drf:.2f}", f"{m.bds:.2f}", f"{m.swap:.2f}", f"{m.no_change_scaled:.2f}", str(m.units),
-             "may head" if not (reasons := why_not(m)) else "; ".join(reasons))
-            for name, m in self.metrics.items()
-        ]  # fmt: skip
-
-
-COLUMNS = ("metric", "DRF", "BDS", "swap", "no change", "units", "head of a table")
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

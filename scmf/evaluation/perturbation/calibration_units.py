@@ -21,6 +21,9 @@ from scmf.evaluation.perturbation.welch import Moments, moments, pooled, welch
 LEAST_CELLS = 4
 """A unit with fewer cells has no two halves that scatter."""
 
+LEAST_OTHERS = 3
+"""With fewer other perturbations in its cell type, the weights of a unit come from its control cells."""
+
 
 def units_of(truth: PerturbationTruth) -> list[Pair]:
     """The units of a screen that can be halved, whatever the split says."""
@@ -109,10 +112,10 @@ class HalvedScreen:
 
     @cached_property
     def interpolated_PG(self) -> np.ndarray:
-        """D where a gene differs from the others, N where it does not (Miller 2025)."""
+        """D where a gene differs from the cells of the others, N where it does not (Miller 2025)."""
         rows = []
         for pair, other in zip(self.scored, self.negative_PG, strict=True):
-            alpha = 1 - welch(self.d[pair], pooled(self.moved(self.d, pair))).adjusted
+            alpha = 1 - welch(self.d[pair], pooled([self.d[one] for one in self.others(pair)])).adjusted
             rows.append(alpha * self.d[pair].mean + (1 - alpha) * other)
         return np.stack(rows)
 
@@ -130,12 +133,22 @@ class HalvedScreen:
             chosen.append(int(rng.choice(others)))
         return np.array(chosen)
 
+    def other_PG(self, swap: np.ndarray) -> np.ndarray:
+        """The duplicate of another unit for each unit; one of another type by its change."""
+        found = self.plain_PG[swap]
+        return found - self.control_PG[swap] + self.control_PG if self.by_type else found
+
     @cached_property
     def units(self) -> Units:
         """The units with the plain duplicate as prediction; `with_profiles` exchanges it."""
         pairs, control = self.scored, self.truth.control
         b = [self.t[pair[0], control] for pair in pairs]
-        tests = [welch(self.t[pair], pooled(self.moved(self.t, pair))) for pair in pairs]
+        against = [welch(self.t[pair], one) for pair, one in zip(pairs, b, strict=True)]
+        many = [not self.by_type and len(self.others(pair)) >= LEAST_OTHERS for pair in pairs]
+        tests = [
+            welch(self.t[pair], pooled(self.moved(self.t, pair))) if use else control_test
+            for pair, use, control_test in zip(pairs, many, against, strict=True)
+        ]
         rivals = None
         if self.by_type:
             rivals = {
@@ -153,7 +166,7 @@ class HalvedScreen:
             mean_a_PG=self.negative_PG,
             mean_b_PG=np.stack([self._mean(self.t, pair) for pair in pairs]),
             tests=tests,
-            control_tests=[welch(self.t[pair], one) for pair, one in zip(pairs, b, strict=True)],
+            control_tests=against,
             noise_hat_P=np.array([self.d[pair].noise for pair in pairs]),
             noise_P=np.array([self.t[pair].noise for pair in pairs]),
             control_noise_P=np.array([one.noise for one in b]),

@@ -14,13 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from scmf.evaluation.perturbation.rank_sum import mann_whitney
-
 FDR, LEAST_MEAN, TINY = 0.05, 5.0, 1e-9
 """Threshold of significance; least mean of counts per million in control of a tested gene; pseudocount of means."""
 
 REACH_SHARE, LEAST_GENES = 0.9, 10
 """Share of right signs that ``direction_reach`` asks for; fewest genes of ``lfc_nmae``."""
+
+
+BLOCK = 4_000_000
+"""Values sorted at a time."""
 
 
 class Tested(NamedTuple):
@@ -49,6 +51,7 @@ def per_million(counts_NG: sp.csr_matrix) -> np.ndarray:
 
 def expression_tests(counts_NG: sp.csr_matrix, control_MG: sp.csr_matrix) -> Tested:
     """Tests of the cells of a perturbation against control cells, on genes that the control cells express."""
+    from scipy.special import log1p  # the same digits on every machine, unlike that of numpy: ties hang on them
     from scipy.stats import false_discovery_control
 
     x, control = per_million(counts_NG), per_million(control_MG)
@@ -58,10 +61,47 @@ def expression_tests(counts_NG: sp.csr_matrix, control_MG: sp.csr_matrix) -> Tes
     if not len(tested) or not len(x):
         return Tested(fold, p, adjusted)
     fold[tested] = np.log2((x[:, tested].mean(axis=0) + TINY) / (mean_G[tested] + TINY))
-    p[tested] = mann_whitney(np.log1p(x[:, tested]), np.log1p(control[:, tested]))
+    p[tested] = mann_whitney(log1p(x[:, tested]), log1p(control[:, tested]))
     adjusted[tested] = false_discovery_control(np.clip(p[tested], 0, 1))
     adjusted[tested] = np.where(np.isnan(fold[tested]), 1.0, adjusted[tested])
     return Tested(fold, p, adjusted)
+
+
+def mann_whitney(x_NG: np.ndarray, y_MG: np.ndarray) -> np.ndarray:
+    """P value of the two-sided Mann-Whitney test of each gene, float64 (G,); 1 where all values are equal.
+
+    Equal to ``scipy.stats.mannwhitneyu(method="asymptotic", use_continuity=True)``, which walks over genes one by one and
+    takes hours where this takes minutes.
+    """
+    n, m = len(x_NG), len(y_MG)
+    p = np.full(x_NG.shape[1], np.nan)
+    step = max(1, BLOCK // max(n + m, 1))
+    for start in range(0, x_NG.shape[1], step):
+        block = slice(start, start + step)
+        p[block] = _block(np.concatenate([x_NG[:, block], y_MG[:, block]]).T, n, m)
+    return p
+
+
+def _block(values_GN: np.ndarray, n: int, m: int) -> np.ndarray:
+    from scipy.stats import norm
+
+    count, total = values_GN.shape[0], n + m
+    order = np.argsort(values_GN, axis=1)
+    ordered = np.take_along_axis(values_GN, order, axis=1)
+    first = np.ones((count, total), bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    starts = np.flatnonzero(first)
+    sizes = np.diff(np.append(starts, count * total)).astype(np.float64)
+    ranks = np.repeat(starts % total + (sizes + 1) / 2, sizes.astype(np.int64)).reshape(count, total)
+    ties = np.bincount(starts // total, weights=sizes**3 - sizes, minlength=count)
+    rank_sum = np.where(order < n, ranks, 0.0).sum(axis=1)
+    u = rank_sum - n * (n + 1) / 2
+    u = np.maximum(u, n * m - u)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviation = np.sqrt(n * m / 12 * ((total + 1) - ties / (total * (total - 1))))
+        z = (u - n * m / 2 - 0.5) / deviation
+    p = np.clip(2 * norm.sf(z), 0, 1)
+    return np.where(deviation > 0, p, 1.0)
 
 
 def direction_scores(

@@ -32,6 +32,15 @@ def cosine(x_G: np.ndarray, y_G: np.ndarray) -> float:
     return 0.0 if size < 1e-12 else float(np.clip((x_G @ y_G) / size, -1, 1))
 
 
+def spearman_brown(r: float) -> float:
+    """Correlation of two full sets of cells from that of two halves, 2r / (1 + r); NaN for r of 0 and below.
+
+    A perfect prediction of the expectation would reach its square root. Correlations alone are corrected: ranks and
+    overlaps have a chance level other than 0.
+    """
+    return 2 * r / (1 + r) if r > 0 else float("nan")
+
+
 def log_fold_change(mean_G: np.ndarray, control_G: np.ndarray) -> np.ndarray:
     """log2(mean + 0.1) - log2(control + 0.1) of mean log-normalized expression, float64 (G,), as PerturBench."""
     return np.log2(np.maximum(mean_G, 0) + PSEUDOCOUNT) - np.log2(np.maximum(control_G, 0) + PSEUDOCOUNT)

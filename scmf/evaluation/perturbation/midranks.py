@@ -112,9 +112,10 @@ def _scale(y_QG: np.ndarray) -> float:
 
 def _equal_rows(x_PG: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """First row of each set of equal rows, and the set of each row; what is below `TIE` of ``scale`` is equal."""
-    grid = np.round(x_PG / (scale * TIE)) if scale > 0 else x_PG
-    _, first, of = np.unique(np.nan_to_num(grid) + 0.0, axis=0, return_index=True, return_inverse=True)
-    return first, of.ravel()
+    grid = np.nan_to_num(np.round(x_PG / (scale * TIE)) if scale > 0 else x_PG) + 0.0
+    seen: dict[bytes, int] = {}
+    of = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in grid], dtype=np.int64)
+    return np.unique(of, return_index=True)[1], of
 
 
 def _units(x_PG: np.ndarray, scale: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 with the other, and the same holds for the mean of the training perturbations.
 
 Lives here: which cells are which reference, means, intervals. Lives elsewhere: the halves (control_halves), metrics of
-profiles (units), of sets (set_distances), their definitions (own_metric_table).
+profiles (units), of sets (space, energy_distance), their definitions (own_metric_table).
 
 Array legend: P units, G genes.
 """
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from scmf.evaluation.perturbation.control_halves import LEAST, A, B, half_of_cells
+from scmf.evaluation.perturbation.energy_distance import energy_unbiased
 from scmf.evaluation.perturbation.hits import hit_recall
 from scmf.evaluation.perturbation.metric_table import SET_CELLS, SUBGROUP
 from scmf.evaluation.perturbation.metrics import pearson
 from scmf.evaluation.perturbation.own_metric_table import OWN_METRICS
-from scmf.evaluation.perturbation.set_distances import energy_unbiased, mmd_unbiased
-from scmf.evaluation.perturbation.space import Space
+from scmf.evaluation.perturbation.space import Space, mmd_unbiased
 from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Prediction, profile_of
 from scmf.evaluation.perturbation.units import Units, means_of, profile_scores
 from scmf.evaluation.perturbation.welch import Moments, moments, pooled, welch

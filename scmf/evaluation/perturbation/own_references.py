@@ -24,8 +24,8 @@ from scmf.evaluation.perturbation.baselines import (
     training_effects,
 )
 from scmf.evaluation.perturbation.linear_published import fit_published_linear
+from scmf.evaluation.perturbation.metrics import spearman_brown
 from scmf.evaluation.perturbation.own_controls import OwnReferences, score_of, score_units
-from scmf.evaluation.perturbation.replicate_ceiling import spearman_brown
 from scmf.evaluation.perturbation.space import Space
 from scmf.evaluation.perturbation.truth import PerturbationTruth, Prediction
 from scmf.results.score import Score

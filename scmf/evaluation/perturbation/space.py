@@ -1,8 +1,8 @@
-"""Space: what is computed once of the truth of a screen: top genes, significant genes, principal components.
+"""Space: what is computed once of the truth of a screen (top genes, significant genes, components), and MMD in it.
 
-Lives elsewhere: what is scored in it (benchmark, own_controls).
+Lives elsewhere: what is scored in it (benchmark, own_controls), the energy distances (energy_distance).
 
-Array legend: N cells, G genes, D dimensions.
+Array legend: N, M cells, G genes, D dimensions.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from scmf.core.errors import EvaluationError
 from scmf.evaluation.perturbation import ranks as perturbation_ranks
 from scmf.evaluation.perturbation.metric_table import COMPONENTS, SET_CELLS
 from scmf.evaluation.perturbation.metrics import top_de
-from scmf.evaluation.perturbation.set_distances import median_distance
 from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth
 
 WIDTH_CELLS = 2000
@@ -76,3 +76,32 @@ class Space:
         """Median distance of true test and control cells in the space: no prediction has a part in it."""
         cells = self.truth.x_NG[self._rows]
         return median_distance(self.project(cells.toarray().astype(np.float64), most=WIDTH_CELLS))
+
+
+def median_distance(x_ND: np.ndarray) -> float:
+    """Median Euclidean distance of two different cells: the width of the kernel."""
+    from scipy.spatial.distance import pdist
+
+    return float(np.median(pdist(x_ND))) if len(x_ND) > 1 else 0.0
+
+
+def mmd_unbiased(x_ND: np.ndarray, y_MD: np.ndarray, *, width: float) -> float:
+    """Unbiased squared maximum mean discrepancy, kernel exp(-d^2 / 2 width^2) (Gretton 2012); may be below 0.
+
+    0 for a width of 0: all cells are equal.
+    """
+    from scipy.spatial.distance import cdist
+
+    if min(len(x_ND), len(y_MD)) < 2:
+        raise EvaluationError(
+            f"sets of {len(x_ND)} and {len(y_MD)} cells", wanted="two cells or more in each", where="mmd_pca"
+        )
+    if width <= 0:
+        return 0.0
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.exp(cdist(a, b, "sqeuclidean") / (-2 * width**2))
+
+    n, m = len(x_ND), len(y_MD)
+    within = [(kernel(cells, cells).sum() - size) / (size * (size - 1)) for cells, size in ((x_ND, n), (y_MD, m))]
+    return float(within[0] + within[1] - 2 * kernel(x_ND, y_MD).mean())

@@ -111,8 +111,12 @@ def _retrieved(units: Units) -> dict[str, np.ndarray]:
                 far = np.linalg.norm(profiles - units.predicted_PG[i], axis=1)[None]
                 found["nir"][i] = _first(far)
         elif len(mine) > 1:
-            changes = (units.true_PG - units.mean_b_PG)[:, kept]
-            found["retrieval"][mine] = midrank_scores(cosine_distances(a[mine], changes[mine]), scale=1.0)
+            true, means = units.true_PG[mine][:, kept], units.mean_b_PG[mine][:, kept]
+            if (means == means[0]).all():
+                far = cosine_distances(a[mine], true - means[0])
+            else:  # each unit has a mean of its own, which all its rivals are compared with
+                far = np.concatenate([cosine_distances(a[[i]], true - mean) for i, mean in zip(mine, means, strict=True)])
+            found["retrieval"][mine] = midrank_scores(far, scale=1.0)
             found["nir"][mine] = nir(units.predicted_PG[mine], units.true_PG[mine])
     return {name: values for name, values in found.items() if np.isfinite(values).any()}
 

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scmf.evaluation.perturbation.dynamic_range import drf_scperteval, wins
+from scmf.evaluation.perturbation.calibration import drf_scperteval, wins
+from scmf.evaluation.perturbation.energy_distance import energy_unbiased
 from scmf.evaluation.perturbation.metrics import pearson
 from scmf.evaluation.perturbation.midranks import TIE, euclidean_distances
-from scmf.evaluation.perturbation.set_distances import energy_unbiased, median_distance, mmd_unbiased
+from scmf.evaluation.perturbation.space import median_distance, mmd_unbiased
 from scmf.evaluation.perturbation.weighted import weighted_mse, weighted_pearson, weighted_r2
 from scmf.evaluation.perturbation.welch import gene_weights
 from scmf.experiments.metric_parity.calibration_controls import Controls

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from scmf.evaluation.perturbation.metrics import pearson
+from scmf.evaluation.perturbation.metrics import pearson, spearman_brown
 from scmf.evaluation.perturbation.midranks import DISTANCES, TIE
 from scmf.evaluation.perturbation.ranks import differential_expression, expression_overlap
-from scmf.evaluation.perturbation.replicate_ceiling import spearman_brown
 from scmf.experiments.metric_parity.case import Found, compared, within
 from scmf.experiments.metric_parity.inputs import Cells, cells_of
 from scmf.results.parity import ParityCase

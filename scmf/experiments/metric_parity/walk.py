@@ -16,7 +16,14 @@ from typing import Any
 
 from scmf.core.errors import EvaluationError, ScmfError
 from scmf.core.paths import reference_dir
-from scmf.experiments.metric_parity import calibration, challenge_2025, challenge_2026, control_split, gears_splits, small
+from scmf.experiments.metric_parity import (
+    calibration,
+    challenge_2025,
+    challenge_2026,
+    control_split,
+    gears_splits,
+    small,
+)
 from scmf.experiments.metric_parity.case import Found
 from scmf.results.parity import ParityCase
 

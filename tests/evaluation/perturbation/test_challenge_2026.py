@@ -7,9 +7,16 @@ from scipy.stats import mannwhitneyu
 
 from scmf.core.errors import EvaluationError
 from scmf.evaluation.perturbation.challenge_counts import Screen, common_response_cells, halves, jackknife, log_profile
-from scmf.evaluation.perturbation.challenge_de import direction_scores, expression_tests
-from scmf.evaluation.perturbation.challenge_scale import ERROR, SCALED, baseline, mean_of, replicate, scaled, score_screen
-from scmf.evaluation.perturbation.rank_sum import mann_whitney
+from scmf.evaluation.perturbation.challenge_de import direction_scores, expression_tests, mann_whitney
+from scmf.evaluation.perturbation.challenge_scale import (
+    ERROR,
+    SCALED,
+    baseline,
+    mean_of,
+    replicate,
+    scaled,
+    score_screen,
+)
 
 GENES = np.array([f"g{i:02}" for i in range(50)])
 

@@ -7,11 +7,12 @@ from scipy.stats import ttest_ind
 
 from scmf.core.errors import EvaluationError
 from scmf.evaluation.perturbation.benchmark import pertpy_distance
-from scmf.evaluation.perturbation.dynamic_range import drf_scperteval, dynamic_range, wins
+from scmf.evaluation.perturbation.calibration import drf_scperteval, dynamic_range, wins
+from scmf.evaluation.perturbation.energy_distance import energy_unbiased
 from scmf.evaluation.perturbation.hits import hit_recall, largest, recall_at
 from scmf.evaluation.perturbation.linear_published import fit_published_linear
-from scmf.evaluation.perturbation.replicate_ceiling import spearman_brown
-from scmf.evaluation.perturbation.set_distances import energy_unbiased, median_distance, mmd_unbiased
+from scmf.evaluation.perturbation.metrics import spearman_brown
+from scmf.evaluation.perturbation.space import median_distance, mmd_unbiased
 from scmf.evaluation.perturbation.weighted import mse_ratio, overlap, sign_accuracy, weighted_mse, weighted_r2
 from scmf.evaluation.perturbation.welch import gene_weights, moments, pooled, welch
 
