@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -33,8 +33,8 @@ from scmf.evaluation.protocol import Benchmark
 from scmf.evaluation.score import package
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
-from scmf.evaluation.uncertainty import bootstrap_means
-from scmf.results.score import FEW_UNITS, Score
+from scmf.evaluation.uncertainty import bootstrap, bootstrap_means
+from scmf.results.score import FEW_UNITS, Interval, Score
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +133,8 @@ class Perturbation(Benchmark):
         EvaluationError
             A test pair is not predicted, has another width, or holds values that are not finite.
         """
-        base: dict[str, float] | None = None
-        space = Space(truth)
+        base: Mapping[str, np.ndarray] | None = None
+        space, groups = Space(truth), np.array([truth.subgroup(condition) for _, condition in truth.pairs])
         # the train mean is what the score of the Virtual Cell Challenge starts from
         for method in sorted(predictions, key=lambda name: (name != "train_mean", name)):
             started = time.perf_counter()
@@ -142,16 +142,27 @@ class Perturbation(Benchmark):
             check_prediction(predictions[method], truth, where=method)
             each = self._each(truth, predictions[method], space)
             metrics = {name: float(np.mean(values)) for name, values in each.items()}
+            parts = parts_of(each, groups)
+            metrics |= {name: float(np.mean(values)) for part in parts.values() for name, values in part.items()}
+            intervals = self._intervals(each, parts)
             if {"mae", "pds", "des"} <= set(metrics):
-                base = metrics if method == "train_mean" else base
+                base = each if method == "train_mean" else base
                 if base is not None:
-                    metrics["vcc_score"] = perturbation_ranks.challenge_score(metrics, base)
-            groups = [truth.subgroup(condition) for _, condition in truth.pairs]
-            if len(set(groups)) > 1:
-                for group in sorted(set(groups)):
-                    mine = np.array([name == group for name in groups])
-                    metrics |= {f"{name}.{group}": float(np.mean(values[mine])) for name, values in each.items()}
-            yield self._score(truth, method, metrics, each, groups, started)
+                    score = _challenge(each, base)
+                    metrics["vcc_score"] = score(np.arange(len(groups)))["vcc_score"]
+                    if len(groups) >= FEW_UNITS:
+                        intervals |= bootstrap(score, len(groups), unit="perturbations", draws=self.draws)
+            yield self._score(truth, method, metrics, intervals, each, groups.tolist(), started)
+
+    def _intervals(
+        self, each: Mapping[str, np.ndarray], parts: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> dict[str, Interval]:
+        """Intervals over perturbations: of all, and of each subgroup that has as many as it takes."""
+        found: dict[str, Interval] = {}
+        for values in (each, *parts.values()):
+            if len(next(iter(values.values()))) >= FEW_UNITS:
+                found |= bootstrap_means(values, unit="perturbations", draws=self.draws)
+        return found
 
     def _each(self, truth: PerturbationTruth, prediction: Prediction, space: Space) -> dict[str, np.ndarray]:
         """Metric to one value a pair (P,)."""
@@ -161,8 +172,11 @@ class Perturbation(Benchmark):
         control = np.stack([truth.control_mean(covariate) for covariate, _ in pairs])
         rows = [
             profile_metrics(
-                profiles[i], true[i], control[i], de=space.de(pair), expressed=most_expressed(control[i], truth.genes)
-            )
+                profiles[i], true[i], control[i],
+                de=space.de(pair),
+                expressed=most_expressed(control[i], truth.genes),
+                nondropout=space.nondropout(pair),
+            )  # fmt: skip
             for i, pair in enumerate(pairs)
         ]
         found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -212,6 +226,7 @@ class Perturbation(Benchmark):
         truth: PerturbationTruth,
         method: str,
         metrics: dict[str, float],
+        intervals: dict[str, Interval],
         each: dict[str, np.ndarray],
         groups: list[str],
         started: float,
@@ -242,8 +257,27 @@ class Perturbation(Benchmark):
                 "subgroups": dict(zip(named, groups, strict=True)),
                 **({} if len(named) >= FEW_UNITS else {"units": _listed(named, each)}),
             },
-            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(named) >= FEW_UNITS else {},
+            intervals=intervals,
         )
+
+
+def parts_of(each: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Subgroup to ``metric.subgroup`` and the values of its perturbations; nothing where all are of one."""
+    names = sorted(set(groups.tolist()))
+    return {
+        group: {f"{name}.{group}": values[groups == group] for name, values in each.items()}
+        for group in (names if len(names) > 1 else [])
+    }
+
+
+def _challenge(each: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], dict[str, float]]:
+    """Score of the challenge on some perturbations, of which both sides take the same."""
+
+    def score(rows: np.ndarray) -> dict[str, float]:
+        user, start = ({name: float(side[name][rows].mean()) for name in ("mae", "pds", "des")} for side in (each, base))
+        return {"vcc_score": perturbation_ranks.challenge_score(user, start)}
+
+    return score
 
 
 def _listed(named: Sequence[str], each: Mapping[str, np.ndarray]) -> dict[str, Any]:

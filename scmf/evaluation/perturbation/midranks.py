@@ -29,17 +29,25 @@ def midrank_scores(far_PP: np.ndarray, *, scale: float | None = None) -> np.ndar
     scale
         Distances that differ by less than `TIE` of it are equal; of the larger of the two when None.
     """
-    far = np.where(np.isnan(far_PP), np.inf, far_PP)
-    n = len(far)
-    if n == 1:
+    if len(far_PP) == 1:
         return np.ones(1)
+    worst, best = rank_ends(far_PP, scale=scale)
+    return (worst + best) / 2
+
+
+def rank_ends(far_PP: np.ndarray, *, scale: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Scores 1 - rank / (n - 1) of the diagonal in its row with all equals lost, and with all won, (P,) each.
+
+    Parameters are those of `midrank_scores`; packages that draw lots among equals lie between the two.
+    """
+    far = np.where(np.isnan(far_PP), np.inf, far_PP)
     own = np.diagonal(far)[:, None]
     with np.errstate(invalid="ignore"):
         size = np.maximum(np.abs(far), np.abs(own)) if scale is None else scale
         equal = (far == own) | (np.isfinite(far) & (np.abs(far - own) <= TIE * size))
-    nearer = (far < own) & ~equal
-    scores: np.ndarray = 1 - (nearer.sum(axis=1) + (equal.sum(axis=1) - 1) / 2) / (n - 1)
-    return scores
+    nearer = ((far < own) & ~equal).sum(axis=1)
+    rivals = max(far.shape[1] - 1, 1)
+    return 1 - (nearer + equal.sum(axis=1) - 1) / rivals, 1 - nearer / rivals
 
 
 def cosine_distances(x_PG: np.ndarray, y_QG: np.ndarray) -> np.ndarray:

@@ -11,11 +11,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from scmf.core.errors import EvaluationError
 from scmf.evaluation.perturbation import ranks as perturbation_ranks
 from scmf.evaluation.perturbation.metric_table import COMPONENTS, SET_CELLS
-from scmf.evaluation.perturbation.metrics import top_de
+from scmf.evaluation.perturbation.metrics import top_de, top_nondropout
 from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth
 
 WIDTH_CELLS = 2000
@@ -29,15 +30,25 @@ class Space:
         self.truth = truth
         self._pca: Any = None
         self._de: dict[Pair, np.ndarray] = {}
+        self._nondropout: dict[Pair, np.ndarray] = {}
         self._expressed: dict[Pair, perturbation_ranks.Expressed] = {}
 
     def de(self, pair: Pair) -> np.ndarray:
         """Columns of the top DE genes of a pair."""
         if pair not in self._de:
-            truth = self.truth
-            perturbed, control = truth.rows(*pair, "test"), truth.rows(pair[0], truth.control)
-            self._de[pair] = top_de(truth.x_NG[perturbed], truth.x_NG[control], truth.genes)
+            self._de[pair] = top_de(*self._sides(pair), self.truth.genes)
         return self._de[pair]
+
+    def nondropout(self, pair: Pair) -> np.ndarray:
+        """Columns of the top genes of a pair that are no dropouts."""
+        if pair not in self._nondropout:
+            self._nondropout[pair] = top_nondropout(*self._sides(pair), self.truth.genes)
+        return self._nondropout[pair]
+
+    def _sides(self, pair: Pair) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """True test cells of a pair, and control cells of its covariate."""
+        truth = self.truth
+        return truth.x_NG[truth.rows(*pair, "test")], truth.x_NG[truth.rows(pair[0], truth.control)]
 
     def expressed(self, pair: Pair) -> perturbation_ranks.Expressed:
         """Differential expression of the true cells of a pair."""

@@ -16,12 +16,12 @@ import numpy as np
 from scmf.evaluation.perturbation.calibration import drf_scperteval, wins
 from scmf.evaluation.perturbation.energy_distance import energy_unbiased
 from scmf.evaluation.perturbation.metrics import pearson
-from scmf.evaluation.perturbation.midranks import TIE, euclidean_distances
+from scmf.evaluation.perturbation.midranks import euclidean_distances, rank_ends
 from scmf.evaluation.perturbation.space import median_distance, mmd_unbiased
 from scmf.evaluation.perturbation.weighted import weighted_mse, weighted_pearson, weighted_r2
 from scmf.evaluation.perturbation.welch import gene_weights
 from scmf.experiments.metric_parity.calibration_controls import Controls
-from scmf.experiments.metric_parity.case import EXACT, TOLERANCE, Found, compared, within
+from scmf.experiments.metric_parity.case import Found, compared, within
 from scmf.experiments.metric_parity.inputs import cells_of
 from scmf.results.parity import ParityCase
 
@@ -184,22 +184,17 @@ def _ranks(controls: Controls, known: _Protocol, source: str) -> tuple[np.ndarra
     truth, predicted = (np.stack([controls.profile(one, name) for name in controls.names]) for one in ("truth", source))
     far = euclidean_distances(predicted, truth)
     far = far if among_truths else far.T
-    own = np.diagonal(far)[:, None]
-    equal = np.abs(far - own) <= TIE * np.maximum(np.abs(far), np.abs(own))
-    low = (((far < own) & ~equal).sum(axis=1)) / (len(far) - 1)
-    high = low + (equal.sum(axis=1) - 1) / (len(far) - 1)
-    low, high = (1 - high, 1 - low) if best_is_one else (low, high)
+    low, high = rank_ends(far)
+    low, high = (low, high) if best_is_one else (1 - high, 1 - low)
     return (low + high) / 2, low, high
 
 
 def _equal(
     found: Found, name: str, known: _Protocol, mine: tuple[np.ndarray, np.ndarray, np.ndarray], golden: Mapping[str, Any]
 ) -> Iterator[ParityCase]:
-    order = [list(golden).index(key) for key in golden]
     values = list(golden.values())
     rows = [found.expected["perturbations"].index(key) for key in golden]
     if known.kind == "rank":
         yield within(f"{found.name}/{name}", mine[1][rows], values, mine[2][rows])
         return
-    tolerance = TOLERANCE if known.kind == "set" else max(TOLERANCE, EXACT)
-    yield compared(f"{found.name}/{name}", mine[0][rows], [values[i] for i in order], tolerance=tolerance)
+    yield compared(f"{found.name}/{name}", mine[0][rows], values)

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmf.evaluation.perturbation.metrics import pearson, spearman_brown
-from scmf.evaluation.perturbation.midranks import DISTANCES, TIE
+from scmf.evaluation.perturbation.midranks import DISTANCES, rank_ends
 from scmf.evaluation.perturbation.ranks import differential_expression, expression_overlap
 from scmf.experiments.metric_parity.case import Found, compared, within
 from scmf.experiments.metric_parity.inputs import Cells, cells_of
@@ -90,11 +90,11 @@ def _ranks(
     low, high = [], []
     for row, name in enumerate(names):
         kept = genes != name
-        far = DISTANCES[distance](x_PG[row : row + 1, kept], y_PG[:, kept])[0]
-        equal = np.abs(far - far[row]) <= 10 * TIE * max(abs(far[row]), TIE)
-        nearer = int(((far < far[row]) & ~equal).sum())
-        high.append(1 - nearer / len(names))
-        low.append(1 - (nearer + int(equal.sum()) - 1) / len(names))
+        far = DISTANCES[distance](x_PG[row : row + 1, kept], y_PG[:, kept])
+        ends = rank_ends(np.repeat(far, len(names), axis=0), scale=1.0 if distance == "cosine" else None)
+        worst, best = (float(end[row]) for end in ends)
+        low.append(1 - (1 - worst) * (len(names) - 1) / len(names))
+        high.append(1 - (1 - best) * (len(names) - 1) / len(names))
     return np.array(low), np.array(high)
 
 

@@ -39,21 +39,24 @@ def cases(found: Found) -> Iterator[ParityCase]:
             return strength * (mean - control[fold])
 
         ours: dict[tuple[int, str, str], float] = {}
+        inner: dict[tuple[int, str, str], float] = {}
         for fold in (0, 1):
             for regime, other in (("shared", fold), ("independent", 1 - fold)):
                 for name in golden["test"]:
-                    ours[fold, regime, name] = pearson(change(fold), truth[name] - control[other])
+                    predicted, true = change(fold), truth[name] - control[other]
+                    ours[fold, regime, name] = pearson(predicted, true)
+                    inner[fold, regime, name] = float(_centered(predicted) @ _centered(true))
         keys = [(row["fold"], row["regime"], row["target"]) for row in values["rows"]]
         yield found.cases(
             f"{predictor}/pearson", [ours[key] for key in keys], [row["pcc"] for row in values["rows"]]
         )
+        yield found.cases(f"{predictor}/inner", [inner[key] for key in keys], [row["inner"] for row in values["rows"]])
         for regime, key in (("shared", "pearson_shared"), ("independent", "pearson_own_controls")):
             mine = np.mean([value for (_, one, _), value in ours.items() if one == regime])
             yield found.cases(f"{predictor}/{key}", mine, values[key])
         noise = _centered(control[0] - control[1])
         carried = -(_centered(change(0)) - _centered(change(1))) @ noise / (noise @ noise)
         yield found.cases(f"{predictor}/carriage", carried, values["carriage"])
-    found.left_out.append("inner products of changes")
 
 
 def _centered(x_G: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ Lives here: the comparisons of each. Lives elsewhere: the formulas (scmf.evaluat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from scmf.evaluation.perturbation.energy_distance import energy_distance_pertpy
 from scmf.evaluation.perturbation.hits import largest, recall_at
 from scmf.evaluation.perturbation.linear_published import fit_published_linear
 from scmf.evaluation.perturbation.metrics import cosine, pearson
-from scmf.evaluation.perturbation.midranks import DISTANCES, TIE, midrank_scores, nir, without_targets
+from scmf.evaluation.perturbation.midranks import DISTANCES, midrank_scores, rank_ends, without_targets
 from scmf.experiments.metric_parity.case import EXACT, Found, within
 from scmf.results.parity import ParityCase
 
@@ -30,7 +30,7 @@ def cases(found: Found) -> Iterator[ParityCase]:
     yield from kind(found)
 
 
-def _kind(found: Found):  # type: ignore[no-untyped-def]
+def _kind(found: Found) -> Callable[[Found], Iterator[ParityCase]] | None:
     expected, arrays = found.expected, found.arrays
     values = expected.get("expected", {})
     if "distance" in str(expected.get("key", "")):
@@ -85,12 +85,8 @@ def _systema(found: Found) -> Iterator[ParityCase]:
     arrays, expected = found.arrays, found.expected["expected"]
     truth, reference = arrays["truth"], arrays["reference"]
     for name, golden in expected["centroid_accuracy"].items():
-        far = DISTANCES["l2"](arrays[f"pred.{name}"], truth)
-        own = np.diagonal(far)[:, None]
-        equal = np.abs(far - own) <= TIE * np.maximum(far, own)
-        lost = (equal.sum(axis=1) - 1) / 2 / (len(far) - 1)
-        mine = nir(arrays[f"pred.{name}"], truth)
-        yield found.cases(f"centroid_accuracy/{name}", mine - lost, golden, tolerance=EXACT)
+        lost, _ = rank_ends(DISTANCES["l2"](arrays[f"pred.{name}"], truth))
+        yield found.cases(f"centroid_accuracy/{name}", lost, golden, tolerance=EXACT)
     for name, rows in expected["pearson_delta_perturbed_reference"].items():
         changes, wanted = arrays[f"pred.{name}"] - reference, truth - reference
         whole = [pearson(x, y) for x, y in zip(changes, wanted, strict=True)]
@@ -118,12 +114,8 @@ def _hits(found: Found) -> Iterator[ParityCase]:
         if distance == "cosine":  # a truth without effect has no direction, and is farther than all there
             far[:, ~arrays["effect"].any(axis=1)] = np.inf
         far = far if among == "label" else far.T
-        own = np.diagonal(far)[:, None]
-        with np.errstate(invalid="ignore"):
-            equal = (far == own) | (np.abs(far - own) <= 1e-8 * np.maximum(np.maximum(far, own), 1e-8))
-        nearer = ((far < own) & ~equal).sum(axis=1)
-        ends = [1 - (nearer + extra) / (len(far) - 1) for extra in (equal.sum(axis=1) - 1, 0)]
-        yield within(f"{found.name}/retrieval/{key}", ends[0], golden, ends[1])
+        low, high = rank_ends(far, scale=1.0 if distance == "cosine" else None)
+        yield within(f"{found.name}/retrieval/{key}", low, golden, high)
 
 
 def _distances(found: Found) -> Iterator[ParityCase]:
@@ -134,6 +126,8 @@ def _distances(found: Found) -> Iterator[ParityCase]:
     ours = {
         "edistance": energy_distance_pertpy(x, y),
         "euclidean": float(np.linalg.norm(off)),
+        "root_mean_squared_error": float(np.linalg.norm(off)),  # a sum of squares there, no mean
+        "mmd": float(off @ off),  # the squared distance of the means: no maximum mean discrepancy
         "mse": float(np.mean(off**2)),
         "mean_absolute_error": float(np.mean(np.abs(off))),
         "cosine_distance": 1 - cosine(a, b),
