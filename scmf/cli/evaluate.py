@@ -27,8 +27,9 @@ def evaluate(
     submission: Annotated[
         str,
         typer.Argument(
-            help="Folder of a run or checkpoint; with --tasks also `baselines`, an .h5ad file with embeddings "
-            "(--obsm) or predicted cells, or a table of edges (.tsv, .csv). Or the word calibrate, before a card."
+            help="Folder of a run or checkpoint, or a model by name (`scmf models ls`); with --tasks also `baselines`, "
+            "an .h5ad file with embeddings (--obsm) or predicted cells, or a table of edges (.tsv, .csv). Or the word "
+            "calibrate, before a card."
         ),
     ],
     card: Annotated[
@@ -41,6 +42,10 @@ def evaluate(
     ] = None,
     suite: Annotated[Path | None, typer.Option("--suite", help="A suite of your own, not the shipped one.")] = None,
     obsm: Annotated[str | None, typer.Option("--obsm", help="Key in obsm with embeddings.")] = None,
+    by_order: Annotated[
+        bool,
+        typer.Option("--by-order", help="Vectors of --obsm are those of the task's cells in their order, not by id."),
+    ] = False,
     name: Annotated[
         str | None, typer.Option("--as", help="recipe/variant that results of a file are filed under.")
     ] = None,
@@ -73,22 +78,36 @@ def evaluate(
     tell the perturbations of a screen apart, and which may head a table; --results names a folder for its JSON.
     """
     if submission == CALIBRATE or card is not None:
-        others = (tasks, suite, obsm, name, trained_on, config, variant, overrides, batch_size, device)
+        others = (
+            tasks,
+            suite,
+            obsm,
+            name,
+            trained_on,
+            config,
+            variant,
+            overrides,
+            batch_size,
+            device,
+            by_order,
+            allow_low_coverage,
+        )
         _calibrate(submission, card, alone=not any(others), results=results, json_=json_)
         return
     if tasks is not None:
         from scmf.evaluation.run import evaluate_tasks
 
         found = evaluate_tasks(
-            submission, tasks=names_of(tasks), suite=suite, obsm=obsm, name=name, corpora=tuple(trained_on or ()),
-            results_dir=results, device=device, batch_size=batch_size, allow_low_coverage=allow_low_coverage,
+            submission, tasks=names_of(tasks), suite=suite, obsm=obsm, by_order=by_order, name=name,
+            corpora=tuple(trained_on or ()), results_dir=results, device=device, batch_size=batch_size,
+            allow_low_coverage=allow_low_coverage,
         )  # fmt: skip
         _print_results(found, as_json=json_)
         return
     from scmf.evaluation.evaluate_run import evaluate_folder
 
     scores = evaluate_folder(
-        Path(submission),
+        submission,
         config=config,
         variant=variant,
         overrides=tuple(overrides or ()),

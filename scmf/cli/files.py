@@ -16,7 +16,10 @@ from scmf.cli.output import print_answer, print_report, say
 
 def embed(
     file: Annotated[str, typer.Argument(help="An .h5ad file or zarr group with raw counts.")],
-    model: Annotated[Path, typer.Option("--model", help="Folder of a run, or of a checkpoint.")],
+    model: Annotated[
+        str,
+        typer.Option("--model", help="Folder of a run or checkpoint, geneformer@v2-104m (`scmf models ls`), Hub id."),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="New file; <file>.<recipe>.h5ad (of zarr: .zarr) if not given."),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scmf.cli.options import Config, Json, LowCoverage, Quiet, Seeds, Set, Variant, names_of, seeds_of
+from scmf.cli.options import Config, Json, LowCoverage, Quiet, Seeds, Set, Variant, names_of, seeds_of, sets_of
 from scmf.cli.output import print_answer, print_json, print_table, say
 
 SWEEP = "runs/sweep"
@@ -32,14 +32,16 @@ def train(
     from scmf.core.distributed import is_main
     from scmf.core.outputs import try_folder
     from scmf.evaluation.callbacks import callbacks_of
+    from scmf.models.published.names import find_model
     from scmf.models.run_folder import RunFolder
     from scmf.training.data import prepare
     from scmf.training.pretrain import pretrain, refuse_other_run
 
-    texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
-    texts += ("data.allow_low_coverage=true",) if allow_low_coverage else ()
+    texts = sets_of(overrides, seed=seed, allow_low_coverage=allow_low_coverage)
     recipe = load_recipe(config, variant=variant, overrides=texts)
     try_folder(out, option="--out")
+    if recipe.config.model.checkpoint is not None:
+        find_model(recipe.config.model.checkpoint)  # a wrong name, or a download, comes before the work
     if is_main():
         refuse_other_run(RunFolder(out), {"seed": recipe.config.training.seed, "recipe_digest": recipe.digest})
     prepared: Any
@@ -74,6 +76,7 @@ def sweep(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for runs and tables.", show_default=SWEEP)] = None,
     variant: Variant = None,
     overrides: Set = None,
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -92,7 +95,7 @@ def sweep(
         architecture=model,
         objective=objective,
         variant=variant,
-        overrides=tuple(overrides or ()),
+        overrides=sets_of(overrides, allow_low_coverage=allow_low_coverage),
         seeds=seeds_of(seeds),
         out=out,
     )

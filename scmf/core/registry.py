@@ -48,6 +48,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "h5ad": "scmf.data.stores.h5ad_store:H5adStore",
         "zarr": "scmf.data.stores.zarr_store:ZarrStore",
     },
+    "converters": {
+        "geneformer": "scmf.models.published.geneformer:GeneformerConverter",
+        "scgpt": "scmf.models.published.scgpt:ScgptConverter",
+        "scfoundation": "scmf.models.published.scfoundation:ScfoundationConverter",
+        "transcriptformer": "scmf.models.published.transcriptformer:TranscriptformerConverter",
+    },
 }
 """Kind -> name -> where its class is."""
 

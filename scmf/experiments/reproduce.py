@@ -20,12 +20,12 @@ from typing import Any
 from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.errors import ConfigError, EvaluationError
 from scmf.core.paths import data_dir, reference_dir
+from scmf.core.progress import quiet_transformers
 from scmf.evaluation.annotation.metric_table import METRICS as ANNOTATION
 from scmf.evaluation.integration.metric_table import BATCH, BIO, SCIB_METRICS
 from scmf.evaluation.pretraining_metrics import METRICS as PRETRAINING
 from scmf.experiments.folders import Folders
 from scmf.experiments.seeds import SeedRun, SharedInputs, run_seed
-from scmf.models.checkpoint import quiet_transformers
 from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected, expected_cells, judge_results, load_expected, write_expected
 from scmf.results.judge import MIN_OBSERVED, Verdict

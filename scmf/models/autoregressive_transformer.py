@@ -8,7 +8,7 @@ checkpoints load key for key.
 
 Lives here: the network, its two heads, their losses, embeddings, generation of cells, a cell classifier. Lives
 elsewhere: the configuration (``configuration_autoregressive_transformer.py``), targets and the training loop
-(scmf.training), official weights (``recipes/transcriptformer/convert.py``). Both model files are copied into every
+(scmf.training), official weights (``scmf/models/published``). Both model files are copied into every
 checkpoint, which therefore loads without scmf; they import only torch, transformers and the standard library.
 
 Shape suffixes: B cells, L genes of the longest cell, A assay positions (0 or 1), R rows = 1 + L (START and genes),

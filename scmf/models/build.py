@@ -15,6 +15,7 @@ from scmf.core import registry
 from scmf.core.config.run import RunConfig
 from scmf.core.errors import ModelError, ResourceError, from_value_error
 from scmf.models.checkpoint import load_weights
+from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
 
 
@@ -66,7 +67,7 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
     family = registry.resolve("models", config.model.architecture)
     torch.manual_seed(seed)
     if config.model.checkpoint is not None:
-        model = load_weights(family, RunFolder.weights_in(config.model.checkpoint.expanduser()))
+        model = load_weights(family, RunFolder.weights_in(find_model(config.model.checkpoint).folder))
         _check_objective(config, getattr(model.config, "objectives", family.objectives))
         if model.config.vocab_size != len(tokenizer):
             raise ModelError(

@@ -7,7 +7,7 @@ gene. Parameters and buffers carry the official names, so that official checkpoi
 
 Lives here: the network, the cell classifier, pooling of embeddings. Lives elsewhere: the configuration
 (``configuration_masked_autoencoder.py``), masking and downsampling (``scmf.training.objectives``), official weights
-(``recipes/scfoundation/convert.py``). Both model files are copied into every checkpoint, which therefore loads without
+(``scmf/models/published``). Both model files are copied into every checkpoint, which therefore loads without
 scmf; they import only torch, transformers and the standard library.
 
 Shape suffixes: B cells, L tokens of the encoder, M genes to be predicted, V genes and depth tokens, P positions of the

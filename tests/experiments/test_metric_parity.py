@@ -63,7 +63,9 @@ def test_a_case_under_any_name_is_compared_and_a_wrong_value_fails(walk, tmp_pat
     path.write_text(json.dumps(golden))
     code, found = walk("--json")
     assert code == 1 and not found["ok"]
-    assert [case["name"] for case in found["parity"] if not case["passed"]] == ["never/seen/mine/simulation/seed3/train"]
+    assert [case["name"] for case in found["parity"] if not case["passed"]] == [
+        "never/seen/mine/simulation/seed3/train"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,11 @@ def test_a_case_that_is_not_understood_fails_and_is_not_left_out(walk, tmp_path,
     path.write_bytes(content)
     code, found = walk("--json")
     failed = [case for case in found["parity"] if not case["passed"]]
-    assert code == 1 and len(failed) == 1 and failed[0]["name"].startswith(path.name.split(".")[0].replace("expected", "new"))
+    assert (
+        code == 1
+        and len(failed) == 1
+        and failed[0]["name"].startswith(path.name.split(".")[0].replace("expected", "new"))
+    )
     assert failed[0]["detail"]
 
 
@@ -149,4 +155,6 @@ def test_every_case_equals_the_packages(monkeypatch, capsys):
     capsys.readouterr()
     assert scmf("reproduce", "perturbation-metrics", "--tier", "parity", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert {case["name"].split("/")[0] for case in found["parity"]} == {path.name for path in GOLDEN.iterdir() if path.is_dir()}
+    assert {case["name"].split("/")[0] for case in found["parity"]} == {
+        path.name for path in GOLDEN.iterdir() if path.is_dir()
+    }

@@ -151,7 +151,7 @@ class Recipe:
         return self.variants[self.variant].tier if self.variant in self.variants else "mini"
 
     def module(self, stem: str) -> ModuleType:
-        """Import ``<stem>.py`` of the recipe's folder (parity checks, converters).
+        """Import ``<stem>.py`` of the recipe's folder (parity checks).
 
         Raises
         ------

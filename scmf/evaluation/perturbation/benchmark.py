@@ -172,7 +172,9 @@ class Perturbation(Benchmark):
         control = np.stack([truth.control_mean(covariate) for covariate, _ in pairs])
         rows = [
             profile_metrics(
-                profiles[i], true[i], control[i],
+                profiles[i],
+                true[i],
+                control[i],
                 de=space.de(pair),
                 expressed=most_expressed(control[i], truth.genes),
                 nondropout=space.nondropout(pair),
@@ -270,11 +272,15 @@ def parts_of(each: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, di
     }
 
 
-def _challenge(each: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], dict[str, float]]:
+def _challenge(
+    each: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray]
+) -> Callable[[np.ndarray], dict[str, float]]:
     """Score of the challenge on some perturbations, of which both sides take the same."""
 
     def score(rows: np.ndarray) -> dict[str, float]:
-        user, start = ({name: float(side[name][rows].mean()) for name in ("mae", "pds", "des")} for side in (each, base))
+        user, start = (
+            {name: float(side[name][rows].mean()) for name in ("mae", "pds", "des")} for side in (each, base)
+        )
         return {"vcc_score": perturbation_ranks.challenge_score(user, start)}
 
     return score

@@ -1,4 +1,4 @@
-"""Calibration of every metric on a screen: does it tell a repeat of the experiment from another perturbation?
+"""Calibration of every metric on a screen: what tells a repeat of the experiment from another perturbation.
 
 Lives here: scores of the candidates over splits, dynamic range (DRF), how often the duplicate wins (BDS, swap).
 Lives elsewhere: halves and candidates (calibration_units), thresholds and the sentence (calibration_rule).

@@ -1,6 +1,6 @@
 """Which metric may head the table of a screen, from its calibration, and the sentence that says so.
 
-Lives here: thresholds, the rule. Lives elsewhere: the numbers (calibration), the calibration of a card (calibrate_card).
+Lives here: thresholds, the rule. Lives elsewhere: the numbers (calibration), calibration of a card (calibrate_card).
 """
 
 from __future__ import annotations

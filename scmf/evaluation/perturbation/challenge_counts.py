@@ -1,6 +1,6 @@
 """Group profiles of the Virtual Cell Challenge 2026: sums of counts by perturbation, their sampling noise, halves.
 
-Lives here: `Screen` (raw counts with labels), `Groups` (log profiles and jackknife terms), the halves of a replicate and
+Lives here: `Screen` (raw counts with labels), `Groups` (log profiles, jackknife terms), the halves of a replicate and
 the common-response baseline. Lives elsewhere: the scores (challenge_profiles, challenge_de), scaling (challenge_scale).
 Definitions: cell_eval2 0.20.0, preset ``vcc2026``.
 

@@ -1,7 +1,7 @@
 """Four scores of the Virtual Cell Challenge 2026 on differential expression: direction, reach, overlap, size.
 
 Lives here: the table of tests (`expression_tests`) and the scores of one perturbation on it. Lives elsewhere: the other
-two scores (challenge_profiles), means and scaling (challenge_scale). Definitions: cell_eval2 0.20.0, preset ``vcc2026``.
+two scores (challenge_profiles), means, scaling (challenge_scale). Definitions: cell_eval2 0.20.0, preset ``vcc2026``.
 
 Array legend: N, M cells, G genes.
 """
@@ -70,8 +70,8 @@ def expression_tests(counts_NG: sp.csr_matrix, control_MG: sp.csr_matrix) -> Tes
 def mann_whitney(x_NG: np.ndarray, y_MG: np.ndarray) -> np.ndarray:
     """P value of the two-sided Mann-Whitney test of each gene, float64 (G,); 1 where all values are equal.
 
-    Equal to ``scipy.stats.mannwhitneyu(method="asymptotic", use_continuity=True)``, which walks over genes one by one and
-    takes hours where this takes minutes.
+    Equal to ``scipy.stats.mannwhitneyu(method="asymptotic", use_continuity=True)``, which walks over genes one by one
+    and takes hours where this takes minutes.
     """
     n, m = len(x_NG), len(y_MG)
     p = np.full(x_NG.shape[1], np.nan)

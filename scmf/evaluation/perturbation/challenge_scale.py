@@ -35,8 +35,8 @@ SCALED = {
     "sig_jaccard": 0.0,
     "lfc_nmae": -6.0,
 }
-"""The six scores, and what counts where one is missing: the raw worst of the bounded ones is scaled, the two errors have
-a scaled worst."""
+"""The six scores, and what counts where one is missing: the raw worst of the bounded ones is scaled, the two errors
+have a scaled worst."""
 
 _BOUNDED = ("pds_cosine", "direction_fidelity", "direction_reach", "sig_jaccard")
 

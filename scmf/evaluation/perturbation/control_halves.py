@@ -22,7 +22,7 @@ A, B = "a", "b"
 
 
 def half_of_cells(truth: PerturbationTruth) -> np.ndarray:
-    """Half of each cell, str (N,): of the cells of one covariate and condition, by sha256 of their ids, every other one.
+    """Half of each cell, str (N,): of the cells of a covariate and condition, by sha256 of their ids, every other one.
 
     The odd cell is in A. The halves are those of the ids alone: neither the order of the file nor a seed has a part.
 

@@ -1,4 +1,4 @@
-"""Hit discovery at a budget: does a predicted ranking of perturbations find those with the largest effect on a gene?
+"""Hit discovery at a budget: how many perturbations with the largest effect on a gene a predicted ranking finds.
 
 Lives here: hits and their recall. Definitions: perturb-hd 0.1.0.
 

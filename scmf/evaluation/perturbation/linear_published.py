@@ -1,8 +1,8 @@
 """The linear model of Ahlmann-Eltze et al. 2025 as their program has it, prediction or none.
 
 Lives here: the model on pseudobulks. Lives elsewhere: the other baselines, ``linear_effects`` among them, which is a
-model of ours with a prediction for every perturbation (baselines). Source: const-ae/linear_perturbation_prediction-Paper
-95e831e, ``run_linear_pretrained_model.R``.
+model of ours with a prediction for every perturbation (baselines). Source:
+const-ae/linear_perturbation_prediction-Paper 95e831e, ``run_linear_pretrained_model.R``.
 
 Array legend: G genes, C conditions, K components, U used columns.
 """

@@ -109,7 +109,9 @@ def top_de(perturbed: sp.csr_matrix, control: sp.csr_matrix, genes: np.ndarray, 
     return _largest(t, genes, count)
 
 
-def top_nondropout(perturbed: sp.csr_matrix, control: sp.csr_matrix, genes: np.ndarray, count: int = TOP_DE) -> np.ndarray:
+def top_nondropout(
+    perturbed: sp.csr_matrix, control: sp.csr_matrix, genes: np.ndarray, count: int = TOP_DE
+) -> np.ndarray:
     """Columns of the ``count`` genes with the largest |t| (Welch) among those that are no dropouts, largest first.
 
     No dropout: a gene that perturbed cells express, or that neither they nor control cells do (GEARS f374e43).
@@ -120,7 +122,7 @@ def top_nondropout(perturbed: sp.csr_matrix, control: sp.csr_matrix, genes: np.n
 
 
 def most_expressed(control_G: np.ndarray, genes: np.ndarray, count: int = TOP_EXPRESSED) -> np.ndarray | None:
-    """Columns of the ``count`` genes most expressed in control, equal ones by name; None where there are no more genes."""
+    """Columns of the ``count`` genes most expressed in control, equal ones by name; None if there are no more."""
     return _largest(control_G, genes, count) if len(genes) > count else None
 
 

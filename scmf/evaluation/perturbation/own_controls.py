@@ -1,5 +1,6 @@
-"""Scores of predictions with own controls: the prediction is compared with one half of the control cells, the truth
-with the other, and the same holds for the mean of the training perturbations.
+"""Scores of predictions with own controls: one half of the control cells for the prediction, the other for the truth.
+
+The same holds for the mean of the training perturbations.
 
 Lives here: which cells are which reference, means, intervals. Lives elsewhere: the halves (control_halves), metrics of
 profiles (units), of sets (space, energy_distance), their definitions (own_metric_table).
@@ -98,7 +99,9 @@ class OwnReferences:
         means = {(one, half): self.trained_mean(one, half) for one in covariates for half in (A, B)}
         tested = {pair: moments(truth.x_NG[truth.rows(*pair, "test")]) for pair in pairs}
         every = self._perturbed(covariates)
-        cells = {pair: moments(prediction[pair]) for pair in pairs if pair in prediction and np.ndim(prediction[pair]) == 2}
+        cells = {
+            pair: moments(prediction[pair]) for pair in pairs if pair in prediction and np.ndim(prediction[pair]) == 2
+        }
         tests, against = [], []
         for pair in pairs:
             others = [one for key, one in every.items() if key[0] == pair[0] and key != pair]

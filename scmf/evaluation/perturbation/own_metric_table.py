@@ -13,7 +13,9 @@ _OVER = "mean over test perturbations that have a value"
 _WEIGHTS = (
     "weights: |Welch's t| of true cells against those of the other perturbations, taken to [0, 1], squared (Mejia 2025)"
 )
-_MEANS = "against the mean of training perturbations, one half of their cells for the prediction, the other for the truth"
+_MEANS = (
+    "against the mean of training perturbations, one half of their cells for the prediction, the other for the truth"
+)
 _CONTROL = "against control, one half of the control cells for the prediction and the models, the other for the truth"
 _SPACE = f"{COMPONENTS} principal components of true test and control cells ({{sklearn}})"
 
@@ -57,7 +59,7 @@ OWN_METRICS = MetricTable(
     ),
     Metric(
         "pearson_delta_perturbed",
-        f"Pearson correlation of changes {_MEANS}, all genes; 0 where a side does not vary; chance 0; {_OVER} (Systema)",
+        f"Pearson correlation of changes {_MEANS}, all genes; 0 if a side does not vary; chance 0; {_OVER} (Systema)",
         label="Pearson delta (perturbed)",
         place="head",
     ),
@@ -75,8 +77,8 @@ OWN_METRICS = MetricTable(
     ),
     Metric(
         "nir",
-        f"normalized inverse rank: as retrieval by Euclidean distance of profiles, all genes; .5 chance; grows with the "
-        f"size of predictions; {_OVER} (Miller 2025, scperteval 0.2.0)",
+        f"normalized inverse rank: as retrieval by Euclidean distance of profiles, all genes; .5 chance; grows with "
+        f"the size of predictions; {_OVER} (Miller 2025, scperteval 0.2.0)",
         label="NIR",
         place="column",
     ),

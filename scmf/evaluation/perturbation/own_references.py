@@ -63,8 +63,7 @@ def additive_where_known(seen: PerturbationTruth) -> Prediction | None:
     known = {
         (covariate, condition)
         for covariate, condition in seen.pairs
-        if len(seen.genes_of(condition)) > 1
-        and all((covariate, gene) in trained for gene in seen.genes_of(condition))
+        if len(seen.genes_of(condition)) > 1 and all((covariate, gene) in trained for gene in seen.genes_of(condition))
     }
     whole = additive(seen)
     assert isinstance(whole, Moved)
@@ -106,9 +105,7 @@ def own_ceiling(truth: PerturbationTruth, *, draws: int = 1000) -> Score:
         values.append(each)
         terms.append(ratios)
     each = {name: np.mean([one[name] for one in values], axis=0) for name in values[0]}
-    ratios = {
-        name: tuple(np.sum([one[name][side] for one in terms], axis=0) for side in (0, 1)) for name in terms[0]
-    }
+    ratios = {name: tuple(np.sum([one[name][side] for one in terms], axis=0) for side in (0, 1)) for name in terms[0]}
     score = score_of(truth, "ceiling", each, ratios, {}, draws, started)
     correlations = {name: value for name, value in score.metrics.items() if name.startswith("pearson")}
     corrected: Mapping[str, float] = {name: spearman_brown(value) for name, value in correlations.items()}

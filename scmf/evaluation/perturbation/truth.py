@@ -285,7 +285,7 @@ def read_prediction(adata: Any, truth: PerturbationTruth, *, where: object = "th
     adata
         ``X``: log-normalized expression as the truth has it; ``obs["condition"]``, and ``obs["covariate"]`` where the
         screen has several cell types; ``var_names``: the genes of the truth, in any order. Control cells are ignored.
-        ``uns["controls"]``: which control cells its model saw, ``a`` (the half for models) or ``all`` if it is not said.
+        ``uns["controls"]``: which control cells its model saw, ``a`` (the half for models); ``all`` if not said.
 
     Raises
     ------

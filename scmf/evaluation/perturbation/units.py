@@ -115,7 +115,9 @@ def _retrieved(units: Units) -> dict[str, np.ndarray]:
             if (means == means[0]).all():
                 far = cosine_distances(a[mine], true - means[0])
             else:  # each unit has a mean of its own, which all its rivals are compared with
-                far = np.concatenate([cosine_distances(a[[i]], true - mean) for i, mean in zip(mine, means, strict=True)])
+                far = np.concatenate(
+                    [cosine_distances(a[[i]], true - mean) for i, mean in zip(mine, means, strict=True)]
+                )
             found["retrieval"][mine] = midrank_scores(far, scale=1.0)
             found["nir"][mine] = nir(units.predicted_PG[mine], units.true_PG[mine])
     return {name: values for name, values in found.items() if np.isfinite(values).any()}

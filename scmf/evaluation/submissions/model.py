@@ -31,6 +31,7 @@ from scmf.evaluation.submissions.protocol import EmptySubmission, Origin, Traini
 from scmf.evaluation.tasks import Task, data_of
 from scmf.models.checkpoint import copy_frozen, load_run_model
 from scmf.models.embed import embed_tokens, embeds_by_batch, on_device
+from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
 from scmf.results.result import ALL_CELLS
 from scmf.tokenizers.build import BATCH_IDS, refuse_missing_batches, tokenize
@@ -111,9 +112,12 @@ class ModelSubmission(EmptySubmission):
 
     @classmethod
     def of_folder(
-        cls, folder: Path, *, device: str | None = None, batch_size: int | None = None, allow_low_coverage: bool = False
-    ) -> ModelSubmission:
-        """The model of a run's folder (with ``run.json``), or of a checkpoint."""
+        cls, word: Path | str, *, device: str | None = None, batch_size: int | None = None,
+        allow_low_coverage: bool = False,
+    ) -> ModelSubmission:  # fmt: skip
+        """The model of a run's folder (with ``run.json``), of a checkpoint, or of a name."""
+        found = find_model(word)
+        folder = found.folder
         model, tokenizer = load_run_model(folder)
         model = on_device(model, device)
         run = RunFolder.find(folder)
@@ -122,8 +126,8 @@ class ModelSubmission(EmptySubmission):
         if run is None:
             weights = folder / "model.safetensors"
             origin = Origin(
-                folder.resolve().name, "checkpoint", "published", sha256_file(weights), (str(folder),),
-                parameters=parameters,
+                found.recipe or folder.resolve().name, found.variant or "checkpoint", "published",
+                sha256_file(weights), (found.word,), parameters=parameters,
             )  # fmt: skip
             settings = with_batch_size(EvalConfig(embedding_layer=layer, pooling=pooling), batch_size)
             return cls(

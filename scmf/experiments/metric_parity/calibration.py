@@ -190,7 +190,11 @@ def _ranks(controls: Controls, known: _Protocol, source: str) -> tuple[np.ndarra
 
 
 def _equal(
-    found: Found, name: str, known: _Protocol, mine: tuple[np.ndarray, np.ndarray, np.ndarray], golden: Mapping[str, Any]
+    found: Found,
+    name: str,
+    known: _Protocol,
+    mine: tuple[np.ndarray, np.ndarray, np.ndarray],
+    golden: Mapping[str, Any],
 ) -> Iterator[ParityCase]:
     values = list(golden.values())
     rows = [found.expected["perturbations"].index(key) for key in golden]

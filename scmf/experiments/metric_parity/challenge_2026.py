@@ -136,7 +136,9 @@ def _prediction(found: Found, name: str, predicted: Screen, real: Screen) -> Ite
     if f"de.{prefix}.p_value" in arrays:
         yield from _tests(found, f"de.{prefix}", side.names, side.tests)
     if name in found.expected["scaled"]:
-        base, top = ({OURS[key]: value for key, value in found.expected[end].items()} for end in ("baseline", "replicate"))
+        base, top = (
+            {OURS[key]: value for key, value in found.expected[end].items()} for end in ("baseline", "replicate")
+        )
         mine, theirs = scaled(scores.aggregate, base, top), found.expected["scaled"][name]
         yield found.cases(f"{name}/scaled", {key: mine[OURS[key]] for key in theirs}, theirs)
 

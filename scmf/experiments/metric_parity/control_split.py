@@ -47,9 +47,7 @@ def cases(found: Found) -> Iterator[ParityCase]:
                     ours[fold, regime, name] = pearson(predicted, true)
                     inner[fold, regime, name] = float(_centered(predicted) @ _centered(true))
         keys = [(row["fold"], row["regime"], row["target"]) for row in values["rows"]]
-        yield found.cases(
-            f"{predictor}/pearson", [ours[key] for key in keys], [row["pcc"] for row in values["rows"]]
-        )
+        yield found.cases(f"{predictor}/pearson", [ours[key] for key in keys], [row["pcc"] for row in values["rows"]])
         yield found.cases(f"{predictor}/inner", [inner[key] for key in keys], [row["inner"] for row in values["rows"]])
         for regime, key in (("shared", "pearson_shared"), ("independent", "pearson_own_controls")):
             mine = np.mean([value for (_, one, _), value in ours.items() if one == regime])

@@ -1,4 +1,4 @@
-"""Calibration: what tells a repeat from another perturbation may head a table; nothing may where labels mean nothing."""
+"""Calibration: what tells a repeat from another perturbation may head; nothing may where labels mean nothing."""
 
 import json
 from dataclasses import replace

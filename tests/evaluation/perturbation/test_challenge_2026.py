@@ -46,7 +46,9 @@ def ends(real):
 
 def test_the_truth_itself_reaches_every_ceiling(real):
     scores = score_screen(real, real).aggregate
-    assert scores["pds_cosine"] == scores["direction_fidelity"] == scores["direction_reach"] == scores["sig_jaccard"] == 1
+    assert (
+        scores["pds_cosine"] == scores["direction_fidelity"] == scores["direction_reach"] == scores["sig_jaccard"] == 1
+    )
     assert scores["lfc_nmae"] == 0
     assert scores[ERROR] < 0, "the error of the truth is 0 less the noise of both sides"
 

@@ -82,7 +82,9 @@ def test_magnifying_predictions_keeps_ranks_and_signs(truth):
     rng = np.random.default_rng(0)
     effects = {pair: effect + rng.normal(0, 0.2, 40) for pair, effect in effects.items()}
     one, four = (only(truth, Moved(seen, {p: size * e for p, e in effects.items()})).metrics for size in (1, 4))
-    assert four["sign_accuracy"] == one["sign_accuracy"] and four["pearson_delta"] == pytest.approx(one["pearson_delta"])
+    assert four["sign_accuracy"] == one["sign_accuracy"] and four["pearson_delta"] == pytest.approx(
+        one["pearson_delta"]
+    )
     assert four["mse"] > one["mse"]
 
 
@@ -122,7 +124,9 @@ def test_few_control_cells_are_no_reference():
 
 def test_the_baselines_say_what_they_cannot_predict(truth):
     found = own_baselines(seen_by_models(truth))
-    assert set(found) == {"no_change", "train_mean", "linear_effects", "nearest", "additive"}, "doubles: no published one"
+    assert set(found) == {"no_change", "train_mean", "linear_effects", "nearest", "additive"}, (
+        "doubles: no published one"
+    )
     rare = truth.kept(np.flatnonzero(truth.conditions != "g3"))
     added = own_baselines(seen_by_models(rare))["additive"]
     assert {condition for _, condition in added} == {"g0+g1", "g1+g2", "g0+g2"}
@@ -132,7 +136,10 @@ def test_the_baselines_say_what_they_cannot_predict(truth):
 
 def test_the_ceiling_has_its_own_controls(truth):
     score = own_ceiling(truth, draws=50)
-    assert score.method == "ceiling" and 0.5 < score.metrics["pearson_delta"] < score.details["full_depth"]["pearson_delta"]
+    assert (
+        score.method == "ceiling"
+        and 0.5 < score.metrics["pearson_delta"] < score.details["full_depth"]["pearson_delta"]
+    )
     calm = replace(truth, x_NG=truth.x_NG[np.random.default_rng(0).integers(0, 60, len(truth.conditions))], _means={})
     assert abs(own_ceiling(calm, draws=50).metrics["pearson_delta_perturbed"]) < 0.2
 

@@ -87,7 +87,9 @@ def test_equal_predictions_tie_on_real_screens_whatever_a_matrix_product_rounds(
     quick = Perturbation(cells=False, draws=5)
     for method, prediction in quick.baselines(truth).items():
         if method in wanted:
-            assert only(truth, prediction, benchmark=quick).metrics["rank_cosine_logfc"] == pytest.approx(wanted[method])
+            assert only(truth, prediction, benchmark=quick).metrics["rank_cosine_logfc"] == pytest.approx(
+                wanted[method]
+            )
 
 
 def test_a_screen_with_additive_effects_is_predicted_by_adding_them():
