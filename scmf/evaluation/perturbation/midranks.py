@@ -4,8 +4,8 @@ Lives here: `midrank_scores`, distances that are safe against rounding, `pds_cos
 PerturBench on them. Lives elsewhere: ranks of the 2025 challenge (ranks), what changes are taken against (units).
 
 Two distances are equal when they differ by less than `TIE` (cosine) or `TIE` of the larger one: predictions that are
-equal row by row get one distance, whatever a matrix product rounds. A vector whose norm is below `TIE` of the median norm
-of the truth has no direction: its cosine distance is 1.
+equal row by row get one distance, whatever a matrix product rounds. A vector whose norm is below `TIE` of the median
+norm of the truth has no direction: its cosine distance is 1.
 
 Array legend: P perturbations (rows are predictions, columns truths), G genes.
 """
