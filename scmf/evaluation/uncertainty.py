@@ -156,7 +156,7 @@ def bootstrap_ratios(
     terms
         Metric to numerator and denominator of each unit, (U,) each.
     """
-    found = {}
+    found: dict[str, Interval] = {}
     for name, (numerator_U, denominator_U) in terms.items():
         n_units = _count(len(numerator_U), draws, level, unit)
         weights = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=draws)

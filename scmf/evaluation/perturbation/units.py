@@ -8,7 +8,7 @@ Array legend: P units, R rivals, G genes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,7 +90,7 @@ def profile_scores(units: Units) -> tuple[dict[str, np.ndarray], dict[str, tuple
     return each, {"mse_ratio": terms}
 
 
-def _rows(units: Units, one) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _rows(units: Units, one: Callable[[int, np.ndarray], float]) -> np.ndarray:
     return np.array([one(i, gene_weights(test.t)) for i, test in enumerate(units.tests)])
 
 

@@ -46,8 +46,8 @@ def overlap(predicted_G: np.ndarray, t_G: np.ndarray, genes: np.ndarray, *, coun
     """Share of the genes with the largest |t| of the truth among those with the largest predicted change."""
     if count >= len(genes):
         return float("nan")
-    order = [np.lexsort((genes, -np.round(np.abs(values), 9)))[:count] for values in (predicted_G, t_G)]
-    return len(np.intersect1d(*order)) / count
+    mine, true = (np.lexsort((genes, -np.round(np.abs(values), 9)))[:count] for values in (predicted_G, t_G))
+    return len(np.intersect1d(mine, true)) / count
 
 
 def mse_ratio(
