@@ -24,7 +24,9 @@ RUNS, RESULTS, REPORTS = (f"runs/reproduce/RECIPE/{name}" for name in ("runs", "
 
 
 def reproduce(
-    recipe: Annotated[str, typer.Argument(help="Recipe by name or path.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe by name or path; or perturbation-metrics: our metrics against the packages'.")
+    ],
     tier: Annotated[
         list[str] | None, typer.Option("--tier", help="parity or mini; both if not given. May be repeated.")
     ] = None,
@@ -65,6 +67,12 @@ def reproduce(
     Everything is written below runs/reproduce/RECIPE; committed files change with --record only. Exit code 0 when every
     verdict is match, close or not applicable, else 1.
     """
+    from scmf.experiments.metric_parity.walk import METRIC_SETS
+
+    if recipe in METRIC_SETS:
+        others = check or measured is not None or variant or overrides or record or seeds != "0" or runs or results
+        _metrics(recipe, tiers=tier, alone=bool(others or reports), json_=json_)
+        return
     if check or measured is not None or recipe == EVERY:
         others = any((variant, overrides, allow_low_coverage, record, seeds != "0", runs, results, reports))
         _check_recipes(recipe, check=check, measured=measured, tiers=tier, alone=others, json_=json_, quiet=quiet)
@@ -94,6 +102,28 @@ def reproduce(
         print_json(outcome.to_json())
     else:
         print_outcome(outcome)
+    raise typer.Exit(0 if outcome.ok else 1)
+
+
+def _metrics(name: str, *, tiers: list[str] | None, alone: bool, json_: bool) -> None:
+    """A set of metrics against the packages that define them."""
+    from scmf.core.errors import ConfigError
+    from scmf.experiments.metric_parity.walk import reproduce_metrics
+
+    if alone or set(tiers or ("parity",)) != {"parity"}:
+        raise ConfigError(
+            f"{name} with other options or tiers", wanted=f"`scmf reproduce {name} --tier parity`, also --json",
+            where="scmf reproduce", fix="metrics are compared with the official packages, nothing is trained",
+        )  # fmt: skip
+    outcome = reproduce_metrics(
+        name, on_case=lambda case: log.info(f"{'ok  ' if case.passed else 'FAIL'} {case.name}: {case.compared}")
+    )
+    if json_:
+        print_json(outcome.to_json())
+    else:
+        print_outcome(outcome)
+        for case, values in outcome.not_offered.items():
+            print(f"not offered here, {case}: {', '.join(values)}")
     raise typer.Exit(0 if outcome.ok else 1)
 
 
