@@ -7,6 +7,7 @@ classifier is built from a base (finetune).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,14 @@ _SCALED = {
 
 
 def head_modules(model: Any) -> dict[str, nn.Module]:
-    """Name to module of what a classifier has beyond the pretrained network: its head, and the pooler below it."""
-    prefix = model.base_model_prefix
-    found = {name: module for name, module in model.named_children() if name != prefix and module.state_dict()}
-    pooler = getattr(model.base_model, "pooler", None)
-    return found if pooler is None else {f"{prefix}.pooler": pooler, **found}
+    """Name to module of what a classifier has beyond the pretrained network: the parts of its head, with the pooler."""
+    inner = f"{model.base_model_prefix}."
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if (not name.startswith(inner) or name.startswith(f"{inner}pooler."))
+        and not list(module.children()) and module.state_dict()
+    }  # fmt: skip
 
 
 def freeze_all_but_head(model: Any) -> None:
@@ -72,7 +76,7 @@ def add_adapters(model: Any, settings: FinetuneConfig) -> Any:
             "peft", "finetune", needed_for=f"eval.finetune.method: {settings.method}"
         ) from error
     layers = list(_linear_layers(model))
-    head = list(head_modules(model))
+    head = [f"base_model.model.{name}" for name in head_modules(model)]  # peft compares ends of names: this is a whole one
     if settings.method == "ia3":
         outputs, inputs = _scaled(model)
         scaled = [name for name in layers if name.endswith((*outputs, *inputs))]
@@ -85,7 +89,9 @@ def add_adapters(model: Any, settings: FinetuneConfig) -> Any:
             r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.adapter_dropout,
             use_dora=settings.method == "dora", target_modules=layers, modules_to_save=head,
         )  # fmt: skip
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name of before
+        adapted = get_peft_model(model, config)
     _hold_statistics(model)
     return adapted
 
