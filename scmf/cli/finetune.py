@@ -19,7 +19,9 @@ def finetune(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted run there resumes.")],
     base_model: Annotated[
         str | None,
-        typer.Option("--base-model", help="Folder of a run or checkpoint, geneformer@v2-104m (`scmf models ls`), Hub id."),
+        typer.Option(
+            "--base-model", help="Folder of a run or checkpoint, geneformer@v2-104m (`scmf models ls`), Hub id."
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="An .h5ad file, a zarr group, a pattern, or a dataset card.")
@@ -47,7 +49,9 @@ def finetune(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="What is trained: full, frozen (head alone), lora, dora, ia3.", show_default="full"),
+        typer.Option(
+            "--method", help="What is trained: full, frozen (head alone), lora, dora, ia3.", show_default="full"
+        ),
     ] = None,
     freeze: Annotated[
         int | None, typer.Option("--freeze", min=0, help="Keep the first N layers as they are.", show_default="0")
@@ -59,7 +63,9 @@ def finetune(
     patience: Annotated[
         int | None,
         typer.Option(
-            "--patience", min=1, help="Stop after N epochs without a lower validation loss and keep the best.",
+            "--patience",
+            min=1,
+            help="Stop after N epochs without a lower validation loss and keep the best.",
             show_default="3, with --config what it says",
         ),
     ] = None,

@@ -1,8 +1,8 @@
 """The command line: the application, its entry point and its exit codes.
 
 Lives here: which verbs exist and how errors end a process. Lives elsewhere: the verbs (reproduce, train, finetune,
-evaluate, files, data, models, publish), shared options (options), printing (output). Each verb parses, calls one function and
-prints. stdout carries the answer (a table, or one JSON value with --json); progress and errors go to stderr. Nothing
+evaluate, files, data, models, publish), shared options (options), printing (output). Each verb parses, calls one
+function and prints. stdout carries the answer (a table, or one JSON value with --json); progress and errors go to stderr. Nothing
 heavy is imported at the top, so that ``scmf --help`` answers at once.
 
 Exit codes: 0 done and fine; 1 a negative answer (a verdict is off, a check found an error); 2 and above

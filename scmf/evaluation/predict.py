@@ -1,7 +1,7 @@
 """The verb ``predict``: labels of cells with their probabilities, by a fine-tuned classifier, in a copy of an AnnData.
 
-Lives here: from a file to a new file. Lives elsewhere: the logits (scmf.models.embed), the classifier (training.finetune),
-writing into a copy (data.stores.adata_files).
+Lives here: from a file to a new file. Lives elsewhere: the logits (scmf.models.embed), the classifier
+(scmf.training.finetune), writing into a copy (scmf.data.stores.adata_files).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def predict_to_file(
     output
         New file, or zarr group where the input is one; ``<file>.predicted.h5ad`` when None.
     key
-        ``obs[key]`` gets the label, ``obs[key + "_probability"]`` its probability, ``obsm[key]`` the probabilities of all
-        classes, ``uns[key]`` their names and the model; ``predicted_<label column of the run>`` when None.
+        ``obs[key]`` gets the label, ``obs[key + "_probability"]`` its probability, ``obsm[key]`` the probabilities of
+        all classes, ``uns[key]`` their names and the model; ``predicted_<label column of the run>`` when None.
     counts, gene_ids, counts_rounding, batch_key, batch_size, device, allow_low_coverage
         As in `scmf.evaluation.evaluate_run.embed_to_file`.
 

@@ -171,9 +171,7 @@ def completed(recipe: Recipe, base: FoundModel, network: Any, tokenizer: Any) ->
     }  # fmt: skip
     name, variant = _name(run, base)
     ending = "pretrained-further" if settings.task == PRETRAINING else "finetuned"
-    return Recipe(
-        name, f"{variant}-{ending}", config.model_copy(update=sections), None, {}, Path(), recipe.overrides
-    )
+    return Recipe(name, f"{variant}-{ending}", config.model_copy(update=sections), None, {}, Path(), recipe.overrides)
 
 
 def _name(run: RunFolder | None, base: FoundModel) -> tuple[str, str]:

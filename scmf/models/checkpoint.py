@@ -96,8 +96,9 @@ def _from_pretrained(family: Any, folder: Path | str, **kwargs: Any) -> Any:
 def load_run_model(folder: Path | str) -> tuple[Any, Any]:
     """Model and tokenizer of a checkpoint folder, of the folder of a run that holds ``model/``, or of a name.
 
-    A classifier is loaded with its head, any other network as it was pretrained. A name is that of a published model, such as ``geneformer@v2-104m``, or of a repository on the Hub. Only built-in
-    classes are used; code inside the folder is never run.
+    A classifier is loaded with its head, any other network as it was pretrained. A name is that of a published model,
+    such as ``geneformer@v2-104m``, or of a repository on the Hub. Only built-in classes are used; code inside the
+    folder is never run.
     """
     folder = RunFolder.weights_in(find_model(folder).folder)
     _refuse_no_config(folder)

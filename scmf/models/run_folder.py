@@ -1,7 +1,7 @@
 """What lies in the folder of a run, and where: written by training, read by evaluation, publishing and reports.
 
     run.json                    which recipe, variant, seed and configuration (without secrets), and what they ran on
-    pretraining/log.jsonl       losses and scores, a line a step that was logged; of a fine-tuned run those of its tuning
+    pretraining/log.jsonl       losses and scores, a line a step that was logged; those of fine-tuning, too
     pretraining/checkpoints/    resumable checkpoints
     model/                      weights, configuration and tokenizer, as ``from_pretrained`` reads them
     adapter/                    of a run fine-tuned with peft: the adapter, which ``model/`` has merged into its weights
@@ -151,7 +151,11 @@ class RunFolder:
         TrainingError
             Another run is there: of another seed, configuration or cells.
         """
-        refuse_foreign(self.path, (NOTE, "pretraining", "model", "adapter", "split.tsv", "split.yaml"), is_ours=lambda _: self._is_run())
+        refuse_foreign(
+            self.path,
+            (NOTE, "pretraining", "model", "adapter", "split.tsv", "split.yaml"),
+            is_ours=lambda _: self._is_run(),
+        )
         if not self.note.is_file() or not (self.model.is_dir() or self._has_checkpoints):
             return
         try:

@@ -72,11 +72,11 @@ def add_adapters(model: Any, settings: FinetuneConfig) -> Any:
     try:
         from peft import IA3Config, LoraConfig, get_peft_model
     except ImportError as error:
-        raise MissingExtraError(
-            "peft", "finetune", needed_for=f"eval.finetune.method: {settings.method}"
-        ) from error
+        raise MissingExtraError("peft", "finetune", needed_for=f"eval.finetune.method: {settings.method}") from error
     layers = list(_linear_layers(model))
-    head = [f"base_model.model.{name}" for name in head_modules(model)]  # peft compares ends of names: this is a whole one
+    head = [
+        f"base_model.model.{name}" for name in head_modules(model)
+    ]  # peft compares ends of names: this is a whole one
     if settings.method == "ia3":
         outputs, inputs = _scaled(model)
         scaled = [name for name in layers if name.endswith((*outputs, *inputs))]

@@ -136,7 +136,7 @@ class Examples:
         return cls(tuple(classes.tolist()), rows, labels, valid[known], valid_labels, left_out)
 
     def weights(self, how: str) -> tuple[float, ...]:
-        """How much a cell of each class counts: empty for ``none``, inverse to the size of the class for ``balanced``."""
+        """How much a cell of each class counts: empty for ``none``; ``balanced``: inverse to the size of the class."""
         if how == "none":
             return ()
         counts_C = np.bincount(self.labels, minlength=len(self.classes))

@@ -97,7 +97,11 @@ def finetune_run(
         "trained_parameters": classifier.trained_parameters,
         "classes": dict(zip(examples.classes, np.bincount(examples.labels).tolist(), strict=True)),
         "class_weights": settings.class_weights,
-        "cells": {"train": len(examples.train_rows), "valid": len(examples.valid_rows), "test": len(truth.rows("test"))},
+        "cells": {
+            "train": len(examples.train_rows),
+            "valid": len(examples.valid_rows),
+            "test": len(truth.rows("test")),
+        },
         "left_out": examples.left_out,
     }
     with held(run, facts, what="scmf finetune"):

@@ -1,4 +1,4 @@
-"""`scmf predict`: labels and probabilities of a fine-tuned run, whatever the order of the genes; the chain with peft."""
+"""`scmf predict`: labels and probabilities of a fine-tuned run, in any order of genes; the chain with peft."""
 
 import json
 import subprocess
@@ -95,7 +95,9 @@ def test_a_network_from_the_folder_by_transformers_gives_the_same(tuned, tiny, p
 def test_permuted_missing_and_duplicated_genes_change_nothing_that_is_known(tuned, tiny, predict, tmp_path):  # noqa: F811
     plain, *_ = predict(tuned, tiny.cells)
     other, answer, _ = predict(tuned, other_genes(ad.read_h5ad(tiny.cells), tmp_path / "other.h5ad"))
-    assert np.abs(plain.obsm[KEY] - other.obsm[KEY]).max() < 0.02, "two unknown genes count in the depth of a cell alone"
+    assert np.abs(plain.obsm[KEY] - other.obsm[KEY]).max() < 0.02, (
+        "two unknown genes count in the depth of a cell alone"
+    )
     fewer = ad.read_h5ad(tiny.cells)[:, 10:]
     fewer.write_h5ad(tmp_path / "fewer.h5ad")
     found, answer, _ = predict(tuned, tmp_path / "fewer.h5ad")

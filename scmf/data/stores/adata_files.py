@@ -1,8 +1,9 @@
 """An AnnData file as an AnnData, and vectors or predictions added to a copy of it.
 
 Lives here: `read_adata`, which leaves out what it cannot read and nobody needs; `add_vectors` and `add_predictions`,
-which copy the file and add to the copy, so that what is foreign to this anndata stays as it was. Lives elsewhere: counts block by block
-(h5ad_store, zarr_store), one column at a time (anndata_tables), files that are no AnnData (formats).
+which copy the file and add to the copy, so that what is foreign to this anndata stays as it was. Lives elsewhere:
+counts block by block (h5ad_store, zarr_store), one column at a time (anndata_tables), files that are no AnnData
+(formats).
 """
 
 from __future__ import annotations

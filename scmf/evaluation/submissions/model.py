@@ -206,7 +206,7 @@ class ModelSubmission(EmptySubmission):
         return self.own_vectors if prepared is self.prepared else self.embed(prepared.tokens)
 
     def labels(self, task: Task, cells: TaskCells) -> Iterator[tuple[str, np.ndarray]]:
-        """Labels by the head of a classifier, or by one that is fine-tuned as the run's own recipe says; else nothing."""
+        """Labels by the head of a classifier, else by one that is fine-tuned as the run's recipe says, else nothing."""
         if is_classifier({"architectures": self.model.config.architectures}):
             yield from self._own_labels(task, cells)
             return
