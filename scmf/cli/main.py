@@ -2,8 +2,8 @@
 
 Lives here: which verbs exist and how errors end a process. Lives elsewhere: the verbs (reproduce, train, finetune,
 evaluate, files, data, models, publish), shared options (options), printing (output). Each verb parses, calls one
-function and prints. stdout carries the answer (a table, or one JSON value with --json); progress and errors go to stderr. Nothing
-heavy is imported at the top, so that ``scmf --help`` answers at once.
+function and prints. stdout carries the answer (a table, or one JSON value with --json); progress and errors go to
+stderr. Nothing heavy is imported at the top, so that ``scmf --help`` answers at once.
 
 Exit codes: 0 done and fine; 1 a negative answer (a verdict is off, a check found an error); 2 and above
 are errors, see scmf/core/errors.py; 130 stopped by Ctrl-C.

@@ -12,6 +12,7 @@ from typing import Any
 
 from scmf.core.config.recipe import Recipe
 from scmf.core.distributed import is_main
+from scmf.core.errors import ConfigError
 from scmf.core.outputs import try_folder
 from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.callbacks import callbacks_of
@@ -66,10 +67,20 @@ def finetune(request: FinetuneRequest, out: Path, *, split_key: str | None = Non
         refuse_other_run(run, {"seed": recipe.config.training.seed})
     if recipe.config.eval.finetune is None:
         del network
+        if split_key is not None:
+            raise ConfigError(
+                f"--split-key {split_key} with task {PRETRAINING}", wanted="a split that is there",
+                where="--split-key", fix=f"scmf data split CELLS --by {split_key} --out split.tsv, then --split split.tsv",
+            )  # fmt: skip
         return _pretrained_further(recipe, out, scored=bool(request.benchmarks))
     recipe, prepared, split = finetune_cells(recipe, network, tokenizer, run, split_key=split_key)
-    if request.benchmarks:
+    if "annotation" in request.benchmarks:
         CellLabels.of(prepared.cells).check_trained_labels()
+    if "integration" in request.benchmarks and prepared.facts.batch_key is None:
+        raise ConfigError(
+            "cells without batches", wanted="the batch of each cell, which integration is about", where="--eval",
+            fix="--batch-key COLUMN",
+        )  # fmt: skip
     del network
     made = finetune_run(recipe, prepared, base, out, split=split)
     facts = made.facts

@@ -78,6 +78,7 @@ class FinetuneRequest:
                 f"no {lacking}", wanted="a model and cells, or --config with both", where="scmf finetune",
                 fix="scmf finetune --base-model geneformer@v2-104m --data cells.h5ad --out runs/tuned",
             )  # fmt: skip
+        task = self.task or self._task_of_file()
         texts = ["eval.finetune={}"]
         texts += [] if self.task is None else [f"eval.finetune.task={self.task}"]
         texts += [] if self.base_model is None else [f"model.checkpoint={json.dumps(self.base_model)}"]
@@ -85,12 +86,13 @@ class FinetuneRequest:
         texts += [f"eval.benchmarks={json.dumps(list(self.benchmarks))}"] if self.benchmarks else []
         texts += [f"data.{key}={json.dumps(value)}" for key, value in self.data_keys if value is not None]
         given = {key: value for key, value in self.options if value is not None}
-        texts += [text for key, value in given.items() if (text := self._option(key, value))]
+        texts += [_option(key, value, task) for key, value in given.items()]
         every = (*texts, *self.overrides)
         if self.config is not None:
             recipe = load_recipe(self.config, variant=self.variant, overrides=every)
         else:
-            config: RunConfig = validate(RunConfig, apply_overrides(_START, every), where="scmf finetune")
+            start = {} if task == PRETRAINING else _START
+            config: RunConfig = validate(RunConfig, apply_overrides(start, every), where="scmf finetune")
             recipe = Recipe("finetuned", "custom", config, None, {}, Path(), every)
         if recipe.config.model.checkpoint is None:
             raise ConfigError(
@@ -99,17 +101,28 @@ class FinetuneRequest:
             )  # fmt: skip
         return recipe
 
-    def _option(self, key: str, value: Any) -> str:
-        if self.task != PRETRAINING:
-            return f"eval.finetune.{key}={json.dumps(value)}"
-        if key in TrainingConfig.model_fields:
-            return f"training.{key}={json.dumps(value)}"
-        if key == "patience" or (key, value) == ("method", "full"):
-            return ""
-        raise ConfigError(
-            f"{key} {value} with --task {PRETRAINING}", wanted="all weights trained under the objective of the base",
-            where="scmf finetune", fix=f"leave it out, or use --task {ANNOTATION}",
-        )  # fmt: skip
+    def _task_of_file(self) -> str:
+        """What the file says is trained for, which decides where options go."""
+        if self.config is None:
+            return ANNOTATION
+        found = load_recipe(self.config, variant=self.variant, overrides=self.overrides).config.eval.finetune
+        return ANNOTATION if found is None else found.task
+
+
+def _option(key: str, value: Any, task: str) -> str:
+    """An option of the command line as a text ``a.b=v``."""
+    if task != PRETRAINING:
+        return f"eval.finetune.{key}={json.dumps(value)}"
+    if key in TrainingConfig.model_fields:
+        return f"training.{key}={json.dumps(value)}"
+    raise _not_for_pretraining(f"{key} {value}")
+
+
+def _not_for_pretraining(found: str) -> ConfigError:
+    return ConfigError(
+        f"{found} with task {PRETRAINING}", wanted="all weights trained under the objective of the base model",
+        where="scmf finetune", fix=f"leave it out, or use task {ANNOTATION}",
+    )  # fmt: skip
 
 
 def _refuse_unknown(what: str, names: Sequence[str], known: Sequence[str], *, option: str) -> None:
@@ -157,6 +170,8 @@ def completed(recipe: Recipe, base: FoundModel, network: Any, tokenizer: Any) ->
     changes: dict[str, Any] = {key: value for key, value in usual.items() if key not in asked}
     training = config.training
     if settings.task == PRETRAINING:
+        if strange := sorted(settings.model_fields_set - {"task"}):
+            raise _not_for_pretraining(f"eval.finetune.{strange[0]}")
         changes["finetune"] = None
         if recipe.identity is None and "pretraining_task" not in training.model_fields_set:
             training = _objective_of(training, run, network)

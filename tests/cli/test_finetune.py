@@ -220,7 +220,9 @@ def test_pretraining_goes_on_as_train_does(tune, tiny, capsys):  # noqa: F811
     config = json.loads((tune.root / "tuned" / "run.json").read_text())["config"]
     assert config["training"]["pretraining_task"] == "masked_gene_prediction" and config["eval"]["finetune"] is None
     code, said = tune("--task", "pretraining", "--method", "lora", out="no", fails=True)
-    assert code == 2 and "method lora with --task pretraining" in said
+    assert code == 2 and "method lora with task pretraining" in said
+    code, said = tune("--task", "pretraining", "--split-key", "donor_id", out="no", fails=True)
+    assert code == 2 and "scmf data split" in said and not (tune.root / "no" / "model").exists()
 
 
 @pytest.mark.parametrize(
@@ -238,6 +240,7 @@ def test_pretraining_goes_on_as_train_does(tune, tiny, capsys):  # noqa: F811
         (("--set", "tokenizer.max_length=99"), "leave out the section tokenizer"),
         (("--set", "model.hidden_dim=16"), "leave out the section model"),
         (("--set", "data.stream={}"), "cells in memory"),
+        (("--eval", "integration"), "--batch-key COLUMN"),
     ],
 )
 def test_what_cannot_be_is_one_error_and_leaves_nothing(words, said, tune):
