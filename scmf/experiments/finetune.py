@@ -70,7 +70,7 @@ def finetune(request: FinetuneRequest, out: Path, *, split_key: str | None = Non
         if split_key is not None:
             raise ConfigError(
                 f"--split-key {split_key} with task {PRETRAINING}", wanted="a split that is there",
-                where="--split-key", fix=f"scmf data split CELLS --by {split_key} --out split.tsv, then --split split.tsv",
+                where="--split-key", fix=f"scmf data split CELLS --by {split_key} --out split.tsv, then --split it",
             )  # fmt: skip
         return _pretrained_further(recipe, out, scored=bool(request.benchmarks))
     recipe, prepared, split = finetune_cells(recipe, network, tokenizer, run, split_key=split_key)
