@@ -21,6 +21,7 @@ from scmf.core.files import peek_object, read_object
 from scmf.core.owned import by_manifest, new_folder, refuse_replacing
 from scmf.core.progress import quiet_transformers
 from scmf.models.foreign import other_weights
+from scmf.models.published.cached import how_to_remake
 from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
 
@@ -192,6 +193,8 @@ def verify_model(folder: Path) -> None:
     fix = "copy the folder again from where it is whole; if you changed it on purpose, remove checksums.json"
     if run is not None:
         fix = f"give the `scmf train --out {run.path}` of this run again, which writes the model anew; or {fix}"
+    elif (command := how_to_remake(folder)) is not None:
+        fix = f"make it anew: {command}"
     belongs = manifest.verify(folder, fix=fix).get("run")
     if run is not None and belongs is not None and belongs != (identity := run.identity):
         wrong = [key for key in belongs if belongs[key] != identity.get(key)]

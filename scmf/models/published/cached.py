@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from scmf.core import manifest
-from scmf.core.errors import ModelError
-from scmf.models.published.cards import PublishedModel
+from scmf.core.errors import ConfigError, ModelError
+from scmf.models.published.cards import PublishedModel, published
 
 MARK = "published"
 """Key in the facts of ``checksums.json``."""
@@ -60,6 +60,15 @@ def here(model: PublishedModel) -> Pulled | None:
     if not all((model.folder / name).is_file() for name in found["files"]):
         return None
     return Pulled(model, model.folder, str(mark["sha256"]), bool(mark["verified"]), made=False)
+
+
+def how_to_remake(folder: Path) -> str | None:
+    """The command that makes a folder of the cache anew; None for any other folder."""
+    try:
+        model = published(str(mark_of(folder).get("name", "")))
+    except ConfigError:
+        return None
+    return f"{model.command} --again" if folder.resolve() == model.folder.resolve() else None
 
 
 def mark_of(folder: Path) -> dict[str, Any]:

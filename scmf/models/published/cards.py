@@ -23,8 +23,8 @@ from scmf.core.paths import cache_dir, shipped
 from scmf.core.yaml import load_yaml
 from scmf.data.cards.card import HubSource, Sha256
 
-SCHEME = "scmf://"
-"""May stand before a name, where a folder of the same name lies beside it."""
+SCHEMES = ("scmf://", "scModelForge://")
+"""What may stand before a name, where a folder of the same name lies beside it."""
 
 OWN = "own"
 """Variant that stands for a checkpoint of one's own in the official layout."""
@@ -90,6 +90,8 @@ class ModelCard(Section):
     """What a checkpoint of one's own is (variant ``own``); null: there is no such variant."""
     variants: dict[str, PublishedVariant]
     """The checkpoints by name."""
+    aliases: dict[str, str] = Field(default_factory=dict)
+    """Short names of variants, such as ``v2``."""
 
     @model_validator(mode="after")
     def _fetched_at_a_revision(self) -> ModelCard:
@@ -97,6 +99,9 @@ class ModelCard(Section):
             raise ValueError("`files.path` needs the `revision` at which it is fetched")
         if OWN in self.variants:
             raise ValueError(f"`{OWN}` is the name of checkpoints of one's own")
+        for short, variant in self.aliases.items():
+            if short in self.variants or variant not in self.variants:
+                raise ValueError(f"`aliases.{short}` must be another name of one of the `variants`")
         return self
 
 
@@ -136,12 +141,15 @@ class PublishedModel:
         return None
 
     @property
+    def command(self) -> str:
+        """The command that has it here."""
+        by_hand = "" if self.source is not None else f" --source FOLDER{'' if self.sums else ' --unverified'}"
+        return f"scmf models pull {self.name}{by_hand}{' --out NEW' if self.variant == OWN else ''}"
+
+    @property
     def how(self) -> str:
         """What to do to have it here, as one sentence with the command."""
-        if self.source is not None:
-            return f"scmf models pull {self.name}"
-        command = f"scmf models pull {self.name} --source FOLDER{'' if self.sums else ' --unverified'}"
-        return f"{self.facts.how or self.card.how}; then: {command}{' --out NEW' if self.variant == OWN else ''}"
+        return self.command if self.source is not None else f"{self.facts.how or self.card.how}; then: {self.command}"
 
     @property
     def digest(self) -> str:
@@ -157,9 +165,10 @@ class PublishedModel:
     def info(self) -> dict[str, Any]:
         """What `scmf models info` shows besides whether it is here."""
         source, card = self.source, self.card
+        short = [f"{card.recipe}@{name}" for name, variant in card.aliases.items() if variant == self.variant]
         fetched = None if source is None else f"Hub {card.repository}@{card.revision}, {source[0].path}"
         return {
-            "name": self.name, "title": self.facts.title, "parameters": self.facts.parameters,
+            "name": self.name, "also": short, "title": self.facts.title, "parameters": self.facts.parameters,
             "license": card.license, "may_publish": card.may_publish, "allowed": card.allowed,
             "repository": card.repository, "url": card.url, "fetched_from": fetched, "get": self.how,
             "vocabulary": self.facts.vocabulary,
@@ -190,21 +199,34 @@ def list_models() -> list[PublishedModel]:
     return [PublishedModel(card, name, facts) for card in cards for name, facts in card.variants.items()]
 
 
+def has_scheme(word: str) -> bool:
+    """Whether a word begins with one of the `SCHEMES`, in any case of letters."""
+    return word.lower().startswith(tuple(scheme.lower() for scheme in SCHEMES))
+
+
 def is_name(word: str) -> bool:
-    """Whether a word can only be the name of a published model: ``recipe@variant``, or anything after ``scmf://``."""
-    return word.startswith(SCHEME) or _NAME.fullmatch(word) is not None
+    """Whether a word can only be the name of a published model: ``recipe@variant``, or anything after a scheme."""
+    return has_scheme(word) or _NAME.fullmatch(word) is not None
+
+
+def _bare(name: str) -> str:
+    """A name without its scheme; after one, ``recipe-variant`` is ``recipe@variant``."""
+    if not has_scheme(name):
+        return name
+    bare = name.partition("://")[2]
+    recipe, dash, variant = bare.partition("-")
+    return f"{recipe}@{variant}" if dash and "@" not in bare else bare
 
 
 def published(name: str) -> PublishedModel:
-    """The published model of a name, with or without ``scmf://``.
+    """The published model of a name, or of a short one such as ``geneformer@v2``, with or without a scheme.
 
     Raises
     ------
     ConfigError
         No such model; the nearest names are told.
     """
-    bare = name.removeprefix(SCHEME)
-    recipe, _, variant = bare.partition("@")
+    recipe, _, variant = _bare(name).partition("@")
     if not (shipped("recipes") / recipe / "models.yaml").is_file() or "/" in recipe or not recipe:
         raise _unknown(name)
     card = load_model_card(recipe)
@@ -212,6 +234,7 @@ def published(name: str) -> PublishedModel:
         weights = next(iter(card.variants.values())).files[0].name
         how = "give the folder that the official code wrote"
         return PublishedModel(card, OWN, PublishedVariant(title=card.own, files=(WeightFile(name=weights),), how=how))
+    variant = card.aliases.get(variant, variant)
     if variant not in card.variants:
         raise _unknown(name)
     return PublishedModel(card, variant, card.variants[variant])
@@ -220,7 +243,7 @@ def published(name: str) -> PublishedModel:
 def nearest(name: str) -> str:
     """The names most like one that is unknown, or where all are listed."""
     names = [model.name for model in list_models()]
-    bare = name.removeprefix(SCHEME).lower()
+    bare = _bare(name).lower()
     recipe, at, variant = bare.partition("@")
     close = difflib.get_close_matches(bare, names, n=3, cutoff=0.7)
     if not close:

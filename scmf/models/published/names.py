@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scmf.core.errors import ConfigError, ModelError
+from scmf.core.files import peek_object
 from scmf.core.progress import hub_bar
 from scmf.data.cards.downloads import hub_errors
 from scmf.models.published.cached import here, mark_of
-from scmf.models.published.cards import SCHEME, is_name, list_models, nearest, published
+from scmf.models.published.cards import has_scheme, is_name, list_models, nearest, published
 from scmf.models.published.pull import pull
 
 log = logging.getLogger(__name__)
@@ -60,8 +62,8 @@ def find_model(word: Path | str) -> FoundModel:
     Parameters
     ----------
     word
-        A folder; ``geneformer@v2-104m``, also with ``scmf://``; ``owner/name`` or ``hf://owner/name``, also with
-        ``@revision``. A folder that exists comes first.
+        A folder; ``geneformer@v2-104m``, also with ``scmf://`` or ``scModelForge://``; ``owner/name`` or
+        ``hf://owner/name``, also with ``@revision``. A folder that exists comes first.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def find_model(word: Path | str) -> FoundModel:
     """
     text = str(word)
     folder = Path(text).expanduser()
-    if not text.startswith((SCHEME, HUB)) and _exists(folder):
+    if not _is_address(text) and _exists(folder):
         return _known(folder)
     if is_name(text):
         pulled = pull(text)
@@ -96,7 +98,7 @@ def find_here(word: Path | str) -> Path | None:
     """The folder of a word as far as it is on this machine; nothing is fetched."""
     text = str(word)
     folder = Path(text).expanduser()
-    if not text.startswith((SCHEME, HUB)) and _exists(folder):
+    if not _is_address(text) and _exists(folder):
         return folder
     if is_name(text):
         try:
@@ -110,6 +112,10 @@ def find_here(word: Path | str) -> Path | None:
         return _snapshot(*repository, local=True)
     except ModelError:
         return None
+
+
+def _is_address(text: str) -> bool:
+    return has_scheme(text) or text.startswith(HUB)
 
 
 def _exists(folder: Path) -> bool:
@@ -140,19 +146,26 @@ def _from_hub(repo: str, revision: str | None) -> FoundModel:
             f"{repo}, which holds official files in their own layout", wanted="the name of one of its models",
             where="model", fix=f"one of {', '.join(official)}",
         )  # fmt: skip
-    folder = _snapshot(repo, revision)
+    folder = _snapshot(repo, revision, files=("config.json",))
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"no config.json in {repo}", wanted="a model as `scmf publish` pushes it", where=f"the Hub, {repo}",
             fix="check the name",
         )  # fmt: skip
+    kind = (peek_object(folder / "config.json") or {}).get("model_type")
+    if not str(kind).startswith("scmf_"):
+        raise ModelError(
+            f"model_type {kind!r} in {repo}", wanted="a model as `scmf publish` pushes it", where=f"the Hub, {repo}",
+            fix="check the name; `scmf models ls` lists the published models that can be converted",
+        )  # fmt: skip
     commit = folder.name
+    folder = _snapshot(repo, commit)
     log.info(f"{repo} at {commit}")
     return FoundModel(folder, f"{repo}@{commit}", repo.partition("/")[2], commit[:12])
 
 
-def _snapshot(repo: str, revision: str | None, *, local: bool = False) -> Path:
-    """The folder of a repository in the cache of the Hub's own library, which fetches what is not there."""
+def _snapshot(repo: str, revision: str | None, *, files: Sequence[str] = _TAKEN, local: bool = False) -> Path:
+    """The folder of a repository in the cache of the Hub's own library, which fetches the files that are not there."""
     from huggingface_hub import snapshot_download
 
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
@@ -161,7 +174,7 @@ def _snapshot(repo: str, revision: str | None, *, local: bool = False) -> Path:
             snapshot_download(
                 repo,
                 revision=revision,
-                allow_patterns=list(_TAKEN),
+                allow_patterns=list(files),
                 endpoint=endpoint,
                 tqdm_class=hub_bar(),
                 local_files_only=local,

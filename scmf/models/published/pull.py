@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,8 @@ def pull(
         if out.exists():
             raise ModelError("a folder that exists already", wanted="a new folder", where=out, fix="give another --out")
         try_folder(out, option="--out", inputs=[] if source is None else [source])
-        return _make(model, asked, out)
+        with _alone(model) if source is None else nullcontext():  # another process removes what it has fetched
+            return _make(model, asked, out)
     if not again and source is None and (found := here(model)) is not None:
         return found  # also where the cache cannot be written to
     try_folder(model.folder, option="SCMF_CACHE_DIR", need=_need(model, asked))
@@ -264,7 +265,8 @@ def _make(model: PublishedModel, asked: _Asked, target: Path) -> Pulled:
         manifest.seal(folder, {MARK: mark})
     if asked.source is None and target == model.folder:
         file.unlink()  # it is here in our format now
-        file.parent.rmdir()
+        with suppress(OSError):  # what a killed process left of its download
+            file.parent.rmdir()
     return Pulled(model, target, sha256, verified, made=True)
 
 

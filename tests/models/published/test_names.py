@@ -63,6 +63,21 @@ def test_every_spelling_means_the_same_model(zoo, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "word",
+    ["geneformer@v2", "scmf://geneformer@v2", "scModelForge://geneformer-v2", "scmodelforge://geneformer-v2-316m"],
+)
+def test_a_short_name_means_what_the_authors_give_by_default(zoo, word):
+    assert published(word).name == "geneformer@v2-316m"
+    info = zoo.json("models", "info", word)
+    assert info["name"] == "geneformer@v2-316m" and info["also"] == ["geneformer@v2"]
+
+
+def test_the_scheme_of_the_long_name_is_taken_by_commands(zoo):
+    wanted = vectors(zoo, NAME)[1]
+    assert (vectors(zoo, "scModelForge://geneformer-v2-104m")[1] == wanted).all()
+
+
+@pytest.mark.parametrize(
     ("word", "hint"),
     [
         ("geneformer@v2-104", NAME),
@@ -70,6 +85,7 @@ def test_every_spelling_means_the_same_model(zoo, tmp_path):
         ("scmf://Geneformer@v2-104m", NAME),
         ("scgpt@whole_human", "scgpt@whole-human"),
         ("scmf://geneformer", "geneformer@v1-10m"),
+        ("scModelForge://genefomer-v2-104m", NAME),
     ],
 )
 def test_an_unknown_name_is_one_error_with_the_nearest_names(zoo, config, word, hint):
@@ -155,6 +171,21 @@ def test_a_model_on_the_hub_is_taken_by_its_id(zoo, shared):
     assert model.word == f"lab/mine@{shared}" and find_here(model.word) == model.folder
     code, _, err = zoo("embed", zoo.official.cells, "--model", "lab/mine", "-o", "out.h5ad")
     assert code == ModelError.exit_code and "changed since it was saved" in err, "today's main is not as it was saved"
+
+
+def test_a_model_on_the_hub_that_is_here_needs_no_network(zoo, shared):
+    wanted = vectors(zoo, f"lab/mine@{shared}")[1]
+    zoo.hub.faults["GET /"] = zoo.hub.faults["HEAD /"] = None
+    assert (vectors(zoo, f"lab/mine@{shared}")[1] == wanted).all()
+
+
+def test_of_a_repository_of_another_kind_nothing_large_is_fetched(zoo):
+    other = {"config.json": File(b'{"model_type": "bert"}'), "model.safetensors": File(b"large", large=True)}
+    zoo.hub.repositories["lab/other"] = Repository()
+    zoo.hub.repositories["lab/other"].commit(other)
+    code, _, err = zoo("evaluate", "lab/other", "--tasks", "all")
+    assert code == ModelError.exit_code and "model_type 'bert'" in err
+    assert not any("safetensors" in request for request in zoo.hub.requests)
 
 
 def test_what_would_load_other_weights_from_the_hub_needs_trust(zoo, shared):

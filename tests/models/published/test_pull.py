@@ -148,6 +148,8 @@ def test_a_fetched_file_survives_what_goes_wrong_after_it(zoo, monkeypatch):
         patch.setattr(pulling, "quiet_transformers", broken)
         assert zoo("models", "pull", NAME)[0] == ModelError.exit_code
     assert left_in(zoo.cache) == ["model.safetensors"] and status(zoo, NAME) == "fetched on first use"
+    fetched = next((zoo.cache / "models" / ".files").rglob("model.safetensors"))
+    fetched.with_name(".hub.killed").mkdir()
     zoo.hub.faults["GET /"] = zoo.hub.faults["HEAD /"] = 500
     assert zoo.json("models", "pull", NAME)["made"], "without the network"
 
@@ -189,6 +191,9 @@ def test_a_changed_weight_in_the_cache_is_refused_when_it_is_loaded(zoo, officia
     save_file(state, weights, {"format": "pt"})
     code, _, err = zoo("embed", official.cells, "--model", NAME)
     assert code == ModelError.exit_code and "changed since it was saved" in err
+    assert f"scmf models pull {NAME} --again" in err
+    assert zoo.json("models", "pull", NAME, "--again")["made"]
+    assert zoo("embed", official.cells, "--model", NAME, "-o", "out.h5ad", "--quiet")[0] == 0
 
 
 @pytest.mark.parametrize(
