@@ -71,12 +71,11 @@ def add_adapters(model: Any, settings: FinetuneConfig) -> Any:
     """
     try:
         from peft import IA3Config, LoraConfig, get_peft_model
+        from peft.utils import ModulesToSaveWrapper
     except ImportError as error:
         raise MissingExtraError("peft", "finetune", needed_for=f"eval.finetune.method: {settings.method}") from error
     layers = list(_linear_layers(model))
-    head = [
-        f"base_model.model.{name}" for name in head_modules(model)
-    ]  # peft compares ends of names: this is a whole one
+    head = list(head_modules(model))
     if settings.method == "ia3":
         outputs, inputs = _scaled(model)
         scaled = [name for name in layers if name.endswith((*outputs, *inputs))]
@@ -92,6 +91,9 @@ def add_adapters(model: Any, settings: FinetuneConfig) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name of before
         adapted = get_peft_model(model, config)
+    for name, module in model.named_modules():  # peft compares ends of names: `norm` is that of the network, too
+        if isinstance(module, ModulesToSaveWrapper) and name not in head:
+            module.requires_grad_(False)
     _hold_statistics(model)
     return adapted
 

@@ -54,6 +54,9 @@ def test_adapter_and_base_are_the_merged_network(family, method, tiny, batches, 
     folder = tiny(family) / "model"
     made = Classifier.of(folder, CLASSES, settings, seed=0)
     trained = {name: value for name, value in made.model.named_parameters() if value.requires_grad}
+    head = [name for name in trained if "lora" not in name and "ia3" not in name]
+    assert head and all("modules_to_save" in name for name in head)
+    assert all(name.startswith(("classifier", "fc1", "norm", "bert.pooler")) for name in head), head
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for value in trained.values():
