@@ -57,7 +57,7 @@ class BestEpoch:
         """Note the loss of an epoch and keep the weights if it is the lowest; whether training is to end."""
         before = self.best
         loss = values[LOSS]
-        now = {"epoch": epoch, "step": step, LOSS: loss if math.isfinite(loss) else None}
+        now: dict[str, Any] = {"epoch": epoch, "step": step, LOSS: loss if math.isfinite(loss) else None}
         self._epochs.append(now)
         if self.best is now:
             file = self._file(now)
