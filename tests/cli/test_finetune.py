@@ -39,7 +39,10 @@ def tune(tiny, tmp_path, capsys):  # noqa: F811
 
 
 def weights(folder):
-    return load_file(folder / "model.safetensors")
+    """Tensors of a saved network, those of the network below a head by their names without one."""
+    prefixes = ("bert.", "scgpt.", "model.")
+    found = load_file(folder / "model.safetensors")
+    return {name.partition(".")[2] if name.startswith(prefixes) else name: value for name, value in found.items()}
 
 
 def moved(before, after):
@@ -53,7 +56,7 @@ def test_a_network_of_every_family_learns_labels_and_is_taken_by_other_verbs(fam
     assert set(made["classes"]) == {"alpha", "beta", "delta"} and made["method"] == "full"
     out = tune.root / "tuned"
     before, after = weights(tiny(family) / "model"), weights(out / "model")
-    assert moved(before, after) and any("classifier" in name or "fc1" in name for name in after)
+    assert len(moved(before, after)) > 10 and any("classifier" in name or "fc1" in name for name in after)
     file = tune.root / "vectors.h5ad"
     assert scmf("embed", tiny.cells, "--model", out, "--output", file, "--quiet") == 0
     (key,) = ad.read_h5ad(file).obsm
@@ -117,6 +120,7 @@ def test_what_is_frozen_stays_as_it_was(words, tune, tiny):  # noqa: F811
 def test_the_statistics_of_a_frozen_network_stay_too(tune, tiny):  # noqa: F811
     tune("--method", "frozen", family="masked_autoencoder")
     before, after = weights(tiny("masked_autoencoder") / "model"), weights(tune.root / "tuned" / "model")
+    assert len(before.keys() & after.keys()) > 10
     assert not {name for name in moved(before, after) if "calls_since" not in name}
 
 
@@ -154,7 +158,7 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept_and_named(tune, monke
     made = tune("--patience", 2, epochs=5)
     assert made["selection"]["epoch"] == 2 and made["selection"]["epochs"] == 4
     assert made["selection"]["stopped_early"] and "lowest validation loss, of" in made["selection"]["rule"]
-    saved = weights(tune.root / "tuned" / "model")
+    saved = load_file(tune.root / "tuned" / "model" / "model.safetensors")
     assert not moved(saved, seen[1]) and moved(saved, seen[3])
     note = json.loads((tune.root / "tuned" / "run.json").read_text())["finetuning"]
     assert note["selection"] == made["selection"]

@@ -84,6 +84,7 @@ def test_a_network_from_the_folder_by_transformers_gives_the_same(tuned, tiny, p
         "model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)\n"
         "batch = dict(tokenizer(cells.X, list(cells.var_names), return_tensors='pt'))\n"
+        "batch.pop('length')\n"
         "with torch.no_grad():\n    p = torch.softmax(model(**batch).logits, 1).numpy()\n"
         f"np.save({str(tiny.root / 'p.npy')!r}, p)\n"
     )
@@ -116,7 +117,7 @@ def test_a_gene_name_that_stands_twice_is_one_error(tuned, predict, tmp_path):
 
 def test_few_known_genes_are_refused_unless_asked(tuned, predict, tmp_path):
     cells = synthetic_cells(6)
-    cells.var_names = [*cells.var_names[:4], *(f"MADEUP{i}" for i in range(cells.n_vars - 4))]
+    cells.var_names = [*cells.var_names[:4], *(f"ENSG{9 * 10**10 + i}" for i in range(cells.n_vars - 4))]
     cells.X[:, 0] = 1
     cells.write_h5ad(tmp_path / "few.h5ad")
     code, said = predict(tuned, tmp_path / "few.h5ad", fails=True)
@@ -158,6 +159,7 @@ def test_the_chain_with_lora_from_training_to_peft_alone(tiny, predict, tmp_path
     cells = ad.read_h5ad(file)
     tokenizer = AutoTokenizer.from_pretrained(out / "model", trust_remote_code=True)
     batch = dict(tokenizer(cells.X, list(cells.var_names), return_tensors="pt"))
+    batch.pop("length")
     head = {"num_labels": 3, "classifier_pooling": "first"}
     base = AutoModelForSequenceClassification.from_pretrained(tiny() / "model", **head)
     merged = AutoModelForSequenceClassification.from_pretrained(out / "model")
