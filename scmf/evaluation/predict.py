@@ -99,7 +99,10 @@ def predict_to_file(
     p_NC = probabilities(classify_tokens(network, tokens, batch_size=batch_size or usual))
     classes = class_names(network.config)
     best_N = p_NC.argmax(axis=1)
-    columns = {key: pd.Categorical(np.array(classes)[best_N], categories=classes), f"{key}_probability": p_NC.max(axis=1)}
+    columns = {
+        key: pd.Categorical(np.array(classes)[best_N], categories=classes),
+        f"{key}_probability": p_NC.max(axis=1),
+    }
     facts = {"classes": np.array(classes, dtype=object), "model": found.word}
     if add_predictions(stored, output, key, columns=columns, x_NC=p_NC, facts=facts):
         log.warning(f"{stored}: the copy gets new values of {key!r} in place of those that are there")
