@@ -34,6 +34,10 @@ def evaluate(
     ] = None,
     suite: Annotated[Path | None, typer.Option("--suite", help="A suite of your own, not the shipped one.")] = None,
     obsm: Annotated[str | None, typer.Option("--obsm", help="Key in obsm with embeddings.")] = None,
+    by_order: Annotated[
+        bool,
+        typer.Option("--by-order", help="Vectors of --obsm are those of the task's cells in their order, not by id."),
+    ] = False,
     name: Annotated[
         str | None, typer.Option("--as", help="recipe/variant that results of a file are filed under.")
     ] = None,
@@ -68,8 +72,9 @@ def evaluate(
         from scmf.evaluation.run import evaluate_tasks
 
         found = evaluate_tasks(
-            submission, tasks=names_of(tasks), suite=suite, obsm=obsm, name=name, corpora=tuple(trained_on or ()),
-            results_dir=results, device=device, batch_size=batch_size, allow_low_coverage=allow_low_coverage,
+            submission, tasks=names_of(tasks), suite=suite, obsm=obsm, by_order=by_order, name=name,
+            corpora=tuple(trained_on or ()), results_dir=results, device=device, batch_size=batch_size,
+            allow_low_coverage=allow_low_coverage,
         )  # fmt: skip
         _print_results(found, as_json=json_)
         return

@@ -77,6 +77,12 @@ def refuse_renamed(arguments: Sequence[str]) -> None:
             raise ConfigError(f"`{old}`, the name in an earlier release", wanted=new, where="command line", fix=new)
 
 
+def sets_of(overrides: Sequence[str] | None, *, seed: int | None = None, allow_low_coverage: bool) -> tuple[str, ...]:
+    """What ``--set`` and the options that stand for it say."""
+    texts = tuple(overrides or ()) + (() if seed is None else (f"training.seed={seed}",))
+    return (*texts, "data.allow_low_coverage=true") if allow_low_coverage else texts
+
+
 _MOST_SEEDS = 1000
 
 

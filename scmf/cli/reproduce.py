@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from scmf.cli.options import Json, Quiet, Seeds, Set, Variant, seeds_of
+from scmf.cli.options import Json, LowCoverage, Quiet, Seeds, Set, Variant, seeds_of, sets_of
 from scmf.cli.output import print_json, print_outcome, print_table
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ def reproduce(
         ),
     ] = False,
     overrides: Set = None,
+    allow_low_coverage: LowCoverage = False,
     runs: Annotated[
         Path | None, typer.Option("--runs", help="Folder for checkpoints and logs.", show_default=RUNS)
     ] = None,
@@ -65,7 +66,7 @@ def reproduce(
     verdict is match, close or not applicable, else 1.
     """
     if check or measured is not None or recipe == EVERY:
-        others = bool(variant or overrides or record or seeds != "0" or runs or results or reports)
+        others = any((variant, overrides, allow_low_coverage, record, seeds != "0", runs, results, reports))
         _check_recipes(recipe, check=check, measured=measured, tiers=tier, alone=others, json_=json_, quiet=quiet)
         return
     from scmf.core import registry
@@ -81,7 +82,7 @@ def reproduce(
         recipe,
         tiers=tuple(tier or TIERS),
         variant=variant,
-        overrides=tuple(overrides or ()),
+        overrides=sets_of(overrides, allow_low_coverage=allow_low_coverage),
         seeds=seeds_of(seeds),
         record=record,
         runs=runs,
@@ -106,7 +107,7 @@ def _check_recipes(
 
     if not check or alone:
         raise ConfigError(
-            f"{recipe} with --check {check}, or together with --variant, --set, --seeds, --record or folders",
+            f"{recipe} with --check {check}, or together with --variant, --set, --seeds, --record, folders or others",
             wanted="`scmf reproduce all --check`, alone or with --tier and --measured",
             where="scmf reproduce",
             fix="name one recipe, or leave the other options out",

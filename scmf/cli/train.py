@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scmf.cli.options import Config, Json, LowCoverage, Quiet, Seeds, Set, Variant, names_of, seeds_of
+from scmf.cli.options import Config, Json, LowCoverage, Quiet, Seeds, Set, Variant, names_of, seeds_of, sets_of
 from scmf.cli.output import print_answer, print_json, print_table, say
 
 SWEEP = "runs/sweep"
@@ -37,8 +37,7 @@ def train(
     from scmf.training.data import prepare
     from scmf.training.pretrain import pretrain, refuse_other_run
 
-    texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
-    texts += ("data.allow_low_coverage=true",) if allow_low_coverage else ()
+    texts = sets_of(overrides, seed=seed, allow_low_coverage=allow_low_coverage)
     recipe = load_recipe(config, variant=variant, overrides=texts)
     try_folder(out, option="--out")
     if recipe.config.model.checkpoint is not None:
@@ -77,6 +76,7 @@ def sweep(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for runs and tables.", show_default=SWEEP)] = None,
     variant: Variant = None,
     overrides: Set = None,
+    allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -95,7 +95,7 @@ def sweep(
         architecture=model,
         objective=objective,
         variant=variant,
-        overrides=tuple(overrides or ()),
+        overrides=sets_of(overrides, allow_low_coverage=allow_low_coverage),
         seeds=seeds_of(seeds),
         out=out,
     )

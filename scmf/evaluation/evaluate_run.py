@@ -7,17 +7,22 @@ model gives to it (submissions.model).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from scmf.core.config.recipe import Recipe, list_recipes, load_recipe
 from scmf.core.config.run import DataConfig, EvalConfig, validate
 from scmf.core.errors import DataError
 from scmf.core.outputs import try_file, try_folder
+from scmf.data.genes.ids import pick_ids
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
-from scmf.data.stores.adata_files import add_vectors, check_obsm_key, obsm_keys, stored_bytes
+from scmf.data.stores.adata_files import add_vectors, check_obsm_key, obsm_keys, places_of, stored_bytes
 from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.files.remote import is_remote
 from scmf.data.stores.open import sources_of
@@ -30,7 +35,7 @@ from scmf.models.embed import embed_tokens, embeds_by_batch, on_device
 from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
 from scmf.results.score import Score
-from scmf.tokenizers.coverage import tell_known_share
+from scmf.tokenizers.coverage import known_columns, tell_known_share
 from scmf.training.data import Prepared
 
 log = logging.getLogger(__name__)
@@ -165,7 +170,7 @@ def embed_to_file(
     network = on_device(network, device)
     settings = _embedding_settings(model, network, layer=layer, pooling=pooling, batch_size=batch_size)
     keys = {"files": [stored], "counts": counts, "gene_ids": gene_ids, "counts_rounding": counts_rounding}
-    cells = load_cells(validate(DataConfig, keys, where="embed"))
+    cells = load_cells(validate(DataConfig, {**keys, **_as_in_run(stored, model, tokenizer, keys)}, where="embed"))
     _say_replaced(stored, output, key)
     tell_known_share(tokenizer, cells, allow=allow_low_coverage)
     tokens = tokens_for(network, tokenizer, with_batches(cells, network, model, batch_key))
@@ -173,6 +178,39 @@ def embed_to_file(
     x_ND = embed_tokens(network, tokens, settings=settings)
     add_vectors(stored, output, key, x_ND)
     return {"file": str(output), "key": key, "cells": len(x_ND), "dimensions": x_ND.shape[1]}
+
+
+def _as_in_run(stored: Path, model: Path, tokenizer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The matrix and the ids that the run has read, where nothing is asked for and the file has them too."""
+    data = _data_of(model)
+    asked = () if data is None else ("counts", "gene_ids")
+    wanted = {name: getattr(data, name) for name in asked if keys[name] == "auto" != getattr(data, name)}
+    if not wanted:
+        return {}
+    matrices, tables = places_of(stored)
+    if "counts" in wanted and wanted["counts"] not in matrices:
+        del wanted["counts"]
+    if "gene_ids" in wanted and not any(_read_as_well(tokenizer, var, wanted["gene_ids"]) for var in tables.values()):
+        del wanted["gene_ids"]
+    for name, value in wanted.items():
+        log.info(f"{name} {value!r}, as in the run")
+    return wanted
+
+
+def _read_as_well(tokenizer: Any, var: pd.DataFrame, column: str) -> bool:
+    """Whether a file has this column of gene ids, and a tokenizer knows no fewer of them than of those found alone."""
+    if column != "var_names" and column not in var:
+        return False
+    named, auto = (_n_known(tokenizer, pick_ids(var, where, path="var")[0]) for where in (column, "auto"))
+    return named >= auto
+
+
+def _n_known(tokenizer: Any, ids: np.ndarray) -> int:
+    """Genes of its vocabulary that a tokenizer finds among gene ids."""
+    try:
+        return known_columns(tokenizer, ids.tolist(), where="var")[1]
+    except DataError:  # none
+        return 0
 
 
 def _say_replaced(stored: Path, output: Path, key: str) -> None:

@@ -20,6 +20,7 @@ from scmf.core.config.renamed import load_tokenizer
 from scmf.core.config.run import RunConfig, TokenizerConfig
 from scmf.core.errors import ConfigError, DataError, ScmfError, from_value_error
 from scmf.data.genes.align_vectors import vectors_for
+from scmf.data.genes.names import OtherNames
 from scmf.data.genes.vocabulary import load_vocabulary
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.preprocess.hvg import highly_variable_genes
@@ -30,6 +31,7 @@ from scmf.data.stores.missing import known_text
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.tokenizers.continuous_tables import UNKNOWN_ASSAY
+from scmf.tokenizers.species import genes_of, keep_orthologs, through_orthologs
 
 log = logging.getLogger(__name__)
 
@@ -96,17 +98,28 @@ def fitted_tokenizer(config: RunConfig, cells: LoadedCells) -> Any:
         chosen = training[:, _most_variable(training, settings.top_genes, rounding=config.data.counts_rounding)]
         totals = np.asarray(training.X.sum(axis=1)).ravel() if totals is None else totals
     try:
-        made = strategy.fit(
-            chosen.X,
-            chosen.var_names,
-            min_cells=settings.min_cells,
-            n_counts=totals,
-            **with_vectors(shape, chosen.var_names.tolist()),
-        )
+        shape = with_vectors(shape, chosen.var_names.tolist())
+        made = strategy.fit(chosen.X, chosen.var_names, min_cells=settings.min_cells, n_counts=totals, **shape)
+        made = with_names(made, cells.names, strategy, shape)
         learn_columns(made, obs_columns(made, training.obs))
         return made
     except ValueError as error:
         raise _naming_cells(error, training) from error
+
+
+def with_names(made: Any, names: OtherNames | None, strategy: Any, shape: Mapping[str, Any]) -> Any:
+    """A fitted tokenizer with the other names of its genes, so that it knows the files that it was fitted on."""
+    if names is None:
+        return made
+    if names.aliases:
+        vectors = {}
+        if "vectors" in shape:
+            genes = genes_of(made)
+            vectors = {"vectors": (genes, made.vectors[[made.get_vocab()[gene] for gene in genes]])}
+        medians = getattr(made, "medians", {})
+        made = strategy.from_tables(made.get_vocab(), medians, names.aliases, **{**shape, **vectors})
+    keep_orthologs(made, names)
+    return made
 
 
 def _most_variable(training: LoadedCells, n_genes: int, *, rounding: Rounding) -> list[str]:
@@ -147,6 +160,7 @@ def tokenize(tokenizer: Any, cells: LoadedCells, *, draw: int = 0, batch_names: 
     DataError
         For anything wrong with the cells; an empty cell is named.
     """
+    cells = through_orthologs(tokenizer, cells)
     try:
         encoded = tokenizer.encode_cells(cells.X, cells.var_names, n_counts=cells.total_counts, draw=draw)
         tensors = dict(tokenizer.cell_tensors(obs_columns(tokenizer, cells.obs)))
@@ -201,7 +215,7 @@ def training_tokens(tokenizer: Any, cells: LoadedCells, tokens: Ragged, rows: np
     first = tokens.select(rows)
     if not tokenizer.is_stochastic:
         return first
-    chosen = cells[rows]
+    chosen = through_orthologs(tokenizer, cells[rows])
 
     def draw(epoch: int) -> Ragged:
         if epoch == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.preprocess.statistics_pass import corpus_statistics
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.missing import known_text
+from scmf.data.stores.named_genes import named_genes
 from scmf.data.stores.ragged import BadRows, Encoder, Ragged
 from scmf.data.stores.store import CountBlock
 from scmf.data.stores.token_store import ReadyTokens
@@ -49,6 +50,7 @@ from scmf.tokenizers.build import (
     with_vectors,
 )
 from scmf.tokenizers.coverage import tell_known_share_of_stores
+from scmf.tokenizers.species import keep_orthologs, ortholog_aligner
 from scmf.training.data import no_training_cells
 from scmf.training.stream_batches import StreamBatches
 
@@ -247,6 +249,9 @@ def prepare_stream(config: RunConfig) -> Streamed:
         raise no_training_cells(opened.facts)
     with main_first():
         tokenizer = _tokenizer(config, opened)
+    if opened.aligner is not None:
+        keep_orthologs(tokenizer, opened.other_names)
+    opened = _with_orthologs(opened, tokenizer)
     columns = {name: opened.column(name) for name in tokenizer.obs_columns}
     learn_columns(tokenizer, obs_columns(tokenizer, columns))
     if config.data.tokens is not None or settings.cache_tokens is not None:
@@ -261,6 +266,18 @@ def prepare_stream(config: RunConfig) -> Streamed:
     with main_first():
         cached = cached_tokens(opened, encoder, settings.cache_tokens, made_by=encoder.fingerprint)
     return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
+
+
+def _with_orthologs(opened: OpenedCorpus, tokenizer: Any) -> OpenedCorpus:
+    """The corpus on the genes of the tokenizer, where all its stores are of a species that this reads by orthologs."""
+    if opened.aligner is not None or not getattr(tokenizer, "gene_orthologs", {}):
+        return opened
+    files = named_genes(opened.corpus.stores)
+    species = {file.species for file in files}
+    aligner = ortholog_aligner(tokenizer, species.pop()) if len(species) == 1 else None
+    for file in files if aligner is not None else ():
+        aligner.tell_species(file.ids, file.species, where=file.name)  # type: ignore[union-attr]
+    return opened if aligner is None else replace(opened, aligner=aligner)
 
 
 def _refuse_values(tokenizer: Any, config: RunConfig) -> None:
@@ -298,7 +315,7 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus) -> Any:
         state=state,
     )
     token_ids, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
-    aliases = None if aligner is None or aligner.mapping is None else aligner.mapping.aliases
+    aliases = None if aligner is None else opened.other_names.aliases
     if settings.top_genes is not None:
         raise ConfigError(
             f"top_genes {settings.top_genes} with cells that are streamed",
@@ -366,6 +383,6 @@ def tokenize_files(
     """
     settings = TokenizerConfig(vocabulary=vocabulary, max_length=max_length, special_tokens=special_tokens)
     tokenizer = given_tokenizer(settings)
-    opened = open_corpus(data)
+    opened = _with_orthologs(open_corpus(data), tokenizer)
     tell_known_share_of_stores(tokenizer, opened.corpus, opened.aligner, allow=data.allow_low_coverage)
     return tokenize_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)

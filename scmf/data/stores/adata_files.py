@@ -201,6 +201,19 @@ def obsm_keys(path: Path | str) -> list[str]:
         raise _unreadable(error, path) from error
 
 
+def places_of(path: Path | str) -> tuple[set[str], dict[str, pd.DataFrame]]:
+    """Where a file or group of this machine has matrices (``X``, ``raw.X``, ``layers/<name>``); its tables of genes."""
+    try:
+        with _open(LocalFiles(str(path))) as tree:
+            found = {name for name, where in (("X", "X"), ("raw.X", "raw/X")) if where in tree}
+            found |= {f"layers/{name}" for name in tree.get("layers", {})}
+            return found, {table: _frame(tree, table, []) for table in ("var", "raw/var") if table in tree}
+    except ScmfError:
+        raise
+    except Exception as error:  # whatever h5py and zarr raise for damaged files
+        raise _unreadable(error, path) from error
+
+
 def stored_bytes(path: Path | str) -> int:
     """Bytes of a file, or of all files of a folder."""
     path = Path(path)

@@ -26,6 +26,7 @@ def find_submission(
     *,
     tasks: Iterable[Task],
     obsm: str | None = None,
+    by_order: bool = False,
     name: str | None = None,
     corpora: tuple[str, ...] = (),
     **of_model: Any,
@@ -41,6 +42,8 @@ def find_submission(
         What it will be scored on; predicted cells and embeddings are told apart by them.
     obsm
         Key of vectors.
+    by_order
+        The vectors of a file are those of the cells of a task in their order, whatever their ids.
     name
         ``recipe/variant`` for results of files and cards.
     corpora
@@ -54,6 +57,11 @@ def find_submission(
         The word means nothing, or a file came without a name.
     """
     path = Path(word)
+    if by_order and (obsm is None or not path.is_file() and not is_zarr(path)):
+        raise ConfigError(
+            f"--by-order with {word!r}", wanted="a file with embeddings, and --obsm", where="scmf evaluate",
+            fix="leave --by-order out: a model and a card name their cells",
+        )  # fmt: skip
     if word == BASELINES:
         return BaselinesSubmission.new()
     if (path.is_dir() and not is_zarr(path)) or (not path.exists() and means_model(word)):
@@ -74,7 +82,7 @@ def find_submission(
             fix="for example --as my-model/v1",
         )  # fmt: skip
     digest = sha256_json([word, obsm]) if card else sha256_of(path)
-    words = (word, *(("--obsm", obsm) if obsm else ()), "--as", str(name))
+    words = (word, *(("--obsm", obsm) if obsm else ()), *(("--by-order",) if by_order else ()), "--as", str(name))
     words += tuple(part for corpus in corpora for part in ("--trained-on", corpus))
     origin = Origin(recipe, variant, "published", digest, words, corpora=corpora)
     if card:
@@ -83,7 +91,7 @@ def find_submission(
     if path.suffix in (".tsv", ".csv"):
         return EdgesSubmission(origin, path)
     if obsm is not None:
-        return VectorsSubmission(origin, obsm, path)
+        return VectorsSubmission(origin, obsm, path, by_order)
     if {task.benchmark for task in tasks} != {"perturbation"}:
         raise ConfigError(
             f"{word} without --obsm", wanted="the key of the embedding, or tasks of the perturbation benchmark alone",

@@ -263,7 +263,7 @@ def _make(model: PublishedModel, asked: _Asked, target: Path) -> Pulled:
             write_json(folder / "provenance.json", {**terms, "weights_sha256": sums, **facts})
         mark = {"name": model.name, "digest": model.digest, "sha256": sha256, "verified": verified}
         manifest.seal(folder, {MARK: mark})
-    if asked.source is None and target == model.folder:
+    if asked.source is None and (target == model.folder or here(model) is not None):
         file.unlink()  # it is here in our format now
         with suppress(OSError):  # what a killed process left of its download
             file.parent.rmdir()
