@@ -170,7 +170,7 @@ def embed_to_file(
     network = on_device(network, device)
     settings = _embedding_settings(model, network, layer=layer, pooling=pooling, batch_size=batch_size)
     keys = {"files": [stored], "counts": counts, "gene_ids": gene_ids, "counts_rounding": counts_rounding}
-    cells = load_cells(validate(DataConfig, {**keys, **_as_in_run(stored, model, tokenizer, keys)}, where="embed"))
+    cells = load_cells(validate(DataConfig, {**keys, **as_in_run(stored, model, tokenizer, keys)}, where="embed"))
     _say_replaced(stored, output, key)
     tell_known_share(tokenizer, cells, allow=allow_low_coverage)
     tokens = tokens_for(network, tokenizer, with_batches(cells, network, model, batch_key))
@@ -180,7 +180,7 @@ def embed_to_file(
     return {"file": str(output), "key": key, "cells": len(x_ND), "dimensions": x_ND.shape[1]}
 
 
-def _as_in_run(stored: Path, model: Path, tokenizer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
+def as_in_run(stored: Path, model: Path, tokenizer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
     """The matrix and the ids that the run has read, where nothing is asked for and the file has them too."""
     data = _data_of(model)
     asked = () if data is None else ("counts", "gene_ids")

@@ -19,7 +19,7 @@ from scmf.core.outputs import try_file
 from scmf.data.loading.load import load_cells
 from scmf.data.stores.adata_files import add_predictions, check_obsm_key, stored_bytes
 from scmf.data.stores.canonical import Rounding
-from scmf.evaluation.evaluate_run import one_store, with_batches
+from scmf.evaluation.evaluate_run import as_in_run, one_store, with_batches
 from scmf.evaluation.submissions.model import tokens_for
 from scmf.models.checkpoint import class_names, is_classifier, load_run_model
 from scmf.models.embed import classify_tokens, on_device
@@ -87,7 +87,13 @@ def predict_to_file(
             fix="scmf finetune --base-model MODEL --data CELLS --task cell_type_annotation --out RUN",
         )  # fmt: skip
     network = on_device(network, device)
-    keys = {"files": [stored], "counts": counts, "gene_ids": gene_ids, "counts_rounding": counts_rounding}
+    keys: dict[str, Any] = {
+        "files": [stored],
+        "counts": counts,
+        "gene_ids": gene_ids,
+        "counts_rounding": counts_rounding,
+    }
+    keys |= as_in_run(stored, found.folder, tokenizer, keys)
     cells = load_cells(validate(DataConfig, keys, where="predict"))
     if output.exists():
         log.warning(f"{output} is there already and is replaced")
