@@ -51,7 +51,8 @@ def other_genes(adata, path, *, permute=True):
     twice = x[:, :9] // 2
     x[:, :9] -= twice
     names = [*adata.var_names, *(f"{name}.7" for name in adata.var_names[:9]), "ENSG00000999999", "MT-nothing"]
-    x = np.hstack([x, twice, rng.poisson(1.0, (len(x), 2))])
+    unknown = rng.poisson(1.0, (len(x), 2)) * permute  # they move the depth, and with it what is equal after rounding
+    x = np.hstack([x, twice, unknown])
     order = rng.permutation(x.shape[1]) if permute else np.arange(x.shape[1])
     changed = ad.AnnData(sp.csr_matrix(x[:, order].astype(np.float32)), obs=adata.obs.copy())
     changed.var_names = np.array(names)[order]
