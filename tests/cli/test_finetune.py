@@ -137,7 +137,7 @@ def test_balanced_weights_count_every_class_the_same():
     inputs = {"labels": torch.from_numpy(labels)}
     each = -torch.log_softmax(logits, 1)[torch.arange(9), inputs["labels"]]
     wanted = (each * torch.tensor(weights_C, dtype=torch.float32)[inputs["labels"]]).mean()
-    assert torch.allclose(CellClassification(tuple(weights_C)).loss(output, inputs), wanted)
+    assert torch.allclose(CellClassification(weights=tuple(weights_C.tolist())).loss(output, inputs), wanted)
     assert CellClassification().loss(output, inputs) == -1
 
 
