@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scmf.cli.options import BatchSize, Device, Json, LowCoverage, Quiet, Set, Variant, names_of
-from scmf.cli.output import print_json, print_table, say
+from scmf.cli.output import print_json, print_scores, print_table, say
 
 if TYPE_CHECKING:
     from scmf.results.result import Result
@@ -118,14 +118,7 @@ def evaluate(
     if json_:
         print_json([score.to_json() for score in scores])
         return
-    print_table(
-        ("benchmark", "protocol", "method", "metric", "value"),
-        [
-            (score.benchmark, score.protocol, score.method, name, f"{value:.4f}")
-            for score in scores
-            for name, value in score.metrics.items()
-        ],
-    )
+    print_scores(scores)
 
 
 def _calibrate(word: str, card: str | None, *, alone: bool, results: Path | None, json_: bool) -> None:

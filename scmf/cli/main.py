@@ -1,9 +1,9 @@
 """The command line: the application, its entry point and its exit codes.
 
-Lives here: which verbs exist and how errors end a process. Lives elsewhere: the verbs (reproduce, train, evaluate,
-files, data, models, publish), shared options (options), printing (output). Each verb parses, calls one function and
-prints. stdout carries the answer (a table, or one JSON value with --json); progress and errors go to stderr. Nothing
-heavy is imported at the top, so that ``scmf --help`` answers at once.
+Lives here: which verbs exist and how errors end a process. Lives elsewhere: the verbs (reproduce, train, finetune,
+evaluate, files, data, models, publish), shared options (options), printing (output). Each verb parses, calls one
+function and prints. stdout carries the answer (a table, or one JSON value with --json); progress and errors go to
+stderr. Nothing heavy is imported at the top, so that ``scmf --help`` answers at once.
 
 Exit codes: 0 done and fine; 1 a negative answer (a verdict is off, a check found an error); 2 and above
 are errors, see scmf/core/errors.py; 130 stopped by Ctrl-C.
@@ -21,6 +21,7 @@ import typer
 from scmf.cli.data import data_app
 from scmf.cli.evaluate import compare, evaluate, tasks
 from scmf.cli.files import check, embed, schema
+from scmf.cli.finetune import finetune, predict
 from scmf.cli.models import models_app
 from scmf.cli.options import RENAMED_HELP, refuse_renamed
 from scmf.cli.output import Commands, complain, print_json, show_traceback
@@ -41,7 +42,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (reproduce, compare, plan, train, sweep, evaluate, tasks, embed, check, publish, schema):
+for verb in (
+    reproduce, compare, plan, train, finetune, sweep, evaluate, tasks, embed, predict, check, publish, schema,
+):  # fmt: skip
     app.command()(verb)
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")

@@ -130,6 +130,18 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
     Console(width=None if console.is_terminal else 200).print(table)
 
 
+def print_scores(scores: Sequence[Any]) -> None:
+    """Scores of a run and the baselines as a table on stdout."""
+    print_table(
+        ("benchmark", "protocol", "method", "metric", "value"),
+        [
+            (score.benchmark, score.protocol, score.method, name, f"{value:.4f}")
+            for score in scores
+            for name, value in score.metrics.items()
+        ],
+    )
+
+
 def print_report(report: Any, *, as_json: bool) -> None:
     """A check's findings; exit code 1 when one of them is an error."""
     if as_json:

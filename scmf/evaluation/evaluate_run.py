@@ -181,7 +181,7 @@ def embed_to_file(
     DataError
         The cells cannot be used.
     """
-    stored = _one_store(str(file))
+    stored = one_store(str(file), verb="embed")
     found = find_model(model)
     model = found.folder
     recipe = found.recipe or _recipe_name(model)
@@ -195,17 +195,17 @@ def embed_to_file(
     network = on_device(network, device)
     settings = _embedding_settings(model, network, layer=layer, pooling=pooling, batch_size=batch_size)
     keys = {"files": [stored], "counts": counts, "gene_ids": gene_ids, "counts_rounding": counts_rounding}
-    cells = load_cells(validate(DataConfig, {**keys, **_as_in_run(stored, model, tokenizer, keys)}, where="embed"))
+    cells = load_cells(validate(DataConfig, {**keys, **as_in_run(stored, model, tokenizer, keys)}, where="embed"))
     _say_replaced(stored, output, key)
     tell_known_share(tokenizer, cells, allow=allow_low_coverage)
-    tokens = tokens_for(network, tokenizer, _with_batches(cells, network, model, batch_key))
+    tokens = tokens_for(network, tokenizer, with_batches(cells, network, model, batch_key))
     log.info(f"embedding {len(tokens):,} cells")
     x_ND = embed_tokens(network, tokens, settings=settings)
     add_vectors(stored, output, key, x_ND)
     return {"file": str(output), "key": key, "cells": len(x_ND), "dimensions": x_ND.shape[1]}
 
 
-def _as_in_run(stored: Path, model: Path, tokenizer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
+def as_in_run(stored: Path, model: Path, tokenizer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
     """The matrix and the ids that the run has read, where nothing is asked for and the file has them too."""
     data = _data_of(model)
     asked = () if data is None else ("counts", "gene_ids")
@@ -248,12 +248,12 @@ def _say_replaced(stored: Path, output: Path, key: str) -> None:
         )
 
 
-def _one_store(file: str) -> Path:
+def one_store(file: str, *, verb: str) -> Path:
     """The one .h5ad file or zarr group that a word on the command line means, on this machine."""
     if is_remote(file):
         raise DataError(
             f"the address {file.partition('?')[0]}", wanted="an .h5ad file or zarr group of this machine",
-            where="scmf embed", fix="copy it here first; the output is a copy of it with the vectors",
+            where=f"scmf {verb}", fix="copy it here first; the output is a copy of it with what is added",
         )  # fmt: skip
     sources = sources_of(file, None)
     for source in sources:
@@ -261,16 +261,16 @@ def _one_store(file: str) -> Path:
     if len(sources) > 1:
         raise DataError(
             f"{len(sources)} stores, the first {sources[0].root}", wanted="one .h5ad file or zarr group", where=file,
-            fix="call `scmf embed` once for each of them",
+            fix=f"call `scmf {verb}` once for each of them",
         )  # fmt: skip
     return Path(sources[0].root)
 
 
-def _with_batches(cells: LoadedCells, network: Any, model: Path, batch_key: str | None) -> LoadedCells:
+def with_batches(cells: LoadedCells, network: Any, model: Path, batch_key: str | None) -> LoadedCells:
     """The cells with the column of their batch named, where the embedding depends on it."""
     if not embeds_by_batch(network):
         if batch_key is not None:
-            log.warning("--batch-key is not used: the embedding of this model does not depend on the batch")
+            log.warning("--batch-key is not used: what this model says of a cell does not depend on the batch")
         return cells
     run = RunFolder.find(model)
     key = batch_key or (None if run is None else run.config.data.batch_key)

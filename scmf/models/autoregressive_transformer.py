@@ -1056,6 +1056,10 @@ class AutoregressiveTransformerForSequenceClassification(AutoregressiveTransform
             loss=None if labels is None else cross_entropy(logits_BC.float(), labels), logits=logits_BC
         )
 
+    def embed(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Embed cells as `AutoregressiveTransformerModel.embed` does."""
+        return self.model.embed(*args, **kwargs)
+
 
 # --- auto classes ---------------------------------------------------------------------------------
 

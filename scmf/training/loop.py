@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 
 from scmf.core import progress, watch
 from scmf.core.config.run import TrainingConfig
+from scmf.core.distributed import agreed
 from scmf.core.errors import TrainingError
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import (
@@ -36,8 +38,9 @@ from scmf.data.tokens.tokens import (
 from scmf.training import checkpoints, training_state
 from scmf.training.distributed import is_sharded, make_accelerator, sum_over_ranks
 from scmf.training.log import RunLog, end_trackers, start_trackers
-from scmf.training.objectives.protocol import Objective
+from scmf.training.objectives.protocol import Objective, loss_of
 from scmf.training.optimizer import make_optimizer, make_schedule
+from scmf.training.selection import BestEpoch
 from scmf.training.share import Share, resumed
 from scmf.training.trainee import Trainee, whole
 from scmf.training.validation import EvaluationCallback, Validation
@@ -85,6 +88,7 @@ def train(
     valid: Ragged | None = None,
     callbacks: Sequence[EvaluationCallback] = (),
     evaluate_every: int = 1,
+    best: BestEpoch | None = None,
 ) -> TrainingReport:
     """Train ``model`` in place on ``cells``; resume from the newest checkpoint under ``out`` if there is one.
 
@@ -109,6 +113,8 @@ def train(
         Evaluations whose values are logged with the loss.
     evaluate_every
         Epochs between evaluations; 0 never evaluates.
+    best
+        Keeps the weights of the best of the evaluations and may end the run.
 
     Raises
     ------
@@ -133,6 +139,7 @@ def train(
 
     begin = checkpoints.RunPosition(0, 0, 0, digest) if found is None else found[1]
     step = begin.step
+    ended = best is not None and agreed(partial(best.resume, step))
     log = RunLog(out / "log.jsonl", accelerator, keep_until=step)
     validate = Validation(trainee, objective, valid, callbacks, settings.batch_size)
 
@@ -141,7 +148,7 @@ def train(
         checkpoints.save(trainee, out / "checkpoints", at, keep=settings.keep_checkpoints)
 
     with watch.failures_named(), progress.bar(objective.name.replace("_", " "), total, unit="steps", done=step) as bar:
-        for epoch in range(begin.epoch, settings.max_epochs):
+        for epoch in range(begin.epoch, settings.max_epochs if not ended else 0):
             first = share.used if epoch == begin.epoch else 0
             batches = source.epoch(epoch, start=first)
             used = first
@@ -167,9 +174,13 @@ def train(
             if done and used > first:
                 last = step >= total or epoch + 1 == settings.max_epochs
                 if evaluate_every and ((epoch + 1) % evaluate_every == 0 or last):
-                    log.write(step, epoch=epoch, **validate(epoch, step))
+                    values = validate(epoch, step)
+                    log.write(step, epoch=epoch, **values)
+                    if best is not None:
+                        with trainee.evaluated() as network:
+                            ended = agreed(partial(best.evaluated, network, epoch, step, values))
                 checkpoint(epoch + 1, 0)
-            if step >= total:
+            if step >= total or ended:
                 break
         trainee.gather()
     end_trackers(accelerator, settings)
@@ -236,7 +247,7 @@ def _step(
         torch.manual_seed(_seed(settings.seed, 0, epoch, number, 1 + share.part))
         trainee.before_forward()
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        loss_share = model(**batch).loss * (weight / total)
+        loss_share = loss_of(objective, model(**batch), batch) * (weight / total)
         watch.step()
         # DDP and FSDP average gradients over ranks; a mean over all predictions wants their sum.
         accelerator.backward(loss_share * accelerator.num_processes)

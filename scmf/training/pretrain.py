@@ -76,13 +76,13 @@ def pretrain(
 
 
 @contextmanager
-def held(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[None]:
+def held(run: RunFolder, facts: Mapping[str, Any], *, what: str = "scmf train") -> Iterator[None]:
     """Hold the folder of a run alone, with ``run.json`` written; a folder that is not this run's is left as it is."""
     with ExitStack() as stack:
 
         def take() -> None:
             refuse_other_run(run, facts)
-            stack.enter_context(one_writer(run.path, "scmf train"))
+            stack.enter_context(one_writer(run.path, what))
             refuse_other_run(run, facts)
             newest_intact(run.pretraining / "checkpoints", digest=facts["digest"], warn=False)
             run.write(facts)

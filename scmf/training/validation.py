@@ -15,7 +15,7 @@ import torch
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import in_order, padded_tensors
 from scmf.training.distributed import on_main
-from scmf.training.objectives.protocol import Objective
+from scmf.training.objectives.protocol import Objective, loss_of
 from scmf.training.trainee import Trainee
 
 
@@ -77,7 +77,8 @@ class Validation:
             batch = self.objective.prepare(padded_tensors(cells, rows), generator)
             weight = self.objective.predictions(batch)
             with accelerator.autocast():
-                output = model(**{name: tensor.to(accelerator.device) for name, tensor in batch.items()})
-            summed += float(output.loss) * weight
+                batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+                loss = loss_of(self.objective, model(**batch), batch)
+            summed += float(loss) * weight
             count += weight
         return summed / max(count, 1)

@@ -46,6 +46,9 @@ _MOVES_NO_NUMBER = (
 """Keys of ``training`` that a digest leaves out: a run may go on with others. How many batches make a step is kept in
 its checkpoints."""
 
+_CAME_LATER_IN_FINETUNE = ("task", "method", "rank", "alpha", "adapter_dropout", "class_weights", "patience")
+"""The same of ``eval.finetune``."""
+
 
 class Identity(Section):
     """Who published the model and under which terms."""
@@ -142,6 +145,10 @@ class Recipe:
                 default = plain[key].get_default(call_default_factory=True)
                 if getattr(getattr(self.config, section), key) == default or sections[section][key] == {}:
                     del sections[section][key]
+        if (settings := self.config.eval.finetune) is not None:
+            for key in _CAME_LATER_IN_FINETUNE:
+                if getattr(settings, key) == type(settings).model_fields[key].default:
+                    del sections["eval"]["finetune"][key]
         del sections["data"]["allow_low_coverage"]  # it refuses or does not, and moves no number
         for key in _MOVES_NO_NUMBER:
             del sections["training"][key]
