@@ -70,8 +70,8 @@ def reproduce(
     from scmf.experiments.metric_parity.walk import METRIC_SETS
 
     if recipe in METRIC_SETS:
-        others = check or measured is not None or variant or overrides or record or seeds != "0" or runs or results
-        _metrics(recipe, tiers=tier, alone=bool(others or reports), json_=json_)
+        more = any((check, measured, variant, overrides, record, seeds != "0", runs, results, reports))
+        _metrics(recipe, tiers=tier, alone=more, json_=json_)
         return
     if check or measured is not None or recipe == EVERY:
         others = any((variant, overrides, allow_low_coverage, record, seeds != "0", runs, results, reports))

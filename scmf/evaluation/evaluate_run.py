@@ -95,9 +95,9 @@ def evaluate_folder(
     if recipe.config.eval.finetune is not None and (folder / "model").is_dir():
         try_folder(RunFolder(folder).path, option="the folder of the run, in which the head is fine-tuned:")
     others = [name for name in recipe.config.eval.tasks if is_own_task(name)]
-    found: list[Score] = []
+    filed: list[Score] = []
     if recipe.config.eval.benchmarks or not others:
-        found += _of_own_cells(
+        filed += _of_own_cells(
             folder, recipe, own=config is None, device=device, batch_size=batch_size, allow=allow_low_coverage
         )
     if others:
@@ -107,8 +107,8 @@ def evaluate_folder(
             cells = cells_of(task)
             for who in (BaselinesSubmission.of_recipe(), submission):
                 log.info(f"{name}: {who.origin.recipe}")
-                found += [replace(score, benchmark=name) for score in scores(task, who, cells)]
-    return found
+                filed += [replace(score, benchmark=name) for score in scores(task, who, cells)]
+    return filed
 
 
 def _of_own_cells(
