@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,7 @@ from scmf.cli.files import check, embed, schema
 from scmf.cli.models import models_app
 from scmf.cli.options import RENAMED_HELP, refuse_renamed
 from scmf.cli.output import Commands, complain, print_json, show_traceback
+from scmf.cli.plan import plan
 from scmf.cli.publish import publish
 from scmf.cli.reproduce import reproduce
 from scmf.cli.train import sweep, train
@@ -39,13 +41,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (reproduce, compare, train, sweep, evaluate, tasks, embed, check, publish, schema):
+for verb in (reproduce, compare, plan, train, sweep, evaluate, tasks, embed, check, publish, schema):
     app.command()(verb)
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
 _STOPPED = 130
 """Exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
+_FIRST_TELLS_S = 5
+"""So long another process waits with its error, which mostly is that of all."""
 
 
 @app.callback()
@@ -70,6 +74,12 @@ def main() -> None:
     from scmf.core.errors import ScmfError, resource_error
 
     sys.excepthook = show_traceback
+    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") == "train":
+        _adopt()
+    if (parent := os.environ.pop("SCMF_STARTED_BY", "")).isdecimal():
+        from scmf.core import watch
+
+        watch.follow(int(parent))
     several = os.environ.get("WORLD_SIZE", "1").strip() not in ("", "0", "1")
     first = not several or os.environ.get("RANK", "0").strip() == "0"
     if several:  # one error in our words, not the frames of a store that lost its processes
@@ -88,6 +98,8 @@ def main() -> None:
             watch.say = _say
         app()
     except ScmfError as error:
+        if several and not first:  # the first process may say the same; torchrun ends this one then
+            time.sleep(_FIRST_TELLS_S)
         code = _say(error)
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns Ctrl-C into an exit with this code and no word
@@ -104,6 +116,17 @@ def main() -> None:
 
         leave(code)
     raise SystemExit(code)
+
+
+def _adopt() -> None:
+    """Be the process of a run that srun says this is."""
+    from scmf.core import slurm
+    from scmf.core.errors import ScmfError
+
+    try:
+        slurm.adopt()
+    except ScmfError as error:
+        raise SystemExit(_say(error)) from error
 
 
 def _say(error: ScmfError) -> int:

@@ -35,6 +35,7 @@ from scmf.results.pages.reproduction import refuse_other_report, write_report
 from scmf.results.pages.reproduction_plots import FigureInputs
 from scmf.results.parity import ParityCase
 from scmf.results.result import CellKey, Result
+from scmf.training.processes import refuse_several
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +193,7 @@ def reproduce(
         Folders for runs, result files and pages; `scmf.experiments.folders.Folders.of` chooses those not given.
     """
     recipe = load_recipe(name, variant=variant, overrides=overrides)
+    refuse_several(recipe.config.training, "reproduce")
     folders = Folders.of(recipe, record=record, runs=runs, results_dir=results_dir, reports=reports)
     if "mini" in tiers:
         folders.try_all()

@@ -14,7 +14,7 @@ from typing import Any
 
 from scmf.core import provenance, registry
 from scmf.core.config.recipe import Recipe
-from scmf.core.distributed import agreed, is_main
+from scmf.core.distributed import agreed
 from scmf.core.files import sha256_json, write_json
 from scmf.core.locks import one_writer
 from scmf.models.build import build_model
@@ -66,9 +66,12 @@ def pretrain(
             callbacks=callbacks,
             evaluate_every=config.eval.every_n_epochs,
         )
-        if is_main():
+
+        def save() -> None:
             save_model(model, tokenizer, run.model, run=run.identity)
             write_json(run.model / RECORD, training_record(Checkpoint.at(out)))
+
+        agreed(save, share=False)
     return model, report
 
 

@@ -52,7 +52,7 @@ from scmf.tokenizers.build import (
 from scmf.tokenizers.coverage import tell_known_share_of_stores
 from scmf.tokenizers.species import keep_orthologs, ortholog_aligner
 from scmf.training.data import no_training_cells
-from scmf.training.stream_batches import StreamBatches
+from scmf.training.stream_batches import StreamBatches, own_lanes
 
 log = logging.getLogger(__name__)
 
@@ -164,22 +164,27 @@ class Streamed:
         shape = Shape(training.batch_size, settings.block_cells, settings.buffer_blocks)
         _refuse_large_buffer(corpus, shape, settings)
 
-        def share(rank: int, world_size: int) -> StreamBatches:
-            stream = CellStream(
-                corpus,
-                self.encoder,
-                shape=shape,
-                seed=training.seed,
-                rank=rank,
-                world_size=world_size,
-                sampler=sampler,
-                how=how,
-                groups=groups,
-                cell_tensors=cell_tensors,
-                dtypes={"input_ids": np.int64},
-                threads=settings.threads,
-            )
-            return StreamBatches(stream)
+        def share(rank: int, world_size: int, lanes: int) -> StreamBatches:
+            own = len(own_lanes(lanes, rank=rank, world_size=world_size))
+            _refuse_large_buffer(corpus, shape, settings, buffers=own)
+
+            def lane_of(lane: int) -> CellStream:
+                return CellStream(
+                    corpus,
+                    self.encoder,
+                    shape=shape,
+                    seed=training.seed,
+                    rank=lane,
+                    world_size=lanes,
+                    sampler=sampler,
+                    how=how,
+                    groups=groups,
+                    cell_tensors=cell_tensors,
+                    dtypes={"input_ids": np.int64},
+                    threads=max(1, settings.threads // own),
+                )
+
+            return StreamBatches(lane_of, lanes=lanes, rank=rank, world_size=world_size)
 
         return share
 
@@ -346,12 +351,14 @@ def panel_genes(corpus: Corpus, aligner: GeneAligner) -> dict[str, str]:
     return genes
 
 
-def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig) -> None:
+def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig, *, buffers: int = 1) -> None:
+    """Raise where the buffers of a process, one for each of its lanes, are larger than allowed."""
     stored = np.mean([store.lengths[:10_000].mean() for store in corpus.stores if store.n_cells])
-    needed = round(shape.block_cells * shape.buffer_blocks * float(stored) * 8 / 1e9, 6)
+    needed = round(buffers * shape.block_cells * shape.buffer_blocks * float(stored) * 8 / 1e9, 6)
     if needed > settings.max_open_gb:
+        count = "a buffer" if buffers == 1 else f"each of {buffers} buffers, one for each batch of a step"
         raise ConfigError(
-            f"{shape.block_cells * shape.buffer_blocks:,} cells in a buffer, {stored:,.0f} values each: {needed:g} GB",
+            f"{shape.block_cells * shape.buffer_blocks:,} cells in {count}, {stored:,.0f} values each: {needed:g} GB",
             wanted=f"at most {settings.max_open_gb:g} GB",
             where="data.stream",
             fix="lower buffer_blocks or block_cells, or raise max_open_gb",

@@ -66,9 +66,9 @@ def config(folder, **stream):
 
 def rows_of(streamed, *, epoch=0):
     """Cell -> tokens, as the batches of an epoch hold them."""
-    share = streamed.batches(config_training())(0, 1)
+    share = streamed.batches(config_training())(0, 1, 1)
     rows = {}
-    for batch in share.stream.epoch(epoch):
+    for batch in share.streams[0].epoch(epoch):
         for cell, n, ids in zip(batch.cells, batch.lengths, batch.columns["input_ids"], strict=True):
             rows[int(cell)] = ids[:n].tolist()
     return rows
@@ -152,8 +152,8 @@ def test_cached_tokens_are_sampled_by_the_columns_of_their_cells(folder, monkeyp
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))
 
     def cells_of(**stream):
-        share = prepare_stream(config(folder, **stream)).batches(config_training())(0, 1)
-        return [batch.cells.tolist() for batch in share.stream.epoch(0)]
+        share = prepare_stream(config(folder, **stream)).batches(config_training())(0, 1, 1)
+        return [batch.cells.tolist() for batch in share.streams[0].epoch(0)]
 
     assert cells_of(**more, cache_tokens=str(tmp_path / "tokens")) == cells_of(**more)
 

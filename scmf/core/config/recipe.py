@@ -38,6 +38,13 @@ _CAME_LATER = {
 }
 """Keys that did not exist when the first expected values were recorded, by section."""
 
+_MOVES_NO_NUMBER = (
+    "seed", "trackers", "project", "keep_checkpoints", "checkpoint_every_n_steps", "strategy", "num_gpus",
+    "num_processes", "num_nodes",
+)  # fmt: skip
+"""Keys of ``training`` that a digest leaves out: a run may go on with others. How many batches make a step is kept in
+its checkpoints."""
+
 
 class Identity(Section):
     """Who published the model and under which terms."""
@@ -135,7 +142,7 @@ class Recipe:
                 if getattr(getattr(self.config, section), key) == default or sections[section][key] == {}:
                     del sections[section][key]
         del sections["data"]["allow_low_coverage"]  # it refuses or does not, and moves no number
-        for key in ("seed", "trackers", "project", "keep_checkpoints", "checkpoint_every_n_steps"):
+        for key in _MOVES_NO_NUMBER:
             del sections["training"][key]
         if sections["data"]["files"]:  # own files are known by what they hold, which the digest of a run has
             sections["data"] |= {"files": len(sections["data"]["files"]), "split": bool(sections["data"]["split"])}

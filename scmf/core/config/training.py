@@ -30,6 +30,16 @@ class TrainingConfig(Section):
     """Stop after this many optimizer steps, whatever ``max_epochs`` says."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic of forward and backward pass; ``16-mixed`` needs a GPU."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several processes share a network: ``ddp`` keeps a whole copy in each, ``fsdp`` shards weights, gradients and
+    optimizer (FSDP2), ``auto`` is ``fsdp`` where a copy would take over half of a GPU's memory. No number depends on
+    it."""
+    num_gpus: int | None = Field(None, ge=0)
+    """GPUs of each node, one process on each; 0: the CPU; null: one process, on a GPU where there is one."""
+    num_processes: int | None = Field(None, ge=1)
+    """Processes on each node that train on the CPU, in place of GPUs."""
+    num_nodes: int = Field(1, ge=1)
+    """Nodes, each with as many processes."""
     optimizer: Literal["adamw"] = "adamw"
     """Optimizer (torch.optim.AdamW)."""
     lr: float = Field(1e-3, gt=0)
@@ -64,6 +74,15 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _options_of_objective(self) -> TrainingConfig:
         object.__setattr__(self, "options", check_options("objectives", self.pretraining_task, self.options))
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_or_processes(self) -> TrainingConfig:
+        if self.num_gpus and self.num_processes:
+            raise ValueError(
+                f"num_gpus {self.num_gpus} and num_processes {self.num_processes}: one process runs on each GPU, "
+                "num_processes counts those on the CPU; give one of the two"
+            )
         return self
 
     @property
