@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from scmf.cli.options import Json, LowCoverage, Quiet, Seeds, Set, Variant, seeds_of, sets_of
-from scmf.cli.output import print_json, print_outcome, print_table
+from scmf.cli.output import print_json, print_outcome, print_parity, print_table, print_verdict
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,8 @@ def _metrics(name: str, *, tiers: list[str] | None, alone: bool, json_: bool) ->
     if json_:
         print_json(outcome.to_json())
     else:
-        print_outcome(outcome)
+        print_parity(outcome.parity)
+        print_verdict(outcome.ok)
         for case, values in outcome.not_offered.items():
             print(f"not offered here, {case}: {', '.join(values)}")
     raise typer.Exit(0 if outcome.ok else 1)

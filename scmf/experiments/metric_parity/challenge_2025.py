@@ -102,11 +102,11 @@ def _overlaps(predicted: Cells, own: Cells, real: Cells, names: Sequence[str]) -
     controls = [side.x_NG[side.rows(side.control)].toarray() for side in (own, real)]
     found = []
     for name in names:
-        tests = [
+        ours, truth = (
             differential_expression(side.x_NG[side.rows(name)].toarray(), control)
             for side, control in zip((predicted, real), controls, strict=True)
-        ]
-        found.append(expression_overlap(*tests, real.genes))
+        )
+        found.append(expression_overlap(ours, truth, real.genes))
     return np.array(found)
 
 

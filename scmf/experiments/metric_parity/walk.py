@@ -121,7 +121,8 @@ def find_cases(folder: Path) -> list[Found]:
     """Every folder with ``expected.json``, and every other file or pair of files of one name; notes are no cases."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
     whole = {path.parent for path in files if path.name == "expected.json"}
-    cases, alone = [], {}
+    cases: list[Found] = []
+    alone: dict[Path, list[Path]] = {}
     for path in files:
         if not any(parent in whole for parent in path.parents):
             alone.setdefault(path.with_suffix(""), []).append(path)
