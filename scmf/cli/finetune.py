@@ -6,17 +6,33 @@ Lives here: parsing and printing. Lives elsewhere: the training (scmf.experiment
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scmf.cli.options import BatchSize, Device, Json, LowCoverage, Quiet, Rounding, Set, Variant, names_of, rounding_of
+from scmf.cli.options import (
+    BatchSize,
+    Device,
+    Json,
+    LowCoverage,
+    Quiet,
+    Rounding,
+    Set,
+    Variant,
+    names_of,
+    rounding_of,
+    sets_of,
+)
 from scmf.cli.output import print_answer, print_json, print_scores
+
+log = logging.getLogger(__name__)
+
+TUNED = "runs/finetuned-TIME"
 
 
 def finetune(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted run there resumes.")],
     base_model: Annotated[
         str | None,
         typer.Option(
@@ -72,6 +88,10 @@ def finetune(
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate; by method if not given.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Cells in a batch.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Short for --set training.seed=N.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the run; an interrupted run there resumes.", show_default=TUNED),
+    ] = None,
     config: Annotated[
         str | None, typer.Option("--config", help="YAML: data, model.checkpoint, eval.finetune; options go above it.")
     ] = None,
@@ -86,11 +106,11 @@ def finetune(
     The result is the folder of a run, which every command takes that takes a model. Cells without a label are left out
     and counted. LoRA, DoRA and IA3 need peft: pip install "scmodelforge[finetune]".
     """
+    from scmf.core.distributed import agreed, is_main
+    from scmf.core.workspace import new_run_folder
     from scmf.experiments.finetune import finetune as run_finetune
     from scmf.experiments.finetune_recipe import FinetuneRequest
 
-    texts = (*(overrides or ()), *(() if seed is None else (f"training.seed={seed}",)))
-    texts += ("data.allow_low_coverage=true",) if allow_low_coverage else ()
     request = FinetuneRequest(
         base_model=base_model,
         data=data,
@@ -103,8 +123,12 @@ def finetune(
         ),
         config=config,
         variant=variant,
-        overrides=texts,
+        overrides=sets_of(overrides, seed=seed, allow_low_coverage=allow_low_coverage),
     )  # fmt: skip
+    if out is None:
+        out = agreed(lambda: new_run_folder("finetuned"))
+        if is_main():
+            log.info(f"the run is written to {out}; with --out {out} it resumes where it was interrupted")
     made = run_finetune(request, out, split_key=split_key)
     if json_:
         scores = {"scores": [score.to_json() for score in made.scores]} if made.scores else {}

@@ -27,6 +27,7 @@ from scmf.training.data import Prepared, prepare
 from scmf.training.finetune_run import finetune_run
 from scmf.training.loop import TrainingReport
 from scmf.training.pretrain import pretrain, refuse_other_run
+from scmf.training.processes import refuse_several
 from scmf.training.stream_data import Streamed, prepare_stream
 
 
@@ -59,6 +60,7 @@ def finetune(request: FinetuneRequest, out: Path, *, split_key: str | None = Non
         Column whose values lie whole in train, valid or test, where no split is named.
     """
     recipe, run = request.recipe(), RunFolder(out)
+    refuse_several(recipe.config.training, "finetune")
     try_folder(out, option="--out")
     base = find_model(str(recipe.config.model.checkpoint))
     network, tokenizer = load_run_model(base.folder)
