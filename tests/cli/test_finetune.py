@@ -151,7 +151,8 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept_and_named(tune, monke
     seen = []
 
     def values(self, epoch, step):
-        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        with self.trainee.evaluated() as network:
+            seen.append({name: value.clone() for name, value in network.state_dict().items()})
         return {"valid_loss": next(losses)}
 
     monkeypatch.setattr(loop.Validation, "__call__", values)
