@@ -32,7 +32,7 @@ BENCHMARKS = ("annotation", "integration")
 _START = {"eval": {"finetune": {"patience": 3}}}
 """What holds without a file."""
 
-_POOLING = {"scmf_masked_autoencoder": "max"}
+_POOLING = {"scmf_masked_autoencoder": "max", "scmf_autoregressive_transformer": "mean"}
 """Family -> what its published classifier reads, where that is not the first position."""
 
 

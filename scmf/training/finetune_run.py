@@ -16,7 +16,7 @@ import numpy as np
 from scmf.core import provenance
 from scmf.core.config.recipe import Recipe
 from scmf.core.distributed import is_main
-from scmf.core.errors import ConfigError
+from scmf.core.errors import ConfigError, from_value_error
 from scmf.core.files import sha256_file, sha256_json, write_json
 from scmf.data.loading.labels import CellLabels
 from scmf.data.splits.split import Split
@@ -78,6 +78,10 @@ def finetune_run(
     examples = Examples.of(truth)
     weights = RunFolder.weights_in(base.folder)
     classifier = Classifier.of(weights, examples.classes, settings, seed=seed)
+    try:  # a head that its family refuses to load again is refused before it is trained
+        type(classifier.model.config).from_dict(classifier.model.config.to_dict())
+    except ValueError as error:
+        raise from_value_error(ConfigError, error, where="eval.finetune") from error
     digest = sha256_json([recipe.digest, seed, prepared.digest, classifier.fingerprint])
     sums = {path.name: sha256_file(path) for path in sorted(weights.glob("*.safetensors"))}
     facts: dict[str, Any] = {

@@ -151,7 +151,8 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept_and_named(tune, monke
     seen = []
 
     def values(self, epoch, step):
-        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        with self.trainee.evaluated() as network:
+            seen.append({name: value.clone() for name, value in network.state_dict().items()})
         return {"valid_loss": next(losses)}
 
     monkeypatch.setattr(loop.Validation, "__call__", values)
@@ -251,6 +252,11 @@ def test_what_cannot_be_is_one_error_and_leaves_nothing(words, said, tune):
     code, found = tune(*words, fails=True)
     assert code in (2, 3, 4, 5, 6) and said in found, found
     assert not (tune.root / "tuned" / "model").exists()
+
+
+def test_a_head_that_could_not_be_loaded_again_is_refused_before_training(tune):
+    code, said = tune("--set", "eval.finetune.pooling=first", family="autoregressive_transformer", fails=True)
+    assert code and "'mean' (eval.finetune.pooling)" in said and not (tune.root / "tuned").exists()
 
 
 def test_a_classifier_is_not_taken_for_other_labels(tune, tiny):  # noqa: F811
