@@ -1,13 +1,13 @@
 """A run over cells that stay on disk: vocabulary in one pass, tokens made inside the stream, batches for the loop.
 
-Lives here: the tokenizer as an encoder of the stream, fitting it on the training cells, the cache of tokens, the
-validation cells. Lives elsewhere: opening (data.open_corpus), the stream (data.stream), cells in memory (run).
+Lives here: fitting the tokenizer on the training cells, the cache of tokens, the validation cells. Lives elsewhere:
+the tokenizer as an encoder (token_encoder), opening (data.loading.open_corpus), the stream (data.stream).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from scmf.core import registry
 from scmf.core.config.data import DataConfig, StreamConfig
 from scmf.core.config.run import RunConfig, TokenizerConfig, TrainingConfig
 from scmf.core.distributed import main_first
-from scmf.core.errors import ConfigError, DataError, from_value_error
+from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import sha256_json
 from scmf.core.paths import cache_dir
 from scmf.data.loading.facts import DataFacts
@@ -29,8 +29,7 @@ from scmf.data.preprocess.statistics_pass import corpus_statistics
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.missing import known_text
 from scmf.data.stores.named_genes import named_genes
-from scmf.data.stores.ragged import BadRows, Encoder, Ragged
-from scmf.data.stores.store import CountBlock
+from scmf.data.stores.ragged import Encoder, Ragged
 from scmf.data.stores.token_store import ReadyTokens
 from scmf.data.stream.arrange import Arrangement
 from scmf.data.stream.plan import Shape
@@ -45,7 +44,6 @@ from scmf.tokenizers.build import (
     learn_columns,
     most_variable,
     obs_columns,
-    ragged_of,
     refuse_missing_batches,
     tokenizer_shape,
     with_vectors,
@@ -54,62 +52,9 @@ from scmf.tokenizers.coverage import tell_known_share_of_stores
 from scmf.tokenizers.species import keep_orthologs, ortholog_aligner
 from scmf.training.data import no_training_cells
 from scmf.training.stream_batches import StreamBatches, own_lanes
+from scmf.training.token_encoder import TokenEncoder
 
 log = logging.getLogger(__name__)
-
-
-class TokenEncoder:
-    """A tokenizer as an encoder of the stream; threads share it.
-
-    Parameters
-    ----------
-    tokenizer
-        Any tokenizer with ``encode_cells(counts, genes, ...)``.
-    aligner
-        Bring the cells onto these genes first; total counts are still those of all genes of the cell.
-    draw
-        Number of the draw, for tokenizers that draw.
-    """
-
-    def __init__(self, tokenizer: Any, *, aligner: GeneAligner | None = None, draw: int = 0) -> None:
-        self.tokenizer, self.aligner, self.draw = tokenizer, aligner, draw
-        self.pad_values: Mapping[str, float] = tokenizer.pad_values
-        self._without_genes = tokenizer.num_special_tokens_to_add()
-        self._dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max else np.int32
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of all that decides the tokens of a cell."""
-        return sha256_json([self.tokenizer.fingerprint, None if self.aligner is None else self.aligner.fingerprint])
-
-    def at_epoch(self, epoch: int) -> TokenEncoder:
-        """The encoder of an epoch: another draw, where the tokenizer draws."""
-        if not self.tokenizer.is_stochastic:
-            return self
-        return TokenEncoder(self.tokenizer, aligner=self.aligner, draw=epoch)
-
-    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Ragged:
-        """See `scmf.data.stores.ragged.Encoder`."""
-        totals = None
-        if self.aligner is not None:
-            aligned = self.aligner.align(counts, self.aligner.columns(genes), in_place=True)
-            # float32, as the tokenizer's own sums of float32 counts are
-            counts, genes, totals = aligned.counts, self.aligner.genes, aligned.n_counts_B.astype(np.float32)
-        try:
-            cells = self.tokenizer.encode_cells(
-                counts.csr(), genes, n_counts=totals, dtype=self._dtype, empty="keep", draw=self.draw
-            )
-        except ValueError as error:
-            raise from_value_error(DataError, error, where="a block of the stream") from error
-        empty = np.flatnonzero(cells.lengths <= self._without_genes)
-        if len(empty):
-            raise BadRows(
-                f"{len(empty)} cell(s) without counts in any known gene",
-                wanted="counts of at least one gene of the vocabulary in every cell",
-                fix="leave such cells out: data.filter.min_genes or min_counts, or a split without them",
-                rows=empty,
-            )
-        return ragged_of(self.tokenizer, cells)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from scmf.data.tokens.cache import cached_tokens, tokenize_to
 from scmf.tokenizers.rank_value import RankValueTokenizer
 from scmf.training.data import prepare
 from scmf.training.pretrain import pretrain
-from scmf.training.stream_data import TokenEncoder, prepare_stream
+from scmf.training.stream_data import prepare_stream
+from scmf.training.token_encoder import TokenEncoder
 from tests.conftest import synthetic_cells
 
 TRAINING = {"max_epochs": 2, "batch_size": 16, "lr": 1e-3, "group_by_length": False}
