@@ -6,7 +6,6 @@ Lives here: parsing and printing. Lives elsewhere: the training (scmf.experiment
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +25,6 @@ from scmf.cli.options import (
     sets_of,
 )
 from scmf.cli.output import print_answer, print_json, print_scores
-
-log = logging.getLogger(__name__)
 
 TUNED = "runs/finetuned-TIME"
 
@@ -106,8 +103,6 @@ def finetune(
     The result is the folder of a run, which every command takes that takes a model. Cells without a label are left out
     and counted. LoRA, DoRA and IA3 need peft: pip install "scmodelforge[finetune]".
     """
-    from scmf.core.distributed import agreed, is_main
-    from scmf.core.workspace import new_run_folder
     from scmf.experiments.finetune import finetune as run_finetune
     from scmf.experiments.finetune_recipe import FinetuneRequest
 
@@ -125,10 +120,6 @@ def finetune(
         variant=variant,
         overrides=sets_of(overrides, seed=seed, allow_low_coverage=allow_low_coverage),
     )  # fmt: skip
-    if out is None:
-        out = agreed(lambda: new_run_folder("finetuned"))
-        if is_main():
-            log.info(f"the run is written to {out}; with --out {out} it resumes where it was interrupted")
     made = run_finetune(request, out, split_key=split_key)
     if json_:
         scores = {"scores": [score.to_json() for score in made.scores]} if made.scores else {}

@@ -46,11 +46,12 @@ def train(
     from scmf.models.run_folder import RunFolder
     from scmf.training.data import prepare
     from scmf.training.pretrain import pretrain, refuse_other_run
-    from scmf.training.processes import start
+    from scmf.training.processes import hide_gpus, start
 
     texts = sets_of(overrides, seed=seed, allow_low_coverage=allow_low_coverage)
     recipe = load_recipe(config, variant=variant, overrides=texts)
     check_tasks(recipe.config.eval)
+    hide_gpus(recipe.config.training)
     if out is None:
         out = agreed(lambda: new_run_folder(recipe.name))
         if is_main():

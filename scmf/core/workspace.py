@@ -15,6 +15,7 @@ only when a maintainer asks for it. Lives elsewhere: folders inside a run (scmf.
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
@@ -36,7 +37,7 @@ def new_run_folder(name: str) -> Path:
 
     Under srun it is ``runs/<name>-job<job>.<step>``: the same on all nodes, and again in a job that is requeued.
     """
-    if (task := slurm.step()) is not None:
+    if "SLURM_PTY_PORT" not in os.environ and (task := slurm.step()) is not None:  # a shell runs many commands
         return RUNS / f"{name}-job{task.name}"
     first = RUNS / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     numbers = (first.with_name(f"{first.name}-{i}") for i in count(2))

@@ -25,7 +25,7 @@ from scmf.models.checkpoint import class_names, is_classifier, load_run_model
 from scmf.models.embed import classify_tokens, on_device
 from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
-from scmf.tokenizers.coverage import known_share
+from scmf.tokenizers.coverage import tell_known_share
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +97,7 @@ def predict_to_file(
     cells = load_cells(validate(DataConfig, keys, where="predict"))
     if output.exists():
         log.warning(f"{output} is there already and is replaced")
-    share = known_share(tokenizer, cells)
-    share.tell(cells.facts.dataset, allow=allow_low_coverage)
+    share = tell_known_share(tokenizer, cells, allow=allow_low_coverage)
     tokens = tokens_for(network, tokenizer, with_batches(cells, network, found.folder, batch_key))
     log.info(f"predicting {len(tokens):,} cells")
     usual = (EvalConfig() if run is None else run.config.eval).batch_size

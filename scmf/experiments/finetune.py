@@ -6,17 +6,20 @@ finetune_cells, training.finetune_run, training.pretrain, evaluation.evaluate_ru
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scmf.core.config.recipe import Recipe
-from scmf.core.distributed import is_main
+from scmf.core.distributed import agreed, is_main
 from scmf.core.errors import ConfigError
 from scmf.core.outputs import try_folder
+from scmf.core.workspace import new_run_folder
 from scmf.data.loading.labels import CellLabels
 from scmf.evaluation.callbacks import callbacks_of
 from scmf.evaluation.evaluate_run import evaluate_folder
+from scmf.evaluation.tasks import check_tasks
 from scmf.experiments.finetune_cells import finetune_cells
 from scmf.experiments.finetune_recipe import PRETRAINING, FinetuneRequest, completed
 from scmf.models.checkpoint import load_run_model
@@ -29,6 +32,8 @@ from scmf.training.loop import TrainingReport
 from scmf.training.pretrain import pretrain, refuse_other_run
 from scmf.training.processes import refuse_several
 from scmf.training.stream_data import Streamed, prepare_stream
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Finetuned:
     scores: list[Score]
 
 
-def finetune(request: FinetuneRequest, out: Path, *, split_key: str | None = None) -> Finetuned:
+def finetune(request: FinetuneRequest, out: Path | None = None, *, split_key: str | None = None) -> Finetuned:
     """Train a model further and keep it under ``out``; an interrupted run there resumes.
 
     Parameters
@@ -55,12 +60,19 @@ def finetune(request: FinetuneRequest, out: Path, *, split_key: str | None = Non
     request
         Model, cells, task and settings.
     out
-        Folder of the run.
+        Folder of the run; a new one below ``runs/`` if not given.
     split_key
         Column whose values lie whole in train, valid or test, where no split is named.
     """
-    recipe, run = request.recipe(), RunFolder(out)
+    recipe = request.recipe()
     refuse_several(recipe.config.training, "finetune")
+    if request.benchmarks:
+        check_tasks(recipe.config.eval)
+    if out is None:
+        out = agreed(lambda: new_run_folder("finetuned"))
+        if is_main():
+            log.info(f"the run is written to {out}; with --out {out} it resumes where it was interrupted")
+    run = RunFolder(out)
     try_folder(out, option="--out")
     base = find_model(str(recipe.config.model.checkpoint))
     network, tokenizer = load_run_model(base.folder)
@@ -99,6 +111,8 @@ def _pretrained_further(recipe: Recipe, out: Path, *, scored: bool) -> Finetuned
     """As `scmf train` with ``model.checkpoint`` does."""
     prepared: Prepared | Streamed
     prepared = prepare_stream(recipe.config) if recipe.config.data.streamed else prepare(recipe.config)
+    if scored and "annotation" in recipe.config.eval.benchmarks and isinstance(prepared, Prepared):
+        CellLabels.of(prepared.cells).check_trained_labels()
     _, report = pretrain(recipe, prepared, out, callbacks=callbacks_of(recipe.config.eval, prepared))
     answer = _answer(out, report) | {"task": PRETRAINING, "base_model": recipe.config.model.checkpoint}
     return Finetuned(answer, evaluate_folder(out) if scored and is_main() else [])

@@ -27,6 +27,7 @@ from scmf.data.stores.missing import is_missing
 from scmf.evaluation.submissions.model import tokens_for
 from scmf.models.run_folder import RunFolder
 from scmf.tokenizers.coverage import tell_known_share
+from scmf.tokenizers.species import keep_orthologs
 from scmf.training.data import Prepared
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ def finetune_cells(
             fix="choose another split, or another label column",
         )  # fmt: skip
     truth.check_classes()
+    keep_orthologs(tokenizer, cells.names)
     tell_known_share(tokenizer, cells, allow=data.allow_low_coverage)
     log.info(f"tokenizing {cells.n_obs:,} cells")
     prepared = Prepared(cells, tokenizer, tokens_for(network, tokenizer, cells))
@@ -127,9 +129,16 @@ def _split(cells: LoadedCells, run: RunFolder, *, key: str | None, seed: int) ->
         )  # fmt: skip
         made = make_split(cells.adata, strategy="random", fractions=FRACTIONS, stratify_by=even, seed=seed)
     else:
-        made = make_split(
-            cells.adata, by=key, fractions=FRACTIONS, stratify_by=even, seed=seed, keys=cells.facts.keys
-        )  # fmt: skip
+        try:
+            made = make_split(
+                cells.adata, by=key, fractions=FRACTIONS, stratify_by=even, seed=seed, keys=cells.facts.keys
+            )
+        except DataError as error:
+            raise DataError(
+                error.found, wanted=error.wanted, where=error.where,
+                fix=f"another --split-key; or `scmf data split CELLS --by {key}` with the parts that you want, then "
+                "--split FILE",
+            ) from error  # fmt: skip
     log.info(made.description)
     facts = replace(cells.facts, split=str(run.split), split_sha256=_sum(made))
     return replace(cells, split=np.array(SPLITS)[made.codes], facts=facts), made

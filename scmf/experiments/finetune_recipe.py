@@ -21,6 +21,7 @@ from scmf.core.config.tokenizer import TokenizerConfig
 from scmf.core.config.training import Task, TrainingConfig
 from scmf.core.errors import ConfigError
 from scmf.data.cards.card import list_cards
+from scmf.models.checkpoint import is_classifier
 from scmf.models.published.names import FoundModel
 from scmf.models.run_folder import RunFolder
 
@@ -81,10 +82,10 @@ class FinetuneRequest:
         task = self.task or self._task_of_file()
         texts = ["eval.finetune={}"]
         texts += [] if self.task is None else [f"eval.finetune.task={self.task}"]
-        texts += [] if self.base_model is None else [f"model.checkpoint={json.dumps(self.base_model)}"]
+        texts += [] if self.base_model is None else [f"model.checkpoint={_text(self.base_model)}"]
         texts += [] if self.data is None else [_cells(self.data)]
-        texts += [f"eval.benchmarks={json.dumps(list(self.benchmarks))}"] if self.benchmarks else []
-        texts += [f"data.{key}={json.dumps(value)}" for key, value in self.data_keys if value is not None]
+        texts += [f"eval.benchmarks={_text(list(self.benchmarks))}"] if self.benchmarks else []
+        texts += [f"data.{key}={_text(value)}" for key, value in self.data_keys if value is not None]
         given = {key: value for key, value in self.options if value is not None}
         texts += [_option(key, value, task) for key, value in given.items()]
         every = (*texts, *self.overrides)
@@ -104,17 +105,23 @@ class FinetuneRequest:
     def _task_of_file(self) -> str:
         """What the file says is trained for, which decides where options go."""
         if self.config is None:
-            return ANNOTATION
+            told = apply_overrides({}, self.overrides).get("eval") or {}
+            return str((told.get("finetune") or {}).get("task", ANNOTATION))
         found = load_recipe(self.config, variant=self.variant, overrides=self.overrides).config.eval.finetune
         return ANNOTATION if found is None else found.task
+
+
+def _text(value: Any) -> str:
+    """A value as YAML reads it."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _option(key: str, value: Any, task: str) -> str:
     """An option of the command line as a text ``a.b=v``."""
     if task != PRETRAINING:
-        return f"eval.finetune.{key}={json.dumps(value)}"
+        return f"eval.finetune.{key}={_text(value)}"
     if key in TrainingConfig.model_fields:
-        return f"training.{key}={json.dumps(value)}"
+        return f"training.{key}={_text(value)}"
     raise _not_for_pretraining(f"{key} {value}")
 
 
@@ -138,7 +145,7 @@ def _cells(word: str) -> str:
     """The key of the section ``data`` for a file, or for the name or path of a dataset card."""
     is_card = not Path(word).exists() and word in {card.name for card in list_cards(kind="cells")}
     is_card = is_card or word.endswith((".yaml", ".yml"))
-    return f"data.dataset={json.dumps(word)}" if is_card else f"data.files={json.dumps([word])}"
+    return f"data.dataset={_text(word)}" if is_card else f"data.files={_text([word])}"
 
 
 def completed(recipe: Recipe, base: FoundModel, network: Any, tokenizer: Any) -> Recipe:
@@ -169,7 +176,13 @@ def completed(recipe: Recipe, base: FoundModel, network: Any, tokenizer: Any) ->
     usual = {"embedding_layer": layer, "pooling": pooling}
     changes: dict[str, Any] = {key: value for key, value in usual.items() if key not in asked}
     training = config.training
+    tuned = is_classifier({"architectures": network.config.architectures})
     if settings.task == PRETRAINING:
+        if tuned:
+            raise ConfigError(
+                "a classifier, which has no pretraining head any more", wanted="a pretrained network",
+                where="--base-model", fix="give the model that it was fine-tuned from",
+            )  # fmt: skip
         if strange := sorted(settings.model_fields_set - {"task"}):
             raise _not_for_pretraining(f"eval.finetune.{strange[0]}")
         changes["finetune"] = None
@@ -258,5 +271,9 @@ def _objective_of(training: TrainingConfig, run: RunFolder | None, network: Any)
 
 
 def _pooling_of(network: Any) -> str:
-    """What a head reads of this family where nothing is said: as its published classifiers."""
+    """What a head reads where nothing is said: what it was trained on, else as published classifiers of the family."""
+    if is_classifier({"architectures": network.config.architectures}):
+        return str(
+            getattr(network.config, "classifier_pooling", None) or _POOLING.get(network.config.model_type, "first")
+        )
     return _POOLING.get(network.config.model_type, "first")

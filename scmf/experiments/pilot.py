@@ -28,6 +28,8 @@ Batch = dict[str, Tensor]
 
 LARGE = 40_000_000
 """Parameters from which on a network is measured with few layers."""
+_MOST_PAIRS = 2**25
+"""Pairs of positions, over all cells, of which attention is computed: eight cells of 2,048 positions."""
 _LAYERS = ("num_hidden_layers", "num_decoder_layers")
 _AT = torch.ops.aten
 
@@ -128,6 +130,20 @@ def _cost(
     network: Any, objective: Objective, batch: Batch, training: TrainingConfig, *, timed: bool, gpu: bool
 ) -> Cost:
     network.train()
+    whole, tokens = batch["input_ids"].shape
+    few = max(1, min(whole, _MOST_PAIRS // tokens**2))
+    part = {name: tensor[:few] if tensor.ndim and len(tensor) == whole else tensor for name, tensor in batch.items()}
+    cost = _cost_of_part(network, objective, part, training, timed=timed, gpu=gpu)
+    times = whole / few
+    return replace(
+        cost, cells=whole, flops=times * cost.flops, kept_bytes=times * cost.kept_bytes,
+        seconds=None if cost.seconds is None else times * cost.seconds,
+    )  # fmt: skip
+
+
+def _cost_of_part(
+    network: Any, objective: Objective, batch: Batch, training: TrainingConfig, *, timed: bool, gpu: bool
+) -> Cost:
     inputs = objective.prepare(batch, torch.Generator().manual_seed(0))
     own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     kept: dict[int, int] = {}

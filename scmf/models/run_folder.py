@@ -25,7 +25,7 @@ from typing import Any
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import RunConfig, apply_overrides, validate
 from scmf.core.errors import ConfigError, TrainingError
-from scmf.core.files import peek_object, sha256_json, write_json
+from scmf.core.files import peek_object, sha256_file, sha256_json, write_json
 from scmf.core.owned import refuse_foreign
 from scmf.core.redact import OPTIONS, hide, left_out
 
@@ -153,7 +153,7 @@ class RunFolder:
         """
         refuse_foreign(
             self.path,
-            (NOTE, "pretraining", "model", "adapter", "split.tsv", "split.yaml"),
+            (NOTE, "pretraining", "model", "adapter", "split.tsv", "split.yaml", "config.json"),
             is_ours=lambda _: self._is_run(),
         )
         if not self.note.is_file() or not (self.model.is_dir() or self._has_checkpoints):
@@ -256,7 +256,17 @@ class RunFolder:
         files = data.get("files")
         found = {key: here(data[key]) for key in ("dataset", "split") if key in data}
         found |= {"files": [here(name) for name in files]} if isinstance(files, list) else {}
+        if self._keeps_split(data.get("split")):
+            found["split"] = str(self.split)
         return {**config, "data": {**data, **found}}
+
+    def _keeps_split(self, name: Any) -> bool:
+        """Whether ``data.split`` is the split that this run made and keeps, and its folder lies elsewhere now."""
+        if not isinstance(name, str) or Path(name).name != self.split.name or not self.split.is_file():
+            return False
+        kept = ((self.facts.get("provenance") or {}).get("data") or {}).get("split_sha256")
+        moved = not Path(name).is_file() or not Path(name).samefile(self.split)
+        return moved and kept == sha256_file(self.split)
 
     def _say_what_is_left_out(self, config: Any) -> None:
         """Warn of storage options that the run had, which neither its record nor an override brings."""

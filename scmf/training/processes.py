@@ -70,6 +70,12 @@ class Request:
         return ", ".join(filter(None, (count, nodes)))
 
 
+def hide_gpus(training: TrainingConfig) -> None:
+    """Hide the GPUs where the CPU is asked for: before the processes meet, which chooses a GPU for each."""
+    if Request.of(training).gpus is False:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def start(training: TrainingConfig, command: Sequence[str]) -> int | None:
     """Start the processes that ``training`` asks for, and wait for them.
 
@@ -92,9 +98,8 @@ def start(training: TrainingConfig, command: Sequence[str]) -> int | None:
     TrainingError
         A process was killed.
     """
+    hide_gpus(training)
     request = Request.of(training)
-    if request.gpus is False:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if os.environ.get("WORLD_SIZE"):
         size, here = world_size(), os.environ.get("LOCAL_WORLD_SIZE", "")
         told = here.isdecimal() and int(here) > 0 and size % int(here) == 0
@@ -119,8 +124,7 @@ def refuse_several(training: TrainingConfig, verb: str) -> None:
             f"{request.text} in `scmf {verb}`", wanted="one process, which is what this command trains in",
             where="training", fix=f"{_overrides(request, 1, 1)}, or use `scmf train`",
         )  # fmt: skip
-    if request.gpus is False:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    hide_gpus(training)
     _refuse_unmet(request, 1)
 
 

@@ -25,7 +25,7 @@ from scmf.core.paths import cache_dir
 from scmf.data.loading.facts import DataFacts
 from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.preprocess.gene_aligner import GeneAligner
-from scmf.data.preprocess.statistics_pass import corpus_statistics
+from scmf.data.preprocess.statistics_pass import corpus_statistics, gene_name
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.missing import known_text
 from scmf.data.stores.named_genes import named_genes
@@ -111,6 +111,7 @@ class Streamed:
         _refuse_large_buffer(corpus, shape, settings)
 
         def share(rank: int, world_size: int, lanes: int) -> StreamBatches:
+            lanes = min(lanes, self.n_training)  # each has a cell; the same on every number of processes
             own = len(own_lanes(lanes, rank=rank, world_size=world_size))
             _refuse_large_buffer(corpus, shape, settings, buffers=own)
 
@@ -272,7 +273,7 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus) -> Any:
         chosen = most_variable(
             opened.corpus, settings.top_genes, keep=None if keep.all() else keep, aligner=aligner
         )  # fmt: skip
-        medians = {gene: median for gene in chosen if (median := medians.get(gene)) is not None}
+        medians = {gene: medians[gene] for gene in map(gene_name, chosen) if gene in medians}
         if not medians:
             raise DataError(
                 f"none of the {len(chosen):,} most variable genes is in {settings.min_cells:,} training cells",

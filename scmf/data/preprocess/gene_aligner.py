@@ -31,7 +31,7 @@ from scmf.data.genes.names import (
     Resolved,
     resolve,
 )
-from scmf.data.genes.orthologs import OrthologMap, Orthologs
+from scmf.data.genes.orthologs import OrthologMap, Orthologs, SavedOrthologs
 from scmf.data.genes.species import refuse_other_species, species_of
 from scmf.data.preprocess.aligner_columns import AlignedBlock, Columns, align
 from scmf.data.stores.store import CountBlock, Store, is_store
@@ -176,7 +176,7 @@ class GeneAligner:
     @property
     def fingerprint(self) -> str:
         """Digest of the genes in their order, and of the orthologs that lead to them."""
-        if isinstance(self.orthologs, OrthologMap):
+        if isinstance(self.orthologs, OrthologMap | SavedOrthologs):
             return sha256_json([list(self.genes), sorted(self.orthologs.pairs.items())])
         return sha256_json(list(self.genes))
 

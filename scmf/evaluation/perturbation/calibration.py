@@ -266,3 +266,9 @@ def _refuse_small(truth: PerturbationTruth, pairs: list[tuple[str, str]]) -> Non
                 f"{n} control cells of {covariate!r}", wanted="four or more, two in each half", where="calibration",
                 fix="leave this cell type out of the card",
             )  # fmt: skip
+    several = len({covariate for covariate, _ in pairs}) < len(pairs)  # in one cell type; else one in several
+    if not several and len({condition for _, condition in pairs}) == len(pairs):
+        raise EvaluationError(
+            "no perturbation has another to be told from", wanted="two in a cell type, or one in two cell types",
+            where="calibration", fix="calibrate a screen that has them",
+        )  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from scmf.core.errors import EvaluationError
 from scmf.evaluation.perturbation.control_halves import LEAST, A, B, half_of_cells
 from scmf.evaluation.perturbation.energy_distance import energy_unbiased
 from scmf.evaluation.perturbation.hits import hit_recall
@@ -74,7 +75,13 @@ class OwnReferences:
 
     def control(self, covariate: str, half: str) -> Moments:
         """Control cells of a half."""
-        return moments(self.truth.x_NG[self.rows(covariate, self.truth.control, half)])
+        rows = self.rows(covariate, self.truth.control, half)
+        if not len(rows):
+            raise EvaluationError(
+                f"one control cell of {covariate!r}", wanted="two or more, one in each half",
+                where="perturbation.control", fix="leave this cell type out of the split",
+            )  # fmt: skip
+        return moments(self.truth.x_NG[rows])
 
     def trained_mean(self, covariate: str, half: str) -> np.ndarray:
         """Mean over training perturbations; moved from the other covariates where this one has none."""

@@ -140,13 +140,13 @@ class PerturbationTruth:
             raise EvaluationError(f"{len(self.genes)} gene", wanted="two genes or more, to compare profiles", where="X")
         if not self.pairs:
             raise EvaluationError("no perturbed test cells", wanted="at least one", where="data.split")
-        for covariate in {covariate for covariate, _ in self.pairs}:
+        for covariate in sorted({covariate for covariate, _ in [*self.pairs, *self.training_pairs]}):
             if not len(self.rows(covariate, self.control)):
                 raise EvaluationError(
                     f"no control cells ({self.control!r}) of {covariate!r}",
-                    wanted="control cells of every cell type that is tested",
+                    wanted="control cells of every cell type that is tested or trained on",
                     where="perturbation.control",
-                    fix="name the control as the column has it",
+                    fix="name the control as the column has it, or leave this cell type out of the split",
                 )
 
     @property

@@ -42,7 +42,7 @@ def moments(x_NG: Any) -> Moments:
     if sp.issparse(x_NG):
         x = sp.csr_matrix(x_NG, dtype=np.float64)
         mean = np.asarray(x.mean(axis=0)).ravel()
-        filled = np.asarray((x != 0).sum(axis=0)).ravel()
+        filled = x.getnnz(axis=0)
         off = x.copy()
         off.data = (x.data - mean[x.indices]) ** 2
         squares = np.asarray(off.sum(axis=0)).ravel() + (n - filled) * mean**2

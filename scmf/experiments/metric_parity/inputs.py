@@ -15,7 +15,7 @@ import scipy.sparse as sp
 
 from scmf.core.errors import EvaluationError
 from scmf.core.paths import data_dir
-from scmf.data.cards.card import load_card
+from scmf.data.cards.card import Card, list_cards, load_card
 from scmf.data.cards.sources import fetch_file
 from scmf.experiments.metric_parity.case import Found
 from scmf.experiments.metric_parity.challenge_2026 import read_counts
@@ -70,13 +70,26 @@ def cells_of(found: Found) -> Cells:
         if named := _ROWS.search(note):
             pairs = dict(part.strip().split("=", 1) for part in named["where"].split(","))
             return _of_file(_local(named["path"]), pairs)
-    dataset, _, kind = name.partition("_")
-    card = load_card(dataset)
+    card, kind = _card_of(name)
     keys = dict(card.cells.rows or {}) if card.cells is not None else {}
     pairs = {key: str(values[0]) for key, values in keys.items()}
     if kind and card.perturbation is not None and card.perturbation.covariate_key:
         pairs[card.perturbation.covariate_key] = kind
-    return _of_file(fetch_file(card, card.files[0]), pairs)
+    key, control = "condition", None
+    if card.perturbation is not None:
+        key, control = card.perturbation.key, card.perturbation.control
+    return _of_file(fetch_file(card, card.files[0]), pairs, key=key, control=control)
+
+
+def _card_of(name: str) -> tuple[Card, str]:
+    """The card that a case is named after, and the rest of the name: the longest that it begins with."""
+    cards = sorted(list_cards(kind="cells"), key=lambda card: -len(card.name))
+    for card in cards:
+        if f"{name}_".startswith(f"{card.name}_"):
+            return card, name[len(card.name) + 1 :]
+    dataset, _, kind = name.partition("_")
+    begun = [card for card in cards if card.name.startswith(f"{dataset}_")]
+    return (begun[0] if len(begun) == 1 else load_card(dataset)), kind
 
 
 def _notes_beside(found: Found, name: str) -> list[str]:
@@ -96,17 +109,20 @@ def _local(path: str) -> Path:
     return folder / path
 
 
-def _of_file(path: Path, pairs: Mapping[str, str]) -> Cells:
+def _of_file(path: Path, pairs: Mapping[str, str], *, key: str = "condition", control: str | None = None) -> Cells:
     import anndata as ad
 
     adata = ad.read_h5ad(path)
     kept = np.ones(adata.n_obs, bool)
-    for key, value in pairs.items():
-        kept &= (adata.obs[key].astype(str) == value).to_numpy()
+    for column, value in pairs.items():
+        kept &= (adata.obs[column].astype(str) == value).to_numpy()
     adata = adata[kept]
-    labels = adata.obs["condition"].to_numpy().astype(str)
-    control = next((name for name in CONTROLS if (labels == name).any()), "")
+    labels = adata.obs[key].to_numpy().astype(str)
+    if control is None or not (labels == control).any():
+        control = next((name for name in CONTROLS if (labels == name).any()), "")
     x = sp.csr_matrix(adata.X, dtype=np.float64)
+    if (x.data == np.rint(x.data)).all():
+        x = log_normalized(x)
     return Cells(x, labels, adata.var_names.to_numpy().astype(str), control)
 
 

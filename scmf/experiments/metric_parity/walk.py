@@ -7,6 +7,7 @@ understood, or whose comparison fails, is a failed comparison and never left out
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -119,7 +120,8 @@ def metric_cases(folder: Path) -> Iterator[tuple[ParityCase | None, dict[str, li
 
 def find_cases(folder: Path) -> list[Found]:
     """Every folder with ``expected.json``, and every other file or pair of files of one name; notes are no cases."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+    walked = os.walk(folder, followlinks=True)
+    files = sorted(Path(top, name) for top, _, names in walked for name in names if not name.endswith(".md"))
     whole = {path.parent for path in files if path.name == "expected.json"}
     cases: list[Found] = []
     alone: dict[Path, list[Path]] = {}
