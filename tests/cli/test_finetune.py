@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scmf.models.run_folder import RunFolder
 from scmf.training import loop
 from tests.conftest import synthetic_cells
 from tests.fixtures.commands import everything, scmf
@@ -274,3 +276,53 @@ def test_a_run_that_moved_is_still_taken(tune, tiny, capsys):  # noqa: F811
     tune()
     shutil.move(tune.root / "tuned", tune.root / "elsewhere")
     assert scmf("predict", tune.root / "elsewhere", tiny.cells, "--out", tune.root / "l.h5ad", "--quiet") == 0
+
+
+def test_a_moved_run_keeps_its_own_split(tune, tiny, capsys):  # noqa: F811
+    tune("--seed", 1)
+    shutil.move(tune.root / "tuned", tune.root / "best")
+    tune("--seed", 2)  # its split lies where that of the first lay
+    first, second = (RunFolder(tune.root / name) for name in ("best", "tuned"))
+    assert first.split.read_bytes() != second.split.read_bytes()
+    assert Path(first.recipe().config.data.split).samefile(first.split)
+    assert Path(second.recipe().config.data.split).samefile(second.split)
+    assert scmf("evaluate", tune.root / "best", "--quiet") == 0, capsys.readouterr().err
+
+
+def test_a_run_of_filtered_cells_is_scored_on_them(tune):
+    made = tune("--set", "data.filter.min_genes=20", "--eval", "annotation")
+    assert made["scores"]
+
+
+def test_a_folder_of_weights_is_no_folder_for_a_run(tune, tiny):  # noqa: F811
+    shutil.copytree(tiny() / "model", tune.root / "plain")
+    before = (tune.root / "plain/model.safetensors").read_bytes()
+    code, said = tune(base=tune.root / "plain", out="plain", fails=True)
+    assert code and "plain" in said
+    assert (tune.root / "plain/model.safetensors").read_bytes() == before
+    assert not (tune.root / "plain/run.json").exists()
+
+
+def test_a_classifier_is_not_pretrained_further(tune):
+    tune()
+    code, said = tune("--task", "pretraining", base=tune.root / "tuned", out="further", fails=True)
+    assert code and "a classifier, which has no pretraining head" in said
+
+
+def test_a_classifier_that_is_trained_on_reads_what_its_head_has_read(tune):
+    tune("--set", "eval.finetune.pooling=mean")
+    tune(base=tune.root / "tuned", out="second")
+    assert RunFolder(tune.root / "second").config.eval.finetune.pooling == "mean"
+
+
+def test_the_task_may_come_from_set(tune):
+    made = tune("--set", "eval.finetune.task=pretraining")
+    assert made["task"] == "pretraining"
+
+
+def test_without_out_the_run_has_a_folder_of_its_own(tune, tiny, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tune.root)
+    words = ("--base-model", tiny(), "--data", tiny.cells, "--epochs", "1", "--quiet")
+    assert scmf("finetune", *words) == 0
+    (run,) = (tune.root / "runs").iterdir()
+    assert run.name.startswith("finetuned-") and (run / "model").is_dir()

@@ -8,7 +8,9 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 
+from scmf.models.embed import classify_tokens
 from tests.conftest import synthetic_cells
 from tests.fixtures.commands import scmf
 from tests.fixtures.tiny_runs import tiny  # noqa: F401  (fixture)
@@ -145,7 +147,6 @@ def test_a_network_without_a_classifier_is_one_error(tiny, predict):  # noqa: F8
 
 def test_the_chain_with_lora_from_training_to_peft_alone(tiny, predict, tmp_path, capsys):  # noqa: F811
     peft = pytest.importorskip("peft")
-    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     out = tmp_path / "lora"
@@ -173,3 +174,18 @@ def test_the_chain_with_lora_from_training_to_peft_alone(tiny, predict, tmp_path
     with torch.no_grad():
         p_NC = torch.softmax(published.eval()(**batch).logits, 1).numpy()
     assert np.abs(p_NC - found.obsm[KEY]).max() < 1e-6
+
+
+def test_scores_that_are_no_numbers_are_one_error(tuned, tiny, predict, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("scmf.evaluation.predict.classify_tokens", with_nan_weights(classify_tokens))
+    code, said = predict(tuned, tiny.cells, fails=True)
+    assert code and "scores of cell 0 are not finite" in said
+
+
+def with_nan_weights(classify):
+    def call(network, tokens, **keywords):
+        with torch.no_grad():
+            next(network.parameters()).fill_(float("nan"))
+        return classify(network, tokens, **keywords)
+
+    return call

@@ -103,3 +103,5 @@ def test_without_out_all_nodes_of_a_job_write_to_one_folder(monkeypatch):
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
     assert new_run_folder("mine").as_posix() == "runs/mine-job71.0"
+    monkeypatch.setenv("SLURM_PTY_PORT", "40000")  # a shell in a job, which may train many times
+    assert not new_run_folder("mine").name.startswith("mine-job")

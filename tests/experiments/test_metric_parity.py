@@ -8,6 +8,7 @@ import pytest
 
 from scmf.core.paths import reference_dir
 from scmf.data.splits.perturbation import gears_groups, gears_simulation
+from scmf.experiments.metric_parity import inputs
 from tests.fixtures.commands import scmf
 
 GOLDEN = None if reference_dir() is None else reference_dir() / "perturbation"
@@ -131,6 +132,27 @@ def test_small_cases_equal_the_packages_under_other_names_and_a_changed_digit_is
     code, found = walk("--json")
     failed = [case["name"] for case in found["parity"] if not case["passed"]]
     assert code == 1 and failed == ["elsewhere/case_linear_ahlmann_eltze/prediction"]
+
+
+@pytest.mark.parametrize(
+    ("case", "card", "rest"),
+    [
+        ("norman", "norman", ""), ("mcfaline_U87MG", "mcfaline", "U87MG"), ("vcc_h1", "vcc_h1", ""),
+        ("kang_B_cells", "kang_ifnb", "B_cells"), ("kang_ifnb_NK cells", "kang_ifnb", "NK cells"),
+    ],
+)  # fmt: skip
+def test_the_card_that_a_case_is_named_after(case, card, rest):
+    found, kind = inputs._card_of(case)
+    assert (found.name, kind) == (card, rest)
+
+
+def test_a_linked_folder_is_walked(walk, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/odd.json").write_text("{}")
+    (tmp_path / "perturbation").mkdir()
+    (tmp_path / "perturbation/linked").symlink_to(tmp_path / "elsewhere")
+    code, found = walk("--json")
+    assert code == 1 and [case["passed"] for case in found["parity"]] == [False]
 
 
 @needs_golden

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from scmf.training import checkpoints
+from scmf.training.log import RunLog
 from tests.fixtures.plain_training import EveryThird, Network, cells, run, settings
 
 CONFIG = settings(max_epochs=3, checkpoint_every_n_steps=4)  # 6 steps an epoch, the last of 2 cells
@@ -49,6 +51,15 @@ def test_lines_beyond_the_checkpoint_are_written_once(tmp_path, monkeypatch, die
     assert lines == log(tmp_path / "whole")
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 19))
     assert [line["step"] for line in lines if "valid_loss" in line] == [6, 12, 18]
+
+
+def test_what_is_no_finite_number_is_left_out_of_the_log(tmp_path, caplog):
+    lines = RunLog(tmp_path / "log.jsonl", SimpleNamespace(is_main_process=True, log_with=[]), keep_until=0)
+    lines.write(3, loss=1.0, grad_norm=float("inf"))  # a step that 16-mixed takes back
+    assert not caplog.text
+    lines.write(3, valid_loss=float("nan"))
+    assert "valid_loss is not finite" in caplog.text
+    assert log(tmp_path) == [{"step": 3, "loss": 1.0}, {"step": 3}]
 
 
 def test_a_checkpoint_of_other_processes_goes_on_with_steps_of_as_many_batches(tmp_path, monkeypatch):

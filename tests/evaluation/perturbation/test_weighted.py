@@ -25,6 +25,9 @@ def test_moments_and_the_test_are_those_of_numpy_and_scipy():
     theirs = ttest_ind(x, y, axis=0, equal_var=False)
     np.testing.assert_allclose(found.t, theirs.statistic, rtol=1e-12)
     np.testing.assert_allclose(found.p, theirs.pvalue, rtol=1e-10)
+    stored = sp.csr_matrix(x + 1)
+    stored.data -= 1  # zeros that are stored count as zeros
+    np.testing.assert_allclose(moments(stored).variance, x.var(axis=0, ddof=1), rtol=1e-12)
     both = pooled([moments(x), moments(y)])
     np.testing.assert_allclose(both.variance, np.concatenate([x, y]).var(axis=0, ddof=1), rtol=1e-12)
 
