@@ -17,7 +17,7 @@ import pandas as pd
 from scmf.core.errors import GeneError
 from scmf.data.cards.card import file_of, load_card
 from scmf.data.cards.sources import is_here
-from scmf.data.genes.ids import ID_COLUMNS, detect, is_ensembl
+from scmf.data.genes.ids import ID_COLUMNS, IdKind, detect, is_ensembl
 from scmf.data.genes.vocabulary import annotation
 
 HUMAN, MOUSE = "Homo sapiens", "Mus musculus"
@@ -42,9 +42,16 @@ def species_of(genes: Iterable[str]) -> str:
         if name := str(gene).strip():
             parts[is_ensembl(name)].append(name)
     symbols, ids = parts
-    said = {detect(ids).species} if len(ids) >= _FEW * (len(ids) + len(symbols)) else set()
+    said = {_clear(detect(ids))} if len(ids) >= _FEW * (len(ids) + len(symbols)) else set()
     said = (said | {_of_symbols(symbols)}) - {""}
     return said.pop() if len(said) == 1 else ""
+
+
+def _clear(kind: IdKind) -> str:
+    """The species that ids say; ``""`` where none has clearly more, as for mixed cells mapped to two genomes."""
+    if len(kind.by_species) > 1 and kind.by_species[0][1] < _CLEAR * kind.by_species[1][1]:
+        return ""
+    return kind.species
 
 
 def species_of_table(var: pd.DataFrame, ids: Sequence[str] | np.ndarray) -> str:
@@ -61,9 +68,9 @@ def species_of_table(var: pd.DataFrame, ids: Sequence[str] | np.ndarray) -> str:
     if detect(ids).kind != "ensembl":
         for column in ID_COLUMNS:
             if column in var and (kind := detect(var[column].dropna())).kind == "ensembl":
-                return kind.species
+                return _clear(kind)
         if (kind := detect(var.index)).kind == "ensembl":
-            return kind.species
+            return _clear(kind)
     return species_of(ids)
 
 
