@@ -12,8 +12,11 @@ from typing import Annotated
 import typer
 
 from scmf.cli.options import (
+    BatchKey,
     BatchSize,
+    Counts,
     Device,
+    GeneIds,
     Json,
     LowCoverage,
     Quiet,
@@ -140,14 +143,10 @@ def predict(
     key: Annotated[
         str | None, typer.Option("--key", help="Name in obs, obsm and uns; predicted_<label column> if not given.")
     ] = None,
-    counts: Annotated[
-        str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")
-    ] = "auto",
-    gene_ids: Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")] = "auto",
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
     counts_rounding: Rounding = "error",
-    batch_key: Annotated[
-        str | None, typer.Option("--batch-key", help="Column of obs with the batch, for models that read it.")
-    ] = None,
+    batch_key: BatchKey = None,
     batch_size: BatchSize = None,
     device: Device = None,
     allow_low_coverage: LowCoverage = False,

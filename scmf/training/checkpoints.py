@@ -75,7 +75,8 @@ def save(trainee: Trainee, folder: Path, position: RunPosition, *, keep: int) ->
     temporary, old = folder / f".{final.name}.part", folder / f".{final.name}.old"
 
     trainee.gather()
-    state = trainee.optimizer_state()
+    writes = trainee.accelerator.is_main_process
+    state = trainee.optimizer_state() if trainee.is_sharded or writes else {}  # shards are gathered by all
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
