@@ -182,6 +182,7 @@ def _embeddings(path: Path) -> ParityCase:
     state = official.read_state(folder / "best_model.pt")
     config = official.configuration(args, token_ids, state)
     model = official.build_model(state, config, where=folder)
+    assert config.pad_token_id is not None
     tensors = load_file(path)
     parts = []
     for number in itertools.count():
