@@ -11,8 +11,11 @@ from typing import Annotated
 import typer
 
 from scmf.cli.options import (
+    BatchKey,
     BatchSize,
+    Counts,
     Device,
+    GeneIds,
     Json,
     LowCoverage,
     Quiet,
@@ -50,15 +53,10 @@ def embed(
         typer.Option("--part", metavar="I/N", help="Embed part I of N; the last one to finish writes the file."),
     ] = None,
     key: Annotated[str | None, typer.Option("--key", help="Key in obsm; X_<recipe> if not given.")] = None,
-    counts: Annotated[
-        str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")
-    ] = "auto",
-    gene_ids: Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")] = "auto",
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
     counts_rounding: Rounding = "error",
-    batch_key: Annotated[
-        str | None,
-        typer.Option("--batch-key", help="Column of obs with the batch, for models that read it; as in the run."),
-    ] = None,
+    batch_key: BatchKey = None,
     layer: Annotated[
         int | None, typer.Option("--layer", help="0 last layer, -1 the one before; as in the run if not given.")
     ] = None,

@@ -80,6 +80,8 @@ OPTIONS: dict[str, dict[str, str]] = {
 
 ALIASES: dict[str, dict[str, str]] = {
     "tokenizers": {
+        "binned_expression": "binned",
+        "continuous_projection": "continuous",
         "geneformer": "rank_value",
         "scgpt": "binned",
         "scfoundation": "continuous",
@@ -92,7 +94,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "transcriptformer": "autoregressive_transformer",
     },
 }
-"""Kind -> name of a paper -> name of what the paper describes. The options of the paper are those of its recipe."""
+"""Kind -> name of a paper or of the field -> name of what it describes. Options of a paper are those of its recipe."""
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

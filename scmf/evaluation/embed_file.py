@@ -21,10 +21,11 @@ from scmf.core.config.run import DataConfig, EvalConfig, validate
 from scmf.core.errors import ConfigError, ScmfError
 from scmf.core.files import sha256_file, sha256_json
 from scmf.core.locks import one_writer
-from scmf.data.stores.adata_files import Vectors, check_obsm_key
+from scmf.data.stores.adata_added import Vectors, check_obsm_key
 from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.cell_ids import store_marks
-from scmf.evaluation.embed_job import PIECE, EmbedJob, as_in_run, cell_tensors, open_cells
+from scmf.evaluation.as_in_run import as_in_run
+from scmf.evaluation.embed_job import PIECE, EmbedJob, cell_tensors, open_cells
 from scmf.evaluation.embed_output import Output
 from scmf.evaluation.embed_pieces import Pieces
 from scmf.models.checkpoint import load_run_model

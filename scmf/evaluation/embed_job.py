@@ -13,26 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from scmf.core import progress
 from scmf.core.config.run import DataConfig, EvalConfig
 from scmf.core.errors import DataError
-from scmf.data.genes.ids import pick_ids
 from scmf.data.loading.load import load_cells
 from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.preprocess.gene_aligner import GeneAligner
-from scmf.data.stores.adata_files import places_of
 from scmf.data.stores.corpus import Corpus, ScannedBlock
 from scmf.data.stores.files.remote import is_remote
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.missing import known_text
 from scmf.data.stores.ragged import BadRows, Ragged
+from scmf.evaluation.as_in_run import batch_column
 from scmf.evaluation.embed_pieces import Pieces
-from scmf.models.embed import Precision, embed_tokens, embeds_by_batch
-from scmf.models.run_folder import RunFolder
+from scmf.models.embed import Precision, embed_tokens
 from scmf.tokenizers.build import BATCH_IDS, batch_codes, obs_columns, refuse_missing_batches
-from scmf.tokenizers.coverage import known_columns
 from scmf.training.stream_data import TokenEncoder
 
 log = logging.getLogger(__name__)
@@ -54,59 +50,16 @@ def open_cells(config: DataConfig) -> OpenedCorpus:
         return OpenedCorpus(Corpus([store]), None, None, None, cells.facts)
 
 
-def as_in_run(stored: Path, model: Path, tokenizer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The matrix and the ids that the run has read, where nothing is asked for and the file has them too."""
-    run = RunFolder.find(model)
-    data = None if run is None else run.config.data
-    asked = () if data is None else ("counts", "gene_ids")
-    wanted = {name: getattr(data, name) for name in asked if keys[name] == "auto" != getattr(data, name)}
-    if not wanted:
-        return {}
-    matrices, tables = places_of(stored)
-    if "counts" in wanted and wanted["counts"] not in matrices:
-        del wanted["counts"]
-    if "gene_ids" in wanted and not any(_read_as_well(tokenizer, var, wanted["gene_ids"]) for var in tables.values()):
-        del wanted["gene_ids"]
-    for name, value in wanted.items():
-        log.info(f"{name} {value!r}, as in the run")
-    return wanted
-
-
-def _read_as_well(tokenizer: Any, var: pd.DataFrame, column: str) -> bool:
-    """Whether a file has this column of gene ids, and a tokenizer knows no fewer of them than of those found alone."""
-    if column != "var_names" and column not in var:
-        return False
-    named, auto = (_n_known(tokenizer, pick_ids(var, where, path="var")[0]) for where in (column, "auto"))
-    return named >= auto
-
-
-def _n_known(tokenizer: Any, ids: np.ndarray) -> int:
-    """Genes of its vocabulary that a tokenizer finds among gene ids."""
-    try:
-        return known_columns(tokenizer, ids.tolist(), where="var")[1]
-    except DataError:  # none
-        return 0
-
-
 def cell_tensors(
     corpus: Corpus, network: Any, tokenizer: Any, model: Path, batch_key: str | None
 ) -> dict[str, np.ndarray]:
     """What columns of ``obs`` add to each cell: the tensors of the tokenizer, and the batch where it is read."""
     known = [name for name in tokenizer.obs_columns if any(name in store.obs_columns for store in corpus.stores)]
     tensors = dict(tokenizer.cell_tensors(obs_columns(tokenizer, corpus.obs(known) if known else {})))
-    if not embeds_by_batch(network):
-        if batch_key is not None:
-            log.warning("--batch-key is not used: the embedding of this model does not depend on the batch")
-        return tensors
-    run = RunFolder.find(model)
-    key = batch_key or (None if run is None else run.config.data.batch_key)
     columns = [name for name in corpus.stores[0].obs_columns if all(name in one.obs_columns for one in corpus.stores)]
-    if key is None or key not in columns:
-        raise DataError(
-            "no column with the batch" if key is None else f"no column {key!r} in obs",
-            wanted="the batch of each cell, which this model reads", where=corpus.file_names,
-            fix=f"--batch-key COLUMN, one of {', '.join(columns)}" if columns else "add the column to obs",
-        )  # fmt: skip
+    key = batch_column(network, model, batch_key, columns, where=corpus.file_names)
+    if key is None:
+        return tensors
     codes = batch_codes(known_text(corpus.obs([key])[key]), getattr(network.config, "batch_names", None))
     refuse_missing_batches(codes, key=key, where=corpus.file_names)
     return {**tensors, BATCH_IDS: codes}

@@ -1,7 +1,7 @@
 """What ``embed`` writes: a copy of a file with vectors, the file itself, or cell ids and vectors alone.
 
 Lives here: which file that is, trying it before the work, what is said of earlier work. Lives elsewhere: adding vectors
-to an AnnData file (scmf.data.stores.adata_files), the vectors (embed_job).
+to an AnnData file (scmf.data.stores.adata_added), the vectors (embed_job).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from scmf.core.errors import ConfigError
 from scmf.core.outputs import try_file, try_folder
-from scmf.data.stores.adata_files import Vectors, add_vectors, obsm_keys, stored_bytes, write_vectors
+from scmf.data.stores.adata_added import Vectors, add_vectors, write_vectors
+from scmf.data.stores.adata_files import obsm_keys, stored_bytes
 from scmf.data.stores.cell_ids import unique_ids
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.files.remote import is_remote

@@ -1,6 +1,6 @@
-"""The verbs ``evaluate`` and ``embed``: what a saved model is worth, and its vectors in an AnnData.
+"""The verb ``evaluate``: what a saved model is worth.
 
-Lives here: from a folder and a file to scores or to a new file. Lives elsewhere: the engine that scores (run), what a
+Lives here: from a folder to scores. Lives elsewhere: the engine that scores (run), what a
 model gives to it (submissions.model).
 """
 
@@ -15,9 +15,10 @@ from scmf.core.config.run import DataConfig
 from scmf.core.outputs import try_folder
 from scmf.data.loading.load import load_cells
 from scmf.evaluation.cells import TaskCells
-from scmf.evaluation.run import scores_of_recipe
+from scmf.evaluation.run import cells_of, scores, scores_of_recipe
 from scmf.evaluation.submissions.baselines import BaselinesSubmission
 from scmf.evaluation.submissions.model import ModelSubmission, tokens_for, with_batch_size
+from scmf.evaluation.tasks import is_own_task, load_suite
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import on_device
 from scmf.models.published.names import find_model
@@ -59,6 +60,9 @@ def evaluate_folder(
 ) -> list[Score]:
     """Run the benchmarks of a recipe on a saved model, its untrained self and the baselines.
 
+    Those that name a dataset (``eval.benchmarks: [cell_type_annotation: {dataset: ...}]``) are scored on its cells, the
+    others on the cells of the recipe.
+
     Parameters
     ----------
     folder
@@ -78,11 +82,32 @@ def evaluate_folder(
     recipe = _recipe_of(folder, config, variant, overrides)
     if recipe.config.eval.finetune is not None and (folder / "model").is_dir():
         try_folder(RunFolder(folder).path, option="the folder of the run, in which the head is fine-tuned:")
+    others = [name for name in recipe.config.eval.tasks if is_own_task(name)]
+    filed: list[Score] = []
+    if recipe.config.eval.benchmarks or not others:
+        filed += _of_own_cells(
+            folder, recipe, own=config is None, device=device, batch_size=batch_size, allow=allow_low_coverage
+        )
+    if others:
+        submission = ModelSubmission.of_folder(folder, device=device, allow_low_coverage=allow_low_coverage)
+        submission = replace(submission, settings=with_batch_size(recipe.config.eval, batch_size))
+        for name, task in load_suite().chosen(others).items():
+            cells = cells_of(task)
+            for who in (BaselinesSubmission.of_recipe(), submission):
+                log.info(f"{name}: {who.origin.recipe}")
+                filed += [replace(score, benchmark=name) for score in scores(task, who, cells)]
+    return filed
+
+
+def _of_own_cells(
+    folder: Path, recipe: Recipe, *, own: bool, device: str | None, batch_size: int | None, allow: bool
+) -> list[Score]:
+    """Scores on the cells of the section ``data``; ``own`` says that the configuration is that of the run."""
     model, tokenizer = load_run_model(folder)
     model = on_device(model, device)
     cells = load_cells(recipe.config.data)
-    own = config is None and recipe.config.tokenizer.vocabulary == "fit" and recipe.config.data == _data_of(folder)
-    tell_known_share(tokenizer, cells, allow=own or allow_low_coverage or recipe.config.data.allow_low_coverage)
+    fitted = own and recipe.config.tokenizer.vocabulary == "fit" and recipe.config.data == _data_of(folder)
+    tell_known_share(tokenizer, cells, allow=fitted or allow or recipe.config.data.allow_low_coverage)
     tokens = tokens_for(model, tokenizer, cells)
     prepared = Prepared(cells, tokenizer, tokens)
     if recipe.config.eval.finetune is not None and not (folder / "model").is_dir():

@@ -83,7 +83,7 @@ def compare_measured(
     runs: list[Path] = []
     for word in what:
         folder = Path(word)
-        if folder.is_file() and folder.suffix != ".yaml":
+        if folder.is_file() and folder.suffix not in (".yaml", ".toml"):
             continue  # a README beside the recipes: recipes/* names it, too
         if RunFolder(folder).note.is_file() or RunFolder(folder).results.is_dir():
             runs.append(folder)

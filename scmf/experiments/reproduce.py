@@ -12,7 +12,6 @@ the rule of judging (results), pages (report).
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +35,7 @@ from scmf.results.pages.reproduction import refuse_other_report, write_report
 from scmf.results.pages.reproduction_plots import FigureInputs
 from scmf.results.parity import ParityCase
 from scmf.results.result import CellKey, Result
+from scmf.training.processes import refuse_several
 
 log = logging.getLogger(__name__)
 
@@ -92,16 +92,11 @@ class Outcome:
             "variant": self.recipe.variant,
             "ok": self.ok,
             "absent": self.absent,
-            "parity": None if self.parity is None else [_case_json(case) for case in self.parity],
+            "parity": None if self.parity is None else [case.to_json() for case in self.parity],
             "verdicts": verdicts,
             "results": [result.to_json() for result in self.results],
             "pages": [str(path) for path in self.pages],
         }
-
-
-def _case_json(case: ParityCase) -> dict[str, Any]:
-    """A difference that is not a number (shapes differ, NaN) is null in JSON."""
-    return {**asdict(case), "difference": case.difference if math.isfinite(case.difference) else None}
 
 
 # --- parity ---------------------------------------------------------------------------------------
@@ -198,6 +193,7 @@ def reproduce(
         Folders for runs, result files and pages; `scmf.experiments.folders.Folders.of` chooses those not given.
     """
     recipe = load_recipe(name, variant=variant, overrides=overrides)
+    refuse_several(recipe.config.training, "reproduce")
     folders = Folders.of(recipe, record=record, runs=runs, results_dir=results_dir, reports=reports)
     if "mini" in tiers:
         folders.try_all()

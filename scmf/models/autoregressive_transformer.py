@@ -466,6 +466,14 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
         """Replace the table of gene vectors."""
         self.gene_embeddings.embedding = value
 
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """What scores the genes; None without heads."""
+        return None if self.gene_id_head is None else self.gene_id_head.layers[-1]
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace what scores the genes."""
+        self.gene_id_head.layers[-1] = value
+
     @torch.no_grad()
     def set_gene_vectors(self, vectors: Any) -> None:
         """Put given gene vectors into the frozen table.
@@ -1047,6 +1055,10 @@ class AutoregressiveTransformerForSequenceClassification(AutoregressiveTransform
         return SequenceClassifierOutput(
             loss=None if labels is None else cross_entropy(logits_BC.float(), labels), logits=logits_BC
         )
+
+    def embed(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Embed cells as `AutoregressiveTransformerModel.embed` does."""
+        return self.model.embed(*args, **kwargs)
 
 
 # --- auto classes ---------------------------------------------------------------------------------

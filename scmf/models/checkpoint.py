@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForPreTraining
+from transformers import AutoConfig, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from scmf.core import manifest, registry
 from scmf.core.config.renamed import RENAMED, load_tokenizer, renamed_in
@@ -97,15 +97,28 @@ def _from_pretrained(family: Any, folder: Path | str, **kwargs: Any) -> Any:
 def load_run_model(folder: Path | str) -> tuple[Any, Any]:
     """Model and tokenizer of a checkpoint folder, of the folder of a run that holds ``model/``, or of a name.
 
-    A name is that of a published model, such as ``geneformer@v2-104m``, or of a repository on the Hub. Only built-in
-    classes are used; code inside the folder is never run.
+    A classifier is loaded with its head, any other network as it was pretrained. A name is that of a published model,
+    such as ``geneformer@v2-104m``, or of a repository on the Hub. Only built-in classes are used; code inside the
+    folder is never run.
     """
     folder = RunFolder.weights_in(find_model(folder).folder)
     _refuse_no_config(folder)
     verify_model(folder)
     _register_family(folder)
-    model = _from_pretrained(AutoModelForPreTraining, folder)
+    with_head = is_classifier(_saved(folder / "config.json"))
+    model = _from_pretrained(AutoModelForSequenceClassification if with_head else AutoModelForPreTraining, folder)
     return model.eval(), _load_tokenizer(folder)
+
+
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether weights are those of a cell classifier, by the content of their ``config.json``."""
+    names = config.get("architectures")
+    return isinstance(names, list) and any(str(name).endswith("ForSequenceClassification") for name in names)
+
+
+def class_names(config: Any) -> list[str]:
+    """Names of the classes that a classifier tells apart, in the order of its logits."""
+    return [str(config.id2label[i]) for i in range(config.num_labels)]
 
 
 def _register_family(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Cells to vectors: a model's embeddings of tokenized cells, in the order of the cells.
 
 Lives here: inference over ragged tokens. Lives elsewhere: the pooling rules (the model), what the
-vectors are good for (scmf.evaluation), the AnnData around them (scmf.evaluation.evaluate_run).
+vectors are good for (scmf.evaluation), the AnnData around them (scmf.evaluation.embed_file).
 """
 
 from __future__ import annotations
@@ -119,4 +119,9 @@ def classify_tokens(model: Any, cells: Ragged, *, batch_size: int) -> np.ndarray
     logits_NC = np.zeros((len(cells), parts[0][1].shape[1]), dtype=np.float32)
     for rows, logits_BC in parts:
         logits_NC[rows] = logits_BC
+    if not np.isfinite(logits_NC).all():
+        bad = int(np.flatnonzero(~np.isfinite(logits_NC).all(axis=1))[0])
+        raise ModelError(
+            f"scores of cell {bad} are not finite", wanted="finite numbers", fix="check the weights of the model"
+        )
     return logits_NC

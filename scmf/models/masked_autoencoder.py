@@ -420,7 +420,7 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over the batch: let the HF Trainer divide them itself
-    _no_split_modules = ["TransformerLayer", "PerformerLayer", "ValueEmbedding"]
+    _no_split_modules = ["TransformerLayer", "PerformerLayer"]  # not the value embedding, whose mask the decoder reads
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_flash_attn = True
@@ -440,6 +440,12 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     def embedding_defaults(self) -> tuple[int, str]:
         """Layer and pooling of the official embeddings; without depth tokens the mean over genes."""
         return 0, "cell" if self.config.depth_token_ids is None else "all"
+
+    def post_init(self) -> None:
+        """Also: of the classes that stay whole when a network is sharded, keep those that this one has."""
+        super().post_init()
+        kept: Any = set(self._no_split_modules or ()) & {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = kept
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

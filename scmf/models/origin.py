@@ -309,7 +309,6 @@ def training_record(checkpoint: Checkpoint) -> dict[str, Any]:
     doubts = [link.reason for link in links if link.may_publish is None]
     if checkpoint.start is None:
         return record | {"trained_from": ", with ".join([SCRATCH, *doubts])}
-    record["trained_from"] = "other weights"
     known = [link for link in links if link.license]
     record["trained_from"] = "other weights"
     if known and not doubts:

@@ -283,7 +283,7 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over the batch: let the HF Trainer divide them itself
-    _no_split_modules = ["Embeddings", "Layer"]
+    _no_split_modules = ["Layer"]  # not the embeddings: FSDP must see their table and the decoder tied to it as one
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_flash_attn = True

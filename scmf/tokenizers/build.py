@@ -23,8 +23,10 @@ from scmf.data.genes.align_vectors import vectors_for
 from scmf.data.genes.names import OtherNames
 from scmf.data.genes.vocabulary import load_vocabulary
 from scmf.data.loading.facts import LoadedCells
+from scmf.data.preprocess.gene_aligner import AlignedGenes, GeneAligner
 from scmf.data.preprocess.hvg import highly_variable_genes
-from scmf.data.stores.canonical import Rounding
+from scmf.data.preprocess.normalize import Pipeline
+from scmf.data.preprocess.steps import LibrarySize, Log1p
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.missing import known_text
@@ -95,7 +97,9 @@ def fitted_tokenizer(config: RunConfig, cells: LoadedCells) -> Any:
     training = cells if cells.split is None else cells[cells.rows("train")]
     chosen, totals = training, training.total_counts
     if settings.top_genes is not None:
-        chosen = training[:, _most_variable(training, settings.top_genes, rounding=config.data.counts_rounding)]
+        rounding = config.data.counts_rounding
+        corpus = Corpus([MemoryStore(training.adata, counts="X", gene_ids="var_names", rounding=rounding)])
+        chosen = training[:, most_variable(corpus, settings.top_genes, keep=None, aligner=None)]
         totals = np.asarray(training.X.sum(axis=1)).ravel() if totals is None else totals
     try:
         shape = with_vectors(shape, chosen.var_names.tolist())
@@ -122,10 +126,20 @@ def with_names(made: Any, names: OtherNames | None, strategy: Any, shape: Mappin
     return made
 
 
-def _most_variable(training: LoadedCells, n_genes: int, *, rounding: Rounding) -> list[str]:
-    """Names of the most variable genes, in the order of the columns, as `scmf data hvg` chooses them (``seurat``)."""
-    corpus = Corpus([MemoryStore(training.adata, counts="X", gene_ids="var_names", rounding=rounding)])
-    found = highly_variable_genes(corpus, keep=None, n_top_genes=n_genes)
+def most_variable(corpus: Corpus, n_genes: int, *, keep: np.ndarray | None, aligner: GeneAligner | None) -> list[str]:
+    """Names of the most variable genes of the training cells ``keep``, as `scmf data hvg` chooses them (``seurat``).
+
+    With an aligner they are genes of it, and counts of other genes do not take part, as in cells held in memory.
+    """
+    genes = dict.fromkeys(gene for store in corpus.stores for gene in store.genes)
+    steps: list[Any] = [LibrarySize(), Log1p()]
+    if aligner is not None:
+        steps.insert(0, AlignedGenes(aligner))
+        columns = [aligner.columns(store.genes, where=store.uri).target for store in corpus.stores]
+        genes = dict.fromkeys(aligner.genes[at] for at in np.unique(np.concatenate(columns)) if at >= 0)
+    found = highly_variable_genes(
+        corpus, keep=keep, n_top_genes=n_genes, genes=tuple(genes), normalize=Pipeline(steps)
+    )  # fmt: skip
     if why := found.why_not(n_genes):
         log.warning(f"tokenizer.top_genes: {why}")
     return list(found.selected)

@@ -49,11 +49,13 @@ def known_share(tokenizer: Any, cells: LoadedCells) -> KnownShare:
     return KnownShare.of(known, n_vocabulary=size, n_found=n_found, sums=sums)
 
 
-def tell_known_share(tokenizer: Any, cells: LoadedCells, *, allow: bool) -> None:
+def tell_known_share(tokenizer: Any, cells: LoadedCells, *, allow: bool) -> KnownShare:
     """Say how much of the cells a tokenizer knows; see `KnownShare.tell`. Cells of another species are refused."""
     cells = through_orthologs(tokenizer, cells)
     refuse_species(tokenizer, cells.facts.species, where=cells.facts.dataset)
-    known_share(tokenizer, cells).tell(cells.facts.dataset, allow=allow)
+    share = known_share(tokenizer, cells)
+    share.tell(cells.facts.dataset, allow=allow)
+    return share
 
 
 def tell_known_share_of_stores(tokenizer: Any, corpus: Corpus, aligner: GeneAligner | None, *, allow: bool) -> None:

@@ -10,7 +10,7 @@ import pytest
 from scmf.cli import main as cli
 from scmf.data.genes import gene_sets, joining, orthologs, species
 from scmf.data.genes.ids import GeneMap
-from scmf.evaluation.evaluate_run import _read_as_well
+from scmf.evaluation.as_in_run import _read_as_well
 from scmf.models.checkpoint import load_run_model
 from tests.cli.test_labels_and_genes import GENES, cells, config, split_of
 
@@ -129,6 +129,22 @@ def test_a_model_trained_through_orthologs_embeds_and_evaluates_its_mouse_cells(
     assert scmf(*out, tmp_path / "tokens") == 0, said()
     (tmp_path / "genes.txt").write_text("".join(f"{gene}\n" for gene in GENES))
     assert scmf("evaluate", tmp_path / "run", "--quiet") == 0, said()
+    tune = ("finetune", "--base-model", tmp_path / "run", "--data", file, "--epochs", "1", "--quiet")
+    genes = ("--set", f"data.gene_set={tmp_path / 'genes.txt'}", "--set", "data.orthologs=one2one")
+    assert scmf(*tune, *genes, "--out", tmp_path / "tuned") == 0, said()
+    assert scmf("predict", tmp_path / "tuned", file, "--out", tmp_path / "labels.h5ad", "--quiet") == 0, said()
+    assert scmf("predict", tmp_path / "tuned", tmp_path / "h.h5ad", "--out", tmp_path / "l.h5ad", "--quiet") == 0
+    one, other = (ad.read_h5ad(tmp_path / name).obsm["predicted_cell_type"] for name in ("labels.h5ad", "l.h5ad"))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_human_classifier_says_nothing_of_mouse_cells(human, tmp_path, said):
+    words = ("--base-model", human / "run", "--data", human / "a.h5ad", "--label-key", "cell_type", "--epochs", "1")
+    assert scmf("finetune", *words, "--out", tmp_path / "tuned", "--quiet") == 0, said()
+    file = named(SYMBOLS, tmp_path / "m.h5ad", gene_ids=MOUSE_IDS)
+    out = tmp_path / "labels.h5ad"
+    assert scmf("predict", tmp_path / "tuned", file, "--out", out, "--allow-low-coverage", "--quiet") == 3
+    assert "genes of Mus musculus" in said() and not out.exists()
 
 
 MIXED = {
@@ -161,9 +177,10 @@ def test_files_that_name_genes_differently_are_joined(how, tmp_path, said):
 @pytest.mark.parametrize("stream", ["", ", stream: {block_cells: 8}"], ids=["memory", "stream"])
 def test_a_run_on_joined_files_evaluates_their_cells(stream, tmp_path, said):
     files = [named(names, tmp_path / f"{name}.h5ad") for name, names in (("a", SYMBOLS), ("b", GENES))]
-    both = ad.concat([cells(), cells()])
-    both.obs_names = [f"{name}:{cell}" for name in "ab" for cell in cells().obs_names]
-    split_of(both, tmp_path / "split.tsv")
+    parts = [cells(), cells()]
+    for name, part in zip("ab", parts, strict=True):
+        part.obs_names = [f"{name}:{cell}" for cell in part.obs_names]
+    split_of(ad.concat(parts), tmp_path / "split.tsv")
     data = f"split: {tmp_path / 'split.tsv'}, label_key: cell_type{stream}"
     yaml = config(tmp_path / "j.yaml", ", ".join(map(str, files)), data=data)
     assert scmf("train", "--config", yaml, "--out", tmp_path / "run", "--quiet") == 0, said()

@@ -127,13 +127,14 @@ def test_what_a_submission_cannot_give_is_filed_as_a_reason(suite, tmp_path):
 
 def test_words_that_mean_nothing_are_refused(suite, tmp_path):
     with pytest.raises(ConfigError, match="baselines, the folder of a run"):
-        evaluate_tasks("no/such", tasks=["types"], suite=suite, results_dir=tmp_path)
+        evaluate_tasks("no/such/thing", tasks=["types"], suite=suite, results_dir=tmp_path)
     with pytest.raises(ConfigError, match="did you mean 'types'"):
         evaluate_tasks("baselines", tasks=["tpyes"], suite=suite, results_dir=tmp_path)
 
 
 def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scmf.evaluation.callbacks.load_suite", lambda: load_suite(suite))
+    for owner in ("callbacks", "tasks"):
+        monkeypatch.setattr(f"scmf.evaluation.{owner}.load_suite", lambda: load_suite(suite))
     code, _, err = scmf(
         capsys, monkeypatch, "train", "--config", toy_env / "recipe.yaml", "--out", tmp_path / "run", "--quiet",
         "--set", "eval.tasks=[types, batches]", "--set", "training.trackers=[tensorboard]",
@@ -146,7 +147,8 @@ def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_pa
 
 
 def test_callbacks_do_not_change_what_is_trained(suite, toy_env, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scmf.evaluation.callbacks.load_suite", lambda: load_suite(suite))
+    for owner in ("callbacks", "tasks"):
+        monkeypatch.setattr(f"scmf.evaluation.{owner}.load_suite", lambda: load_suite(suite))
     losses = []
     for tasks in ("[]", "[types]"):
         out = tmp_path / f"run{len(losses)}"

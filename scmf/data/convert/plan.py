@@ -96,7 +96,8 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
     else:
         ids = np.array([str(gene) for gene in genes], dtype=object)
         genes_.refuse_duplicates(ids, path="genes")
-        aligner = {gene if (form := genes_.canonical(gene)) in shared else form: gene for gene in ids}
+        forms_of_ids = _forms(ids.tolist(), mapping)
+        aligner = {gene if form in shared else form: gene for gene, form in zip(ids, forms_of_ids, strict=True)}
         if len(aligner) < len(ids):
             raise GeneError(
                 f"{len(ids) - len(aligner)} of the wanted genes differ from another only by a version suffix",

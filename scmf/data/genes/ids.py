@@ -83,7 +83,7 @@ class IdKind:
         or ``mixed`` when nothing reaches nine of ten.
     species
         Species as far as Ensembl ids tell; empty when they do not. Symbols tell nothing here: see
-        `scmf.data.genes.names.species_of`.
+        `scmf.data.genes.species.species_of`.
     share
         Share of the ids that are of this kind.
     n_versioned, n_not_upper, n_excel_dates

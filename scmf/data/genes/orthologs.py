@@ -97,6 +97,11 @@ class SavedOrthologs:
     def __init__(self, table: Mapping[str, str]) -> None:
         self._table = {folded(name): canonical(gene) for name, gene in table.items()}
 
+    @property
+    def pairs(self) -> dict[str, str]:
+        """The table, names as they are looked up."""
+        return dict(self._table)
+
     def lookup(self, gene: str) -> tuple[str, str]:
         """See `Orthologs`."""
         found = self._table.get(folded(gene), "")

@@ -17,7 +17,7 @@ import pandas as pd
 from scmf.core.errors import GeneError
 from scmf.data.cards.card import file_of, load_card
 from scmf.data.cards.sources import is_here
-from scmf.data.genes.ids import ID_COLUMNS, detect, is_ensembl
+from scmf.data.genes.ids import ID_COLUMNS, IdKind, detect, is_ensembl
 from scmf.data.genes.vocabulary import annotation
 
 HUMAN, MOUSE = "Homo sapiens", "Mus musculus"
@@ -26,7 +26,9 @@ _CARDS = {HUMAN: "human-genes", MOUSE: "mouse-genes"}
 _KNOWN = 0.2
 """Share of symbols that the annotation of a species must know."""
 _CLEAR = 5
-"""How many times more than of the other species."""
+"""How many times more symbols than of the other species."""
+_MOST = 2
+"""How many times more Ensembl ids than of the other species: two genomes in one file are about as long."""
 _FEW = 0.01
 """Share of Ensembl ids among symbols below which they say nothing: a transgene, say."""
 
@@ -42,9 +44,16 @@ def species_of(genes: Iterable[str]) -> str:
         if name := str(gene).strip():
             parts[is_ensembl(name)].append(name)
     symbols, ids = parts
-    said = {detect(ids).species} if len(ids) >= _FEW * (len(ids) + len(symbols)) else set()
+    said = {_of_ids(detect(ids))} if len(ids) >= _FEW * (len(ids) + len(symbols)) else set()
     said = (said | {_of_symbols(symbols)}) - {""}
     return said.pop() if len(said) == 1 else ""
+
+
+def _of_ids(kind: IdKind) -> str:
+    """The species of most ids; ``""`` where no species has most, as for mixed cells mapped to two genomes."""
+    if len(kind.by_species) > 1 and kind.by_species[0][1] < _MOST * kind.by_species[1][1]:
+        return ""
+    return kind.species
 
 
 def species_of_table(var: pd.DataFrame, ids: Sequence[str] | np.ndarray) -> str:
@@ -61,9 +70,9 @@ def species_of_table(var: pd.DataFrame, ids: Sequence[str] | np.ndarray) -> str:
     if detect(ids).kind != "ensembl":
         for column in ID_COLUMNS:
             if column in var and (kind := detect(var[column].dropna())).kind == "ensembl":
-                return kind.species
+                return _of_ids(kind)
         if (kind := detect(var.index)).kind == "ensembl":
-            return kind.species
+            return _of_ids(kind)
     return species_of(ids)
 
 

@@ -8,6 +8,7 @@ Lives here: reading .h5ad files, labels, split. Lives elsewhere: putting several
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,10 @@ def load_cells(config: DataConfig, *, log_expression: bool = False) -> LoadedCel
     facts = _facts(resolved, adata, found_in, joined.species)
     if card is not None and card.labels and facts.label_key == card.label_key:
         _freeze_labels(adata, card)
-    split = None
-    if config.split:
-        split = np.asarray(read_split(card, config.split, cell_ids=adata.obs_names), dtype=str)
-    return restrict(LoadedCells(adata, facts, split, joined.total_counts(adata), joined.names), resolved)
+    cells = restrict(LoadedCells(adata, facts, None, joined.total_counts(adata), joined.names), resolved)
+    if not config.split:
+        return cells
+    return replace(cells, split=np.asarray(read_split(card, config.split, cell_ids=cells.obs_names), dtype=str))
 
 
 def _read_all(resolved: ResolvedData) -> tuple[Joined, list[str]]:

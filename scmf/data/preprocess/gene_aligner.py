@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from scmf.data.genes.names import (
     Resolved,
     resolve,
 )
-from scmf.data.genes.orthologs import OrthologMap, Orthologs
+from scmf.data.genes.orthologs import OrthologMap, Orthologs, SavedOrthologs
 from scmf.data.genes.species import refuse_other_species, species_of
 from scmf.data.preprocess.aligner_columns import AlignedBlock, Columns, align
 from scmf.data.stores.store import CountBlock, Store, is_store
@@ -175,7 +176,7 @@ class GeneAligner:
     @property
     def fingerprint(self) -> str:
         """Digest of the genes in their order, and of the orthologs that lead to them."""
-        if isinstance(self.orthologs, OrthologMap):
+        if isinstance(self.orthologs, OrthologMap | SavedOrthologs):
             return sha256_json([list(self.genes), sorted(self.orthologs.pairs.items())])
         return sha256_json(list(self.genes))
 
@@ -265,6 +266,23 @@ class GeneAligner:
                 fix="ask columns() of this aligner",
             )
         return align(block, columns, in_place=in_place)
+
+
+@dataclass(frozen=True)
+class AlignedGenes:
+    """A step of a pipeline (scmf.data.preprocess.steps): the counts of a block on the genes of an aligner."""
+
+    kind: ClassVar[str] = "aligned_genes"
+    aligner: GeneAligner
+    is_fitted: ClassVar[bool] = True
+
+    def fit(self, blocks: Any) -> AlignedGenes:
+        """Nothing to find."""
+        return self
+
+    def apply(self, block: CountBlock, genes: Sequence[str]) -> tuple[CountBlock, Sequence[str]]:
+        """The block over the genes of the aligner."""
+        return self.aligner.align(block, self.aligner.columns(genes)).counts, self.aligner.genes
 
 
 def _genes_of(store: Store | Sequence[str]) -> tuple[str, ...]:

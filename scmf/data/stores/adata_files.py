@@ -1,34 +1,25 @@
-"""An AnnData file as an AnnData, and vectors added to a copy of it.
+"""An AnnData file as an AnnData, and what is in it.
 
-Lives here: `read_adata`, which leaves out what it cannot read and nobody needs; `add_vectors`, which copies the file
-and adds to the copy, so that what is foreign to this anndata stays as it was. Lives elsewhere: counts block by block
-(h5ad_store, zarr_store), one column at a time (anndata_tables), files that are no AnnData (formats).
+Lives here: `read_adata`, which leaves out what it cannot read and nobody needs; names of what a file holds. Lives
+elsewhere: adding to a file (adata_added), counts block by block (h5ad_store, zarr_store), one column at a time
+(anndata_tables), files that are no AnnData (formats).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-import stat
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anndata
-import h5py
-import numpy as np
 import pandas as pd
-import zarr
 from anndata import AnnData
-from anndata.io import read_elem, write_elem
+from anndata.io import read_elem
 
-from scmf.core.errors import ConfigError, DataError, ScmfError
-from scmf.core.files import atomic_path
+from scmf.core.errors import DataError, ScmfError
 from scmf.core.hdf5 import open_hdf5
 from scmf.data.stores.anndata_tables import frame_names, read_column
 from scmf.data.stores.chunks.h5ad_layout import RemoteFile
@@ -40,9 +31,6 @@ log = logging.getLogger(__name__)
 
 _COUNTS = ("X", "layers/counts", "raw/X", "raw.X")
 """Matrices in which counts are looked for: they are read, or the file is refused."""
-
-_ROWS = 4096
-"""Rows of a chunk of vectors in a zarr group."""
 
 _HDF5 = (".h5ad", ".h5", ".hdf5")
 """Endings of addresses of HDF5 files."""
@@ -182,15 +170,7 @@ def _frame(tree: Any, path: str, lost: list[str]) -> pd.DataFrame:
     return pd.DataFrame(table, index=names)
 
 
-# --- adding -----------------------------------------------------------------------------------------
-
-
-def check_obsm_key(key: str, *, where: str) -> None:
-    """Refuse a key that a file cannot have; `ConfigError`."""
-    if not key.strip() or "/" in key or "\0" in key or key in (".", "..") or not key.isprintable():
-        raise ConfigError(
-            f"the key {key!r}", wanted="a name without /, not empty", where=where, fix="for example --key X_model"
-        )
+# --- what a file holds ------------------------------------------------------------------------------
 
 
 def obsm_keys(path: Path | str) -> list[str]:
@@ -224,113 +204,3 @@ def stored_bytes(path: Path | str) -> int:
     if not path.is_dir():
         return path.stat().st_size
     return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Vectors that need not lie in memory.
-
-    Parameters
-    ----------
-    shape
-        Cells and dimensions.
-    parts
-        Gives them in their order, float32 (some cells, D) each.
-    """
-
-    shape: tuple[int, int]
-    parts: Callable[[], Iterable[np.ndarray]]
-
-
-def add_vectors(source: Path | str, target: Path | str, key: str, vectors: Vectors) -> bool:
-    """Copy an AnnData file and add vectors to ``obsm`` of the copy; nothing else in it is read or written.
-
-    Parameters
-    ----------
-    source
-        The file or zarr group; it is not changed unless it is the target.
-    target
-        The copy. A file is replaced, also ``source`` itself (by a copy that is whole); a zarr group must be new or
-        ``source``.
-    key
-        Key in ``obsm``; vectors that the file has under it are replaced.
-    vectors
-        One row a cell of the file.
-
-    Returns
-    -------
-    bool
-        Whether vectors of the file were replaced.
-    """
-    source, target = Path(source), Path(target)
-    if source.is_dir():
-        return _put_in_zarr(source, key, vectors) if source == target else _add_to_zarr(source, target, key, vectors)
-    mode = source.stat().st_mode if source == target else None
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
-        with h5py.File(temporary, "r+") as tree:
-            replaced = _put(tree, key, vectors)
-    if mode is not None:
-        target.chmod(stat.S_IMODE(mode))
-    return replaced
-
-
-def write_vectors(target: Path, cell_ids: np.ndarray, key: str, vectors: Vectors) -> None:
-    """Write an .h5ad file with cell ids and vectors alone."""
-    with atomic_path(target) as temporary:
-        AnnData(obs=pd.DataFrame(index=pd.Index(cell_ids).astype(str))).write_h5ad(temporary)
-        with h5py.File(temporary, "r+") as tree:
-            _put(tree, key, vectors)
-
-
-def _add_to_zarr(source: Path, target: Path, key: str, vectors: Vectors) -> bool:
-    if target.exists():
-        raise DataError("a folder that exists", wanted="a new folder", where=target, fix="choose another --output")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".scmf-", dir=target.parent) as folder:
-        copy = Path(folder) / target.name
-        shutil.copytree(source, copy, copy_function=shutil.copyfile)
-        replaced = _put_in_zarr(copy, key, vectors)
-        copy.rename(target)
-    return replaced
-
-
-def _put_in_zarr(folder: Path, key: str, vectors: Vectors) -> bool:
-    group = zarr.open_group(folder, mode="r+", use_consolidated=False)
-    replaced = _put(group, key, vectors)
-    if _is_consolidated(folder):
-        zarr.consolidate_metadata(folder)
-    return replaced
-
-
-def _is_consolidated(group: Path) -> bool:
-    """Whether a list of all that is in a group lies in it, which must learn of what was added."""
-    if (group / ".zmetadata").is_file():
-        return True
-    head = group / "zarr.json"
-    return head.is_file() and json.loads(head.read_text(encoding="utf-8")).get("consolidated_metadata") is not None
-
-
-def _put(tree: Any, key: str, vectors: Vectors) -> bool:
-    """``obsm[key]``, also of a file from before AnnData 0.7, whose obsm is one array of records."""
-    if "obsm" in tree and hasattr(tree["obsm"], "dtype"):
-        records = tree["obsm"][()]
-        del tree["obsm"]
-        write_elem(tree, "obsm", {name: np.asarray(records[name]) for name in records.dtype.names})
-    elif "obsm" not in tree:
-        write_elem(tree, "obsm", {})
-    group, replaced = tree["obsm"], key in tree["obsm"]
-    if replaced:
-        del group[key]
-    if isinstance(group, h5py.Group):
-        array = group.create_dataset(key, vectors.shape, np.float32)
-    else:
-        array = group.create_array(
-            key, shape=vectors.shape, dtype=np.float32, chunks=(min(vectors.shape[0], _ROWS), vectors.shape[1])
-        )
-    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    at = 0
-    for part in vectors.parts():
-        array[at : at + len(part)] = part
-        at += len(part)
-    return replaced
