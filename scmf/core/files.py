@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -53,6 +54,16 @@ def atomic_path(path: Path | str, *, mode: int | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_beside(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``, from which what is whole can be renamed; it is removed at the end."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    with tempfile.TemporaryDirectory(prefix=_prefix(path), suffix=_suffix(path), dir=path.parent) as folder:
+        yield Path(folder)
+
+
 def _prefix(path: Path, pid: int | str | None = None) -> str:
     """How temporary names of ``path`` begin: with the machine and the process that write.
 
@@ -72,7 +83,10 @@ def _sweep(path: Path) -> None:
     with contextlib.suppress(OSError):
         for left in path.parent.iterdir():
             if (match := name.fullmatch(left.name)) and not _is_alive(int(match[1])):
-                left.unlink(missing_ok=True)
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from scmf.core import manifest
 from scmf.core.config.run import DataConfig, EvalConfig, validate
-from scmf.core.errors import ConfigError, ScmfError
+from scmf.core.errors import ConfigError, ResourceError, ScmfError
 from scmf.core.files import sha256_file, sha256_json
 from scmf.core.locks import one_writer
 from scmf.data.stores.adata_added import Vectors, check_obsm_key
@@ -129,8 +129,8 @@ def embed_to_file(
         tensors = cell_tensors(corpus, network, tokenizer, found.folder, batch_key)
         size = PIECE if part is None else min(PIECE, -(-corpus.n_cells // part[1]))
         job = EmbedJob(corpus, opened.aligner, network, tokenizer, settings, precision, tensors, size)
-        asked = {"precision": precision, "batch_key": batch_key, "parts": None if part is None else part[1]}
-        return _run(job, target, key, part, facts={"model": found.folder, **asked})
+        asked = {"model": found.folder, "parts": None if part is None else part[1]}
+        return _run(job, target, key, part, facts=asked)
     finally:
         corpus.close()
 
@@ -148,8 +148,7 @@ def _run(
     folder = target.file.with_name(f".{target.file.name[:100]}.scmf-embed")
     pieces = Pieces(n, None if n == 1 and part is None else folder)
     if pieces.folder is not None:
-        layer, pooling = job.settings.embedding_layer, job.settings.pooling
-        facts |= {"model": _digest(facts["model"]), "cells": job.corpus.fingerprint, "layer": layer, "pooling": pooling}
+        facts |= {"model": _digest(facts["model"]), **job.facts}
     mine = range(n) if part is None else range(n * (part[0] - 1) // part[1], n * part[0] // part[1])
     answer = {"file": str(target.file), "key": key, "cells": job.corpus.n_cells}
     if part is not None:
@@ -166,8 +165,9 @@ def _run(
             job.embed(pieces, [number for number in mine if number not in pieces.done])
             _write(job, target, key, pieces)
         except BaseException as error:
-            if isinstance(error, ScmfError) or not pieces.done:
-                pieces.clear()  # there is nothing to go on from, or it would fail again
+            fails_again = isinstance(error, ScmfError) and not isinstance(error, ResourceError)
+            if fails_again or not pieces.done:
+                pieces.clear()  # there is nothing to go on from
             raise
         width = pieces.width
         pieces.clear()
@@ -200,10 +200,9 @@ def _digest(model: Path) -> str:
     """Of the weights and all that is saved with them."""
     folder = RunFolder.weights_in(model)
     held = manifest.read(folder)
-    sums = (
-        held["files"] if held is not None else {path.name: sha256_file(path) for path in folder.glob("*.safetensors")}
-    )
-    return sha256_json(sums)
+    if held is not None:
+        return sha256_json(held["files"])
+    return sha256_json({path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
 
 
 def _embedding_settings(

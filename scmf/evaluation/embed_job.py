@@ -6,6 +6,7 @@ Lives here: opening the cells, what columns of ``obs`` add to them, the pass. Li
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,17 @@ class EmbedJob:
     precision: Precision
     tensors: Mapping[str, np.ndarray]
     size: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides the vectors, beside the network."""
+        columns = {
+            name: hashlib.sha256(np.ascontiguousarray(values)).hexdigest() for name, values in self.tensors.items()
+        }
+        return {
+            "cells": self.corpus.fingerprint, "columns": columns, "cells of a piece": self.size,
+            "layer": self.settings.embedding_layer, "pooling": self.settings.pooling, "precision": self.precision,
+        }  # fmt: skip
 
     @property
     def starts(self) -> np.ndarray:

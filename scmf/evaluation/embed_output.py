@@ -84,7 +84,8 @@ class Output:
         if not self.is_in_place:
             try_file(self.file, option="--output", endings=(self._ending,), inputs=self.inputs, need=need)
         elif self.file.is_dir():
-            try_folder(self.file, option="--in-place")
+            for folder in (self.file, self.file.parent):  # the vectors are written beside it first
+                try_folder(folder, option="--in-place")
         else:
             try_file(self.file, option="--in-place", need=need)
 

@@ -35,6 +35,7 @@ class Pieces:
 
     def __init__(self, n: int, folder: Path | None) -> None:
         self.n, self.folder = n, folder
+        self._digest = ""
         self._held: dict[int, np.ndarray] = {}
 
     def open(self, facts: Mapping[str, Any], *, shared: bool) -> None:
@@ -49,8 +50,8 @@ class Pieces:
         """
         if self.folder is None:
             return
-        note, digest = peek_object(self.folder / _NOTE), sha256_json(dict(facts))
-        if note is not None and note.get("digest") == digest:
+        note, self._digest = peek_object(self.folder / _NOTE), sha256_json(dict(facts))
+        if note is not None and note.get("digest") == self._digest:
             log.info(f"going on: {len(self.done):,} of {self.n:,} pieces were embedded before")
             return
         if note is not None and shared:
@@ -63,7 +64,7 @@ class Pieces:
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.glob("*.npy"):
             old.unlink()
-        write_json(self.folder / _NOTE, {"digest": digest, "facts": dict(facts)})
+        write_json(self.folder / _NOTE, {"digest": self._digest, "facts": dict(facts)})
 
     @property
     def are_all_done(self) -> bool:
@@ -102,4 +103,4 @@ class Pieces:
 
     def _path(self, number: int) -> Path:
         assert self.folder is not None
-        return self.folder / f"{number:07}.npy"
+        return self.folder / f"{number:07}.{self._digest[:16]}.npy"  # never taken for one of another embedding

@@ -222,7 +222,7 @@ def prepare_stream(config: RunConfig) -> Streamed:
 
 def with_orthologs(opened: OpenedCorpus, tokenizer: Any) -> OpenedCorpus:
     """The corpus on the genes of the tokenizer, where all its stores are of a species that this reads by orthologs."""
-    if opened.aligner is not None or not getattr(tokenizer, "gene_orthologs", {}):
+    if opened.facts.gene_set is not None or not getattr(tokenizer, "gene_orthologs", {}):
         return opened
     files = named_genes(opened.corpus.stores)
     species = {file.species for file in files}

@@ -1,18 +1,31 @@
 """`scmf embed` of files of any size: pieces, parts, going on, and where the vectors are written."""
 
+import errno
 import json
+import os
 import shutil
+import signal
 import stat
 
 import anndata as ad
 import numpy as np
 import pytest
+import zarr
 
+from scmf.core.config.run import DataConfig
+from scmf.data.loading.load import load_cells
+from scmf.data.stores.adata_added import Vectors, add_vectors
 from scmf.evaluation import embed_file, embed_job, embed_pieces
+from scmf.models.checkpoint import load_run_model
+from scmf.models.embed import embed_tokens
+from scmf.models.run_folder import RunFolder
+from scmf.tokenizers.build import tokenize
 from tests.cli.test_cli import command  # noqa: F401  (fixture)
 from tests.cli.test_outputs_cli import folder, made  # noqa: F401  (fixtures)
+from tests.fixtures.commands import everything, scmf
+from tests.fixtures.tiny_runs import FAMILIES, tiny  # noqa: F401  (fixture)
 
-WORDS = ("embed", "cells.h5ad", "--model", "run", "--quiet")
+WORDS = ("embed", "cells.h5ad", "--model", "run", "--layer", "0", "--quiet")
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +50,23 @@ def vectors(path, key="X_config"):
 
 
 def hidden(folder):  # noqa: F811
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    return [name for name in names_in(folder) if name.startswith(".")]
+
+
+def names_in(folder):  # noqa: F811
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pieces_give_what_cells_in_memory_give(tiny, tmp_path, family):  # noqa: F811
+    run, out = tiny(family), tmp_path / "out.h5ad"
+    assert scmf("embed", tiny.cells, "--model", run, "-o", out, "--quiet") == 0
+    network, tokenizer = load_run_model(run)
+    tokens = tokenize(tokenizer, load_cells(DataConfig(files=[tiny.cells])))
+    wanted = embed_tokens(network, tokens, settings=RunFolder.at(run).config.eval)
+    found = vectors(out, f"X_{family}")
+    assert found.std(axis=0).min() > 0
+    np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_pieces_give_what_one_pass_gives(folder, embed, monkeypatch):  # noqa: F811
@@ -121,12 +150,81 @@ def test_in_place_adds_to_the_file_and_to_nothing_else(folder, embed, command): 
         assert command(*WORDS, "--in-place", *more)[0] == 2
 
 
+@pytest.mark.parametrize(("error", "code"), [(OSError(errno.ENOSPC, "No space left"), 8), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize("file", ["cells.h5ad", "cells.zarr"])
+def test_what_stops_the_writing_in_place_leaves_the_file_as_it_was(folder, command, monkeypatch, file, error, code):  # noqa: F811
+    words = ("embed", file, *WORDS[2:], "--in-place", "--key", "X_mine")
+    assert command(*words)[0] == 0
+    before, reads = everything(folder), embed_pieces.Pieces.read
+
+    def stops(pieces):
+        yield next(reads(pieces))
+        if begun:
+            raise error
+        begun.append(pieces.width)
+        yield from list(reads(pieces))[1:3]
+        raise error
+
+    begun = []
+    monkeypatch.setattr(embed_pieces.Pieces, "read", stops)
+    assert command(*words)[0] == code
+    pieces = f".{file}.scmf-embed"
+    assert {path: held for path, held in everything(folder).items() if path.parts[0] != pieces} == before
+    monkeypatch.setattr(embed_pieces.Pieces, "read", reads)
+    monkeypatch.setattr(embed_job, "embed_tokens", lambda *_, **__: pytest.fail("all pieces are there"))
+    assert command(*words)[0] == 0
+    assert {path: held for path, held in everything(folder).items() if file not in path.parts} == {
+        path: held for path, held in before.items() if file not in path.parts
+    }
+
+
+@pytest.mark.parametrize("file", ["cells.h5ad", "cells.zarr"])
+def test_a_kill_while_vectors_are_added_in_place_loses_nothing(folder, file):  # noqa: F811
+    x_ND = np.arange(96, dtype=np.float32).reshape(48, 2)
+    add_vectors(file, file, "X_mine", Vectors(x_ND.shape, lambda: [x_ND]))
+    before, names = everything(folder), names_in(folder)
+
+    def dies():
+        yield -x_ND[:20]
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if (child := os.fork()) == 0:
+        add_vectors(file, file, "X_mine", Vectors(x_ND.shape, dies))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert {path: held for path, held in everything(folder).items() if path.parts[0] in names} == before
+    add_vectors(file, file, "X_mine", Vectors(x_ND.shape, lambda: [-x_ND]))
+    assert names_in(folder) == names  # what the killed process left is gone
+    read = ad.read_zarr if file.endswith("zarr") else ad.read_h5ad
+    np.testing.assert_array_equal(read(file).obsm["X_mine"], -x_ND)
+
+
+def test_cells_that_the_model_hardly_knows_are_refused_before_any_is_embedded(folder, embed, command, monkeypatch):  # noqa: F811
+    cells = ad.read_h5ad("cells.h5ad")
+    cells.var_names = [*cells.var_names[:5], *(f"OTHER{i}" for i in range(cells.n_vars - 5))]
+    (folder / "many").mkdir()
+    cells.write_h5ad("many/a.h5ad")
+    shutil.copy("cells.h5ad", "many/b.h5ad")
+    works = embed_job.embed_tokens
+    monkeypatch.setattr(embed_job, "embed_tokens", lambda *_, **__: pytest.fail("embedded"))
+    for word, more in (("many/a.h5ad", ()), ("many/a.h5ad", ("--in-place",)), ("many", ("-o", "out.h5ad"))):
+        code, _, err = command("embed", word, *WORDS[2:], *more)
+        assert code == 3 and "--allow-low-coverage" in err and "a.h5ad" in err, err
+    assert names_in(folder / "many") == ["a.h5ad", "b.h5ad"] and hidden(folder) == []
+    monkeypatch.setattr(embed_job, "embed_tokens", works)
+    embed("--allow-low-coverage", "-o", "out.h5ad", words=("embed", "many/b.h5ad", *WORDS[2:]))
+
+
 def test_in_place_of_a_zarr_group(folder, embed):  # noqa: F811
     embed("-o", "copy.h5ad")
     words = ("embed", "cells.zarr", *WORDS[2:])
+    other = np.ones((48, 2), np.float32)
+    add_vectors("cells.zarr", "cells.zarr", "X_other", Vectors(other.shape, lambda: [other]))
+    zarr.consolidate_metadata("cells.zarr")
     for _ in range(2):
         embed("--in-place", words=words)
         np.testing.assert_array_equal(ad.read_zarr("cells.zarr").obsm["X_config"], vectors("copy.h5ad"))
+        np.testing.assert_array_equal(ad.read_zarr("cells.zarr").obsm["X_other"], other)
 
 
 def test_vectors_alone_are_a_small_file_that_evaluate_takes(folder, embed, command):  # noqa: F811

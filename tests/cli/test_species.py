@@ -97,6 +97,16 @@ def test_mouse_cells_are_refused_by_a_human_model_in_every_verb(how, human, tmp_
     assert code == 3 and "genes of Mus musculus" in said()
 
 
+@pytest.mark.parametrize("others", [MOUSE_SYMBOLS, GENES, SYMBOLS], ids=["symbols", "human", "human symbols"])
+def test_mouse_cells_among_several_files_are_refused_by_a_human_model(others, human, tmp_path, said):
+    (tmp_path / "many").mkdir()
+    named(MOUSE_IDS, tmp_path / "many/a.h5ad")
+    named(others, tmp_path / "many/b.h5ad")
+    words = ("--model", human / "run", "-o", tmp_path / "out.h5ad", "--allow-low-coverage", "--quiet")
+    assert scmf("embed", tmp_path / "many", *words) == 3
+    assert "Mus musculus" in said() and not (tmp_path / "out.h5ad").exists()
+
+
 def test_symbols_that_no_annotation_knows_are_of_no_species(tmp_path, capsys):
     for names in (["FOO1", *[f"gene_{i}" for i in range(59)]], [name.lower() for name in SYMBOLS]):
         assert scmf("check", named(names, tmp_path / "x.h5ad"), "--json") in (0, 1)
@@ -125,6 +135,13 @@ def test_a_model_trained_through_orthologs_embeds_and_evaluates_its_mouse_cells(
     assert scmf("embed", tmp_path / "h.h5ad", "--model", tmp_path / "run", "-o", tmp_path / "o.h5ad", "--quiet") == 0
     (same,) = ad.read_h5ad(tmp_path / "o.h5ad").obsm.values()
     np.testing.assert_array_equal(mouse, same)
+    (tmp_path / "many").mkdir()
+    for number, others in enumerate((MOUSE_IDS, MOUSE_SYMBOLS)):
+        named(others, tmp_path / f"many/{number}.h5ad")
+    words = ("--model", tmp_path / "run", "-o", tmp_path / "both.h5ad", "--quiet")
+    assert scmf("embed", tmp_path / "many", *words) == 0, said()
+    (both,) = ad.read_h5ad(tmp_path / "both.h5ad").obsm.values()
+    np.testing.assert_array_equal(both, np.concatenate([mouse, mouse]))
     out = ("data", "tokenize", file, "--vocabulary", tmp_path / "run/model", "--max-length", "32", "--quiet", "--out")
     assert scmf(*out, tmp_path / "tokens") == 0, said()
     (tmp_path / "genes.txt").write_text("".join(f"{gene}\n" for gene in GENES))

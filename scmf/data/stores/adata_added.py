@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from anndata import AnnData
 from anndata.io import read_elem, write_elem
 
 from scmf.core.errors import ConfigError, DataError
-from scmf.core.files import atomic_path
+from scmf.core.files import atomic_path, folder_beside
 
 _ROWS = 4096
 """Rows of a chunk of vectors in a zarr group."""
@@ -136,9 +135,8 @@ def _changed_copy(source: Path, target: Path, change: Callable[[Any], bool]) -> 
 def _changed_zarr(source: Path, target: Path, change: Callable[[Any], bool]) -> bool:
     if target.exists():
         raise DataError("a folder that exists", wanted="a new folder", where=target, fix="choose another name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".scmf-", dir=target.parent) as folder:
-        copy = Path(folder) / target.name
+    with folder_beside(target) as folder:
+        copy = folder / target.name
         shutil.copytree(source, copy, copy_function=shutil.copyfile)
         replaced = change(zarr.open_group(copy, mode="r+", use_consolidated=False))
         _consolidate(copy)
@@ -150,8 +148,8 @@ def _put_in_zarr(folder: Path, key: str, vectors: Vectors) -> bool:
     """Vectors into a zarr group itself: they are written beside it and take their place when they are whole."""
     group = zarr.open_group(folder, mode="r+", use_consolidated=False)
     held = group.get("obsm")
-    with tempfile.TemporaryDirectory(prefix=".scmf-", dir=folder.parent) as place:
-        new, old = Path(place) / "new", Path(place) / "old"
+    with folder_beside(folder) as place:
+        new, old = place / "new", place / "old"
         tree = zarr.open_group(new, mode="w", zarr_format=group.metadata.zarr_format)
         if isinstance(held, zarr.Array):  # of a file from before AnnData 0.7
             shutil.copytree(folder / "obsm", new / "obsm")
