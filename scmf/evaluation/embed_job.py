@@ -1,7 +1,7 @@
 """Cells on disk and a network: one piece of a few thousand cells after the other becomes vectors.
 
 Lives here: opening the cells, what columns of ``obs`` add to them, the pass. Lives elsewhere: where the vectors go
-(embed_pieces, embed_output), the network (scmf.models.embed), tokens of a block (scmf.training.stream_data).
+(embed_pieces, embed_output), the network (scmf.models.embed), tokens of a block (scmf.training.token_encoder).
 """
 
 from __future__ import annotations
@@ -18,19 +18,24 @@ import numpy as np
 from scmf.core import progress
 from scmf.core.config.run import DataConfig, EvalConfig
 from scmf.core.errors import DataError
-from scmf.data.loading.load import load_cells
+from scmf.data.loading.facts import DataFacts
+from scmf.data.loading.join import joining_aligner
 from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.preprocess.gene_aligner import GeneAligner
+from scmf.data.stores.adata_files import read_adata
 from scmf.data.stores.corpus import Corpus, ScannedBlock
 from scmf.data.stores.files.remote import is_remote
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.missing import known_text
+from scmf.data.stores.named_genes import named_genes
+from scmf.data.stores.open import open_stores, sources_of
 from scmf.data.stores.ragged import BadRows, Ragged
+from scmf.data.stores.store import Store
 from scmf.evaluation.as_in_run import batch_column
 from scmf.evaluation.embed_pieces import Pieces
 from scmf.models.embed import Precision, embed_tokens
 from scmf.tokenizers.build import BATCH_IDS, batch_codes, obs_columns, refuse_missing_batches
-from scmf.training.stream_data import TokenEncoder
+from scmf.training.token_encoder import TokenEncoder
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +44,30 @@ PIECE = 4096
 
 
 def open_cells(config: DataConfig) -> OpenedCorpus:
-    """The cells, on disk; in memory where a file is stored by columns."""
+    """The cells on disk; a file that cannot be read by rows, such as one stored by columns, in memory."""
     try:
         return open_corpus(config)
     except DataError as error:
-        if type(error) is not DataError or any(is_remote(str(file)) for file in config.files):
+        word = str(config.files[0])
+        if type(error) is not DataError or is_remote(word):
             raise
-        cells = load_cells(config)  # which says what is wrong, or takes what cannot be read by rows
-        log.warning(f"{cells.facts.dataset} is read into memory as a whole: {error.found}")
-        store = MemoryStore(cells.adata, counts="X", gene_ids="var_names", name=cells.facts.dataset)
-        return OpenedCorpus(Corpus([store]), None, None, None, cells.facts)
+        roots = [source.root for source in sources_of(word, None)]
+    corpus = Corpus([_by_rows(root, config) for root in roots])
+    aligner = joining_aligner(named_genes(corpus.stores), where=corpus.file_names)
+    return OpenedCorpus(corpus, None, None, aligner, DataFacts(corpus.file_names, corpus.fingerprint))
+
+
+def _by_rows(root: str, config: DataConfig) -> Store:
+    """One store, on disk if that can be."""
+    counts, gene_ids, rounding = config.counts, config.gene_ids, config.counts_rounding
+    try:
+        return open_stores([root], counts=counts, gene_ids=gene_ids, rounding=rounding)[0]
+    except DataError as error:
+        if type(error) is not DataError:
+            raise
+        adata = read_adata(root)  # which says what is wrong with a file that cannot be read at all
+        log.warning(f"{root} is read into memory as a whole: {error.found}")
+        return MemoryStore(adata, counts=counts, gene_ids=gene_ids, rounding=rounding, name=root)
 
 
 def cell_tensors(
@@ -83,7 +102,7 @@ class EmbedJob:
     def facts(self) -> dict[str, Any]:
         """What decides the vectors, beside the network."""
         columns = {
-            name: hashlib.sha256(np.ascontiguousarray(values)).hexdigest() for name, values in self.tensors.items()
+            name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest() for name, values in self.tensors.items()
         }
         return {
             "cells": self.corpus.fingerprint, "columns": columns, "cells of a piece": self.size,

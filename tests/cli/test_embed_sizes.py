@@ -201,7 +201,7 @@ def test_a_kill_while_vectors_are_added_in_place_loses_nothing(folder, file):  #
 
 def test_cells_that_the_model_hardly_knows_are_refused_before_any_is_embedded(folder, embed, command, monkeypatch):  # noqa: F811
     cells = ad.read_h5ad("cells.h5ad")
-    cells.var_names = [*cells.var_names[:5], *(f"OTHER{i}" for i in range(cells.n_vars - 5))]
+    cells.var_names = [*cells.var_names[:5], *(f"ENSG{90_000_000_000 + i}" for i in range(cells.n_vars - 5))]
     (folder / "many").mkdir()
     cells.write_h5ad("many/a.h5ad")
     shutil.copy("cells.h5ad", "many/b.h5ad")

@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from scmf.cli import main as cli
 from scmf.data.genes import gene_sets, joining, orthologs, species
@@ -84,6 +85,11 @@ def test_mouse_cells_are_refused_by_a_human_model_in_every_verb(how, human, tmp_
     model = human / "run"
     assert scmf("embed", file, "--model", model, "--gene-ids", gene_ids, "--allow-low-coverage", "--quiet") == 3
     assert "genes of Mus musculus" in (text := said()) and "data.orthologs: one2one" in text
+    by_columns = ad.read_h5ad(file)
+    by_columns.X = sparse.csc_matrix(by_columns.X)
+    by_columns.write_h5ad(tmp_path / "c.h5ad")
+    assert scmf("embed", tmp_path / "c.h5ad", "--model", model, "--gene-ids", gene_ids, "--quiet") == 3
+    assert "genes of Mus musculus" in said()
     assert scmf("check", file, "--vocabulary", model / "model") == 1
     said()
     common = ("--vocabulary", model / "model", "--max-length", "32", "--gene-ids", gene_ids, "--quiet")
