@@ -36,11 +36,14 @@ class Output:
         The store that gets the vectors, or whose copy does; None: vectors alone are written.
     file
         Where the vectors will be; None: beside the input, under a name with the recipe in it.
+    is_in_place
+        Whether the input itself was asked to get the vectors.
     """
 
     inputs: tuple[Path, ...]
     stored: Path | None
     file: Path | None
+    is_in_place: bool = False
 
     @classmethod
     def of(cls, word: str, output: Path | None, *, in_place: bool, vectors_only: bool) -> Output:
@@ -59,7 +62,7 @@ class Output:
                 fix="name a file: -o vectors.h5ad (it gets cell ids and vectors, no counts)",
             )  # fmt: skip
         if in_place:
-            return cls(inputs, inputs[0].resolve(), inputs[0].resolve())
+            return cls(inputs, inputs[0].resolve(), inputs[0].resolve(), is_in_place=True)
         return cls(inputs, None if vectors_only or len(inputs) != 1 else inputs[0], output and Path(output))
 
     def named(self, recipe: str) -> Output:
@@ -67,11 +70,6 @@ class Output:
         path = self.inputs[0]
         name = f"{path.stem}.{recipe}{'' if self.stored is not None else '.vectors'}{self._ending}"
         return Output(self.inputs, self.stored, path.with_name(name))
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the input itself gets the vectors."""
-        return self.stored is not None and self.stored == self.file
 
     @property
     def _ending(self) -> str:
