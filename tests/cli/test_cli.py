@@ -15,6 +15,7 @@ import pytest
 import scipy.sparse as sp
 
 from scmf.cli import main as cli
+from scmf.experiments import reproduce as reproduction
 from tests.conftest import synthetic_cells
 from tests.fixtures import commands
 from tests.fixtures.forked import Forked
@@ -336,6 +337,7 @@ def test_reproduce_prints_both_tiers_and_says_no(toy_env, tmp_path, monkeypatch,
         "    yield ParityCase('tok/b', '3 cells', False, float('nan'), 0.0, 'cell 2 differs')\n"
     )
     monkeypatch.setenv("SCMF_REFERENCE_DIR", str(tmp_path))
+    monkeypatch.setattr(reproduction, "write_report", lambda *arguments, **keywords: [])  # of pages: test_reproduce
     folders = ["--runs", tmp_path / "r", "--results", tmp_path / "l", "--reports", tmp_path / "p"]
     code, out, err = command("--trust", "reproduce", tmp_path, *folders)
     assert code == 1
