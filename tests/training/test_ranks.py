@@ -14,6 +14,7 @@ from scmf.data.stream.reader import CellStream
 from tests.conftest import synthetic_cells
 from tests.fixtures.forked import command, finished, ranks
 
+
 def work(world, out, *files):
     """One process: its share of two epochs, gathered by the first."""
     dist.init_process_group("gloo")

@@ -14,6 +14,7 @@ from tests import ROOT
 from tests.fixtures.forked import ranks
 from tests.fixtures.watched import work
 
+
 def start(how, victim, *, size=3, which=None, limit=4):
     """Start processes as a cluster does, without torchrun, which would end them itself."""
     environment = {"SCMF_RANK_TIMEOUT": str(limit), "TORCH_CPP_LOG_LEVEL": "FATAL"}
