@@ -58,13 +58,13 @@ def matter(text):
 
 
 def test_a_ledger_gives_the_results_of_this_run_and_its_baselines_alone(tmp_path, mini):
-    found = gather([LEDGER / "geneformer"], Model.of(checkpoint(tmp_path, mini)))
+    found = gather([LEDGER], Model.of(checkpoint(tmp_path, mini)))
     assert {result.seed for result in found} == {0, None}
     methods = {result.method.partition("-")[0] for result in found}
     assert methods == {"pretrained", "untrained", "pca", "hvg", "majority"}
     assert {result.recipe_digest for result in found} == {mini["recipe_digest"]}
     with pytest.raises(ConfigError, match="none of geneformer mini, seed 7"):
-        gather([LEDGER / "geneformer"], Model.of(checkpoint(tmp_path, {**mini, "seed": 7})))
+        gather([LEDGER], Model.of(checkpoint(tmp_path, {**mini, "seed": 7})))
 
 
 def test_a_result_of_another_run_is_refused(tmp_path, mini):
@@ -102,7 +102,7 @@ def test_a_file_that_is_no_result_is_one_clear_error(tmp_path, mini, text):
 
 def test_the_card_of_a_recorded_run_says_what_it_is_and_what_is_better(tmp_path, mini):
     model = Model.of(checkpoint(tmp_path, mini))
-    made = subject(tmp_path, mini, results=gather([LEDGER / "geneformer"], model), cells=load_card("pancreas"))
+    made = subject(tmp_path, mini, results=gather([LEDGER], model), cells=load_card("pancreas"))
     text = card_text(made)
     assert text == card_text(made)
     assert text.startswith("---\n") and "# geneformer mini\n" in text
