@@ -54,8 +54,11 @@ def official(tmp_path: Path) -> Path:
     return tmp_path
 
 
+# `scmf reproduce scgpt` walks over the parts too, and `test_modules_see_another_formula` below.
 @needs_oracle
-@pytest.mark.parametrize("walk", [networks, parts], ids=["networks", "parts"])
+@pytest.mark.parametrize(
+    "walk", [pytest.param(networks, id="networks"), pytest.param(parts, id="parts", marks=pytest.mark.nightly)]
+)
 def test_every_official_output_is_reproduced(walk: ModuleType) -> None:
     assert RECORDED is not None
     cases = list(walk.cases(RECORDED))
