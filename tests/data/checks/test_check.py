@@ -278,7 +278,7 @@ def test_a_changed_file_is_an_error_of_the_card(card, tmp_path):
 
 
 FAST = ("vcc_h1", "encode-chipseq")
-"""A card of cells and one of a table. Cells and genes of the others: tests/repository/test_suite_datasets.py, recipes."""
+"""A card of cells and one of a table; the cells of others: tests/repository/test_suite_datasets.py, the recipes."""
 
 
 @pytest.mark.parametrize(
