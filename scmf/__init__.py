@@ -18,24 +18,32 @@ _DOOR = {
     "RankValueTokenizer": "scmf.tokenizers.rank_value",
     "RunConfig": "scmf.core.config.run",
     "ScmfError": "scmf.core.errors",
+    "check": "scmf.data.checks.adata",
     "check_file": "scmf.data.checks.file",
     "embed_to_file": "scmf.evaluation.evaluate_run",
+    "evaluate": "scmf.evaluation.evaluate_adata",
     "evaluate_folder": "scmf.evaluation.evaluate_run",
+    "finetune": "scmf.experiments.finetune_adata",
     "load_cells": "scmf.data.loading.load",
     "load_recipe": "scmf.core.config.recipe",
     "load_run_model": "scmf.models.checkpoint",
+    "predict": "scmf.evaluation.predict",
 }
 
 __all__ = [  # spelled out for readers and tools; a test holds it equal to the table above
     "RankValueTokenizer",
     "RunConfig",
     "ScmfError",
+    "check",
     "check_file",
     "embed_to_file",
+    "evaluate",
     "evaluate_folder",
+    "finetune",
     "load_cells",
     "load_recipe",
     "load_run_model",
+    "predict",
 ]
 
 
