@@ -28,7 +28,7 @@ from scmf.core.yaml import dump_yaml
 from scmf.hub import folder as folders
 from scmf.hub import upload
 from scmf.hub.card import Subject, card_text, training_yaml
-from scmf.hub.check import check_alone
+from scmf.hub.check import check_alone, foreign_code
 from scmf.hub.results import Model, gather
 from scmf.models.checkpoint import verify_model
 from scmf.models.origin import RECORD, Checkpoint, Link, cells_card, judge, spdx, trace

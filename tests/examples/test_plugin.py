@@ -13,8 +13,11 @@ import pytest
 import torch
 
 from scmf.core import registry
-from scmf.core.errors import ConfigError, ModelError
+from scmf.core.errors import ConfigError
 from scmf.core.yaml import dump_yaml, load_yaml
+from scmf.models.checkpoint import family_of
+from scmf.models.configuration_wrapped_module import WrappedModuleConfig
+from scmf.models.wrapped_module import WrappedModule
 from tests import ROOT
 from tests.conftest import synthetic_cells
 from tests.fixtures.commands import scmf
@@ -122,8 +125,6 @@ class Asking(torch.nn.Module):
     ("kind", "found"), [(Lacking, "Lacking has no encode"), (Asking, "Asking asks for something")]
 )
 def test_a_module_that_does_not_fit_is_one_error(kind, found):
-    from scmf.models.wrapped_module import WrappedModuleConfig
-
     facts = {"vocab_size": 8, "pad_token_id": 0}
     with pytest.raises(ValueError, match=found):
         WrappedModuleConfig.around(kind, facts, {"hidden_dim": 4}, {})
@@ -132,12 +133,7 @@ def test_a_module_that_does_not_fit_is_one_error(kind, found):
 
 
 def test_a_path_that_is_no_class_of_a_network_is_one_error(here):
-    from scmf.models.checkpoint import family_of
-
     registry.trust()
     with pytest.raises(ConfigError):
         family_of("scmf_presence.gene_bag:Nothing")
-    from scmf.models.wrapped_module import WrappedModule
-
     assert family_of(DOTTED) is family_of("gene_bag") is WrappedModule
-    assert issubclass(ModelError, Exception)
