@@ -12,9 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def public(
-    package: str, modules: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+def public(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and the sorted ``__all__`` of a package.
 
     Parameters

@@ -7,8 +7,10 @@ from scmf.core.public import public
 __getattr__, __dir__, __all__ = public(
     __name__,
     {
+        "embed_adata": "embed",
+        "embed_file": "embed_to_file",
         "evaluate_adata": "evaluate evaluate_vectors",
-        "evaluate_run": "embed_to_file evaluate_folder",
+        "evaluate_run": "evaluate_folder",
         "predict": "predict_to_file",
         "protocol": "Benchmark",
         "run": "evaluate_tasks",

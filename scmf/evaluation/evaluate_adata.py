@@ -48,8 +48,8 @@ def evaluate(
     model
         Folder of a run, or a model by name; of a checkpoint with ``config``.
     benchmarks
-        ``annotation``, ``integration``, ...; those of the run when empty. No head is fine-tuned on other cells than those
-        of the run; the one that a fine-tuned run has is scored.
+        ``annotation``, ``integration``; those of the run when empty. No head is fine-tuned on other cells than those of
+        the run; the one that a fine-tuned run has is scored.
     split
         TSV of cell_id and split (train, valid, test), which annotation needs.
     label_key, batch_key

@@ -1,14 +1,14 @@
 """The verb ``predict``: labels of cells with their probabilities, by a fine-tuned classifier, in a copy of an AnnData.
 
-Lives here: from a file to a new file, and from an AnnData to another. Lives elsewhere: the logits (scmf.models.embed), the classifier
-(scmf.training.finetune), writing into a copy (scmf.data.stores.adata_files).
+Lives here: from a file to a new file, and from an AnnData to another. Lives elsewhere: the logits (scmf.models.embed),
+the classifier (scmf.training.finetune), writing into a copy (scmf.data.stores.adata_added, adata_memory).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,18 @@ import pandas as pd
 from anndata import AnnData
 
 from scmf.core.config.run import DataConfig, EvalConfig, validate
-from scmf.core.errors import ModelError
+from scmf.core.errors import DataError, ModelError
 from scmf.core.outputs import try_file
 from scmf.core.python_words import for_python
 from scmf.data.loading.load import load_cells
-from scmf.data.stores.adata_files import add_predictions, check_obsm_key, stored_bytes
+from scmf.data.stores.adata_added import add_predictions, check_obsm_key
+from scmf.data.stores.adata_files import stored_bytes
 from scmf.data.stores.adata_memory import IN_MEMORY, check_target, in_memory, put, target_of
 from scmf.data.stores.canonical import Rounding
-from scmf.evaluation.evaluate_run import as_in_run, one_store, with_batches
+from scmf.data.stores.files.remote import is_remote
+from scmf.data.stores.open import sources_of
+from scmf.evaluation.as_in_run import as_in_run, batch_column
+from scmf.evaluation.made_by import made_by
 from scmf.evaluation.submissions.model import tokens_for
 from scmf.models.checkpoint import class_names, is_classifier, load_run_model
 from scmf.models.embed import classify_tokens, on_device
@@ -63,7 +67,7 @@ def predict_to_file(
         ``obs[key]`` gets the label, ``obs[key + "_probability"]`` its probability, ``obsm[key]`` the probabilities of
         all classes, ``uns[key]`` their names and the model; ``predicted_<label column of the run>`` when None.
     counts, gene_ids, counts_rounding, batch_key, batch_size, device, allow_low_coverage
-        As in `scmf.evaluation.evaluate_run.embed_to_file`.
+        As in `scmf.evaluation.embed_file.embed_to_file`.
 
     Returns
     -------
@@ -75,7 +79,7 @@ def predict_to_file(
     ModelError
         The model is no classifier.
     """
-    stored = one_store(str(file), verb="predict")
+    stored = _one_store(str(file))
     asked = _Asked.of(model, key)
     ending = ".zarr" if stored.is_dir() else ".h5ad"
     output = Path(output) if output is not None else stored.with_name(f"{stored.stem}.predicted{ending}")
@@ -84,7 +88,9 @@ def predict_to_file(
         stored, counts=counts, gene_ids=gene_ids, counts_rounding=counts_rounding, batch_key=batch_key,
         batch_size=batch_size, device=device, allow_low_coverage=allow_low_coverage, before=lambda: _say(output),
     )  # fmt: skip
-    if add_predictions(stored, output, made.key, columns=made.columns, x_NC=made.p_NC, facts=made.facts):
+    if add_predictions(
+        stored, output, made.key, columns=made.columns, x_NC=made.p_NC, facts=made.facts, record=made.record
+    ):
         log.warning(f"{stored}: the copy gets new values of {made.key!r} in place of those that are there")
     return {
         "file": str(output), "key": made.key, "cells": len(made.p_NC), "labels": made.n_cells,
@@ -131,7 +137,7 @@ def predict(
         batch_size=batch_size, device=device, allow_low_coverage=allow_low_coverage,
     )  # fmt: skip
     result = target_of(adata, held, inplace=inplace)
-    if put(result, made.key, made.p_NC, columns=made.columns, facts=made.facts, record={}):
+    if put(result, made.key, made.p_NC, columns=made.columns, facts=made.facts, record=made.record):
         log.warning(f"new values of {made.key!r} in place of those that are there")
     return result
 
@@ -148,7 +154,7 @@ class _Predicted:
     key: str
     p_NC: np.ndarray
     classes: list[str]
-    model: str
+    model: FoundModel
     coverage: str
 
     @property
@@ -163,7 +169,12 @@ class _Predicted:
     @property
     def facts(self) -> dict[str, Any]:
         """What ``uns`` gets."""
-        return {"classes": np.array(self.classes, dtype=object), "model": self.model}
+        return {"classes": np.array(self.classes, dtype=object), "model": self.model.word}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What made them, as ``uns["scmf"]`` says it."""
+        return made_by(self.model, coverage=self.coverage)
 
     @property
     def n_cells(self) -> dict[str, int]:
@@ -215,11 +226,14 @@ class _Asked:
         if before is not None:
             before()
         share = tell_known_share(tokenizer, cells, allow=allow_low_coverage)
-        tokens = tokens_for(network, tokenizer, with_batches(cells, network, found.folder, batch_key))
+        column = batch_column(network, found.folder, batch_key, cells.obs.columns, where=cells.facts.dataset)
+        if column is not None:
+            cells = replace(cells, facts=replace(cells.facts, batch_key=column))
+        tokens = tokens_for(network, tokenizer, cells)
         log.info(f"predicting {len(tokens):,} cells")
         usual = (EvalConfig() if run is None else run.config.eval).batch_size
         p_NC = probabilities(classify_tokens(network, tokens, batch_size=batch_size or usual))
-        return _Predicted(self.key, p_NC, class_names(network.config), found.word, str(share))
+        return _Predicted(self.key, p_NC, class_names(network.config), found, str(share))
 
 
 def probabilities(logits_NC: np.ndarray) -> np.ndarray:
@@ -228,3 +242,21 @@ def probabilities(logits_NC: np.ndarray) -> np.ndarray:
     shifted_NC -= shifted_NC.max(axis=1, keepdims=True)
     p_NC = np.exp(shifted_NC)
     return np.asarray(p_NC / p_NC.sum(axis=1, keepdims=True), np.float32)
+
+
+def _one_store(file: str) -> Path:
+    """The one .h5ad file or zarr group that a word on the command line means, on this machine."""
+    if is_remote(file):
+        raise DataError(
+            f"the address {file.partition('?')[0]}", wanted="an .h5ad file or zarr group of this machine",
+            where="scmf predict", fix="copy it here first; the output is a copy of it with what is added",
+        )  # fmt: skip
+    sources = sources_of(file, None)
+    for source in sources:
+        source.close()
+    if len(sources) > 1:
+        raise DataError(
+            f"{len(sources)} stores, the first {sources[0].root}", wanted="one .h5ad file or zarr group", where=file,
+            fix="call `scmf predict` once for each of them",
+        )  # fmt: skip
+    return Path(sources[0].root)

@@ -105,9 +105,7 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def licence_note(
-    license: str, *, title: str, source: dict[str, Any], cells: str, others: Sequence[str] = ()
-) -> str:
+def licence_note(license: str, *, title: str, source: dict[str, Any], cells: str, others: Sequence[str] = ()) -> str:
     """Content of ``LICENSE``: under what the weights, the code and the cells stand, and the text for the code.
 
     Files of code that are not of this installation (``others``) stand under the license that their authors gave them.

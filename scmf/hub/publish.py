@@ -159,9 +159,7 @@ def _write(folder: Path, subject: Subject) -> None:
         write_text(folder / "training.yaml", text + dump_yaml(training_yaml(run)))
     cells = "see README.md" if subject.cells is None else f"{subject.cells.title}, {subject.cells.license}"
     others = [name for name in foreign_code(folder) if name.endswith(".py")]
-    note = folders.licence_note(
-        subject.license, title=subject.title, source=subject.source, cells=cells, others=others
-    )
+    note = folders.licence_note(subject.license, title=subject.title, source=subject.source, cells=cells, others=others)
     write_text(folder / "LICENSE", note)
     write_json(folder / "results.json", [published(result.to_json()) for result in subject.results])
     write_text(folder / "README.md", card_text(subject))

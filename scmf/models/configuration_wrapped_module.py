@@ -73,7 +73,8 @@ class WrappedModuleConfig(PreTrainedConfig):
         strange = [key for key, one in asked.items() if key not in known and one.default is one.empty]
         if strange:
             raise _refused(
-                f"{name} asks for {', '.join(strange)}", f"parameters among {', '.join(sorted(known))}, or with a default"
+                f"{name} asks for {', '.join(strange)}",
+                f"parameters among {', '.join(sorted(known))}, or with a default",
             )
         reads = [key for method in ("forward", "encode") for key in _inputs(module, method)]
         return cls(
@@ -90,7 +91,9 @@ _REST = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 def _defines(module: type, method: str) -> bool:
     """Whether the class, and not only ``nn.Module``, has a method."""
-    return any(method in vars(one) for one in module.__mro__ if not one.__module__.startswith("torch.nn.modules.module"))
+    return any(
+        method in vars(one) for one in module.__mro__ if not one.__module__.startswith("torch.nn.modules.module")
+    )
 
 
 def _inputs(module: type, method: str) -> list[str]:

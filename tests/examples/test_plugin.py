@@ -93,7 +93,9 @@ def test_a_module_by_its_path_is_trained_embedded_and_read_by_transformers_alone
     batch.pop("length")
     assert np.abs(model.embed(**batch).numpy() - x_ND).max() < 1e-6
     genes = model.generate(**batch, n_genes=3)
-    assert genes.shape == (60, 3) and not any(set(g) & set(b) for g, b in zip(genes.tolist(), batch["input_ids"].tolist()))
+    assert genes.shape == (60, 3) and not any(
+        set(g) & set(b) for g, b in zip(genes.tolist(), batch["input_ids"].tolist())
+    )
 
 
 def test_weights_of_a_foreign_class_ask_for_trust(here, capsys):
@@ -121,9 +123,7 @@ class Asking(torch.nn.Module):
         return input_ids
 
 
-@pytest.mark.parametrize(
-    ("kind", "found"), [(Lacking, "Lacking has no encode"), (Asking, "Asking asks for something")]
-)
+@pytest.mark.parametrize(("kind", "found"), [(Lacking, "Lacking has no encode"), (Asking, "Asking asks for something")])
 def test_a_module_that_does_not_fit_is_one_error(kind, found):
     facts = {"vocab_size": 8, "pad_token_id": 0}
     with pytest.raises(ValueError, match=found):

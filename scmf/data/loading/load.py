@@ -118,9 +118,7 @@ def _read_all(resolved: ResolvedData, given: AnnData | None) -> tuple[Joined, li
     return together(tables, paths, species, to_gene_set=resolved.gene_set is not None), found_in
 
 
-def _facts(
-    resolved: ResolvedData, adata: AnnData, found_in: Sequence[str], species: str, *, given: bool
-) -> DataFacts:
+def _facts(resolved: ResolvedData, adata: AnnData, found_in: Sequence[str], species: str, *, given: bool) -> DataFacts:
     """What was loaded; `DataError` if a key is not in ``obs``."""
     config, card = resolved.config, resolved.card
     columns = list(adata.obs.columns)

@@ -1,12 +1,13 @@
 """An AnnData of a caller: taken as a file is, never changed unless asked for, written where a run has to find it again.
 
 Lives here: what is accepted, the AnnData that results are put into, the cells of a run as a file. Lives elsewhere: the
-same for files (adata_files), which matrix holds counts (counts), the AnnData as a store (memory).
+same for files (adata_files, adata_added), which matrix holds counts (counts), the AnnData as a store (memory).
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from anndata import AnnData
 
 from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import atomic_path, sha256_file, sha256_json
+from scmf.data.stores.adata_added import RECORDS
+
+log = logging.getLogger(__name__)
 
 IN_MEMORY = "AnnData in memory"
 """How messages and records call cells that no file holds."""
-
-RECORDS = "scmf"
-"""Key of ``uns`` below which every result has a record of what made it."""
 
 
 def in_memory(adata: Any) -> AnnData:
@@ -137,7 +138,7 @@ def put(
     adata: AnnData, key: str, x_ND: np.ndarray, *, record: Mapping[str, Any], columns: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> bool:  # fmt: skip
-    """Add what `scmf.data.stores.adata_files` adds to a copy of a file.
+    """Add what `scmf.data.stores.adata_added` adds to a copy of a file.
 
     Parameters
     ----------
@@ -166,8 +167,11 @@ def put(
         adata.obs[name] = values
     if facts is not None:
         adata.uns[key] = dict(facts)
-    held = adata.uns.get(RECORDS)
-    adata.uns[RECORDS] = {**(held if isinstance(held, Mapping) else {}), key: dict(record)}
+    held = adata.uns.get(RECORDS, {})
+    if isinstance(held, Mapping):
+        adata.uns[RECORDS] = {**held, key: dict(record)}
+    else:
+        log.warning(f"uns[{RECORDS!r}] is something else: what made {key!r} is not recorded")
     return replaced
 
 

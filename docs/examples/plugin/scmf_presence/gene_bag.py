@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class GeneBag(nn.Module):
     """Names a hidden gene from the mean of the other genes of its cell.
 
-    A constructor gets what it names: of the section ``model`` (``hidden_dim``, ``num_layers``, ``dropout``, ...), of the
-    tokenizer (``vocab_size``, ``pad_token_id``, ``max_positions``, ...), and the fields of a nested ``Options``.
+    A constructor gets what it names: of the section ``model`` (``hidden_dim``, ``num_layers``, ``dropout``), of the
+    tokenizer (``vocab_size``, ``pad_token_id``, ``max_positions``), and the fields of a nested ``Options``.
 
     Parameters
     ----------
