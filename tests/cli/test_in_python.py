@@ -48,12 +48,13 @@ def same_labels(found, wanted):
     assert (found.obs[f"{KEY}_probability"] == wanted.obs[f"{KEY}_probability"]).all()
     assert list(found.uns[KEY]["classes"]) == list(wanted.uns[KEY]["classes"])
     assert found.uns[KEY]["model"] == wanted.uns[KEY]["model"]
+    assert dict(found.uns["scmf"][KEY]) == dict(wanted.uns["scmf"][KEY])
 
 
 # --- predict ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["dense", "layer", "view of backed"])
 def test_predict_gives_what_the_command_writes(form, adata, tuned, labeled, tmp_path):
     given = FORMS[form](adata, tmp_path)
     before = state(given)
@@ -75,6 +76,7 @@ def test_other_genes_are_read_as_in_a_file(genes, adata, tuned, tmp_path):
 
 
 def refused(adata):
+    """Cells that every verb refuses, by reason."""
     twice = adata.copy()
     twice.var_names = [*adata.var_names[:-1], adata.var_names[0]]
     cells = adata.copy()
@@ -117,7 +119,7 @@ def test_what_a_file_is_refused_for_an_anndata_is_refused_for(what, adata, tuned
     ids=["empty", "no matrix", "a table", "a path", "masked"],
 )  # fmt: skip
 def test_what_is_no_cells_is_one_error_of_every_verb(given, error, found, adata, tuned):
-    for verb in (scmf.predict, scmf.evaluate, scmf.finetune):
+    for verb in (scmf.embed, scmf.predict, scmf.evaluate, scmf.finetune):
         with pytest.raises(error, match=found):
             verb(given(adata), tuned.folder)
 
@@ -248,8 +250,9 @@ def test_check_finds_what_the_command_finds(what, adata, tuned, tmp_path, capsys
 def test_the_chain_of_all_verbs(adata, tiny, tmp_path):  # noqa: F811
     assert scmf.check(adata).ok
     train, new = adata[adata.obs["donor_id"] != "d0"], adata[adata.obs["donor_id"] == "d0"]
-    made = scmf.finetune(train, tiny("generative_transformer"), out=tmp_path / "run", **SETTINGS)
-    labeled = scmf.predict(new, made.folder)
+    made = scmf.finetune(train, tiny(), out=tmp_path / "run", **SETTINGS)
+    labeled = scmf.embed(scmf.predict(new, made.folder), made.folder, key="X_tuned")
+    assert labeled.obsm["X_tuned"].shape == (new.n_obs, 8) and set(labeled.uns["scmf"]) == {KEY, "X_tuned"}
     assert set(labeled.obs[KEY]) <= set(adata.obs["cell_type"])
     split = tmp_path / "run" / "split.tsv"
     scores = scmf.evaluate(train, made.folder, benchmarks=["annotation"], split=split)
