@@ -1,7 +1,7 @@
 """scModelForge: reproducible recipes for single-cell foundation models, and the toolkit they are made of.
 
-The public names: what a notebook needs, imported when it is first used. Everything else is imported from the
-module it lives in.
+The public names: what a notebook needs, imported when it is first used. Each package has public names of its own
+(``scmf.data.__all__``); everything else is imported from the module it lives in, and may move.
 """
 
 from __future__ import annotations
