@@ -82,8 +82,8 @@ def evaluate_tasks(
         batch_size=batch_size, allow_low_coverage=allow_low_coverage,
     )  # fmt: skip
     folder = None if isinstance(submission, AnnData) else Path(submission)
-    in_run = folder is not None and folder.is_dir()
-    root = results_dir or (RunFolder(folder).results if in_run else default_folder("evaluate", "results"))
+    usual = default_folder("evaluate", "results")
+    root = results_dir or (RunFolder(folder).results if folder is not None and folder.is_dir() else usual)
     try_folder(root, option="--results")
     results = []
     for title, task in chosen.items():
