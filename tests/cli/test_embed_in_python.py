@@ -71,9 +71,9 @@ def test_options_are_those_of_the_command(adata, tiny, written, tmp_path):  # no
     odd.layers["spliced"], odd.var["id"], odd.X = odd.X.copy(), odd.var_names, None
     odd.var_names = [f"probe{i}" for i in range(odd.n_vars)]
     odd.write_h5ad(tmp_path / "odd.h5ad")
-    words = ("--layer", 0, "--pooling", "all", "--key", "X_mine", "--counts", "layers/spliced", "--gene-ids", "id")
+    words = ("--layer", 0, "--pooling", "cell", "--key", "X_mine", "--counts", "layers/spliced", "--gene-ids", "id")
     wanted = written(tmp_path / "odd.h5ad", *words)
-    options = {"layer": 0, "pooling": "all", "key": "X_mine", "counts": "layers/spliced", "gene_ids": "id"}
+    options = {"layer": 0, "pooling": "cell", "key": "X_mine", "counts": "layers/spliced", "gene_ids": "id"}
     found = scmf.embed(odd, tiny(), **options)
     same_vectors(found, wanted, "X_mine")
     assert found.uns["scmf"]["X_mine"]["layer"] == 0 and len(found.uns["scmf"]["X_mine"]["model_sha256"]) == 64
