@@ -1,4 +1,4 @@
-"""What is read of a file as the run of a model has read its own: matrix, gene ids, column with the batch.
+"""What is read of a file or an AnnData as the run of a model has read its own: matrix, gene ids, column with the batch.
 
 Lives here: the choice where nothing is asked for. Lives elsewhere: the verbs that read files with a saved model
 (embed_file, predict).
@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scmf.core.errors import DataError
 from scmf.data.genes.ids import pick_ids
 from scmf.data.stores.adata_files import places_of
+from scmf.data.stores.adata_memory import places_in
 from scmf.models.embed import embeds_by_batch
 from scmf.models.run_folder import RunFolder
 from scmf.tokenizers.coverage import known_columns
@@ -24,7 +26,7 @@ from scmf.tokenizers.coverage import known_columns
 log = logging.getLogger(__name__)
 
 
-def as_in_run(stored: Path, model: Path, tokenizer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
+def as_in_run(stored: Path | AnnData, model: Path, tokenizer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
     """The matrix and the ids that the run has read, where nothing is asked for and the file has them too."""
     run = RunFolder.find(model)
     data = None if run is None else run.config.data
@@ -32,7 +34,7 @@ def as_in_run(stored: Path, model: Path, tokenizer: Any, keys: Mapping[str, Any]
     wanted = {name: getattr(data, name) for name in asked if keys[name] == "auto" != getattr(data, name)}
     if not wanted:
         return {}
-    matrices, tables = places_of(stored)
+    matrices, tables = places_in(stored) if isinstance(stored, AnnData) else places_of(stored)
     if "counts" in wanted and wanted["counts"] not in matrices:
         del wanted["counts"]
     if "gene_ids" in wanted and not any(_read_as_well(tokenizer, var, wanted["gene_ids"]) for var in tables.values()):
