@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install reproduce test test-all lint format leaderboard reports bench bench-data bench-data-endurance clean
+.PHONY: install reproduce test test-all lint format leaderboard reports bench bench-plan bench-data bench-data-endurance clean
 
 # One pip call, so that everything is resolved together against the pinned set.
 $(STAMP): pyproject.toml constraints.txt
@@ -53,6 +53,10 @@ reports: install
 bench: install
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/tokenizer_throughput.py
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/input_pipelines.py
+
+# What `scmf plan` predicts against what training takes here; exit code 1 when it is more than 25 % off.
+bench-plan: install
+	$(BIN)/python benchmarks/training_plan.py
 
 # Loaders side by side: corpus and interpreters of the peers lie below .cache/bench-data, about an hour and 30 GB the
 # first time. Exit code 1 says that a goal was missed; the table is written all the same.

@@ -50,7 +50,7 @@ def open_stream(
         encode: Any = ReadyTokens(0)
     else:
         from scmf.tokenizers.rank_value import RankValueTokenizer
-        from scmf.training.stream_data import TokenEncoder
+        from scmf.training.token_encoder import TokenEncoder
 
         encode = TokenEncoder(RankValueTokenizer.from_pretrained(str(tokenizer)))
     return CellStream(corpus, encode, shape=shape, seed=seed, threads=threads, dtypes={"input_ids": np.int32})

@@ -18,14 +18,11 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -37,6 +34,7 @@ from scmf.core.errors import ScmfError
 from scmf.models import generative_transformer as ours
 from scmf.models.configuration_generative_transformer import GenerativeTransformerConfig
 from scmf.models.generative_transformer import GenerativeTransformerModel, GenerativeTransformerOutput
+from scmf.models.published import scgpt as official
 from scmf.results.parity import ParityCase
 from scmf.training.objectives.generative_value import GenerativeValuePrediction
 
@@ -196,7 +194,7 @@ class _Case:
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
-        return _convert().our_names(load_file(self.files["state_dict.safetensors"]))
+        return official.our_names(load_file(self.files["state_dict.safetensors"]))
 
     @cached_property
     def model(self) -> GenerativeTransformerModel:
@@ -231,7 +229,7 @@ class _Case:
 
     def _weights(self, kind: str, layout: str | None) -> ParityCase:
         """Every tensor has a place in our network and the other way round; another layout holds the same ones."""
-        state = _convert().our_names(load_file(self.files[kind]))
+        state = official.our_names(load_file(self.files[kind]))
         wanted = {name: value.shape for name, value in self.model.state_dict().items()}
         wrong = [name for name in sorted(wanted | state) if name not in state or state[name].shape != wanted.get(name)]
         if layout:
@@ -240,7 +238,7 @@ class _Case:
         return ParityCase(self.path(kind), f"names of {len(state)} tensors", not wrong, len(wrong), 0, text)
 
     def _gradients(self, kind: str) -> ParityCase:
-        reference = _convert().our_names(load_file(self.files[kind]))
+        reference = official.our_names(load_file(self.files[kind]))
         model = self.fresh().train()
         self.total(self.run(model)).backward()
         found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -554,18 +552,6 @@ class _Generative(_Case):
 
 
 # --- comparing --------------------------------------------------------------------------------------
-
-
-def _convert() -> ModuleType:
-    """``convert.py`` beside this file, which knows the official names and folders."""
-    name = "scmf_recipe_scgpt_convert"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("convert.py"))
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 def _guarded(path: str, compare: Callable[..., ParityCase], *arguments: object) -> Iterator[ParityCase]:

@@ -12,13 +12,10 @@ Differences are relative: the largest absolute difference over the largest magni
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,6 +28,7 @@ from torch.nn.functional import cross_entropy
 from scmf.core.errors import ScmfError
 from scmf.models import generative_transformer as ours
 from scmf.models.configuration_generative_transformer import GenerativeTransformerConfig
+from scmf.models.published import scgpt as official
 from scmf.results.parity import ParityCase
 from scmf.training.objectives.masked_value import official_mask
 
@@ -179,18 +177,19 @@ def _loaded(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 def _embeddings(path: Path) -> ParityCase:
     """Recorded token batches of real cells through the converted checkpoint, against ``X_scGPT``."""
-    convert, folder = _convert(), path.parent / "model_dir"
-    args, token_ids = convert.read_json(folder / "args.json"), convert.read_vocabulary(folder / "vocab.json")
-    state = convert.read_state(folder / "best_model.pt")
-    config = convert.configuration(args, token_ids, state)
-    model = convert.build_model(state, config, where=folder)
+    folder = path.parent / "model_dir"
+    args, token_ids = official.read_json(folder / "args.json"), official.read_vocabulary(folder / "vocab.json")
+    state = official.read_state(folder / "best_model.pt")
+    config = official.configuration(args, token_ids, state)
+    model = official.build_model(state, config, where=folder)
+    padding = token_ids[args.get("pad_token", "<pad>")]
     tensors = load_file(path)
     parts = []
     for number in itertools.count():
         if f"batch{number}.gene" not in tensors:
             break
         ids, values = tensors[f"batch{number}.gene"].long(), tensors[f"batch{number}.expr"].float()
-        parts.append(model.embed(ids, (ids != config.pad_token_id).long(), values))
+        parts.append(model.embed(ids, ids.ne(padding).long(), values))
     if len(parts) * 2 + 1 != len(tensors):
         return _failed(f"embed_data/{path.name}", "batches", f"{sorted(tensors)}: only {len(parts)} are understood")
     return _compared(f"embed_data/{path.name}", torch.cat(parts), tensors["X_scGPT"])
@@ -216,18 +215,6 @@ def _masks(path: Path) -> Iterator[ParityCase]:
 
 
 # --- comparing --------------------------------------------------------------------------------------
-
-
-def _convert() -> ModuleType:
-    """``convert.py`` beside this file, which knows the official names and folders."""
-    name = "scmf_recipe_scgpt_convert"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("convert.py"))
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 def _read(path: Path) -> dict[str, Any]:

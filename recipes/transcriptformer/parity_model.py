@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
 from itertools import takewhile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,9 +34,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import AutoModel
 
-from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ScmfError
 from scmf.models.autoregressive_transformer import END, IGNORED, next_genes, sample_counts
+from scmf.models.published import transcriptformer as convert
+from scmf.models.published.pull import pull
 from scmf.results.parity import ParityCase
 from scmf.tokenizers.continuous import ContinuousTokenizer
 
@@ -50,7 +50,7 @@ SAMPLED_RATES = (0.1, 0.5, 1.0, 3.0, 10.0, 29.0)
 
 OUT_OF_SCOPE = {
     "model/info.json": "describes the run; the tensors it speaks of are compared where they were recorded",
-    "model/surgery": "the vectors of the other species were not recorded; convert.py --genes is tested by itself",
+    "model/surgery": "the vectors of the other species were not recorded; `--genes` is tested by itself",
 }
 
 _UNREADABLE = (ValueError, KeyError, IndexError, RuntimeError, OSError, TypeError, SafetensorError, ScmfError)
@@ -94,11 +94,6 @@ def notes(folder: Path) -> list[str]:
 
 def _root(folder: Path) -> Path | None:
     return next((path for path in (folder / "transcriptformer", folder) if (path / "model").is_dir()), None)
-
-
-@cache
-def _converter() -> ModuleType:
-    return load_recipe(Path(__file__).parent / "recipe.yaml").module("convert")
 
 
 class _Variant:
@@ -145,7 +140,7 @@ class _Variant:
 
     @cached_property
     def model(self) -> Any:
-        convert, state, official = _converter(), load_file(self.weights), self.official
+        state, official = load_file(self.weights), self.official
         config = convert.config_of(
             official["model_config"], official["loss_config"], state, special=official["special_tokens"],
             clip=official["data_config"]["clip_counts"], match_official=True, where=self.folder,
@@ -312,7 +307,8 @@ def _embeddings(
 def _converted(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer of an official checkpoint, converted and loaded."""
     with tempfile.TemporaryDirectory() as temporary:
-        out = _converter().convert(folder, Path(temporary) / "converted", unverified=True, match_official=True)
+        out = Path(temporary) / "converted"
+        pull("transcriptformer@own", source=folder, out=out, unverified=True, match_official=True)
         return AutoModel.from_pretrained(out), ContinuousTokenizer.from_pretrained(out)
 
 

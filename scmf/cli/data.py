@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scmf.cli.options import Json, LowCoverage, Quiet, Rounding, rounding_of
+from scmf.cli.options import Counts, GeneIds, Json, LowCoverage, Quiet, Rounding, rounding_of
 from scmf.cli.output import print_answer, print_json, print_report, print_table
 
 log = logging.getLogger(__name__)
@@ -19,8 +19,6 @@ log = logging.getLogger(__name__)
 data_app = typer.Typer(help="Cards, conversion, statistics, splits, gene vocabularies.", no_args_is_help=True)
 
 Files = Annotated[list[str], typer.Argument(help=".h5ad, .zarr, folders, patterns, s3:// and other addresses.")]
-Counts = Annotated[str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")]
-GeneIds = Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")]
 
 
 @data_app.command("ls")

@@ -12,28 +12,40 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scmf.cli.options import BatchSize, Device, Json, LowCoverage, Quiet, Set, Variant, names_of
-from scmf.cli.output import print_json, print_table, say
+from scmf.cli.output import print_json, print_scores, print_table, say
 
 if TYPE_CHECKING:
     from scmf.results.result import Result
 
 COMPARE = "runs/compare"
 
+CALIBRATE = "calibrate"
+"""Word before a card."""
+
 
 def evaluate(
     submission: Annotated[
         str,
         typer.Argument(
-            help="Folder of a run or checkpoint; with --tasks also `baselines`, an .h5ad file with embeddings "
-            "(--obsm) or predicted cells, or a table of edges (.tsv, .csv)."
+            help="Folder of a run or checkpoint, or a model by name (`scmf models ls`); with --tasks also `baselines`, "
+            "an .h5ad file with embeddings (--obsm) or predicted cells, or a table of edges (.tsv, .csv). Or the word "
+            "calibrate, before a card."
         ),
     ],
+    card: Annotated[
+        str | None,
+        typer.Argument(help="With calibrate: a dataset card of a perturbation screen, by name or path."),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option("--tasks", help="Tasks of the leaderboard: all, a benchmark, or names (`scmf tasks` lists them)."),
     ] = None,
     suite: Annotated[Path | None, typer.Option("--suite", help="A suite of your own, not the shipped one.")] = None,
     obsm: Annotated[str | None, typer.Option("--obsm", help="Key in obsm with embeddings.")] = None,
+    by_order: Annotated[
+        bool,
+        typer.Option("--by-order", help="Vectors of --obsm are those of the task's cells in their order, not by id."),
+    ] = False,
     name: Annotated[
         str | None, typer.Option("--as", help="recipe/variant that results of a file are filed under.")
     ] = None,
@@ -62,21 +74,40 @@ def evaluate(
 ) -> None:
     """Score a submission on tasks of the leaderboard; without --tasks, a run on the benchmarks of its own recipe.
 
-    A run is scored beside its untrained network and the baselines.
+    A run is scored beside its untrained network and the baselines. `scmf evaluate calibrate CARD` says which metrics
+    tell the perturbations of a screen apart, and which may head a table; --results names a folder for its JSON.
     """
+    if submission == CALIBRATE or card is not None:
+        others = (
+            tasks,
+            suite,
+            obsm,
+            name,
+            trained_on,
+            config,
+            variant,
+            overrides,
+            batch_size,
+            device,
+            by_order,
+            allow_low_coverage,
+        )
+        _calibrate(submission, card, alone=not any(others), results=results, json_=json_)
+        return
     if tasks is not None:
         from scmf.evaluation.run import evaluate_tasks
 
         found = evaluate_tasks(
-            submission, tasks=names_of(tasks), suite=suite, obsm=obsm, name=name, corpora=tuple(trained_on or ()),
-            results_dir=results, device=device, batch_size=batch_size, allow_low_coverage=allow_low_coverage,
+            submission, tasks=names_of(tasks), suite=suite, obsm=obsm, by_order=by_order, name=name,
+            corpora=tuple(trained_on or ()), results_dir=results, device=device, batch_size=batch_size,
+            allow_low_coverage=allow_low_coverage,
         )  # fmt: skip
         _print_results(found, as_json=json_)
         return
     from scmf.evaluation.evaluate_run import evaluate_folder
 
     scores = evaluate_folder(
-        Path(submission),
+        submission,
         config=config,
         variant=variant,
         overrides=tuple(overrides or ()),
@@ -87,14 +118,31 @@ def evaluate(
     if json_:
         print_json([score.to_json() for score in scores])
         return
-    print_table(
-        ("benchmark", "protocol", "method", "metric", "value"),
-        [
-            (score.benchmark, score.protocol, score.method, name, f"{value:.4f}")
-            for score in scores
-            for name, value in score.metrics.items()
-        ],
-    )
+    print_scores(scores)
+
+
+def _calibrate(word: str, card: str | None, *, alone: bool, results: Path | None, json_: bool) -> None:
+    """The calibration of a card: JSON, or a table with the verdict beneath."""
+    from scmf.core.errors import ConfigError
+    from scmf.core.outputs import try_folder
+    from scmf.evaluation.perturbation.calibrate_card import COLUMNS, calibrate_card, write_calibration
+
+    if word != CALIBRATE or card is None or not alone:
+        raise ConfigError(
+            f"{word!r} with {'no card' if card is None else repr(card)}" + ("" if alone else " and other options"),
+            wanted="one submission; or `scmf evaluate calibrate CARD`, with --json and --results or alone",
+            where="scmf evaluate", fix="`scmf data ls` lists cards",
+        )  # fmt: skip
+    folder = None if results is None else try_folder(results, option="--results")
+    found = calibrate_card(card)
+    written = None if folder is None else write_calibration(found, folder)
+    if json_:
+        print_json(found.to_json())
+        return
+    print_table(COLUMNS, found.rows())
+    say(found.verdict.sentence)
+    if written is not None:
+        say(f"wrote {written}")
 
 
 def tasks(

@@ -10,27 +10,37 @@ from typing import Annotated
 
 import typer
 
-from scmf.cli.options import BatchSize, Device, Json, LowCoverage, Quiet, Rounding, Variant, rounding_of
+from scmf.cli.options import (
+    BatchKey,
+    BatchSize,
+    Counts,
+    Device,
+    GeneIds,
+    Json,
+    LowCoverage,
+    Quiet,
+    Rounding,
+    Variant,
+    rounding_of,
+)
 from scmf.cli.output import print_answer, print_report, say
 
 
 def embed(
     file: Annotated[str, typer.Argument(help="An .h5ad file or zarr group with raw counts.")],
-    model: Annotated[Path, typer.Option("--model", help="Folder of a run, or of a checkpoint.")],
+    model: Annotated[
+        str,
+        typer.Option("--model", help="Folder of a run or checkpoint, geneformer@v2-104m (`scmf models ls`), Hub id."),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="New file; <file>.<recipe>.h5ad (of zarr: .zarr) if not given."),
     ] = None,
     key: Annotated[str | None, typer.Option("--key", help="Key in obsm; X_<recipe> if not given.")] = None,
-    counts: Annotated[
-        str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")
-    ] = "auto",
-    gene_ids: Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")] = "auto",
+    counts: Counts = "auto",
+    gene_ids: GeneIds = "auto",
     counts_rounding: Rounding = "error",
-    batch_key: Annotated[
-        str | None,
-        typer.Option("--batch-key", help="Column of obs with the batch, for models that read it; as in the run."),
-    ] = None,
+    batch_key: BatchKey = None,
     layer: Annotated[
         int | None, typer.Option("--layer", help="0 last layer, -1 the one before; as in the run if not given.")
     ] = None,

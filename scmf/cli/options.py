@@ -1,6 +1,6 @@
 """Options that several commands share, and old spellings.
 
-Lives here: the types of ``--json``, ``--quiet``, ``--config``, ``--variant``, ``--set``, ``--seeds``; seeds and names
+Lives here: the types of ``--json``, ``--quiet``, ``--config``, ``--set``, ``--counts`` and others; seeds and names
 read from a text; what a command or option of an earlier release is called now. Lives elsewhere: printing (output),
 the commands.
 """
@@ -22,6 +22,12 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key, for example training.lr=1e-4.")
 ]
 Variant = Annotated[str | None, typer.Option("--variant", help="Variant of the recipe; its default if not given.")]
+Counts = Annotated[str, typer.Option("--counts", help="Where raw counts are: auto, X, raw.X, layers/<name>.")]
+GeneIds = Annotated[str, typer.Option("--gene-ids", help="auto, var_names, or a column of var.")]
+BatchKey = Annotated[
+    str | None,
+    typer.Option("--batch-key", help="Column of obs with the batch, for models that read it; as in the run."),
+]
 Rounding = Annotated[
     str,
     typer.Option("--counts-rounding", help="Counts with fractions (SoupX, CellBender, alevin): error, round, accept."),
@@ -36,7 +42,7 @@ BatchSize = Annotated[
 Device = Annotated[
     str | None, typer.Option("--device", help="Where the network embeds: cpu, cuda, cuda:1, mps.", show_default="cpu")
 ]
-Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML file.")]
+Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML or TOML file.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="0, or 1-5, or 1,3.")]
 
 RENAMED: tuple[tuple[tuple[str, ...], str, str], ...] = (
@@ -75,6 +81,12 @@ def refuse_renamed(arguments: Sequence[str]) -> None:
         if tuple(arguments[: len(words)]) == words and (not option or option in options):
             old = " ".join(filter(None, ("scmf", *words, option)))
             raise ConfigError(f"`{old}`, the name in an earlier release", wanted=new, where="command line", fix=new)
+
+
+def sets_of(overrides: Sequence[str] | None, *, seed: int | None = None, allow_low_coverage: bool) -> tuple[str, ...]:
+    """What ``--set`` and the options that stand for it say."""
+    texts = tuple(overrides or ()) + (() if seed is None else (f"training.seed={seed}",))
+    return (*texts, "data.allow_low_coverage=true") if allow_low_coverage else texts
 
 
 _MOST_SEEDS = 1000

@@ -23,9 +23,11 @@ from scmf.core.printable import printable
 from scmf.core.redact import hide, hide_text
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
     from scmf.experiments.reproduce import Outcome
+    from scmf.results.parity import ParityCase
 
 
 class _Stderr(logging.Handler):
@@ -130,6 +132,18 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
     Console(width=None if console.is_terminal else 200).print(table)
 
 
+def print_scores(scores: Sequence[Any]) -> None:
+    """Scores of a run and the baselines as a table on stdout."""
+    print_table(
+        ("benchmark", "protocol", "method", "metric", "value"),
+        [
+            (score.benchmark, score.protocol, score.method, name, f"{value:.4f}")
+            for score in scores
+            for name, value in score.metrics.items()
+        ],
+    )
+
+
 def print_report(report: Any, *, as_json: bool) -> None:
     """A check's findings; exit code 1 when one of them is an error."""
     if as_json:
@@ -141,30 +155,46 @@ def print_report(report: Any, *, as_json: bool) -> None:
 
 def print_outcome(outcome: Outcome) -> None:
     """Parity, verdicts and pages of a reproduction."""
-    from rich.console import Console
-
     from scmf.results.expected import load_expected
-    from scmf.results.pages.table import parity_rows, table_rows
+    from scmf.results.pages.table import table_rows
     from scmf.results.pages.terminal import render_terminal
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    console = _wide_console()
     for tier, reason in outcome.absent.items():
         console.print(as_text(f"{tier}: — ({reason})"))
     if outcome.parity is not None:
-        columns = ("parity", "passed", "largest difference", "tolerance")
-        print_table(columns, [_parity_line(row) for row in parity_rows(outcome.parity)])
-        for case in outcome.parity:
-            if not case.passed:
-                console.print(as_text(f"FAIL {case.name}: {case.compared}; {case.detail}"))
+        print_parity(outcome.parity)
     if outcome.verdicts:
         expected = load_expected(outcome.recipe.folder / "expected.yaml")
         rows = table_rows(results=outcome.results, expected=expected, verdicts=outcome.verdicts)
         console.print(render_terminal(rows, title=f"{outcome.recipe.name}, variant {outcome.recipe.variant}"))
     for page in outcome.pages:
         console.print(as_text(f"wrote {page}"))
-    console.print("reproduced" if outcome.ok else "NOT reproduced: see the rows above", markup=False)
+    print_verdict(outcome.ok)
+
+
+def print_parity(cases: Sequence[ParityCase]) -> None:
+    """Comparisons with official code: a row each part, a line each case that differs."""
+    from scmf.results.pages.table import parity_rows
+
+    columns = ("parity", "passed", "largest difference", "tolerance")
+    print_table(columns, [_parity_line(row) for row in parity_rows(cases)])
+    for case in cases:
+        if not case.passed:
+            _wide_console().print(as_text(f"FAIL {case.name}: {case.compared}; {case.detail}"))
+
+
+def print_verdict(ok: bool) -> None:
+    """The last line of a reproduction."""
+    print("reproduced" if ok else "NOT reproduced: see the rows above")
+
+
+def _wide_console() -> Console:
+    """A console of the width of the terminal, or wide enough for the tables where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def _parity_line(row: dict[str, Any]) -> tuple[str, ...]:

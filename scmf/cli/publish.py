@@ -15,7 +15,9 @@ from scmf.cli.output import print_answer
 
 
 def publish(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run, or of a checkpoint by a recipe's convert.py.")],
+    folder: Annotated[
+        str, typer.Argument(help="Folder of a run or checkpoint, or a model by name (`scmf models ls`).")
+    ],
     repo: Annotated[str, typer.Option("--repo", help="Repository on the Hub: owner/name.")],
     results: Annotated[
         list[Path] | None,

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from scmf.cli.options import Json, Quiet, Seeds, Set, Variant, seeds_of
-from scmf.cli.output import print_json, print_outcome, print_table
+from scmf.cli.options import Json, LowCoverage, Quiet, Seeds, Set, Variant, seeds_of, sets_of
+from scmf.cli.output import print_json, print_outcome, print_parity, print_table, print_verdict
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,9 @@ RUNS, RESULTS, REPORTS = (f"runs/reproduce/RECIPE/{name}" for name in ("runs", "
 
 
 def reproduce(
-    recipe: Annotated[str, typer.Argument(help="Recipe by name or path.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe by name or path; or perturbation-metrics: our metrics against the packages'.")
+    ],
     tier: Annotated[
         list[str] | None, typer.Option("--tier", help="parity or mini; both if not given. May be repeated.")
     ] = None,
@@ -39,6 +41,7 @@ def reproduce(
         ),
     ] = False,
     overrides: Set = None,
+    allow_low_coverage: LowCoverage = False,
     runs: Annotated[
         Path | None, typer.Option("--runs", help="Folder for checkpoints and logs.", show_default=RUNS)
     ] = None,
@@ -64,8 +67,14 @@ def reproduce(
     Everything is written below runs/reproduce/RECIPE; committed files change with --record only. Exit code 0 when every
     verdict is match, close or not applicable, else 1.
     """
+    from scmf.experiments.metric_parity.walk import METRIC_SETS
+
+    if recipe in METRIC_SETS:
+        more = any((check, measured, variant, overrides, record, seeds != "0", runs, results, reports))
+        _metrics(recipe, tiers=tier, alone=more, json_=json_)
+        return
     if check or measured is not None or recipe == EVERY:
-        others = bool(variant or overrides or record or seeds != "0" or runs or results or reports)
+        others = any((variant, overrides, allow_low_coverage, record, seeds != "0", runs, results, reports))
         _check_recipes(recipe, check=check, measured=measured, tiers=tier, alone=others, json_=json_, quiet=quiet)
         return
     from scmf.core import registry
@@ -81,7 +90,7 @@ def reproduce(
         recipe,
         tiers=tuple(tier or TIERS),
         variant=variant,
-        overrides=tuple(overrides or ()),
+        overrides=sets_of(overrides, allow_low_coverage=allow_low_coverage),
         seeds=seeds_of(seeds),
         record=record,
         runs=runs,
@@ -96,6 +105,29 @@ def reproduce(
     raise typer.Exit(0 if outcome.ok else 1)
 
 
+def _metrics(name: str, *, tiers: list[str] | None, alone: bool, json_: bool) -> None:
+    """A set of metrics against the packages that define them."""
+    from scmf.core.errors import ConfigError
+    from scmf.experiments.metric_parity.walk import reproduce_metrics
+
+    if alone or set(tiers or ("parity",)) != {"parity"}:
+        raise ConfigError(
+            f"{name} with other options or tiers", wanted=f"`scmf reproduce {name} --tier parity`, also --json",
+            where="scmf reproduce", fix="metrics are compared with the official packages, nothing is trained",
+        )  # fmt: skip
+    outcome = reproduce_metrics(
+        name, on_case=lambda case: log.info(f"{'ok  ' if case.passed else 'FAIL'} {case.name}: {case.compared}")
+    )
+    if json_:
+        print_json(outcome.to_json())
+    else:
+        print_parity(outcome.parity)
+        print_verdict(outcome.ok)
+        for case, values in outcome.not_offered.items():
+            print(f"not offered here, {case}: {', '.join(values)}")
+    raise typer.Exit(0 if outcome.ok else 1)
+
+
 def _check_recipes(
     recipe: str, *, check: bool, measured: Path | None, tiers: list[str] | None, alone: bool, json_: bool, quiet: bool
 ) -> None:
@@ -106,7 +138,7 @@ def _check_recipes(
 
     if not check or alone:
         raise ConfigError(
-            f"{recipe} with --check {check}, or together with --variant, --set, --seeds, --record or folders",
+            f"{recipe} with --check {check}, or together with --variant, --set, --seeds, --record, folders or others",
             wanted="`scmf reproduce all --check`, alone or with --tier and --measured",
             where="scmf reproduce",
             fix="name one recipe, or leave the other options out",

@@ -19,7 +19,10 @@ from scmf.core.errors import TrainingError
 
 T = TypeVar("T")
 
-_START = "start all processes with torchrun --nproc-per-node=N -m scmf train ..., or unset WORLD_SIZE and RANK for one"
+_START = (
+    "unset WORLD_SIZE and RANK: `scmf train` starts the processes of training.num_gpus itself; or start all of them "
+    "with torchrun --nproc-per-node=N -m scmf train ..."
+)
 _COLLECTIVE = timedelta(days=1)
 """A pass over a large corpus may take so long while the others wait; processes that are gone are found by the watch."""
 

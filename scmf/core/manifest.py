@@ -39,6 +39,7 @@ _PARTS = {
     "vocab.json": "vocabulary",
     "gene_medians.json": "gene medians",
     "gene_aliases.json": "gene aliases",
+    "gene_orthologs.json": "orthologs of genes",
     "assays.json": "table of assays",
     "gene_vectors.npz": "gene vectors",
     "tokenizer_config.json": "configuration of the tokenizer",

@@ -47,6 +47,27 @@ def console() -> Console:
     return Console(stderr=True) if current is None else current[0].console
 
 
+def quiet_transformers() -> None:
+    """No progress bars of transformers for files of a few megabytes, no tables."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def hub_bar() -> type:
+    """The class of bars for downloads from the Hub: its own, or one that shows nothing."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Quiet(tqdm):  # type: ignore[type-arg, misc]
+        """The Hub's own progress bar, switched off."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+    return tqdm if shown() else Quiet
+
+
 class Bar:
     """One bar; made by `bar`. Its methods may be called from any thread."""
 

@@ -34,7 +34,9 @@ _PLAIN_QUERY = frozenset({
 })  # fmt: skip
 """Parameters of an address that are no secrets."""
 
-_USER_IS_PLACE = frozenset({"abfs", "abfss", "az", "azure", "ftp", "hdfs", "sftp", "smb", "ssh"})
+_USER_IS_PLACE = frozenset(
+    {"abfs", "abfss", "az", "azure", "ftp", "hdfs", "scmf", "scmodelforge", "sftp", "smb", "ssh"}
+)
 """Protocols whose addresses name a container or an account before the ``@``; it is kept unless a password is there."""
 
 _NAMES = (

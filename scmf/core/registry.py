@@ -48,6 +48,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "h5ad": "scmf.data.stores.h5ad_store:H5adStore",
         "zarr": "scmf.data.stores.zarr_store:ZarrStore",
     },
+    "converters": {
+        "geneformer": "scmf.models.published.geneformer:GeneformerConverter",
+        "scgpt": "scmf.models.published.scgpt:ScgptConverter",
+        "scfoundation": "scmf.models.published.scfoundation:ScfoundationConverter",
+        "transcriptformer": "scmf.models.published.transcriptformer:TranscriptformerConverter",
+    },
 }
 """Kind -> name -> where its class is."""
 
@@ -74,6 +80,8 @@ OPTIONS: dict[str, dict[str, str]] = {
 
 ALIASES: dict[str, dict[str, str]] = {
     "tokenizers": {
+        "binned_expression": "binned",
+        "continuous_projection": "continuous",
         "geneformer": "rank_value",
         "scgpt": "binned",
         "scfoundation": "continuous",
@@ -86,7 +94,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "transcriptformer": "autoregressive_transformer",
     },
 }
-"""Kind -> name of a paper -> name of what the paper describes. The options of the paper are those of its recipe."""
+"""Kind -> name of a paper or of the field -> name of what it describes. Options of a paper are those of its recipe."""
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

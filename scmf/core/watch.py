@@ -25,6 +25,8 @@ from typing import Any
 
 from scmf.core.errors import ScmfError, TrainingError
 
+STARTED_BY = "SCMF_STARTED_BY"
+"""Environment variable with the id of the process that started this one as a process of a run."""
 _BEAT_S = 1.0
 _BUSY = 10
 """So many times longer may the main process be silent while it alone does something."""
@@ -219,6 +221,25 @@ def _is_there(store: Any, key: str) -> bool:
         return bool(store.check([key]))
     except RuntimeError:
         return False
+
+
+def follow(parent: int) -> None:
+    """End this process when the one that started it is gone: nobody waits for what it does any more."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(_BEAT_S)
+        error = TrainingError(
+            f"the process that started this one ({parent}) is gone",
+            wanted="`scmf train`, which waits for its processes",
+            where=f"process {os.environ.get('RANK', '0')}",
+            fix="give the same command again, which resumes from the newest checkpoint",
+        )
+        if os.environ.get("RANK", "0") == "0":
+            say(error)
+        os._exit(error.exit_code)
+
+    threading.Thread(target=look, name="scmf-parent", daemon=True).start()
 
 
 def step() -> None:

@@ -2,6 +2,7 @@
 
 A user's command writes below ``./runs`` only::
 
+    runs/<config>-<time>/      one training (under srun: <config>-job<job>.<step>)
     runs/reproduce/<recipe>/   runs, results and report pages of a reproduction
     runs/evaluate/results/     results of a submission that is not a run of ours (a run keeps its own: <run>/results)
     runs/sweep/                one architecture under several tokenizers
@@ -14,8 +15,12 @@ only when a maintainer asks for it. Lives elsewhere: folders inside a run (scmf.
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 
+from scmf.core import slurm
 from scmf.core.paths import shipped
 
 RUNS = Path("runs")
@@ -25,6 +30,18 @@ RUNS = Path("runs")
 def default_folder(verb: str, *names: str) -> Path:
     """Folder that ``verb`` writes to when no option names another."""
     return RUNS.joinpath(verb, *names)
+
+
+def new_run_folder(name: str) -> Path:
+    """A folder for a run of the configuration ``name`` that nothing has: ``runs/<name>-<time>``, time in UTC.
+
+    Under srun it is ``runs/<name>-job<job>.<step>``: the same on all nodes, and again in a job that is requeued.
+    """
+    if "SLURM_PTY_PORT" not in os.environ and (task := slurm.step()) is not None:  # a shell runs many commands
+        return RUNS / f"{name}-job{task.name}"
+    first = RUNS / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    numbers = (first.with_name(f"{first.name}-{i}") for i in count(2))
+    return next(folder for folder in chain([first], numbers) if not folder.exists())
 
 
 def checkout() -> Path | None:

@@ -94,17 +94,11 @@ def load_yaml(source: Path | str, *, where: str | None = None) -> Any:
     """
     if isinstance(source, Path):
         where = where or str(source)
-        try:
-            text = source.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise ConfigError("no such file", where=where, fix="check the path") from error
-        except (IsADirectoryError, UnicodeDecodeError) as error:
-            found = "a folder" if isinstance(error, IsADirectoryError) else "a file that is not UTF-8 text"
-            raise ConfigError(found, wanted="a YAML file", where=where, fix="check the path") from error
+        text = read_text(source, kind="YAML", where=where)
     else:
         text, where = source, where or "YAML text"
     if _looks_deep(text):  # the parser of ruamel.yaml.clib ends the process for such a text
-        raise _too_deep(where)
+        raise too_deep(where)
     reader = YAML(typ="safe")  # the parser of ruamel.yaml.clib where it is installed
     reader.Resolver = _CoreSchema
     try:
@@ -114,12 +108,24 @@ def load_yaml(source: Path | str, *, where: str | None = None) -> Any:
         found = f"duplicate key {key[1] if key else ''!r}, line {error.problem_mark.line + 1}"
         raise ConfigError(found, wanted="each key once", where=where, fix="remove one of the two") from error
     except RecursionError as error:
-        raise _too_deep(where) from error
+        raise too_deep(where) from error
     except (YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
         # besides its own errors, for a number of 5,000 digits, `!!int x`, `!!bool x`, a list as a key
         raise ConfigError(_said(error), where=where, fix="correct the syntax at that line") from error
-    _refuse_depth(found, where)
+    refuse_depth(found, where)
     return found
+
+
+def read_text(path: Path, *, kind: str, where: str | None = None) -> str:
+    """The text of a file that a person writes; ``kind`` says in errors what it should be."""
+    where = where or str(path)
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError("no such file", where=where, fix="check the path") from error
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        found = "a folder" if isinstance(error, IsADirectoryError) else "a file that is not UTF-8 text"
+        raise ConfigError(found, wanted=f"a {kind} file", where=where, fix="check the path") from error
 
 
 _DEEPEST, _MOST = 64, 1_000_000
@@ -136,7 +142,7 @@ def _looks_deep(text: str) -> bool:
     return deepest > 500 or _DEEP_LINE.search(text) is not None
 
 
-def _refuse_depth(value: Any, where: str) -> None:
+def refuse_depth(value: Any, where: str) -> None:
     """Refuse a tree that no program of ours can walk: too deep, an alias within itself, aliases of aliases."""
     level, seen = [value], 0
     for _ in range(_DEEPEST):
@@ -150,10 +156,11 @@ def _refuse_depth(value: Any, where: str) -> None:
             return
         if (seen := seen + len(level)) > _MOST:
             break
-    raise _too_deep(where)
+    raise too_deep(where)
 
 
-def _too_deep(where: str) -> ConfigError:
+def too_deep(where: str) -> ConfigError:
+    """The error for a tree that no program of ours can walk."""
     return ConfigError(
         f"lists or mappings nested more than {_DEEPEST} deep, or repeated through aliases without end",
         wanted="a plain tree",

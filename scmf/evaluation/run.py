@@ -43,6 +43,7 @@ def evaluate_tasks(
     tasks: Sequence[str],
     suite: Path | None = None,
     obsm: str | None = None,
+    by_order: bool = False,
     name: str | None = None,
     corpora: tuple[str, ...] = (),
     results_dir: Path | None = None,
@@ -54,7 +55,7 @@ def evaluate_tasks(
 
     Parameters
     ----------
-    submission, obsm, name, corpora
+    submission, obsm, by_order, name, corpora
         See `scmf.evaluation.submissions.find.find_submission`.
     tasks
         Names of tasks, of benchmarks, or ``all``.
@@ -75,8 +76,8 @@ def evaluate_tasks(
     if not chosen:
         raise ConfigError("no task", wanted="at least one", where="--tasks", fix="`scmf tasks` lists them")
     who = find_submission(
-        submission, tasks=chosen.values(), obsm=obsm, name=name, corpora=corpora, device=device, batch_size=batch_size,
-        allow_low_coverage=allow_low_coverage,
+        submission, tasks=chosen.values(), obsm=obsm, by_order=by_order, name=name, corpora=corpora, device=device,
+        batch_size=batch_size, allow_low_coverage=allow_low_coverage,
     )  # fmt: skip
     folder = Path(submission)
     root = results_dir or (RunFolder(folder).results if folder.is_dir() else default_folder("evaluate", "results"))

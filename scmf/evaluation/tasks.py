@@ -7,6 +7,7 @@ scored (submissions), the scoring (run), which options a benchmark knows (its cl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,13 +18,15 @@ from scmf.core import registry
 from scmf.core.config.options import check_options
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.renamed import current_names, first_names
-from scmf.core.config.run import DataConfig
+from scmf.core.config.run import DataConfig, EvalConfig
 from scmf.core.config.section import Section, known
 from scmf.core.config.validation import validate
-from scmf.core.errors import ConfigError
+from scmf.core.errors import ConfigError, ScmfError
 from scmf.core.files import sha256_json
 from scmf.core.paths import shipped
 from scmf.core.yaml import load_yaml
+from scmf.data.cards.card import load_card
+from scmf.data.cards.sources import fetch
 
 ALL = "all"
 """Name that stands for every task."""
@@ -34,6 +37,9 @@ COMMON = ("benchmark", "dataset", "split", "description", "protocols", "batch_ke
 
 LATER = ("knn_neighbors", "options")
 """Keys that came after the first results were filed."""
+
+_CELLS = re.compile(r"(.*?\.ya?ml|[^.]*)(?:\.(.+))?", re.DOTALL)
+"""A card, by name or path, and behind a dot its split."""
 
 
 class Task(Section):
@@ -120,13 +126,18 @@ class Suite(Section):
     def chosen(self, names: Sequence[str] = (ALL,)) -> dict[str, Task]:
         """The tasks of these names, in the order of the file; ``all``, or a benchmark, stands for all of it.
 
+        ``benchmark:card.split`` is a task that no suite has (`task_on_card`); these come last.
+
         Raises
         ------
         ConfigError
             A name is unknown.
         """
         benchmarks = {task.benchmark for task in self.tasks.values()}
+        own = {name: task_on_card(name) for name in names if is_own_task(name)}
         for name in names:
+            if name in own:
+                continue
             if name not in self.tasks and name not in benchmarks and name != ALL:
                 choice = sorted([*self.tasks, *benchmarks, ALL])
                 raise ConfigError(
@@ -137,7 +148,77 @@ class Suite(Section):
                 )
         return {
             name: task for name, task in self.tasks.items() if ALL in names or name in names or task.benchmark in names
-        }
+        } | own
+
+
+def is_own_task(name: str) -> bool:
+    """Whether a name stands for a task that no suite has: ``benchmark:card``."""
+    return ":" in name
+
+
+def check_tasks(settings: EvalConfig) -> None:
+    """Raise one error for all benchmarks and tasks of a configuration whose cells are not to be had.
+
+    Raises
+    ------
+    ConfigError, SourceError
+        With the override that leaves them out.
+    """
+    suite, failed = load_suite(), {}
+    for name in settings.tasks:
+        try:
+            suite.chosen([name])
+        except ScmfError as error:
+            failed[name] = error
+    if not failed:
+        return
+    kept = {"benchmarks": settings.benchmarks, "tasks": [name for name in settings.tasks if name not in failed]}
+    without = " ".join(f"--set 'eval.{key}=[{', '.join(names)}]'" for key, names in kept.items())
+    first = next(iter(failed.values()))
+    kind = type(first) if all(type(error) is type(first) for error in failed.values()) else ConfigError
+    hints = dict.fromkeys(f"{name}: {error.fix}" for name, error in failed.items() if error.fix)
+    raise kind(
+        "\n  ".join(f"{name}: {error.found}" for name, error in failed.items()),
+        wanted="benchmarks whose cells can be had (`scmf data ls`), or a card of your own by its path",
+        where="eval.benchmarks and eval.tasks",
+        fix=f"without them: {without}" + "".join(f"\n  {hint}" for hint in hints),
+    )
+
+
+def task_on_card(name: str) -> Task:
+    """A benchmark on the cells of a card, with the choices of the benchmark: ``annotation:pancreas.donor``.
+
+    Parameters
+    ----------
+    name
+        ``benchmark:card.split``; the split may be left out where the card has one alone.
+
+    Raises
+    ------
+    ConfigError
+        The benchmark, card or split is unknown, or the split has to be named.
+    SourceError
+        The cells need a download by hand; it says which.
+    """
+    benchmark, _, cells = name.partition(":")
+    match = _CELLS.fullmatch(cells)
+    dataset, split = (match[1], match[2]) if match else (cells, None)
+    card = load_card(dataset)
+    if not card.files:
+        fetch(card)  # says what to download by hand
+    if not split and len(card.splits) != 1:
+        known = [f"{benchmark}:{dataset}.{one}" for one in sorted(card.splits)]
+        raise ConfigError(
+            f"task {name!r} without a split",
+            wanted=f"one of {', '.join(known) or '(the card has no split)'}",
+            where=f"card {card.name!r}",
+            fix="name the split behind a dot",
+        )
+    keys = {"benchmark": benchmark, "dataset": dataset, "split": split or next(iter(card.splits))}
+    card.split(keys["split"])
+    said = f"{benchmark} on the cells of {card.title}"
+    task: Task = validate(Task, {**keys, "description": said}, where=f"task {name!r}")
+    return task
 
 
 def load_suite(path: Path | str | None = None) -> Suite:

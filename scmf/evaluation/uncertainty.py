@@ -141,6 +141,31 @@ def bootstrap_means(
     return _intervals(drawn, draws, level, unit, n_units)
 
 
+def bootstrap_ratios(
+    terms: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    unit: str,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """`bootstrap` of ratios of sums over units: numerator and denominator are drawn together.
+
+    Parameters
+    ----------
+    terms
+        Metric to numerator and denominator of each unit, (U,) each.
+    """
+    found: dict[str, Interval] = {}
+    for name, (numerator_U, denominator_U) in terms.items():
+        n_units = _count(len(numerator_U), draws, level, unit)
+        weights = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=draws)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            drawn = (weights @ numerator_U) / (weights @ denominator_U)
+        found |= _intervals({name: drawn}, draws, level, unit, n_units)
+    return found
+
+
 def bootstrap_labels(
     predicted: np.ndarray,
     truth: np.ndarray,

@@ -21,6 +21,7 @@ from scmf.results.expected import Expected, judge_results, load_expected
 from scmf.results.judge import Verdict
 from scmf.results.ledger import read_results
 from scmf.results.pages.leaderboard import MARKS, Leaderboard, build_leaderboard, write_leaderboard
+from scmf.results.pages.leaderboard_rows import FOLDER, folder_of
 from scmf.results.pages.table import number
 from scmf.results.result import CellKey, Result
 
@@ -79,14 +80,13 @@ def compare_measured(
     results_dir = results_dir or committed_results()
     recipes: dict[str, Recipe] = {}
     results: list[Result] = []
-    runs = 0
+    runs: list[Path] = []
     for word in what:
         folder = Path(word)
-        if folder.is_file() and folder.suffix != ".yaml":
+        if folder.is_file() and folder.suffix not in (".yaml", ".toml"):
             continue  # a README beside the recipes: recipes/* names it, too
         if RunFolder(folder).note.is_file() or RunFolder(folder).results.is_dir():
-            runs += 1
-            results += _of_run(folder)
+            runs.append(folder)
             continue
         find_recipe(word)
         recipe = load_recipe(word)
@@ -97,7 +97,10 @@ def compare_measured(
     else:
         for name in (*recipes, *(("baselines",) if recipes or runs else ())):
             results += read_results(results_dir, name)
-    results = list({(result.path, result.recipe_digest): result for result in reversed(results)}.values())
+    for folder, name in zip(runs, _names_of(runs), strict=True):
+        results += _of_run(folder, name)
+    keyed = {(result.path, result.recipe_digest, folder_of(result)): result for result in reversed(results)}
+    results = list(keyed.values())
     if not any(result.recipe != "baselines" for result in results):
         raise ConfigError(
             f"no result of {', '.join(what)} in {results_dir}", wanted="result files", where="scmf compare",
@@ -118,14 +121,24 @@ def known_leaks() -> dict[str, dict[str, tuple[str, str]]]:
     return found
 
 
-def _of_run(folder: Path) -> list[Result]:
+def _names_of(folders: Sequence[Path]) -> list[str]:
+    """What pages call the folders of runs: the last part of the path, or as many as tell them apart."""
+    paths = [folder.resolve() for folder in folders]
+    for parts in range(1, max((len(path.parts) for path in paths), default=1)):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return names if paths else []
+
+
+def _of_run(folder: Path, name: str) -> list[Result]:
     found = read_results(RunFolder(folder).results)
     if not found:
         raise ConfigError(
             "a run without results", wanted="result files", where=RunFolder(folder).results,
             fix=f"scmf evaluate {folder} --tasks all",
         )  # fmt: skip
-    return found
+    return [result.model_copy(update={"provenance": {**result.provenance, FOLDER: name}}) for result in found]
 
 
 def _verdicts(

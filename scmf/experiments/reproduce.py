@@ -12,7 +12,6 @@ the rule of judging (results), pages (report).
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,12 +20,12 @@ from typing import Any
 from scmf.core.config.recipe import Recipe, load_recipe
 from scmf.core.errors import ConfigError, EvaluationError
 from scmf.core.paths import data_dir, reference_dir
+from scmf.core.progress import quiet_transformers
 from scmf.evaluation.annotation.metric_table import METRICS as ANNOTATION
 from scmf.evaluation.integration.metric_table import BATCH, BIO, SCIB_METRICS
 from scmf.evaluation.pretraining_metrics import METRICS as PRETRAINING
 from scmf.experiments.folders import Folders
 from scmf.experiments.seeds import SeedRun, SharedInputs, run_seed
-from scmf.models.checkpoint import quiet_transformers
 from scmf.models.run_folder import RunFolder
 from scmf.results.expected import Expected, expected_cells, judge_results, load_expected, write_expected
 from scmf.results.judge import MIN_OBSERVED, Verdict
@@ -36,6 +35,7 @@ from scmf.results.pages.reproduction import refuse_other_report, write_report
 from scmf.results.pages.reproduction_plots import FigureInputs
 from scmf.results.parity import ParityCase
 from scmf.results.result import CellKey, Result
+from scmf.training.processes import refuse_several
 
 log = logging.getLogger(__name__)
 
@@ -92,16 +92,11 @@ class Outcome:
             "variant": self.recipe.variant,
             "ok": self.ok,
             "absent": self.absent,
-            "parity": None if self.parity is None else [_case_json(case) for case in self.parity],
+            "parity": None if self.parity is None else [case.to_json() for case in self.parity],
             "verdicts": verdicts,
             "results": [result.to_json() for result in self.results],
             "pages": [str(path) for path in self.pages],
         }
-
-
-def _case_json(case: ParityCase) -> dict[str, Any]:
-    """A difference that is not a number (shapes differ, NaN) is null in JSON."""
-    return {**asdict(case), "difference": case.difference if math.isfinite(case.difference) else None}
 
 
 # --- parity ---------------------------------------------------------------------------------------
@@ -198,6 +193,7 @@ def reproduce(
         Folders for runs, result files and pages; `scmf.experiments.folders.Folders.of` chooses those not given.
     """
     recipe = load_recipe(name, variant=variant, overrides=overrides)
+    refuse_several(recipe.config.training, "reproduce")
     folders = Folders.of(recipe, record=record, runs=runs, results_dir=results_dir, reports=reports)
     if "mini" in tiers:
         folders.try_all()

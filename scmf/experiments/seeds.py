@@ -28,6 +28,7 @@ from scmf.evaluation.pretraining_metrics import METRICS
 from scmf.evaluation.run import scores_of_recipe
 from scmf.evaluation.submissions.baselines import BaselinesSubmission
 from scmf.evaluation.submissions.model import ModelSubmission
+from scmf.evaluation.tasks import check_tasks
 from scmf.results.pages.reproduction_plots import ConfusionInput, EmbeddingInput
 from scmf.results.record import Measurement
 from scmf.results.result import Result
@@ -63,6 +64,7 @@ class SharedInputs:
     @classmethod
     def of(cls, recipe: Recipe) -> SharedInputs:
         """Load and tokenize the cells of ``recipe``; neither depends on the seed."""
+        check_tasks(recipe.config.eval)
         prepared = prepare(recipe.config)
         return cls(prepared, TaskCells(prepared.cells).with_baselines())
 

@@ -28,6 +28,7 @@ from scmf.results.ledger import write_result
 from scmf.results.pages.escape import code, markdown
 from scmf.results.result import Result
 from scmf.results.significance import BEST, EQUAL, WORSE, Estimate, differ
+from scmf.training.processes import refuse_several
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +219,7 @@ def sweep_tokenizers(
     """
     refuse_foreign(out, ("sweep.json", "sweep.md"), is_ours=_is_sweep)
     recipe = load_recipe(base, variant=variant, overrides=overrides)
+    refuse_several(recipe.config.training, "sweep")
     for strategy in strategies:
         registry.check("tokenizers", strategy)
     registry.check("models", architecture)

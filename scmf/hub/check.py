@@ -62,7 +62,8 @@ def check_alone(folder: Path, *, trust: bool = False, where: Path | None = None)
             f"code that is not of this installation: {', '.join(strange)}",
             wanted="the files of scmf/models and scmf/tokenizers as save_pretrained copies them",
             where=where or folder,
-            fix="save the model again with this version, or pass --trust if you have read that code",
+            fix="save the model again with this version (one that has a name: `scmf models pull NAME --again`), or "
+            "pass --trust if you have read that code",
         )
     with tempfile.TemporaryDirectory(prefix="scmf-probe-") as home:
         environment = {
@@ -91,5 +92,5 @@ def _not_alone(found: str, where: Path) -> ModelError:
         f"does not load and embed in a process with transformers alone: {found}",
         wanted="weights, configuration, code and tokenizer in one folder",
         where=where,
-        fix="publish a folder that `scmf train` or a recipe's convert.py wrote",
+        fix="publish a folder that `scmf train` or `scmf models pull` wrote",
     )

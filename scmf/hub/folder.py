@@ -59,7 +59,7 @@ def copy_checkpoint(checkpoint: Checkpoint, target: Path) -> list[str]:
             f"no {lacking[0]}",
             wanted="weights, configuration, code and tokenizer in one folder",
             where=model,
-            fix="save it with `scmf train`, or convert it with the recipe's convert.py (without --no-tokenizer)",
+            fix="save it with `scmf train`, or convert it with `scmf models pull` (without --no-tokenizer)",
         )
     target.mkdir(parents=True, exist_ok=True)
     behind = []

@@ -32,6 +32,7 @@ from scmf.hub.check import check_alone
 from scmf.hub.results import Model, gather
 from scmf.models.checkpoint import verify_model
 from scmf.models.origin import RECORD, Checkpoint, Link, cells_card, judge, spdx, trace
+from scmf.models.published.names import find_model
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ OWN_LICENCE = "Apache-2.0"
 
 
 def publish(
-    folder: Path,
+    folder: Path | str,
     repo: str,
     *,
     out: Path | None = None,
@@ -56,7 +57,7 @@ def publish(
     Parameters
     ----------
     folder
-        Folder of a run, or of a checkpoint that a recipe's convert.py wrote.
+        Folder of a run or of a checkpoint, or the name of a published model.
     repo
         ``owner/name``.
     out
@@ -87,12 +88,14 @@ def publish(
         The weights must not be published, the folder does not stand alone, or the Hub says no.
     """
     upload.check_name(repo)
-    checkpoint = Checkpoint.at(folder)
+    found = find_model(folder)
+    checkpoint = Checkpoint.at(found.folder)
     if trust:
         registry.trust()
     verify_model(checkpoint.model)
-    base = Path(folder).resolve()
-    out = Path(out) if out is not None else base.with_name(f"{base.name}.published")
+    base = found.folder.resolve()
+    usual = base if found.word == str(found.folder) else Path(found.word.replace("/", "--")).resolve()  # not the cache
+    out = Path(out) if out is not None else usual.with_name(f"{usual.name}.published")
     try_folder(out, option="--out", inputs=[base], need=sum(path.stat().st_size for path in checkpoint.weight_files))
     links = trace(checkpoint)
     inherited = judge(checkpoint, links)

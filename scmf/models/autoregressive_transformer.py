@@ -8,7 +8,7 @@ checkpoints load key for key.
 
 Lives here: the network, its two heads, their losses, embeddings, generation of cells, a cell classifier. Lives
 elsewhere: the configuration (``configuration_autoregressive_transformer.py``), targets and the training loop
-(scmf.training), official weights (``recipes/transcriptformer/convert.py``). Both model files are copied into every
+(scmf.training), official weights (``scmf/models/published``). Both model files are copied into every
 checkpoint, which therefore loads without scmf; they import only torch, transformers and the standard library.
 
 Shape suffixes: B cells, L genes of the longest cell, A assay positions (0 or 1), R rows = 1 + L (START and genes),
@@ -465,6 +465,14 @@ class AutoregressiveTransformerModel(AutoregressiveTransformerPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the table of gene vectors."""
         self.gene_embeddings.embedding = value
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """What scores the genes; None without heads."""
+        return None if self.gene_id_head is None else self.gene_id_head.layers[-1]
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace what scores the genes."""
+        self.gene_id_head.layers[-1] = value
 
     @torch.no_grad()
     def set_gene_vectors(self, vectors: Any) -> None:
@@ -1047,6 +1055,10 @@ class AutoregressiveTransformerForSequenceClassification(AutoregressiveTransform
         return SequenceClassifierOutput(
             loss=None if labels is None else cross_entropy(logits_BC.float(), labels), logits=logits_BC
         )
+
+    def embed(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Embed cells as `AutoregressiveTransformerModel.embed` does."""
+        return self.model.embed(*args, **kwargs)
 
 
 # --- auto classes ---------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import torch
 from scmf.core import registry
 from scmf.core.config.run import RunConfig
 from scmf.core.errors import ModelError, ResourceError, from_value_error
-from scmf.models.checkpoint import load_weights
+from scmf.models.checkpoint import load_weights, read_config
+from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
 
 
@@ -66,7 +67,7 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
     family = registry.resolve("models", config.model.architecture)
     torch.manual_seed(seed)
     if config.model.checkpoint is not None:
-        model = load_weights(family, RunFolder.weights_in(config.model.checkpoint.expanduser()))
+        model = load_weights(family, RunFolder.weights_in(find_model(config.model.checkpoint).folder))
         _check_objective(config, getattr(model.config, "objectives", family.objectives))
         if model.config.vocab_size != len(tokenizer):
             raise ModelError(
@@ -77,6 +78,26 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
             )
         return model
     _refuse_size(config, len(tokenizer))
+    model = family(_shape(config, tokenizer, batch_names))
+    if getattr(tokenizer, "gene_vector_dim", None) is not None and hasattr(model, "set_gene_vectors"):
+        model.set_gene_vectors(tokenizer.vectors)
+    return model
+
+
+def build_on_meta(config: RunConfig, tokenizer: Any, *, batch_names: Sequence[str] = ()) -> Any:
+    """The model that `build_model` builds, without memory for its weights: on torch's meta device."""
+    family = registry.resolve("models", config.model.architecture)
+    if config.model.checkpoint is not None:
+        shape = read_config(RunFolder.weights_in(find_model(config.model.checkpoint).folder))
+    else:
+        shape = _shape(config, tokenizer, batch_names)
+    with torch.device("meta"):
+        return family(shape)
+
+
+def _shape(config: RunConfig, tokenizer: Any, batch_names: Sequence[str]) -> Any:
+    """The configuration of a new model."""
+    family = registry.resolve("models", config.model.architecture)
     settings = config.model.model_dump(exclude={"architecture", "checkpoint", "options"}) | config.model.all_options
     try:
         shape = family.config_class.from_settings(tokenizer_facts(tokenizer, n_batches=len(batch_names)), settings)
@@ -93,10 +114,7 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
         )
     if batch_names:
         shape.batch_names = list(batch_names)
-    model = family(shape)
-    if getattr(tokenizer, "gene_vector_dim", None) is not None and hasattr(model, "set_gene_vectors"):
-        model.set_gene_vectors(tokenizer.vectors)
-    return model
+    return shape
 
 
 def _refuse_size(config: RunConfig, vocab_size: int) -> None:

@@ -1,8 +1,8 @@
 """Models built, loaded and saved, with the tokenizer they belong to.
 
 Lives here: ``from_pretrained`` that refuses what does not fit or is not as it was saved, the folder that holds model
-and tokenizer. Lives elsewhere: the networks (models), official
-checkpoints (recipes/<name>/convert.py), resumable checkpoints (training.checkpoints).
+and tokenizer. Lives elsewhere: the networks (models), official checkpoints (models.published), resumable checkpoints
+(training.checkpoints).
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForPreTraining
+from transformers import AutoConfig, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from scmf.core import manifest, registry
 from scmf.core.config.renamed import RENAMED, load_tokenizer, renamed_in
 from scmf.core.errors import ModelError, ScmfError
 from scmf.core.files import peek_object, read_object
 from scmf.core.owned import by_manifest, new_folder, refuse_replacing
+from scmf.core.progress import quiet_transformers
 from scmf.models.foreign import other_weights
+from scmf.models.published.cached import how_to_remake
+from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
 
 
@@ -86,30 +89,36 @@ def _from_pretrained(family: Any, folder: Path | str, **kwargs: Any) -> Any:
             f"{len(keys)} {name.replace('_', ' ')}, the first {keys[0]}",
             wanted="every weight of the model and no other",
             where=folder,
-            fix="convert the checkpoint with the recipe's convert.py",
+            fix="convert the checkpoint with `scmf models pull`",
         )
     return model
 
 
-def quiet_transformers() -> None:
-    """No progress bars of transformers for files of a few megabytes, no tables."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-
-
 def load_run_model(folder: Path | str) -> tuple[Any, Any]:
-    """Model and tokenizer of a checkpoint folder, or of the folder of a run that holds ``model/``.
+    """Model and tokenizer of a checkpoint folder, of the folder of a run that holds ``model/``, or of a name.
 
-    Only built-in classes are used; code inside the folder is never run.
+    A classifier is loaded with its head, any other network as it was pretrained. A name is that of a published model,
+    such as ``geneformer@v2-104m``, or of a repository on the Hub. Only built-in classes are used; code inside the
+    folder is never run.
     """
-    folder = RunFolder.weights_in(folder)
+    folder = RunFolder.weights_in(find_model(folder).folder)
     _refuse_no_config(folder)
     verify_model(folder)
     _register_family(folder)
-    model = _from_pretrained(AutoModelForPreTraining, folder)
+    with_head = is_classifier(_saved(folder / "config.json"))
+    model = _from_pretrained(AutoModelForSequenceClassification if with_head else AutoModelForPreTraining, folder)
     return model.eval(), _load_tokenizer(folder)
+
+
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether weights are those of a cell classifier, by the content of their ``config.json``."""
+    names = config.get("architectures")
+    return isinstance(names, list) and any(str(name).endswith("ForSequenceClassification") for name in names)
+
+
+def class_names(config: Any) -> list[str]:
+    """Names of the classes that a classifier tells apart, in the order of its logits."""
+    return [str(config.id2label[i]) for i in range(config.num_labels)]
 
 
 def _register_family(folder: Path) -> None:
@@ -124,7 +133,7 @@ def _register_family(folder: Path) -> None:
             f"model_type {kind!r}",
             wanted=f"one of {', '.join(f'scmf_{known}' for known in registry.names('models'))}",
             where=note,
-            fix="convert the checkpoint with the recipe's convert.py",
+            fix="convert the checkpoint with `scmf models pull`",
         )
     registry.resolve("models", name)
 
@@ -153,7 +162,7 @@ def _load_tokenizer(folder: Path) -> Any:
             f"tokenizer class {name!r}" if name else "no tokenizer_config.json",
             wanted=f"one of {', '.join(sorted(named))} beside the weights",
             where=folder,
-            fix="convert the checkpoint with the recipe's convert.py, which saves the tokenizer along",
+            fix="convert the checkpoint with `scmf models pull`, which saves the tokenizer along",
         )
     try:
         return load_tokenizer(registry.resolve("tokenizers", named[name]), folder)
@@ -184,6 +193,8 @@ def verify_model(folder: Path) -> None:
     fix = "copy the folder again from where it is whole; if you changed it on purpose, remove checksums.json"
     if run is not None:
         fix = f"give the `scmf train --out {run.path}` of this run again, which writes the model anew; or {fix}"
+    elif (command := how_to_remake(folder)) is not None:
+        fix = f"make it anew: {command}"
     belongs = manifest.verify(folder, fix=fix).get("run")
     if run is not None and belongs is not None and belongs != (identity := run.identity):
         wrong = [key for key in belongs if belongs[key] != identity.get(key)]

@@ -2,7 +2,7 @@
 
 Lives here: the fields, what they may hold, and the translation from the words of a recipe.
 Lives elsewhere: the network (``autoregressive_transformer.py``), official ``config.json`` files
-(``recipes/transcriptformer/convert.py``). Both model files are copied into every checkpoint, so they import only
+(``scmf/models/published``). Both model files are copied into every checkpoint, so they import only
 torch, transformers and the standard library.
 """
 

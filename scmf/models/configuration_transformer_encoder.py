@@ -19,7 +19,7 @@ class TransformerEncoderConfig(PreTrainedConfig):
 
     The names are those of BERT, so that the ``config.json`` of an official Geneformer folder is read as it is.
     Such a folder does not name its special tokens: pass ``cls_token_id=2, eos_token_id=3`` for V2, or convert
-    it with ``recipes/geneformer/convert.py``, which writes them down.
+    it with ``scmf/models/published``, which writes them down.
 
     Parameters
     ----------

@@ -103,4 +103,9 @@ def classify_tokens(model: Any, cells: Ragged, *, batch_size: int) -> np.ndarray
     logits_NC = np.zeros((len(cells), parts[0][1].shape[1]), dtype=np.float32)
     for rows, logits_BC in parts:
         logits_NC[rows] = logits_BC
+    if not np.isfinite(logits_NC).all():
+        bad = int(np.flatnonzero(~np.isfinite(logits_NC).all(axis=1))[0])
+        raise ModelError(
+            f"scores of cell {bad} are not finite", wanted="finite numbers", fix="check the weights of the model"
+        )
     return logits_NC

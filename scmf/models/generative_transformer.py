@@ -8,7 +8,7 @@ official checkpoints load key for key.
 
 Lives here: the network, its heads and losses, pooling, generation. Lives elsewhere: the configuration
 (``configuration_generative_transformer.py``), what is hidden and the training loop (scmf.training), official weights
-(``recipes/scgpt/convert.py``). Both model files are copied into every checkpoint, which therefore loads without scmf;
+(``scmf/models/published``). Both model files are copied into every checkpoint, which therefore loads without scmf;
 they import only torch, transformers and the standard library.
 
 Shape suffixes: B cells, L perceived positions, G generated positions, T = L + G, D hidden size, H heads, K head size,

@@ -7,7 +7,7 @@ gene. Parameters and buffers carry the official names, so that official checkpoi
 
 Lives here: the network, the cell classifier, pooling of embeddings. Lives elsewhere: the configuration
 (``configuration_masked_autoencoder.py``), masking and downsampling (``scmf.training.objectives``), official weights
-(``recipes/scfoundation/convert.py``). Both model files are copied into every checkpoint, which therefore loads without
+(``scmf/models/published``). Both model files are copied into every checkpoint, which therefore loads without
 scmf; they import only torch, transformers and the standard library.
 
 Shape suffixes: B cells, L tokens of the encoder, M genes to be predicted, V genes and depth tokens, P positions of the
@@ -420,7 +420,7 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over the batch: let the HF Trainer divide them itself
-    _no_split_modules = ["TransformerLayer", "PerformerLayer", "ValueEmbedding"]
+    _no_split_modules = ["TransformerLayer", "PerformerLayer"]  # not the value embedding, whose mask the decoder reads
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_flash_attn = True
@@ -440,6 +440,12 @@ class MaskedAutoencoderPreTrainedModel(PreTrainedModel):
     def embedding_defaults(self) -> tuple[int, str]:
         """Layer and pooling of the official embeddings; without depth tokens the mean over genes."""
         return 0, "cell" if self.config.depth_token_ids is None else "all"
+
+    def post_init(self) -> None:
+        """Also: of the classes that stay whole when a network is sharded, keep those that this one has."""
+        super().post_init()
+        kept: Any = set(self._no_split_modules or ()) & {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = kept
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

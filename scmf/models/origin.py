@@ -2,10 +2,10 @@
 
 What is known of a folder stands in three places, and the strictest of them counts:
 
-* ``provenance.json`` beside the weights, written by convert.py, by training and by `scmf publish`: ``weights_license``
-  (text) and ``may_publish`` (bool), or ``trained_from: random weights``. ``allowed`` says what a license allows
-  instead; ``weights_sha256`` (file -> sum) binds the record to its weights; ``checked`` (a sentence) is the word of a
-  person where nothing else is known, and never lifts a no.
+* ``provenance.json`` beside the weights, written by `scmf models pull`, by training and by `scmf publish`:
+  ``weights_license`` (text) and ``may_publish`` (bool), or ``trained_from: random weights``. ``allowed`` says what a
+  license allows instead; ``weights_sha256`` (file -> sum) binds the record to its weights; ``checked`` (a sentence) is
+  the word of a person where nothing else is known, and never lifts a no.
 * ``source_license`` and ``source_may_publish`` in ``config.json``, which converted weights carry through fine-tuning.
 * ``run.json``: the run started from the folder ``model.checkpoint``, whose origin is followed; or from random weights.
 
@@ -24,6 +24,7 @@ from scmf.core.config.renamed import current_names
 from scmf.core.errors import ModelError, ScmfError
 from scmf.core.files import read_object, sha256_file
 from scmf.data.cards.card import load_card
+from scmf.models.published.names import find_here
 from scmf.models.run_folder import NOTE, RunFolder
 
 RECORD = "provenance.json"
@@ -37,9 +38,7 @@ PERMISSIVE = {
 }  # fmt: skip
 """Licenses that let everybody pass a work on, by their SPDX identifier."""
 
-_NO = (
-    "keep these weights to yourself; publish your YAML file and the recipe's convert.py, by which others convert a copy"
-)
+_NO = "keep these weights to yourself; publish your YAML file, by which others train from a copy of their own"
 _STATE = (
     f'if you know that they may be published, write {RECORD} beside the weights with "weights_license": "<license>", '
     '"may_publish": true and "checked": "<who checked it, and how>"'
@@ -113,7 +112,7 @@ class Checkpoint:
                 "no config.json" if folder.is_dir() else "no such folder",
                 wanted="the folder of a run, or of a checkpoint",
                 where=folder,
-                fix="give the --out of `scmf train` or of a recipe's convert.py",
+                fix="give the --out of `scmf train`, or a name that `scmf models ls` lists",
             )
         model = model.resolve()
         run = RunFolder.find(model)
@@ -127,9 +126,14 @@ class Checkpoint:
 
     @property
     def start(self) -> Path | None:
-        """The folder of the weights that the run started from; None when they were random or there is no run."""
+        """The folder of the weights that the run started from; None when they were random or there is no run.
+
+        Of a published model or a repository on the Hub that is not here any more, its name.
+        """
         found = _within(self.run, "config", "model").get("checkpoint")
-        return Path(found).expanduser() if found and isinstance(found, str) else None
+        if not found or not isinstance(found, str):
+            return None
+        return find_here(found) or Path(found).expanduser()
 
     @property
     def weight_files(self) -> list[Path]:
@@ -225,7 +229,7 @@ def _marked(checkpoint: Checkpoint) -> Iterator[Link]:
 
 def _not_the_published(facts: dict[str, Any]) -> str:
     sha256 = str(facts.get("source_sha256", "unknown"))[:12]
-    return f"they were converted with --unverified: sha256 {sha256} is not that of the published file"
+    return f"they were converted with --unverified or --sha256: {sha256} is not the sum of a published file"
 
 
 def _parts(checkpoint: Checkpoint) -> Iterator[Link]:
@@ -305,7 +309,6 @@ def training_record(checkpoint: Checkpoint) -> dict[str, Any]:
     doubts = [link.reason for link in links if link.may_publish is None]
     if checkpoint.start is None:
         return record | {"trained_from": ", with ".join([SCRATCH, *doubts])}
-    record["trained_from"] = "other weights"
     known = [link for link in links if link.license]
     record["trained_from"] = "other weights"
     if known and not doubts:

@@ -1,10 +1,12 @@
 """What lies in the folder of a run, and where: written by training, read by evaluation, publishing and reports.
 
     run.json                    which recipe, variant, seed and configuration (without secrets), and what they ran on
-    pretraining/log.jsonl       losses and scores, a line a step that was logged
+    pretraining/log.jsonl       losses and scores, a line a step that was logged; those of fine-tuning, too
     pretraining/checkpoints/    resumable checkpoints
     model/                      weights, configuration and tokenizer, as ``from_pretrained`` reads them
-    finetuning/<method>/        a fine-tuned head
+    adapter/                    of a run fine-tuned with peft: the adapter, which ``model/`` has merged into its weights
+    split.tsv                   of a run fine-tuned with --split-key: which cell trained
+    finetuning/<method>/        a head that `scmf evaluate` fine-tuned
     results/                    results of `scmf evaluate`
 
 Lives elsewhere: weights in and out (checkpoint), where weights come from (origin), results (results.result).
@@ -23,7 +25,7 @@ from typing import Any
 from scmf.core.config.recipe import Recipe
 from scmf.core.config.run import RunConfig, apply_overrides, validate
 from scmf.core.errors import ConfigError, TrainingError
-from scmf.core.files import peek_object, sha256_json, write_json
+from scmf.core.files import peek_object, sha256_file, sha256_json, write_json
 from scmf.core.owned import refuse_foreign
 from scmf.core.redact import OPTIONS, hide, left_out
 
@@ -103,6 +105,16 @@ class RunFolder:
         """Weights, configuration and tokenizer."""
         return self.path / "model"
 
+    @property
+    def adapter(self) -> Path:
+        """The adapter of a run that was fine-tuned with peft."""
+        return self.path / "adapter"
+
+    @property
+    def split(self) -> Path:
+        """The split that `scmf finetune` made."""
+        return self.path / "split.tsv"
+
     def finetuning(self, method: str) -> Path:
         """Folder of a fine-tuned head."""
         return self.path / "finetuning" / method
@@ -139,7 +151,11 @@ class RunFolder:
         TrainingError
             Another run is there: of another seed, configuration or cells.
         """
-        refuse_foreign(self.path, (NOTE, "pretraining", "model"), is_ours=lambda _: self._is_run())
+        refuse_foreign(
+            self.path,
+            (NOTE, "pretraining", "model", "adapter", "split.tsv", "split.yaml", "config.json"),
+            is_ours=lambda _: self._is_run(),
+        )
         if not self.note.is_file() or not (self.model.is_dir() or self._has_checkpoints):
             return
         try:
@@ -240,7 +256,17 @@ class RunFolder:
         files = data.get("files")
         found = {key: here(data[key]) for key in ("dataset", "split") if key in data}
         found |= {"files": [here(name) for name in files]} if isinstance(files, list) else {}
+        if self._keeps_split(data.get("split")):
+            found["split"] = str(self.split)
         return {**config, "data": {**data, **found}}
+
+    def _keeps_split(self, name: Any) -> bool:
+        """Whether ``data.split`` is the split that this run made and keeps, and its folder lies elsewhere now."""
+        if not isinstance(name, str) or Path(name).name != self.split.name or not self.split.is_file():
+            return False
+        kept = ((self.facts.get("provenance") or {}).get("data") or {}).get("split_sha256")
+        moved = not Path(name).is_file() or not Path(name).samefile(self.split)
+        return moved and kept == sha256_file(self.split)
 
     def _say_what_is_left_out(self, config: Any) -> None:
         """Warn of storage options that the run had, which neither its record nor an override brings."""

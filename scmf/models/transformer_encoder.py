@@ -6,7 +6,7 @@ the names of BERT, so that official checkpoints load key for key.
 
 Lives here: the network, its four heads, pooling of embeddings. Lives elsewhere: the configuration
 (``configuration_transformer_encoder.py``), masking and the training loop (scmf.training), official weights
-(``recipes/geneformer/convert.py``). Both model files are copied into every checkpoint, which therefore loads
+(``scmf/models/published``). Both model files are copied into every checkpoint, which therefore loads
 without scmf; they import only torch, transformers and the standard library.
 
 Shape suffixes: B cells, L positions, D hidden size, H heads, K head size, V vocabulary, M masked positions,
@@ -283,7 +283,7 @@ class TransformerEncoderPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # losses are means over the batch: let the HF Trainer divide them itself
-    _no_split_modules = ["Embeddings", "Layer"]
+    _no_split_modules = ["Layer"]  # not the embeddings: FSDP must see their table and the decoder tied to it as one
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_flash_attn = True

@@ -6,7 +6,9 @@ Lives here: what a comparison says. Lives elsewhere: the comparisons (recipes/<n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,7 @@ class ParityCase:
     difference: float
     tolerance: float
     detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; a difference that is not a number (shapes differ, NaN) is null."""
+        return {**asdict(self), "difference": self.difference if math.isfinite(self.difference) else None}

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from transformers import BatchEncoding, PreTrainedTokenizer
+from transformers import BatchEncoding
 
 from .binned_block import (
     MASK,
@@ -32,11 +32,12 @@ from .binned_draws import OfficialDraws
 from .binned_options import BinnedOptions
 from .encoded import EncodedCells, padded
 from .gene_columns import GenePanels, expressed_genes
+from .gene_orthologs import ORTHOLOGS, GeneTokenizer
 from .rank_value_block import Counts, as_csr
 from .rank_value_tables import problem, read_table, write_tables
 
 
-class BinnedTokenizer(PreTrainedTokenizer):
+class BinnedTokenizer(GeneTokenizer):
     """Give the genes of a cell and, as value, the quantile bin of each count among the counts of that cell.
 
     With ``n_bins`` 51 the edges are the 50 quantiles (0 to 1) of the counts above 0. A value on an edge, as are most
@@ -95,7 +96,7 @@ class BinnedTokenizer(PreTrainedTokenizer):
     """
 
     Options = BinnedOptions
-    vocab_files_names = {"vocab_file": "vocab.json", "aliases_file": "gene_aliases.json"}
+    vocab_files_names = {"vocab_file": "vocab.json", "aliases_file": "gene_aliases.json", **ORTHOLOGS}
     model_input_names = ["input_ids", "attention_mask", "values"]
     obs_columns: tuple[str, ...] = ()
     """Columns of obs that decide tokens: none."""

@@ -20,16 +20,20 @@ from scmf.core.config.renamed import load_tokenizer
 from scmf.core.config.run import RunConfig, TokenizerConfig
 from scmf.core.errors import ConfigError, DataError, ScmfError, from_value_error
 from scmf.data.genes.align_vectors import vectors_for
+from scmf.data.genes.names import OtherNames
 from scmf.data.genes.vocabulary import load_vocabulary
 from scmf.data.loading.facts import LoadedCells
+from scmf.data.preprocess.gene_aligner import AlignedGenes, GeneAligner
 from scmf.data.preprocess.hvg import highly_variable_genes
-from scmf.data.stores.canonical import Rounding
+from scmf.data.preprocess.normalize import Pipeline
+from scmf.data.preprocess.steps import LibrarySize, Log1p
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.missing import known_text
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import PerEpochTokens
 from scmf.tokenizers.continuous_tables import UNKNOWN_ASSAY
+from scmf.tokenizers.species import genes_of, keep_orthologs, through_orthologs
 
 log = logging.getLogger(__name__)
 
@@ -93,26 +97,49 @@ def fitted_tokenizer(config: RunConfig, cells: LoadedCells) -> Any:
     training = cells if cells.split is None else cells[cells.rows("train")]
     chosen, totals = training, training.total_counts
     if settings.top_genes is not None:
-        chosen = training[:, _most_variable(training, settings.top_genes, rounding=config.data.counts_rounding)]
+        rounding = config.data.counts_rounding
+        corpus = Corpus([MemoryStore(training.adata, counts="X", gene_ids="var_names", rounding=rounding)])
+        chosen = training[:, most_variable(corpus, settings.top_genes, keep=None, aligner=None)]
         totals = np.asarray(training.X.sum(axis=1)).ravel() if totals is None else totals
     try:
-        made = strategy.fit(
-            chosen.X,
-            chosen.var_names,
-            min_cells=settings.min_cells,
-            n_counts=totals,
-            **with_vectors(shape, chosen.var_names.tolist()),
-        )
+        shape = with_vectors(shape, chosen.var_names.tolist())
+        made = strategy.fit(chosen.X, chosen.var_names, min_cells=settings.min_cells, n_counts=totals, **shape)
+        made = with_names(made, cells.names, strategy, shape)
         learn_columns(made, obs_columns(made, training.obs))
         return made
     except ValueError as error:
         raise _naming_cells(error, training) from error
 
 
-def _most_variable(training: LoadedCells, n_genes: int, *, rounding: Rounding) -> list[str]:
-    """Names of the most variable genes, in the order of the columns, as `scmf data hvg` chooses them (``seurat``)."""
-    corpus = Corpus([MemoryStore(training.adata, counts="X", gene_ids="var_names", rounding=rounding)])
-    found = highly_variable_genes(corpus, keep=None, n_top_genes=n_genes)
+def with_names(made: Any, names: OtherNames | None, strategy: Any, shape: Mapping[str, Any]) -> Any:
+    """A fitted tokenizer with the other names of its genes, so that it knows the files that it was fitted on."""
+    if names is None:
+        return made
+    if names.aliases:
+        vectors = {}
+        if "vectors" in shape:
+            genes = genes_of(made)
+            vectors = {"vectors": (genes, made.vectors[[made.get_vocab()[gene] for gene in genes]])}
+        medians = getattr(made, "medians", {})
+        made = strategy.from_tables(made.get_vocab(), medians, names.aliases, **{**shape, **vectors})
+    keep_orthologs(made, names)
+    return made
+
+
+def most_variable(corpus: Corpus, n_genes: int, *, keep: np.ndarray | None, aligner: GeneAligner | None) -> list[str]:
+    """Names of the most variable genes of the training cells ``keep``, as `scmf data hvg` chooses them (``seurat``).
+
+    With an aligner they are genes of it, and counts of other genes do not take part, as in cells held in memory.
+    """
+    genes = dict.fromkeys(gene for store in corpus.stores for gene in store.genes)
+    steps: list[Any] = [LibrarySize(), Log1p()]
+    if aligner is not None:
+        steps.insert(0, AlignedGenes(aligner))
+        columns = [aligner.columns(store.genes, where=store.uri).target for store in corpus.stores]
+        genes = dict.fromkeys(aligner.genes[at] for at in np.unique(np.concatenate(columns)) if at >= 0)
+    found = highly_variable_genes(
+        corpus, keep=keep, n_top_genes=n_genes, genes=tuple(genes), normalize=Pipeline(steps)
+    )  # fmt: skip
     if why := found.why_not(n_genes):
         log.warning(f"tokenizer.top_genes: {why}")
     return list(found.selected)
@@ -147,6 +174,7 @@ def tokenize(tokenizer: Any, cells: LoadedCells, *, draw: int = 0, batch_names: 
     DataError
         For anything wrong with the cells; an empty cell is named.
     """
+    cells = through_orthologs(tokenizer, cells)
     try:
         encoded = tokenizer.encode_cells(cells.X, cells.var_names, n_counts=cells.total_counts, draw=draw)
         tensors = dict(tokenizer.cell_tensors(obs_columns(tokenizer, cells.obs)))
@@ -201,7 +229,7 @@ def training_tokens(tokenizer: Any, cells: LoadedCells, tokens: Ragged, rows: np
     first = tokens.select(rows)
     if not tokenizer.is_stochastic:
         return first
-    chosen = cells[rows]
+    chosen = through_orthologs(tokenizer, cells[rows])
 
     def draw(epoch: int) -> Ragged:
         if epoch == 0:

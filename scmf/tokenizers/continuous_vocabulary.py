@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizer
 
 from .continuous_tables import DEPTH_TOKENS, NAMES, OTHERS, SPECIAL, UNKNOWN_ASSAY, check_tables
+from .gene_orthologs import ORTHOLOGS, GeneTokenizer
 from .rank_value_tables import problem, read_table, write_tables
 
 
-class ValueVocabulary(PreTrainedTokenizer):
+class ValueVocabulary(GeneTokenizer):
     """Tables of a `ContinuousTokenizer`, which describes the parameters.
 
     Parameters
@@ -33,6 +33,7 @@ class ValueVocabulary(PreTrainedTokenizer):
         "vocab_file": "vocab.json",
         "aliases_file": "gene_aliases.json",
         "assays_file": "assays.json",
+        **ORTHOLOGS,
     }
 
     def __init__(

@@ -17,7 +17,9 @@ from scmf.data.loading.facts import LoadedCells
 from scmf.data.preprocess.coverage import gene_sums
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.named_genes import named_genes
 from scmf.tokenizers.gene_columns import match_genes
+from scmf.tokenizers.species import refuse_species, through_orthologs
 
 
 def known_columns(tokenizer: Any, genes: Sequence[str], *, where: object) -> tuple[np.ndarray, int, int]:
@@ -47,14 +49,20 @@ def known_share(tokenizer: Any, cells: LoadedCells) -> KnownShare:
     return KnownShare.of(known, n_vocabulary=size, n_found=n_found, sums=sums)
 
 
-def tell_known_share(tokenizer: Any, cells: LoadedCells, *, allow: bool) -> None:
-    """Say how much of the cells a tokenizer knows; see `KnownShare.tell`."""
-    known_share(tokenizer, cells).tell(cells.facts.dataset, allow=allow)
+def tell_known_share(tokenizer: Any, cells: LoadedCells, *, allow: bool) -> KnownShare:
+    """Say how much of the cells a tokenizer knows; see `KnownShare.tell`. Cells of another species are refused."""
+    cells = through_orthologs(tokenizer, cells)
+    refuse_species(tokenizer, cells.facts.species, where=cells.facts.dataset)
+    share = known_share(tokenizer, cells)
+    share.tell(cells.facts.dataset, allow=allow)
+    return share
 
 
 def tell_known_share_of_stores(tokenizer: Any, corpus: Corpus, aligner: GeneAligner | None, *, allow: bool) -> None:
     """The same of each store of a corpus, from counts of cells spread over it."""
     stores = {id(store): store for store in corpus.stores}.values()
+    for file in named_genes(corpus.stores) if aligner is None else ():
+        refuse_species(tokenizer, file.species, where=file.name)
     for store in stores:
         if aligner is None:
             known, n_found, size = known_columns(tokenizer, store.genes, where=store.uri)

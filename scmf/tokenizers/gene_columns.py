@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from .gene_places import BAD_COUNT, OK, Places, collect_row, places_of, room_of
 from .rank_value_block import bad_count, check_counts
-from .rank_value_genes import list_of, resolve, strip_version
+from .rank_value_genes import gene_name, list_of, resolve
 from .rank_value_tables import problem
 
 _PANELS = 64
@@ -205,8 +205,7 @@ def expressed_genes(matrix: sp.csr_matrix, genes: Sequence[str], *, min_cells: i
         Negative, NaN or infinite counts; no such gene.
     """
     check_counts(matrix)
-    names = [strip_version(str(gene).strip()) for gene in list_of(genes)]
-    names = [name.upper() if name.upper().startswith("ENS") else name for name in names]
+    names = [gene_name(str(gene)) for gene in list_of(genes)]
     order = sorted(set(names))
     position = {name: i for i, name in enumerate(order)}
     to_gene = np.array([position[name] for name in names], np.int64)

@@ -2,7 +2,7 @@
 
 Lives here: `RankValueTokenizer`, what a user calls. Lives elsewhere: which column is which gene
 (rank_value_genes), the block and its errors (rank_value_block), the compiled sort (rank_value_kernel), the
-tables and their checks (rank_value_tables). These five files travel with a saved tokenizer and load without scmf.
+tables and their checks (rank_value_tables). These files travel with a saved tokenizer and load without scmf.
 
 Legend: B cells, G genes (columns), L longest sequence of a batch, N tokens of all cells.
 """
@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
-from transformers import BatchEncoding, PreTrainedTokenizer
+from transformers import BatchEncoding
 
 from .encoded import EncodedCells
+from .gene_orthologs import ORTHOLOGS, GeneTokenizer
 from .rank_value_block import Counts, Layout, RankedCells, as_csr, check_counts, check_totals, rank_block
 from .rank_value_genes import GeneColumns, list_of, match_columns, nonzero_medians
 from .rank_value_kernel import pad_rows
@@ -28,7 +29,7 @@ _PANELS = 64
 """Gene panels whose match is kept."""
 
 
-class RankValueTokenizer(PreTrainedTokenizer):
+class RankValueTokenizer(GeneTokenizer):
     """Order the genes of a cell by ``count / total * 10,000 / median``, descending, and give their token ids.
 
     The median of a gene is that of its non-zero values over a corpus, so the order says which genes are high
@@ -73,7 +74,7 @@ class RankValueTokenizer(PreTrainedTokenizer):
     Source: Hugging Face ``ctheodoris/Geneformer`` at 05fcbeb8a27d; Theodoris et al., Nature 618, 616 (2023).
     """
 
-    vocab_files_names = {
+    vocab_files_names = ORTHOLOGS | {
         "vocab_file": "vocab.json", "medians_file": "gene_medians.json", "aliases_file": "gene_aliases.json",
     }  # fmt: skip
     model_input_names = ["input_ids", "attention_mask"]

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from .rank_value_tables import problem
 
 _VERSION = re.compile(r"^(ENS[A-Z]*G\d+)\.\d+(_PAR_Y)?$", re.IGNORECASE)
+_ID = re.compile(r"^ENS[A-Z]*G\d+")
 
 
 class GeneColumns(NamedTuple):
@@ -52,14 +53,23 @@ def strip_version(gene: str) -> str:
     return found.group(1) if found else gene
 
 
+def gene_name(gene: str) -> str:
+    """The form in which genes are counted by `fit`: no version, Ensembl ids in upper case, other names as they are."""
+    name = strip_version(gene.strip())
+    return name.upper() if _ID.match(name.upper()) else name
+
+
 def resolve(gene: str, known: Mapping[str, object], aliases: Mapping[str, str]) -> str | None:
     """Name under which ``known`` holds a gene, or None.
 
     The id as it is is tried first, then upper case, then without its version; each in ``known``
-    and then, by way of ``aliases`` (retired ids, symbols), again in ``known``.
+    and then, by way of ``aliases`` (retired ids, symbols), again in ``known``. Of symbols only open reading frames
+    are tried in upper case (``C10orf105``): ``Gpi1`` of the mouse is not ``GPI1``, an alias of the human gene PIGQ.
     """
     bare = strip_version(gene.strip())
-    for name in dict.fromkeys((gene, gene.upper(), bare, bare.upper())):
+    upper = bare.upper()
+    either = _ID.match(upper) is not None or bare.replace("orf", "ORF") == upper
+    for name in dict.fromkeys((gene, gene.upper(), bare, upper) if either else (gene, bare)):
         if name in known:
             return name
         if aliases.get(name) in known:
@@ -158,8 +168,7 @@ def nonzero_medians(
     dict
         Gene -> median, sorted by gene.
     """
-    names = [strip_version(gene.strip()) for gene in genes]
-    names = [name.upper() if name.upper().startswith("ENS") else name for name in names]
+    names = [gene_name(gene) for gene in genes]
     order = sorted(set(names))
     position = {name: i for i, name in enumerate(order)}
     to_gene = np.array([position[name] for name in names], np.int64)

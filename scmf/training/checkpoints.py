@@ -25,14 +25,13 @@ import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from scmf.core import manifest
-from scmf.core.distributed import agreed
 from scmf.core.errors import ScmfError, TrainingError
 from scmf.core.files import write_json
 from scmf.training import training_state
 from scmf.training.distributed import on_main
+from scmf.training.trainee import Trainee
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +50,14 @@ class RunPosition:
     epoch
         Epoch to continue with, counted from 0.
     batch
-        Batches of that epoch already used, on each rank.
+        Batches of that epoch already used, by each of ``world_size`` processes.
     digest
         Digest of everything that defines the run.
     world_size
-        Number of processes; within an epoch their shares of the cells depend on it.
+        Processes that take different batches, see `scmf.training.share`.
+    batches_per_step, lanes
+        Batches of all processes in one optimizer step, and lanes of a stream, which stay as many on any number of
+        processes; 0 in a checkpoint that was written before they were kept.
     """
 
     step: int
@@ -63,19 +65,25 @@ class RunPosition:
     batch: int
     digest: str
     world_size: int = 1
+    batches_per_step: int = 0
+    lanes: int = 0
 
 
-def save(accelerator: Any, folder: Path, position: RunPosition, *, keep: int, schedule: Any) -> Path:
+def save(trainee: Trainee, folder: Path, position: RunPosition, *, keep: int) -> Path:
     """Write a checkpoint under ``folder`` and delete older ones but the newest ``keep``; every process calls it."""
     final = folder / f"step-{position.step:08d}"
     temporary, old = folder / f".{final.name}.part", folder / f".{final.name}.old"
+
+    trainee.gather()
+    writes = trainee.accelerator.is_main_process
+    state = trainee.optimizer_state() if trainee.is_sharded or writes else {}  # shards are gathered by all
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         temporary.mkdir()
-        training_state.write(accelerator, temporary, schedule=schedule)
-        accelerator.unwrap_model(accelerator._models[0]).config.save_pretrained(temporary)
+        training_state.write(trainee, temporary, state)
+        trainee.network.config.save_pretrained(temporary)
         write_json(temporary / "progress.json", asdict(position))
         manifest.seal(temporary, {"step": position.step, "digest": position.digest})
         if final.exists():  # of a run that was resumed from an earlier one
@@ -163,26 +171,3 @@ def _position(path: Path, *, warn: bool) -> RunPosition:
         return RunPosition(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(f"a position that cannot be read: {error}") from error
-
-
-def restore(accelerator: Any, folder: Path, *, digest: str, schedule: Any) -> RunPosition | None:
-    """Load the newest intact checkpoint into the prepared objects; None if there is none. Every process calls it.
-
-    Raises
-    ------
-    TrainingError
-        The checkpoints belong to another run, none is intact, or another number of processes wrote it.
-    """
-    found = agreed(lambda: newest_intact(folder, digest=digest))
-    if found is None:
-        return None
-    path, position = found
-    if position.batch and position.world_size != accelerator.num_processes:
-        raise TrainingError(
-            f"a checkpoint in the middle of an epoch, written by {position.world_size} process(es)",
-            wanted=f"one written by {accelerator.num_processes}: the shares of the cells depend on the number",
-            where=path,
-            fix=f"resume with {position.world_size} process(es); the number may change only at the end of an epoch",
-        )
-    training_state.read(accelerator, path, schedule=schedule)
-    return position

@@ -31,6 +31,7 @@ from scmf.tokenizers.build import (
     training_tokens,
 )
 from scmf.tokenizers.coverage import tell_known_share
+from scmf.tokenizers.species import keep_orthologs
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,8 @@ def prepare(config: RunConfig) -> Prepared:
     log.info(f"tokenizing {cells.n_obs:,} cells")
     fit = config.tokenizer.vocabulary == "fit"
     tokenizer = fitted_tokenizer(config, cells) if fit else given_tokenizer(config.tokenizer)
+    if not fit:
+        keep_orthologs(tokenizer, cells.names)
     learn_columns(tokenizer, obs_columns(tokenizer, cells.obs))
     tell_known_share(tokenizer, cells, allow=fit or config.data.allow_low_coverage)
     return Prepared(cells, tokenizer, tokenize(tokenizer, cells))

@@ -7,6 +7,7 @@ the share of the cells of each process (data), gradients (accelerate, called by 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,12 +21,43 @@ from scmf.core.errors import TrainingError
 
 T = TypeVar("T")
 
+_FSDP = "ACCELERATE_USE_FSDP"
+"""Set by `accelerate launch --use_fsdp`, and by an Accelerator; accelerate and transformers look for it."""
+
+FSDP2: dict[str, Any] = {
+    "fsdp_version": 2,
+    "reshard_after_forward": True,
+    "auto_wrap_policy": "transformer_based_wrap",
+    "state_dict_type": "SHARDED_STATE_DICT",
+    "cpu_ram_efficient_loading": False,
+}
+"""What accelerate is told: the classes of ``_no_split_modules`` are shards of their own, and so are embeddings."""
+
 _PRECISION = {"32-true": "no", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 
 
-def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
-    """An Accelerator with the precision and the trackers of ``settings``."""
-    from accelerate import Accelerator
+def is_sharded(settings: TrainingConfig, model: Any) -> bool:
+    """Whether the processes of this run hold shards of ``model``, not copies.
+
+    ``strategy: auto`` shards when `accelerate launch` asks for it, or where weights, gradients and the moments of AdamW
+    (16 bytes a parameter) would take over half of a GPU's memory.
+    """
+    asked = os.environ.pop(_FSDP, "").lower() == "true"
+    if world_size() == 1 or settings.strategy == "ddp":
+        return False
+    if settings.strategy == "fsdp" or asked:
+        return True
+    if on_cpu():
+        return False
+    join()  # which chooses the GPU of this process
+    bytes_ = 16 * sum(parameter.numel() for parameter in model.parameters())
+    # the GPU of the first process decides for all, which must do the same
+    return agreed(lambda: bytes_ > torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2)
+
+
+def make_accelerator(settings: TrainingConfig, out: Path, *, sharded: bool = False) -> Any:
+    """An Accelerator with the precision and the trackers of ``settings``; FSDP2 where GPUs hold shards."""
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs
 
@@ -44,15 +76,17 @@ def make_accelerator(settings: TrainingConfig, out: Path) -> Any:
         log_with=list(settings.trackers) or None,
         project_dir=str(out) if settings.trackers else None,
         step_scheduler_with_optimizer=False,
+        fsdp_plugin=FullyShardedDataParallelPlugin(**FSDP2) if sharded and not on_cpu() else None,
         # A model has heads for several objectives and trains only those of one.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    os.environ.pop(_FSDP, None)
     if accelerator.num_processes != world_size():
         raise TrainingError(
             f"{world_size()} processes were started, but {accelerator.num_processes} form the training group",
             wanted="one group of all processes",
             where="accelerate",
-            fix="start with torchrun --nproc-per-node=N -m scmf train ...",
+            fix="unset WORLD_SIZE and RANK: `scmf train` starts the processes of training.num_gpus itself",
         )
     return accelerator
 

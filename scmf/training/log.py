@@ -7,6 +7,8 @@ messages for people (the standard ``logging``).
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 from scmf.core.config.run import TrainingConfig
 from scmf.core.files import write_text
 from scmf.core.redact import hide
+
+log = logging.getLogger(__name__)
 
 _PRIVATE = {
     "console": "off", "disable_git": True, "host": "machine", "program": "scmf", "save_code": False, "username": "user",
@@ -43,8 +47,14 @@ class RunLog:
             write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, **values: float | None) -> None:
-        """Append one line; what was not computed (None) is left out."""
-        values = {name: value for name, value in values.items() if value is not None}
+        """Append one line; what was not computed (None) or is no finite number is left out, the latter with a warning.
+
+        The norm of a gradient is infinite where ``16-mixed`` takes a step back, which is no fault.
+        """
+        odd = [name for name, value in values.items() if value is not None and not math.isfinite(value)]
+        if told := [name for name in odd if name != "grad_norm"]:
+            log.warning(f"step {step}: {', '.join(told)} is not finite and not in the log")
+        values = {name: value for name, value in values.items() if value is not None and name not in odd}
         if self._accelerator.is_main_process:
             with self.path.open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")

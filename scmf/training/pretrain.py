@@ -14,7 +14,7 @@ from typing import Any
 
 from scmf.core import provenance, registry
 from scmf.core.config.recipe import Recipe
-from scmf.core.distributed import agreed, is_main
+from scmf.core.distributed import agreed
 from scmf.core.files import sha256_json, write_json
 from scmf.core.locks import one_writer
 from scmf.models.build import build_model
@@ -66,20 +66,23 @@ def pretrain(
             callbacks=callbacks,
             evaluate_every=config.eval.every_n_epochs,
         )
-        if is_main():
+
+        def save() -> None:
             save_model(model, tokenizer, run.model, run=run.identity)
             write_json(run.model / RECORD, training_record(Checkpoint.at(out)))
+
+        agreed(save, share=False)
     return model, report
 
 
 @contextmanager
-def held(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[None]:
+def held(run: RunFolder, facts: Mapping[str, Any], *, what: str = "scmf train") -> Iterator[None]:
     """Hold the folder of a run alone, with ``run.json`` written; a folder that is not this run's is left as it is."""
     with ExitStack() as stack:
 
         def take() -> None:
             refuse_other_run(run, facts)
-            stack.enter_context(one_writer(run.path, "scmf train"))
+            stack.enter_context(one_writer(run.path, what))
             refuse_other_run(run, facts)
             newest_intact(run.pretraining / "checkpoints", digest=facts["digest"], warn=False)
             run.write(facts)

@@ -6,7 +6,10 @@ Lives here: numpy to torch, the attention mask, worker processes. Lives elsewher
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from scmf.core.errors import TrainingError
 from scmf.data.stores.ragged import attention_mask
-from scmf.data.stream.batch import Batch
+from scmf.data.stream.batch import Batch, Waiting
 from scmf.data.stream.reader import CellStream
 
 
@@ -41,30 +44,65 @@ def to_tensors(batch: Batch) -> dict[str, Tensor]:
 
 
 class StreamBatches:
-    """`scmf.data.tokens.tokens.Batches` of a stream.
+    """`scmf.data.tokens.tokens.Batches` of a stream, the same on any number of processes.
+
+    An epoch is cut into lanes, stretches that are read side by side: its batch n is batch ``n // lanes`` of lane
+    ``n % lanes``. A process opens the lanes that its batches lie in, which are one where there are as many lanes as
+    processes.
 
     Parameters
     ----------
-    stream
-        The share of this process, padded.
+    lane_of
+        ``lane_of(lane)`` makes the stream of a lane, padded.
+    lanes
+        Number of lanes.
+    rank, world_size
+        Process and number of processes.
     """
 
-    def __init__(self, stream: CellStream) -> None:
-        self.stream = stream
+    def __init__(
+        self, lane_of: Callable[[int], CellStream], *, lanes: int = 1, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.lanes, self.rank, self.world_size = lanes, rank, world_size
+        self.streams = {lane: lane_of(lane) for lane in own_lanes(lanes, rank=rank, world_size=world_size)}
+        self._waiting = Waiting()
+        for stream in self.streams.values():
+            stream.waiting = self._waiting
+
+    @property
+    def batches_of_all_ranks(self) -> int:
+        """Batches in one epoch; every lane has as many."""
+        return self.lanes * next(iter(self.streams.values())).batches_per_epoch
 
     @property
     def batches_per_epoch(self) -> int:
         """Batches of this rank in an epoch."""
-        return self.stream.batches_per_epoch
+        return -(-self.batches_of_all_ranks // self.world_size)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """See `scmf.data.tokens.tokens.Batches`."""
-        for batch in self.stream.epoch(epoch, start=start):
-            yield to_tensors(batch)
+        last, every = self.batches_of_all_ranks, self.world_size // math.gcd(self.lanes, self.world_size)
+        taken: dict[int, Iterator[Batch]] = {}
+        batch: Batch | None = None
+        with ExitStack() as opened:
+            for i in range(start, self.batches_per_epoch):
+                number = i * self.world_size + self.rank
+                if number < last or batch is None:
+                    place, lane = divmod(number % last, self.lanes)
+                    if lane not in taken:
+                        batches = opened.enter_context(closing(self.streams[lane].epoch(epoch, start=place)))
+                        taken[lane] = islice(batches, 0, None, every)
+                    batch = next(taken[lane])
+                yield to_tensors(batch)
 
     def wait_share(self) -> float | None:
-        """Share of the time since the stream was made that was spent waiting for it."""
-        return self.stream.waiting.share
+        """Share of the time since the streams were opened that was spent waiting for them."""
+        return self._waiting.share
+
+
+def own_lanes(lanes: int, *, rank: int, world_size: int) -> range:
+    """The lanes that the batches of a process lie in."""
+    return range(rank % math.gcd(lanes, world_size), lanes, math.gcd(lanes, world_size))
 
 
 class StreamDataset(IterableDataset[dict[str, Any]]):

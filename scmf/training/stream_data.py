@@ -1,14 +1,14 @@
 """A run over cells that stay on disk: vocabulary in one pass, tokens made inside the stream, batches for the loop.
 
-Lives here: the tokenizer as an encoder of the stream, fitting it on the training cells, the cache of tokens, the
-validation cells. Lives elsewhere: opening (data.open_corpus), the stream (data.stream), cells in memory (run).
+Lives here: fitting the tokenizer on the training cells, the cache of tokens, the validation cells. Lives elsewhere:
+the tokenizer as an encoder (token_encoder), opening (data.loading.open_corpus), the stream (data.stream).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,17 @@ from scmf.core import registry
 from scmf.core.config.data import DataConfig, StreamConfig
 from scmf.core.config.run import RunConfig, TokenizerConfig, TrainingConfig
 from scmf.core.distributed import main_first
-from scmf.core.errors import ConfigError, DataError, from_value_error
+from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import sha256_json
 from scmf.core.paths import cache_dir
 from scmf.data.loading.facts import DataFacts
 from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.preprocess.gene_aligner import GeneAligner
-from scmf.data.preprocess.statistics_pass import corpus_statistics
+from scmf.data.preprocess.statistics_pass import corpus_statistics, gene_name
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.missing import known_text
-from scmf.data.stores.ragged import BadRows, Encoder, Ragged
-from scmf.data.stores.store import CountBlock
+from scmf.data.stores.named_genes import named_genes
+from scmf.data.stores.ragged import Encoder, Ragged
 from scmf.data.stores.token_store import ReadyTokens
 from scmf.data.stream.arrange import Arrangement
 from scmf.data.stream.plan import Shape
@@ -42,71 +42,19 @@ from scmf.tokenizers.build import (
     batch_names_of,
     given_tokenizer,
     learn_columns,
+    most_variable,
     obs_columns,
-    ragged_of,
     refuse_missing_batches,
     tokenizer_shape,
     with_vectors,
 )
 from scmf.tokenizers.coverage import tell_known_share_of_stores
+from scmf.tokenizers.species import keep_orthologs, ortholog_aligner
 from scmf.training.data import no_training_cells
-from scmf.training.stream_batches import StreamBatches
+from scmf.training.stream_batches import StreamBatches, own_lanes
+from scmf.training.token_encoder import TokenEncoder
 
 log = logging.getLogger(__name__)
-
-
-class TokenEncoder:
-    """A tokenizer as an encoder of the stream; threads share it.
-
-    Parameters
-    ----------
-    tokenizer
-        Any tokenizer with ``encode_cells(counts, genes, ...)``.
-    aligner
-        Bring the cells onto these genes first; total counts are still those of all genes of the cell.
-    draw
-        Number of the draw, for tokenizers that draw.
-    """
-
-    def __init__(self, tokenizer: Any, *, aligner: GeneAligner | None = None, draw: int = 0) -> None:
-        self.tokenizer, self.aligner, self.draw = tokenizer, aligner, draw
-        self.pad_values: Mapping[str, float] = tokenizer.pad_values
-        self._without_genes = tokenizer.num_special_tokens_to_add()
-        self._dtype = np.int16 if len(tokenizer) <= np.iinfo(np.int16).max else np.int32
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of all that decides the tokens of a cell."""
-        return sha256_json([self.tokenizer.fingerprint, None if self.aligner is None else self.aligner.fingerprint])
-
-    def at_epoch(self, epoch: int) -> TokenEncoder:
-        """The encoder of an epoch: another draw, where the tokenizer draws."""
-        if not self.tokenizer.is_stochastic:
-            return self
-        return TokenEncoder(self.tokenizer, aligner=self.aligner, draw=epoch)
-
-    def __call__(self, counts: CountBlock, genes: tuple[str, ...]) -> Ragged:
-        """See `scmf.data.stores.ragged.Encoder`."""
-        totals = None
-        if self.aligner is not None:
-            aligned = self.aligner.align(counts, self.aligner.columns(genes), in_place=True)
-            # float32, as the tokenizer's own sums of float32 counts are
-            counts, genes, totals = aligned.counts, self.aligner.genes, aligned.n_counts_B.astype(np.float32)
-        try:
-            cells = self.tokenizer.encode_cells(
-                counts.csr(), genes, n_counts=totals, dtype=self._dtype, empty="keep", draw=self.draw
-            )
-        except ValueError as error:
-            raise from_value_error(DataError, error, where="a block of the stream") from error
-        empty = np.flatnonzero(cells.lengths <= self._without_genes)
-        if len(empty):
-            raise BadRows(
-                f"{len(empty)} cell(s) without counts in any known gene",
-                wanted="counts of at least one gene of the vocabulary in every cell",
-                fix="leave such cells out: data.filter.min_genes or min_counts, or a split without them",
-                rows=empty,
-            )
-        return ragged_of(self.tokenizer, cells)
 
 
 @dataclass(frozen=True)
@@ -162,22 +110,28 @@ class Streamed:
         shape = Shape(training.batch_size, settings.block_cells, settings.buffer_blocks)
         _refuse_large_buffer(corpus, shape, settings)
 
-        def share(rank: int, world_size: int) -> StreamBatches:
-            stream = CellStream(
-                corpus,
-                self.encoder,
-                shape=shape,
-                seed=training.seed,
-                rank=rank,
-                world_size=world_size,
-                sampler=sampler,
-                how=how,
-                groups=groups,
-                cell_tensors=cell_tensors,
-                dtypes={"input_ids": np.int64},
-                threads=settings.threads,
-            )
-            return StreamBatches(stream)
+        def share(rank: int, world_size: int, lanes: int) -> StreamBatches:
+            lanes = min(lanes, self.n_training)  # each has a cell; the same on every number of processes
+            own = len(own_lanes(lanes, rank=rank, world_size=world_size))
+            _refuse_large_buffer(corpus, shape, settings, buffers=own)
+
+            def lane_of(lane: int) -> CellStream:
+                return CellStream(
+                    corpus,
+                    self.encoder,
+                    shape=shape,
+                    seed=training.seed,
+                    rank=lane,
+                    world_size=lanes,
+                    sampler=sampler,
+                    how=how,
+                    groups=groups,
+                    cell_tensors=cell_tensors,
+                    dtypes={"input_ids": np.int64},
+                    threads=max(1, settings.threads // own),
+                )
+
+            return StreamBatches(lane_of, lanes=lanes, rank=rank, world_size=world_size)
 
         return share
 
@@ -247,6 +201,9 @@ def prepare_stream(config: RunConfig) -> Streamed:
         raise no_training_cells(opened.facts)
     with main_first():
         tokenizer = _tokenizer(config, opened)
+    if opened.aligner is not None:
+        keep_orthologs(tokenizer, opened.other_names)
+    opened = _with_orthologs(opened, tokenizer)
     columns = {name: opened.column(name) for name in tokenizer.obs_columns}
     learn_columns(tokenizer, obs_columns(tokenizer, columns))
     if config.data.tokens is not None or settings.cache_tokens is not None:
@@ -261,6 +218,18 @@ def prepare_stream(config: RunConfig) -> Streamed:
     with main_first():
         cached = cached_tokens(opened, encoder, settings.cache_tokens, made_by=encoder.fingerprint)
     return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
+
+
+def _with_orthologs(opened: OpenedCorpus, tokenizer: Any) -> OpenedCorpus:
+    """The corpus on the genes of the tokenizer, where all its stores are of a species that this reads by orthologs."""
+    if opened.aligner is not None or not getattr(tokenizer, "gene_orthologs", {}):
+        return opened
+    files = named_genes(opened.corpus.stores)
+    species = {file.species for file in files}
+    aligner = ortholog_aligner(tokenizer, species.pop()) if len(species) == 1 else None
+    for file in files if aligner is not None else ():
+        aligner.tell_species(file.ids, file.species, where=file.name)  # type: ignore[union-attr]
+    return opened if aligner is None else replace(opened, aligner=aligner)
 
 
 def _refuse_values(tokenizer: Any, config: RunConfig) -> None:
@@ -297,15 +266,19 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus) -> Any:
         genes=None if aligner is None else panel_genes(opened.corpus, aligner),
         state=state,
     )
-    token_ids, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
-    aliases = None if aligner is None or aligner.mapping is None else aligner.mapping.aliases
+    _, medians = statistics.tables(min_cells=settings.min_cells, special_tokens=settings.special_tokens)
+    aliases = None if aligner is None else opened.other_names.aliases
     if settings.top_genes is not None:
-        raise ConfigError(
-            f"top_genes {settings.top_genes} with cells that are streamed",
-            wanted="a list of genes",
-            where="tokenizer.top_genes",
-            fix="choose them with `scmf data hvg` and name the file as data.gene_set",
-        )
+        log.info(f"highly variable genes of {int(keep.sum()):,} training cells")
+        chosen = most_variable(
+            opened.corpus, settings.top_genes, keep=None if keep.all() else keep, aligner=aligner
+        )  # fmt: skip
+        medians = {gene: medians[gene] for gene in map(gene_name, chosen) if gene in medians}
+        if not medians:
+            raise DataError(
+                f"none of the {len(chosen):,} most variable genes is in {settings.min_cells:,} training cells",
+                wanted="at least one", where="tokenizer.min_cells", fix="lower min_cells, or raise top_genes",
+            )  # fmt: skip
     if settings.all_options.get("vectors") == "fit":
         raise ConfigError(
             "gene vectors fitted on cells that are streamed",
@@ -314,7 +287,7 @@ def _tokenizer(config: RunConfig, opened: OpenedCorpus) -> Any:
             fix="fit them once in memory on a part of the cells and name the saved tokenizer as tokenizer.vocabulary",
         )
     strategy = registry.resolve("tokenizers", settings.strategy)
-    shape = with_vectors(tokenizer_shape(settings), list(token_ids))
+    shape = with_vectors(tokenizer_shape(settings), sorted(medians))
     return strategy.from_tables(strategy.vocabulary_of(sorted(medians), **shape), medians, aliases, **shape)
 
 
@@ -329,12 +302,14 @@ def panel_genes(corpus: Corpus, aligner: GeneAligner) -> dict[str, str]:
     return genes
 
 
-def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig) -> None:
+def _refuse_large_buffer(corpus: Corpus, shape: Shape, settings: StreamConfig, *, buffers: int = 1) -> None:
+    """Raise where the buffers of a process, one for each of its lanes, are larger than allowed."""
     stored = np.mean([store.lengths[:10_000].mean() for store in corpus.stores if store.n_cells])
-    needed = round(shape.block_cells * shape.buffer_blocks * float(stored) * 8 / 1e9, 6)
+    needed = round(buffers * shape.block_cells * shape.buffer_blocks * float(stored) * 8 / 1e9, 6)
     if needed > settings.max_open_gb:
+        count = "a buffer" if buffers == 1 else f"each of {buffers} buffers, one for each batch of a step"
         raise ConfigError(
-            f"{shape.block_cells * shape.buffer_blocks:,} cells in a buffer, {stored:,.0f} values each: {needed:g} GB",
+            f"{shape.block_cells * shape.buffer_blocks:,} cells in {count}, {stored:,.0f} values each: {needed:g} GB",
             wanted=f"at most {settings.max_open_gb:g} GB",
             where="data.stream",
             fix="lower buffer_blocks or block_cells, or raise max_open_gb",
@@ -366,6 +341,6 @@ def tokenize_files(
     """
     settings = TokenizerConfig(vocabulary=vocabulary, max_length=max_length, special_tokens=special_tokens)
     tokenizer = given_tokenizer(settings)
-    opened = open_corpus(data)
+    opened = _with_orthologs(open_corpus(data), tokenizer)
     tell_known_share_of_stores(tokenizer, opened.corpus, opened.aligner, allow=data.allow_low_coverage)
     return tokenize_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)

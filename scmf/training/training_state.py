@@ -16,6 +16,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 
 from scmf.core.errors import TrainingError
 from scmf.core.files import write_json
+from scmf.training.trainee import Trainee
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "training_state.json"
 
@@ -23,11 +24,9 @@ _EARLIER_FILES = {"optimizer": "optimizer.bin", "schedule": "custom_checkpoint_0
 """Files of checkpoints before there were checksums; read as plain tensors and numbers, everything else refused."""
 
 
-def write(accelerator: Any, folder: Path, *, schedule: Any) -> None:
-    """Write the state of the prepared model, its optimizer and the schedule into ``folder``."""
-    model = accelerator.unwrap_model(accelerator._models[0])
-    save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
-    state = accelerator._optimizers[0].state_dict()
+def write(trainee: Trainee, folder: Path, state: dict[str, Any]) -> None:
+    """Write weights that were gathered, the state of the optimizer and the schedule into ``folder``."""
+    save_model(trainee.network, str(folder / WEIGHTS), metadata={"format": "pt"})
     tensors, numbers = {}, {}
     for parameter, values in state["state"].items():
         for name, value in values.items():
@@ -37,26 +36,27 @@ def write(accelerator: Any, folder: Path, *, schedule: Any) -> None:
                 numbers[f"{parameter}.{name}"] = value
     save_file(tensors, folder / OPTIMIZER)
     groups = {"param_groups": state["param_groups"], "numbers": numbers}
-    scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
-    write_json(folder / STATE, {"optimizer": groups, "schedule": schedule.state_dict(), "scaler": scaler})
+    scaler = None if trainee.accelerator.scaler is None else trainee.accelerator.scaler.state_dict()
+    write_json(folder / STATE, {"optimizer": groups, "schedule": trainee.schedule.state_dict(), "scaler": scaler})
 
 
-def read(accelerator: Any, folder: Path, *, schedule: Any) -> None:
-    """Load what `write` wrote into the prepared objects.
+def read(trainee: Trainee, folder: Path) -> None:
+    """Load what `write` wrote; every process calls it.
 
     Raises
     ------
     TrainingError
         It does not fit the model, or asks for code to be run.
     """
-    model, optimizer = accelerator.unwrap_model(accelerator._models[0]), accelerator._optimizers[0]
+    scaler = trainee.accelerator.scaler
     try:
-        load_model(model, folder / WEIGHTS, device=str(accelerator.device))
+        load_model(trainee.network, folder / WEIGHTS, device=str(next(trainee.network.parameters()).device))
         state = _earlier_version(folder) if is_earlier_version(folder) else _state(folder)
-        optimizer.load_state_dict(_as_saved(optimizer.state_dict(), state["optimizer"]))
-        schedule.load_state_dict(state["schedule"])
-        if accelerator.scaler is not None and state["scaler"]:
-            accelerator.scaler.load_state_dict(state["scaler"])
+        trainee.spread()
+        trainee.load_optimizer_state(_as_saved(trainee.optimizer.state_dict(), state["optimizer"]))
+        trainee.schedule.load_state_dict(state["schedule"])
+        if scaler is not None and state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
     except Exception as error:  # whatever safetensors, torch and the optimizer raise for what is damaged
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TrainingError(

@@ -15,7 +15,8 @@ import torch
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import in_order, padded_tensors
 from scmf.training.distributed import on_main
-from scmf.training.objectives.protocol import Objective
+from scmf.training.objectives.protocol import Objective, loss_of
+from scmf.training.trainee import Trainee
 
 
 class EvaluationCallback(Protocol):
@@ -28,12 +29,12 @@ class EvaluationCallback(Protocol):
 
 @dataclass(frozen=True)
 class Validation:
-    """Validation loss and callbacks, in evaluation mode, on the main process.
+    """Validation loss and callbacks, in evaluation mode, on the main process, with whole weights.
 
     Parameters
     ----------
-    accelerator, model
-        As they train.
+    trainee
+        What is trained.
     objective
         Gives the validation loss.
     cells
@@ -44,36 +45,40 @@ class Validation:
         Validation cells in a batch.
     """
 
-    accelerator: Any
-    model: Any
+    trainee: Trainee
     objective: Objective
     cells: Ragged | None
     callbacks: Sequence[EvaluationCallback]
     batch_size: int
 
     def __call__(self, epoch: int, step: int) -> dict[str, float]:
-        """Values by name, empty on other processes; ``valid_loss`` is a mean over all predictions, masks fixed."""
+        """Values by name, empty on other processes; ``valid_loss`` is a mean over all predictions, masks fixed.
+
+        Every process calls it: weights in shards are gathered first.
+        """
+        self.trainee.gather()
         return on_main(lambda: self._values(epoch, step)) or {}
 
     def _values(self, epoch: int, step: int) -> dict[str, float]:
-        model = self.accelerator.unwrap_model(self.model)
-        model.eval()
         values: dict[str, float] = {}
-        if self.cells is not None and len(self.cells):
-            values["valid_loss"] = self._loss(model, self.cells)
-        for callback in self.callbacks:
-            values.update(callback(model, epoch, step))
+        with self.trainee.evaluated() as model:
+            model.eval()
+            if self.cells is not None and len(self.cells):
+                values["valid_loss"] = self._loss(model, self.cells)
+            for callback in self.callbacks:
+                values.update(callback(model, epoch, step))
         return values
 
     @torch.no_grad()
     def _loss(self, model: Any, cells: Ragged) -> float:
-        summed, count = 0.0, 0
+        accelerator, summed, count = self.trainee.accelerator, 0.0, 0
         generator = torch.Generator().manual_seed(0)
         for rows in in_order(cells, batch_size=self.batch_size):
             batch = self.objective.prepare(padded_tensors(cells, rows), generator)
             weight = self.objective.predictions(batch)
-            with self.accelerator.autocast():
-                output = model(**{name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})
-            summed += float(output.loss) * weight
+            with accelerator.autocast():
+                batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+                loss = loss_of(self.objective, model(**batch), batch)
+            summed += float(loss) * weight
             count += weight
         return summed / max(count, 1)

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from scmf.cli import main as cli
+from scmf.core.errors import DataError
 
 GENES = [f"ENSG{i:011d}" for i in range(1, 61)]
 PARTS = np.array(["train", "train", "train", "valid", "test", "test"])
@@ -251,6 +252,23 @@ def test_what_embed_replaces_is_said(scmf, base, tmp_path):
     assert code == 0 and "obsm['X_mine'] in place of" in err
     one, two = (ad.read_h5ad(tmp_path / f"{name}.h5ad").obsm["X_mine"] for name in ("one", "two"))
     np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+@pytest.mark.parametrize("verb", ["sweep", "reproduce"])
+def test_low_coverage_can_be_allowed_in_the_verbs_that_train_more_than_once(verb, scmf, monkeypatch, tmp_path):
+    where = {"sweep": "tokenizer_grid.sweep_tokenizers", "reproduce": "reproduce.reproduce"}[verb]
+    asked = []
+
+    def stop(*_, overrides, **__):
+        asked.append(overrides)
+        raise DataError("enough")
+
+    monkeypatch.setattr(f"scmf.experiments.{where}", stop)
+    words = {"sweep": ("--tokenizers", "binned", "--model", "m", "--out", tmp_path), "reproduce": ("geneformer",)}[verb]
+    for more in ((), ("--allow-low-coverage",)):
+        code, _, err = scmf(verb, *words, "--set", "training.lr=1", *more)
+        assert code == 3 and "enough" in err
+    assert asked == [("training.lr=1",), ("training.lr=1", "data.allow_low_coverage=true")]
 
 
 @pytest.mark.parametrize("verb", ["embed", "evaluate"])

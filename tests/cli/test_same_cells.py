@@ -15,6 +15,8 @@ import scipy.sparse as sp
 from typer.testing import CliRunner
 
 from scmf.cli.main import app
+from scmf.core.config.data import DataConfig
+from scmf.data.loading.load import load_cells
 
 GENES = [f"ENSG{i:011d}" for i in range(1, 61)]
 
@@ -84,3 +86,26 @@ def test_other_counts_of_equal_size_and_time_are_other_cells(folder, data):
     assert refused.exit_code == 1 and "another run" in str(refused.exception)
     assert train(config, "new").exit_code == 0
     assert json.loads((folder / "new/model/gene_medians.json").read_text()) != medians
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a/cells", "b/cells")], ids=["other names", "equal names"])
+def test_equal_barcodes_have_one_id_in_splits_conversions_and_memory(names, folder):
+    files = []
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(exist_ok=True)
+        files.append(f"{folder / name}.h5ad")
+        cells(seed).write_h5ad(files[-1])
+
+    def done(*words):
+        found = CliRunner().invoke(app, ["data", *map(str, words)])
+        assert found.exit_code == 0, found.output
+
+    done("split", *files, "--strategy", "random", "--out", folder / "split.tsv")
+    done("convert", *files, "--out", folder / "zarr", "--quiet")
+    split = pd.read_csv(folder / "split.tsv", sep="\t")
+    (converted,) = [ad.read_zarr(path) for path in (folder / "zarr").glob("dataset_*")]
+    memory = load_cells(DataConfig(files=files, split=f"{folder / 'split.tsv'}"))
+    assert set(split["cell_id"]) == set(converted.obs_names) == set(memory.adata.obs_names)
+    assert (
+        len(split) == 80 and memory.split.tolist() == split.set_index("cell_id").loc[memory.obs.index, "split"].tolist()
+    )

@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scmf.models.run_folder import RunFolder
+from scmf.results.ledger import write_result
 from tests.cli.test_labels_and_genes import base, cells, config, scmf, split_of  # noqa: F401  (fixtures)
+from tests.fixtures.leaderboard_pages import result
 
 FINETUNE = "finetune: {max_epochs: 1, batch_size: 32}"
 
@@ -198,3 +201,37 @@ def test_corrected_counts_are_rounded_in_every_verb_that_reads_them(scmf, base, 
     assert code == 2 and "whole counts" in err
     yaml = config(tmp_path / "c.yaml", file, benchmarks="", data="counts_rounding: accept", tokenizer="top_genes: 20")
     assert scmf("train", "--config", yaml, "--out", tmp_path / "run", "--quiet")[0] == 0
+
+
+@pytest.mark.parametrize("same_seed", [False, True], ids=["seeds", "one seed"])
+def test_compare_names_runs_by_their_folder_and_lists_few_donors(same_seed, scmf, tmp_path):  # noqa: F811
+    """Two donors give no interval: their values stand there. Two runs of one seed are two rows, none is lost."""
+    folders = [tmp_path / place / "run" for place in ("first", "second")]
+    for number, folder in enumerate(folders):
+        each = {"d4": 0.75 + number / 100, "d5": 0.85 + number / 100}
+        few = {"units": {"unit": "donors", "values": {"accuracy": each}}}
+        metrics, seed = {"accuracy": 0.8 + number / 100}, 0 if same_seed else number
+        write_result(RunFolder(folder).results, result("pretrained", metrics=metrics, seed=seed, details=few))
+    pages = tmp_path / "pages"
+    words = ("--results", tmp_path / "none", "--out", pages, "--quiet")
+    code, out, err = scmf("compare", folders[0], *words)
+    assert code == 0, err
+    assert "pretrained [run]" in out and "d4: 0.7500, d5: 0.8500" in (pages / "README.md").read_text()
+    assert "d4: 0.7500, d5: 0.8500" in (pages / "index.html").read_text()
+    code, _, err = scmf("compare", *folders, *words)
+    assert code == 0, err
+    (table,) = json.loads((pages / "leaderboard.json").read_text())["tables"]
+    rows = {row["name"].partition("[")[2]: row["metrics"]["accuracy"] for row in table["rows"]}
+    if same_seed:
+        assert {name: row["value"] for name, row in rows.items()} == {"first/run]": 0.8, "second/run]": 0.81}
+        assert rows["first/run]"]["each"] == {"d4": 0.75, "d5": 0.85}
+        assert {row["mark"] for row in rows.values()} == {"one sample: not compared", "best"}
+    else:
+        assert rows["first/run, second/run]"]["each"] == pytest.approx({"d4": 0.755, "d5": 0.855})
+        assert rows["first/run, second/run]"]["seeds"] == {"0": 0.8, "1": 0.81}
+
+
+def test_compare_of_runs_without_numbers_is_one_error(scmf, tmp_path):  # noqa: F811
+    RunFolder(tmp_path / "run").results.mkdir(parents=True)
+    code, _, err = scmf("compare", tmp_path / "run", "--out", tmp_path / "pages")
+    assert code == 2 and "a run without results" in err and "scmf evaluate" in err

@@ -17,7 +17,8 @@ COMMANDS = typer.main.get_command(cli.app).commands
 
 def test_the_verbs_are_these():
     assert set(COMMANDS) == {
-        "reproduce", "compare", "train", "sweep", "evaluate", "tasks", "embed", "check", "publish", "schema", "data"
+        "reproduce", "compare", "train", "sweep", "evaluate", "tasks", "embed", "check", "publish", "schema", "data",
+        "models", "finetune", "predict", "plan",
     }  # fmt: skip
     assert "--tokenizers" not in {option for parameter in COMMANDS["compare"].params for option in parameter.opts}
 
@@ -64,7 +65,7 @@ def test_tasks_lists_every_task(command):  # noqa: F811
 def test_folders_that_the_help_names_are_below_runs():
     shown = [parameter.show_default for verb in COMMANDS.values() for parameter in verb.params]
     folders = [text for text in shown if isinstance(text, str) and "/" in text]
-    assert len(folders) == 6
+    assert len(folders) == 8
     assert all(str(RUNS) in text for text in folders)
 
 

@@ -190,6 +190,7 @@ def test_a_module_that_is_not_there_is_an_error(tiny):
 
 NOT_COUNTED = {
     *(("training", key) for key in ("seed", "trackers", "project", "keep_checkpoints", "checkpoint_every_n_steps")),
+    *(("training", key) for key in ("strategy", "num_gpus", "num_processes", "num_nodes")),
     ("data", "allow_low_coverage"),
 }
 

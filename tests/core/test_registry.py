@@ -61,7 +61,7 @@ def plugin(package, monkeypatch):
 
 
 def test_the_kinds_are_those_of_the_entry_points():
-    assert set(registry.BUILT_IN) == {"tokenizers", "models", "objectives", "benchmarks", "readers"}
+    assert set(registry.BUILT_IN) == {"tokenizers", "models", "objectives", "benchmarks", "readers", "converters"}
 
 
 @pytest.mark.parametrize(

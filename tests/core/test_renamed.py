@@ -37,8 +37,9 @@ def test_a_recipe_of_before_is_the_same_recipe(old_file, caplog):
     new, old = load_recipe("scgpt"), load_recipe(old_file)
     assert old.config == new.config and old.digest == new.digest
     assert old.identity == new.identity and old.variants == new.variants and old.tier == "mini"
-    said = [record.message for record in caplog.records if "max_genes" in record.message]
-    assert len(said) == 1 and "max_length" in said[0]
+    said = [record.message for record in caplog.records if "licence" in record.message]
+    assert len(said) == 1 and "license" in said[0]
+    assert not any("max_genes" in record.message for record in caplog.records)  # a spelling that stands for good
     assert caplog.records[0].levelno == logging.WARNING
 
 

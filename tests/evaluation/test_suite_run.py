@@ -89,6 +89,35 @@ def test_vectors_of_a_file_are_matched_by_cell_id(suite, toy_env, tmp_path):
         evaluate_tasks(str(path), tasks=["types"], **{**ask, "name": None})
 
 
+def test_vectors_with_other_ids_are_matched_by_order_when_asked(suite, toy_env, tmp_path, capsys, monkeypatch):
+    cells = ad.read_h5ad(toy_env / "mirror" / "toy" / "toy.h5ad")
+    cells.obsm["X_mine"] = np.eye(3)[cells.obs["cell_type"].cat.codes] + 0.01 * np.arange(3)
+    path = tmp_path / "mine.h5ad"
+
+    def said(adata, *words, what=path):
+        adata.write_h5ad(path)
+        ask = ("--suite", suite, "--as", "my-model/v1", "--results", tmp_path / "l", "--json", "--quiet")
+        code, out, err = scmf(capsys, monkeypatch, "evaluate", what, "--tasks", "types", *ask, *words)
+        return code, out if code == 0 else f"{out} {err}"
+
+    obsm, order = ("--obsm", "X_mine"), "--by-order"
+    code, why = said(cells[::-1].copy(), *obsm, order)
+    assert code == 3 and "the cells of the task in another order" in why
+    for other in ([f"row{i}" for i in range(cells.n_obs)], ["a row"] * cells.n_obs):
+        unnamed = cells.copy()
+        unnamed.obs_names = other
+        code, why = said(unnamed, *obsm)
+        assert code == 3 and "cells have no vector" in why and order in why
+        code, out = said(unnamed, *obsm, order)
+        linear = next(one for one in json.loads(out) if one["protocol"] == "linear_probe")
+        assert linear["metrics"]["accuracy"] == 1 and order in linear["command"]
+    code, why = said(cells[:50].copy(), *obsm, order)
+    assert code == 3 and "50 vectors" in why
+    for words, what in (((order,), path), ((*obsm, order), "baselines")):
+        code, why = said(cells, *words, what=what)
+        assert code == 2 and "--by-order" in why
+
+
 def test_what_a_submission_cannot_give_is_filed_as_a_reason(suite, tmp_path):
     path = tmp_path / "edges.tsv"
     pd.DataFrame({"regulator": ["A"], "target": ["B"], "weight": [1.0]}).to_csv(path, sep="\t", index=False)
@@ -98,13 +127,14 @@ def test_what_a_submission_cannot_give_is_filed_as_a_reason(suite, tmp_path):
 
 def test_words_that_mean_nothing_are_refused(suite, tmp_path):
     with pytest.raises(ConfigError, match="baselines, the folder of a run"):
-        evaluate_tasks("no/such", tasks=["types"], suite=suite, results_dir=tmp_path)
+        evaluate_tasks("no/such/thing", tasks=["types"], suite=suite, results_dir=tmp_path)
     with pytest.raises(ConfigError, match="did you mean 'types'"):
         evaluate_tasks("baselines", tasks=["tpyes"], suite=suite, results_dir=tmp_path)
 
 
 def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scmf.evaluation.callbacks.load_suite", lambda: load_suite(suite))
+    for owner in ("callbacks", "tasks"):
+        monkeypatch.setattr(f"scmf.evaluation.{owner}.load_suite", lambda: load_suite(suite))
     code, _, err = scmf(
         capsys, monkeypatch, "train", "--config", toy_env / "recipe.yaml", "--out", tmp_path / "run", "--quiet",
         "--set", "eval.tasks=[types, batches]", "--set", "training.trackers=[tensorboard]",
@@ -117,7 +147,8 @@ def test_tasks_run_as_callbacks_and_stand_beside_the_loss(suite, toy_env, tmp_pa
 
 
 def test_callbacks_do_not_change_what_is_trained(suite, toy_env, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scmf.evaluation.callbacks.load_suite", lambda: load_suite(suite))
+    for owner in ("callbacks", "tasks"):
+        monkeypatch.setattr(f"scmf.evaluation.{owner}.load_suite", lambda: load_suite(suite))
     losses = []
     for tasks in ("[]", "[types]"):
         out = tmp_path / f"run{len(losses)}"

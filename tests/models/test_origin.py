@@ -1,17 +1,17 @@
 """Where weights come from: chains of folders, licenses that forbid, origins that nobody can read."""
 
-import dataclasses
 import json
 
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from scmf.core.config.recipe import load_recipe
 from scmf.core.errors import ConfigError, ModelError
 from scmf.core.files import sha256_file
 from scmf.hub.publish import _terms, publish
 from scmf.models.origin import Checkpoint, judge, spdx, trace, training_record
+from scmf.models.published.pull import pull
+from tests.fixtures.zoo import use_cards
 
 FORBIDDEN = {
     "weights_license": "Model license: non-commercial research, no redistribution",
@@ -161,23 +161,27 @@ def test_training_leaves_a_record_by_which_moved_weights_know_their_origin(tmp_p
             assert license(moved) == expected
 
 
-def test_geneformer_as_its_converter_writes_it_is_apache_and_stays_so_when_trained_further(tmp_path, monkeypatch):
-    convert = load_recipe("geneformer").module("convert")
+def test_geneformer_as_it_is_pulled_is_apache_and_stays_so_when_trained_further(tmp_path, monkeypatch):
     tiny = {"vocab_size": 30, "num_layers": 1, "hidden_dim": 16, "num_heads": 2, "ffn_dim": 24, "max_positions": 12}
-    variant = dataclasses.replace(convert.VARIANTS["v2-104m"], **tiny)
     torch.manual_seed(0)
     BertForMaskedLM(BertConfig(
         vocab_size=30, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=24,
         max_position_embeddings=12, hidden_act="relu",
     )).save_pretrained(tmp_path / "official")  # fmt: skip
     file = tmp_path / "official" / "model.safetensors"
-    published = dataclasses.replace(variant, sha256={file.name: sha256_file(file)})
-    settings = {"name": "v2-104m", "tokenizer": False}
-    good = convert.convert(file, tmp_path / "good", variant=published, **settings)
+
+    def known(recipe, card):
+        if recipe == "geneformer":
+            card["variants"]["v2-104m"]["shape"] |= tiny
+            card["variants"]["v2-104m"]["files"][0]["sha256"] = sha256_file(file)
+            card["variants"]["v2-316m"]["shape"] |= tiny
+
+    use_cards(monkeypatch, tmp_path / "cards", known)
+    good = pull("geneformer@v2-104m", source=file, out=tmp_path / "good", tokenizer=False).folder
     assert license(good) == "Apache-2.0"
     config = json.loads((good / "config.json").read_text())
     assert license(trained(tmp_path / "run", start=tmp_path / "moved_away", config=config)) == "Apache-2.0"
-    other = convert.convert(file, tmp_path / "other", variant=variant, unverified=True, **settings)
+    other = pull("geneformer@v2-316m", source=file, out=tmp_path / "other", unverified=True, tokenizer=False).folder
     with pytest.raises(ModelError, match="--unverified"):
         license(other)
 

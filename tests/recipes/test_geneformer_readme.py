@@ -1,12 +1,12 @@
-"""The recipe's README says what recipe.yaml and convert.py do."""
+"""The recipe's README says what recipe.yaml and models.yaml do."""
 
 import re
-import shlex
 
 import pytest
 import torch
 
 from scmf.core.config.recipe import load_recipe
+from scmf.models.published.cards import load_model_card
 from scmf.models.transformer_encoder import TransformerEncoderForMaskedLM
 
 RECIPE = load_recipe("geneformer")
@@ -59,25 +59,13 @@ def test_the_published_recipe_is_that_of_the_text():
     assert (training.mask_ratio, training.schedule, training.optimizer) == (0.15, "linear", "adamw")
 
 
-def test_the_commands_are_those_of_the_converter(monkeypatch, tmp_path, capsys):
-    convert = RECIPE.module("convert")
-    assert set(RECIPE.variants) - {"mini"} <= set(convert.VARIANTS)
-    seen = []
-    monkeypatch.setattr(convert, "fetch_weights", lambda variant: tmp_path / "fetched")
-    monkeypatch.setattr(convert, "find_weights", lambda source, variant: source)
-    monkeypatch.setattr(convert, "convert", lambda weights, out, **facts: seen.append(facts["name"]) or out)
-    commands = re.findall(r"^python recipes/geneformer/convert\.py (.*)$", TEXT, flags=re.MULTILINE)
-    assert [convert.main(shlex.split(command, comments=True)) for command in commands] == [0, 0]
-    assert seen == ["v1-10m", "v2-104m"]
-    with pytest.raises(SystemExit):
-        convert.main(["--help"])
-    assert set(re.findall(r"`(--[\w-]+)`", TEXT)) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
-
-
 def test_every_published_checkpoint_is_named_and_withdrawn_ones_are_marked():
-    convert = RECIPE.module("convert")
+    card = load_model_card("geneformer")
+    assert set(RECIPE.variants) - {"mini"} <= set(card.variants)
     closing = TEXT[TEXT.index("Also there:") :]
-    for name, variant in convert.VARIANTS.items():
-        assert f"`{name}`" in TEXT
-        if variant.folder is None:
+    for name, variant in card.variants.items():
+        assert f"`{name}`" in TEXT or f"geneformer@{name}" in TEXT
+        if all(file.path is None for file in variant.files):
             assert f"`{name}`" in closing
+        if name in ROWS:
+            assert ROWS[name][7] == f"{variant.parameters:,}"

@@ -1,15 +1,15 @@
-"""The recipe's README says what recipe.yaml and convert.py do."""
+"""The recipe's README says what recipe.yaml and models.yaml do."""
 
 from __future__ import annotations
 
 import re
-import shlex
 
 import pytest
 import torch
 
 from scmf.core.config.recipe import load_recipe
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
+from scmf.models.published.cards import load_model_card
 from scmf.results.expected import load_expected
 from scmf.results.pages.parity import BEGIN, END
 
@@ -65,29 +65,19 @@ def test_the_published_recipe_is_that_of_the_text(name: str) -> None:
     assert (config.eval.embedding_layer, config.eval.pooling) == (0, "all")
 
 
-def test_the_commands_are_those_of_the_converter(monkeypatch, tmp_path, capsys) -> None:
-    convert = RECIPE.module("convert")
-    assert set(PUBLISHED) == set(convert.VARIANTS)
-    for name, variant in convert.VARIANTS.items():
-        assert (
-            load_recipe("scfoundation", variant=name).config.tokenizer.all_options["target_depth"]
-            == variant.target_depth
-        )
-    seen = []
-    monkeypatch.setattr(convert, "convert", lambda weights, out, **facts: seen.append(facts) or out)
-    commands = re.findall(r"^python recipes/scfoundation/convert\.py (.*)$", TEXT, flags=re.MULTILINE)
-    assert [convert.main(shlex.split(command, comments=True)) for command in commands] == [0]
-    assert seen == [{"name": "cell", "unverified": True, "tokenizer": True}]
-    assert "non-commercial" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        convert.main(["--help"])
-    assert set(re.findall(r"`(--[\w-]+)`", TEXT)) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+def test_the_published_checkpoints_are_the_variants() -> None:
+    card = load_model_card("scfoundation")
+    assert set(PUBLISHED) == set(card.variants)
+    for name, variant in card.variants.items():
+        config = load_recipe("scfoundation", variant=name).config
+        assert config.tokenizer.all_options["target_depth"] == variant.shape["target_depth"]
+        assert ROWS[name][4] == f"{variant.parameters:,}"
+        assert variant.shape["key"] == name
 
 
 def test_the_licence_of_the_weights_is_told_in_every_place() -> None:
-    convert = RECIPE.module("convert")
     assert RECIPE.identity is not None
-    for text in (TEXT, RECIPE.identity.license, convert.LICENCE):
+    for text in (TEXT, RECIPE.identity.license, load_model_card("scfoundation").license):
         assert "non-commercial research" in text
         assert "no redistribution" in text
 

@@ -1,13 +1,13 @@
-"""The recipe's README says what recipe.yaml and convert.py do."""
+"""The recipe's README says what recipe.yaml and models.yaml do."""
 
 import re
-import shlex
 
 import pytest
 import torch
 
 from scmf.core.config.recipe import load_recipe
 from scmf.models.generative_transformer import GenerativeTransformerModel
+from scmf.models.published.cards import load_model_card
 
 RECIPE = load_recipe("scgpt")
 TEXT = (RECIPE.folder / "README.md").read_text(encoding="utf-8")
@@ -86,17 +86,12 @@ def test_integration_has_all_terms_of_the_script():
     assert (training.mask_ratio, training.batch_size, training.max_epochs, training.eps) == (0.4, 64, 15, 1e-4)
 
 
-def test_the_commands_are_those_of_the_converter(monkeypatch, capsys):
-    convert = RECIPE.module("convert")
-    assert set(PRETRAINED) | {"own"} == set(convert.VARIANTS)
-    seen = []
-    monkeypatch.setattr(convert, "convert", lambda source, out, **facts: seen.append(facts["name"]) or out)
-    commands = re.findall(r"^python recipes/scgpt/convert\.py (.*)$", TEXT, flags=re.MULTILINE)
-    assert [convert.main(shlex.split(command, comments=True)) for command in commands] == [0, 0]
-    assert seen == ["whole-human", "own"]
-    with pytest.raises(SystemExit):
-        convert.main(["--help"])
-    assert set(re.findall(r"`(--[\w-]+)`", TEXT)) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+def test_the_published_checkpoints_are_the_variants():
+    card = load_model_card("scgpt")
+    assert set(PRETRAINED) == set(card.variants) and card.own
+    for name, variant in card.variants.items():
+        assert variant.shape["vocab_size"] == VOCABULARY[load_recipe("scgpt", variant=name).config.tokenizer.vocabulary]
+        assert variant.parameters is None or ROWS[name][7] == f"{variant.parameters:,}"
 
 
 def test_the_faults_name_options_that_exist():

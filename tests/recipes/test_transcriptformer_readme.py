@@ -1,13 +1,13 @@
-"""The recipe's README says what recipe.yaml, convert.py and the published values do."""
+"""The recipe's README says what recipe.yaml, models.yaml and the published values do."""
 
 import re
-import shlex
 
 import pytest
 import torch
 
 from scmf.core.config.recipe import load_recipe
 from scmf.models.autoregressive_transformer import AutoregressiveTransformerConfig, AutoregressiveTransformerModel
+from scmf.models.published.cards import load_model_card
 from scmf.results.expected import load_expected
 
 RECIPE = load_recipe("transcriptformer")
@@ -60,26 +60,14 @@ def test_the_training_of_the_text_is_that_of_the_recipe():
     assert (tuned.precision, tuned.max_grad_norm) == ("16-mixed", 1.0)
 
 
-def test_the_variants_are_those_of_the_converter():
-    convert = RECIPE.module("convert")
-    assert set(convert.VARIANTS) == {"sapiens", "exemplar", "metazoa"}
-    for name, variant in convert.VARIANTS.items():
-        assert ROWS[name][6] == f"{variant.vocab_size:,}"
-        assert variant.gene_head_dim in (None, config(name).model.options["gene_head_dim"])
-        assert variant.sha256 == ()
-
-
-def test_the_commands_are_those_of_the_converter(monkeypatch, capsys):
-    convert = RECIPE.module("convert")
-    seen = []
-    monkeypatch.setattr(convert, "convert", lambda source, out, **facts: seen.append(facts) or out)
-    commands = re.findall(r"^python recipes/transcriptformer/convert\.py (.*)$", TEXT, flags=re.MULTILINE)
-    assert [convert.main(shlex.split(command, comments=True)) for command in commands] == [0, 0]
-    assert [facts["variant"] for facts in seen] == ["sapiens", None]
-    assert all(facts["unverified"] for facts in seen)
-    with pytest.raises(SystemExit):
-        convert.main(["--help"])
-    assert set(re.findall(r"`(--[\w-]+)`", TEXT)) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+def test_the_variants_are_those_of_the_model_card():
+    card = load_model_card("transcriptformer")
+    assert set(card.variants) == {"sapiens", "exemplar", "metazoa"} and card.own
+    for name, variant in card.variants.items():
+        assert ROWS[name][6] == f"{variant.shape['vocab_size']:,}"
+        assert variant.shape.get("gene_head_dim") in (None, config(name).model.options["gene_head_dim"])
+        assert variant.parameters is None or ROWS[name][8] == f"{variant.parameters:,}"
+        assert [file.sha256 for file in variant.files] == [None]
 
 
 def test_options_named_in_the_text_exist():

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from scmf.cli.main import app
 from tests import ROOT
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LONG = ("publish", "strategies")
 """Pages that train for a while."""
 BLOCK = re.compile(r"^```(python|sh|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)

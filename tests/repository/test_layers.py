@@ -21,7 +21,8 @@ TRAVELS = {
     "scmf.tokenizers": {"numpy", "scipy", "numba", "transformers", *sys.stdlib_module_names},
     "scmf.models": {"torch", "transformers", *sys.stdlib_module_names},
 }
-STAYS = {"__init__", "build", "protocol", "dataset", "checkpoint", "run_folder", "origin", "embed", "coverage"}
+STAYS = {"__init__", "build", "protocol", "dataset", "coverage", "species"}
+STAYS |= {"checkpoint", "run_folder", "origin", "embed"}
 
 FILES = {  # dotted name -> path; a package has the name of its folder
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

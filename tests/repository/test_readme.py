@@ -10,7 +10,7 @@ from tests import ROOT
 from tests.conftest import synthetic_cells
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = get_command(app).commands
 
 
@@ -34,7 +34,7 @@ def test_every_link_leads_to_a_file(page):
 def test_every_command_and_option_exists(page):
     for verb, *words in commands_of(page.read_text(encoding="utf-8")):
         command = COMMANDS[verb]
-        if verb == "data" and words and words[0].islower() and words[0] in command.commands:
+        if verb in ("data", "models") and words and words[0].islower() and words[0] in command.commands:
             command = command.commands[words[0]]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= {*known, "--help"}, (verb, words)

@@ -7,6 +7,7 @@ import pytest
 
 from scmf.core import registry
 from scmf.core.config.renamed import load_tokenizer
+from scmf.tokenizers.coverage import known_columns
 from scmf.tokenizers.protocol import Tokenizer
 
 MEMBERS = [name for name in vars(Tokenizer) if not name.startswith("_")]
@@ -63,3 +64,15 @@ def test_a_tokenizer_that_was_saved_before_its_keys_were_renamed_is_the_same(nam
     assert (old.max_length, old.match_official) == (8, name != "gene_embedding")
     old.save_pretrained(tmp_path / "again")
     assert "max_genes" not in (tmp_path / "again" / "tokenizer_config.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", registry.BUILT_IN["tokenizers"])
+def test_only_ensembl_ids_are_read_in_upper_case(name):
+    """Ensa of the mouse begins like an Ensembl id and is none; Gpi1 in capitals is an alias of a human gene."""
+    genes = ["ensg00000000003.2", "Ensa", "GPI1", "B"]
+    shape = {"max_length": 8, "special_tokens": False} | ({"dimensions": 2} if name == "gene_embedding" else {})
+    counts = np.arange(1.0, 25.0).reshape(6, 4) % 5 + 1
+    tokenizer = registry.resolve("tokenizers", name).fit(counts, genes, min_cells=1, **shape)
+    assert {"ENSG00000000003", "Ensa", "GPI1"} <= tokenizer.get_vocab().keys()
+    found, _, _ = known_columns(tokenizer, ["ENSG00000000003.9", "ENSA", "Gpi1"], where="here")
+    assert found.tolist() == [True, False, False]

@@ -139,9 +139,9 @@ def of_before(path, accelerator, schedule, *, optimizer=None):
 def test_a_checkpoint_of_before_is_resumed_with_a_warning(whole, tmp_path, monkeypatch, caplog):
     write, seal, keep = training_state.write, manifest.seal, []
 
-    def old(accelerator, folder, *, schedule):
-        write(accelerator, folder, schedule=schedule)
-        of_before(folder, accelerator, schedule)
+    def old(trainee, folder, state):
+        write(trainee, folder, state)
+        of_before(folder, trainee.accelerator, trainee.schedule)
         for name in ("optimizer.safetensors", "training_state.json"):
             (folder / name).unlink()
         keep.append(folder)

@@ -15,6 +15,8 @@ from scmf.training import checkpoints
 from scmf.training.distributed import make_accelerator
 from scmf.training.loop import train
 from scmf.training.objectives.masked_gene import MaskedGenePrediction
+from scmf.training.share import Share
+from scmf.training.trainee import Trainee
 
 VOCAB = 60
 
@@ -148,10 +150,10 @@ def test_accumulated_batches_count_every_prediction_once(tmp_path):
         network = model(dropout=0.0)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-        accelerator = make_accelerator(settings(), tmp_path)
+        trainee = Trainee(make_accelerator(settings(), tmp_path), network, network, optimizer, False, schedule)
         found[name] = loop._step(
-            accelerator, network, optimizer, schedule, [padded_tensors(cells(), part) for part in parts],
-            objective=Fixed(), settings=settings(max_grad_norm=None), position=(0, 0),
+            trainee, [padded_tensors(cells(), part) for part in parts], objective=Fixed(),
+            settings=settings(max_grad_norm=None), position=(0, 0), share=Share(), batches_of_all_ranks=3,
         )  # fmt: skip
         found[name] = (found[name][0], network.state_dict())
     assert found["whole"][0] == pytest.approx(found["parts"][0], rel=1e-6)

@@ -1,12 +1,13 @@
-"""A run that goes on writes each step once, and only with as many processes as its checkpoint was made by."""
+"""A run that goes on writes each step once, and takes steps of as many batches as before."""
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from scmf.core.errors import TrainingError
 from scmf.training import checkpoints
+from scmf.training.log import RunLog
 from tests.fixtures.plain_training import EveryThird, Network, cells, run, settings
 
 CONFIG = settings(max_epochs=3, checkpoint_every_n_steps=4)  # 6 steps an epoch, the last of 2 cells
@@ -29,10 +30,10 @@ def log(out):
 def test_lines_beyond_the_checkpoint_are_written_once(tmp_path, monkeypatch, dies_at):
     """Death on the way to a checkpoint: the log is up to five lines ahead of the one before, evaluations among them."""
 
-    def dying(accelerator, folder, position, **keywords):
+    def dying(trainee, folder, position, **keywords):
         if position.step == dies_at:
             raise Killed
-        return SAVE(accelerator, folder, position, **keywords)
+        return SAVE(trainee, folder, position, **keywords)
 
     train(tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -52,21 +53,32 @@ def test_lines_beyond_the_checkpoint_are_written_once(tmp_path, monkeypatch, die
     assert [line["step"] for line in lines if "valid_loss" in line] == [6, 12, 18]
 
 
-def test_a_checkpoint_of_other_processes_is_refused_within_an_epoch_and_taken_at_its_end(tmp_path, monkeypatch):
-    def of_two(accelerator, folder, position, **keywords):
-        SAVE(accelerator, folder, replace(position, world_size=2), **keywords)
-        if position.step == stop:
-            raise Killed
+def test_what_is_no_finite_number_is_left_out_of_the_log(tmp_path, caplog):
+    lines = RunLog(tmp_path / "log.jsonl", SimpleNamespace(is_main_process=True, log_with=[]), keep_until=0)
+    lines.write(3, loss=1.0, grad_norm=float("inf"))  # a step that 16-mixed takes back
+    assert not caplog.text
+    lines.write(3, valid_loss=float("nan"))
+    assert "valid_loss is not finite" in caplog.text
+    assert log(tmp_path) == [{"step": 3, "loss": 1.0}, {"step": 3}]
 
-    for stop, refused in ((4, True), (6, False)):
-        out = tmp_path / str(stop)
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoints, "save", of_two)
-            with pytest.raises(Killed):
-                train(out)
-        if refused:
-            with pytest.raises(TrainingError, match=r"middle of an epoch, written by 2 process"):
-                train(out)
-            assert [line["step"] for line in log(out)] == [1, 2, 3, 4]
-        else:
-            assert train(out).resumed_from == 6
+
+def test_a_checkpoint_of_other_processes_goes_on_with_steps_of_as_many_batches(tmp_path, monkeypatch):
+    """Two processes wrote it, of which each had taken half of what one has: 2 batches of 4, two at a time."""
+
+    def of_two(trainee, folder, position, **keywords):
+        SAVE(trainee, folder, replace(position, world_size=2, batches_per_step=2), **keywords)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", of_two)
+        with pytest.raises(Killed):
+            run(tmp_path, Network(), EveryThird(), settings(checkpoint_every_n_steps=2))
+    seen = EveryThird()
+    report = run(tmp_path, Network(), seen, settings())
+    whole = EveryThird()
+    run(tmp_path / "whole", Network(), whole, settings())
+    assert report.resumed_from == 2
+    assert [batch["input_ids"].tolist() for batch in seen.batches] == [
+        batch["input_ids"].tolist() for batch in whole.batches[4:]
+    ]
+    assert report.steps == 2 + 1 + 3  # the rest of the epoch and another one, two batches a step

@@ -19,7 +19,8 @@ from scmf.data.tokens.cache import cached_tokens, tokenize_to
 from scmf.tokenizers.rank_value import RankValueTokenizer
 from scmf.training.data import prepare
 from scmf.training.pretrain import pretrain
-from scmf.training.stream_data import TokenEncoder, prepare_stream
+from scmf.training.stream_data import prepare_stream
+from scmf.training.token_encoder import TokenEncoder
 from tests.conftest import synthetic_cells
 
 TRAINING = {"max_epochs": 2, "batch_size": 16, "lr": 1e-3, "group_by_length": False}
@@ -66,9 +67,9 @@ def config(folder, **stream):
 
 def rows_of(streamed, *, epoch=0):
     """Cell -> tokens, as the batches of an epoch hold them."""
-    share = streamed.batches(config_training())(0, 1)
+    share = streamed.batches(config_training())(0, 1, 1)
     rows = {}
-    for batch in share.stream.epoch(epoch):
+    for batch in share.streams[0].epoch(epoch):
         for cell, n, ids in zip(batch.cells, batch.lengths, batch.columns["input_ids"], strict=True):
             rows[int(cell)] = ids[:n].tolist()
     return rows
@@ -100,6 +101,22 @@ def test_streamed_tokens_vocabulary_and_parts_are_those_of_memory(folder, monkey
     assert [row.tolist() for row in np.split(valid.columns["input_ids"], valid.offsets[1:-1])] == [
         expected[cell] for cell in held.rows("valid")
     ]
+
+
+@pytest.mark.parametrize("gene_set", [False, True], ids=["all genes", "gene set"])
+def test_the_most_variable_genes_of_a_stream_are_those_of_memory(folder, adata, monkeypatch, tmp_path, gene_set):
+    monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path))
+    raw = config(folder).model_dump()
+    raw["tokenizer"]["top_genes"] = 20
+    if gene_set:  # half of the genes, in another order, one that no file has
+        (tmp_path / "genes.txt").write_text("\n".join([*adata.var_names[90:30:-1], "ENSG00000009999"]))
+        raw["data"]["gene_set"] = str(tmp_path / "genes.txt")
+    streamed = prepare_stream(RunConfig.model_validate(raw))
+    raw["data"]["stream"] = None
+    held = prepare(RunConfig.model_validate(raw))
+    assert 15 < len(streamed.tokenizer.medians) <= 20  # those in fewer than min_cells have no token
+    assert streamed.tokenizer.get_vocab() == held.tokenizer.get_vocab()
+    assert streamed.tokenizer.fingerprint == held.tokenizer.fingerprint
 
 
 def test_cached_tokens_are_the_tokens_of_the_stream(folder, monkeypatch, tmp_path):
@@ -152,8 +169,8 @@ def test_cached_tokens_are_sampled_by_the_columns_of_their_cells(folder, monkeyp
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))
 
     def cells_of(**stream):
-        share = prepare_stream(config(folder, **stream)).batches(config_training())(0, 1)
-        return [batch.cells.tolist() for batch in share.stream.epoch(0)]
+        share = prepare_stream(config(folder, **stream)).batches(config_training())(0, 1, 1)
+        return [batch.cells.tolist() for batch in share.streams[0].epoch(0)]
 
     assert cells_of(**more, cache_tokens=str(tmp_path / "tokens")) == cells_of(**more)
 

@@ -125,6 +125,19 @@ def test_a_process_that_never_comes_is_one_error(tmp_path, came):
     assert f"process {missing}" in said[0][0]
 
 
+def test_a_process_ends_when_the_one_that_started_it_is_gone():
+    worker = "import sys, time; from scmf.core import watch; watch.follow(int(sys.argv[1])); time.sleep(100)"
+    shell = f"{sys.executable} -c '{worker}' $$ & echo $!; wait"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "0"}
+    started = subprocess.Popen(
+        ["/bin/sh", "-c", shell], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    started.stdout.readline()
+    started.kill()
+    _, said = started.communicate(timeout=60)  # until the worker has closed its end, too
+    assert f"the process that started this one ({started.pid}) is gone" in said and "resumes" in said
+
+
 class Store(dict):
     """A store in memory."""
 

@@ -5,7 +5,6 @@ Lives here: keys, units, defaults. Lives elsewhere: the other sections (config),
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -39,8 +38,9 @@ class ModelConfig(Section):
     """Standard deviation of the normal initialization."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel."""
-    checkpoint: Path | None = None
-    """Folder of weights to start from; null starts from random weights."""
+    checkpoint: str | None = None
+    """Weights to start from: a folder, a published model (``geneformer@v2-104m``) or ``owner/name`` on the Hub; null:
+    random weights."""
     options: dict[str, Any] = Field({}, json_schema_extra=options_schema("models"))
     """What only this architecture knows."""
 

@@ -1,6 +1,6 @@
 """Recipe: the five sections of RunConfig with an identity, variants and expected values.
 
-A recipe and a user's own YAML are the same file format: what a user's file lacks is the identity.
+A recipe and a user's own file are the same format, in YAML or TOML: what a user's file lacks is the identity.
 Found by name among the shipped recipes, or by path wherever a name works.
 
 Lives here: finding, reading, choosing a variant, the digest. Lives elsewhere: the keys (run), the
@@ -26,6 +26,7 @@ from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
 from scmf.core.paths import shipped
 from scmf.core.redact import hide, hide_override
+from scmf.core.toml import load_toml
 from scmf.core.workspace import is_shipped
 from scmf.core.yaml import load_yaml
 
@@ -37,6 +38,16 @@ _CAME_LATER = {
     "eval": ("tasks",),
 }
 """Keys that did not exist when the first expected values were recorded, by section."""
+
+_MOVES_NO_NUMBER = (
+    "seed", "trackers", "project", "keep_checkpoints", "checkpoint_every_n_steps", "strategy", "num_gpus",
+    "num_processes", "num_nodes",
+)  # fmt: skip
+"""Keys of ``training`` that a digest leaves out: a run may go on with others. How many batches make a step is kept in
+its checkpoints."""
+
+_CAME_LATER_IN_FINETUNE = ("task", "method", "rank", "alpha", "adapter_dropout", "class_weights", "patience")
+"""The same of ``eval.finetune``."""
 
 
 class Identity(Section):
@@ -134,8 +145,12 @@ class Recipe:
                 default = plain[key].get_default(call_default_factory=True)
                 if getattr(getattr(self.config, section), key) == default or sections[section][key] == {}:
                     del sections[section][key]
+        if (settings := self.config.eval.finetune) is not None:
+            for key in _CAME_LATER_IN_FINETUNE:
+                if getattr(settings, key) == type(settings).model_fields[key].default:
+                    del sections["eval"]["finetune"][key]
         del sections["data"]["allow_low_coverage"]  # it refuses or does not, and moves no number
-        for key in ("seed", "trackers", "project", "keep_checkpoints", "checkpoint_every_n_steps"):
+        for key in _MOVES_NO_NUMBER:
             del sections["training"][key]
         if sections["data"]["files"]:  # own files are known by what they hold, which the digest of a run has
             sections["data"] |= {"files": len(sections["data"]["files"]), "split": bool(sections["data"]["split"])}
@@ -151,7 +166,7 @@ class Recipe:
         return self.variants[self.variant].tier if self.variant in self.variants else "mini"
 
     def module(self, stem: str) -> ModuleType:
-        """Import ``<stem>.py`` of the recipe's folder (parity checks, converters).
+        """Import ``<stem>.py`` of the recipe's folder (parity checks).
 
         Raises
         ------
@@ -188,29 +203,34 @@ def list_recipes() -> list[str]:
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
-    """Path of a recipe's YAML file, from its name, its folder or the file."""
+    """Path of a recipe's YAML or TOML file, from its name, its folder or the file."""
     path = Path(name_or_path)
     if path.is_file():
         return path
-    if (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
+    inside = [path / name for name in ("recipe.yaml", "recipe.toml") if (path / name).is_file()]
+    if len(inside) > 1:
+        raise ConfigError(
+            "both recipe.yaml and recipe.toml", wanted="one of them", where=path, fix="name the file that is meant"
+        )
+    if inside:
+        return inside[0]
     known = list_recipes()
     if str(name_or_path) in known:
         return shipped("recipes") / str(name_or_path) / "recipe.yaml"
     raise ConfigError(
         f"recipe {str(name_or_path)!r}",
-        wanted="the name of a shipped recipe or the path of a YAML file",
+        wanted="the name of a shipped recipe or the path of a YAML or TOML file",
         fix=registry.did_you_mean(str(name_or_path), known),
     )
 
 
 def load_recipe(name_or_path: str | Path, *, variant: str | None = None, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe or a user's own YAML file.
+    """Read a recipe or a user's own file, YAML or (``.toml``) TOML.
 
     Parameters
     ----------
     name_or_path
-        ``geneformer``, a folder, or a YAML file.
+        ``geneformer``, a folder, or a YAML or TOML file.
     variant
         One of the file's variants; the recipe's default when None.
     overrides
@@ -222,7 +242,7 @@ def load_recipe(name_or_path: str | Path, *, variant: str | None = None, overrid
         For an unknown name, variant, key or value, with a hint.
     """
     path = find_recipe(name_or_path)
-    raw = load_yaml(path)
+    raw = load_toml(path) if path.suffix.lower() == ".toml" else load_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError(
             f"a {type(raw).__name__}",

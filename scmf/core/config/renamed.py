@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scmf.core.config.spellings import MOVED, schema_spelling
 from scmf.core.errors import ConfigError, reading
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ def current_names(place: str, values: Any) -> Any:
                 raise ConfigError(
                     f"{key} and {new}", wanted=f"{new} alone", where=place, fix=f"remove {key}, its name of before"
                 )
-            warn_renamed(place, str(key), str(new))
+            if (place, str(key)) not in MOVED:  # another spelling, which stands for good
+                warn_renamed(place, str(key), str(new))
         found[new] = value
     return found
 
@@ -96,7 +98,7 @@ def load_tokenizer(strategy: Any, folder: Path | str) -> Any:
 
 
 def current_sections(raw: Any) -> Any:
-    """The sections of a run's configuration with the names of today; what is not a mapping is left to the check."""
+    """The sections of a run's configuration as the schema spells them; what is not a mapping is left to the check."""
     if not isinstance(raw, Mapping):
         return raw
     found = dict(raw)
@@ -106,7 +108,7 @@ def current_sections(raw: Any) -> Any:
     model = found.get("model")
     if isinstance(model, dict) and "options" in model:
         model["options"] = current_names("model.options", model["options"])
-    return found
+    return schema_spelling(found)
 
 
 def current_file(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ wrong key (validation), identity and variants of a recipe (recipe), expected val
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from scmf.core.config.data import DataConfig as DataConfig  # sections are impor
 from scmf.core.config.model import ModelConfig as ModelConfig
 from scmf.core.config.renamed import current_sections
 from scmf.core.config.section import Section
+from scmf.core.config.spellings import schema_values
 from scmf.core.config.tokenizer import TokenizerConfig as TokenizerConfig
 from scmf.core.config.training import FinetuneConfig as FinetuneConfig
 from scmf.core.config.training import TrainingConfig as TrainingConfig
@@ -64,7 +66,7 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _names_of_today(cls, raw: Any) -> Any:
-        return current_sections(raw)
+        return schema_values(current_sections(raw)) if isinstance(raw, Mapping) else raw
 
 
 # --- from a file and overrides to a config --------------------------------------------------------
@@ -103,8 +105,9 @@ def apply_overrides(raw: dict[str, Any], overrides: tuple[str, ...] | list[str])
     """
     for text in overrides:
         keys, value = parse_override(text)
-        if keys[0] == "data" and len(keys) > 1 and keys[1] in _SOURCES and value:
-            raw = deep_merge(raw, {"data": {key: empty for key, empty in _SOURCES.items() if key != keys[1]}})
+        source = "census" if keys[:2] == ["data", "source"] else keys[1] if keys[0] == "data" and len(keys) > 1 else ""
+        if source in _SOURCES and value:
+            raw = deep_merge(raw, {"data": {key: empty for key, empty in _SOURCES.items() if key != source}})
         for key in reversed(keys):
             value = {key: value}
         raw = deep_merge(raw, current_sections(value))

@@ -195,17 +195,16 @@ def _extract(artifact: Path, member: str, target: Path) -> None:
         raise UnavailableError(f"the artifact has no readable member {member!r}") from error
 
 
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's own library raises when the Hub, or the way to it, fails."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    of_client = tuple(base for base in HfHubHTTPError.__bases__ if base is not OSError)  # httpx or httpx2
+    return (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, *of_client)
+
+
 def _from_hub(source: HubSource, target: Path) -> None:
-    import httpx
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Quiet(tqdm):  # type: ignore[type-arg, misc]
-        """The Hub's own progress bar, switched off."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
 
     # Into a folder of its own, so that there is one cache and one copy.
     with tempfile.TemporaryDirectory(prefix=".hub.", dir=target.parent) as folder:
@@ -216,9 +215,10 @@ def _from_hub(source: HubSource, target: Path) -> None:
                 repo_type=source.repo_type,
                 revision=source.revision,
                 local_dir=folder,
-                tqdm_class=tqdm if progress.shown() else Quiet,
+                endpoint=os.environ.get("HF_ENDPOINT") or None,
+                tqdm_class=progress.hub_bar(),
             )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError) as error:
+        except hub_errors() as error:
             raise UnavailableError(_reason(error)) from error
         Path(path).replace(target)
 

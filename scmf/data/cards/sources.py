@@ -71,13 +71,13 @@ def status(card: Card) -> str:
     """``here``, ``fetched on first use``, ``needs SCMF_DATA_DIR`` or ``needs a download``; no file is opened."""
     if card.needs_download:
         return "needs a download"
-    if all(_is_here(card, file) for file in card.files):
+    if all(is_here(card, file) for file in card.files):
         return "here"
     remote = all(any(not isinstance(source, MirrorSource) for source in file.sources) for file in card.files)
     return "fetched on first use" if remote else "needs SCMF_DATA_DIR"
 
 
-def _is_here(card: Card, file: CardFile) -> bool:
+def is_here(card: Card, file: CardFile) -> bool:
     """Whether a file lies in the cache, in a mirror or in an installed package."""
     if (cache_dir() / card.name / f"{file.sha256[:12]}-{file.name}").is_file():
         return True

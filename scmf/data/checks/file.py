@@ -23,10 +23,11 @@ from scmf.data.cards.card import Card
 from scmf.data.checks.authenticity import check_authentic
 from scmf.data.checks.cards import check_card
 from scmf.data.checks.labels import check_labels
-from scmf.data.checks.vocabulary import check_vocabulary
+from scmf.data.checks.vocabulary import check_species, check_vocabulary
 from scmf.data.genes import ids as genes_
 from scmf.data.genes.feature_types import genes_by_type
 from scmf.data.genes.measured import measured_genes as genes_measured
+from scmf.data.genes.species import species_of_table
 from scmf.data.genes.vocabulary import GeneTables, load_vocabulary
 from scmf.data.loading.load import read_file
 from scmf.data.splits.duplicates import row_hashes
@@ -127,6 +128,7 @@ def check_file(
             x = x[:, kept]
         _check_cells(report, x, adata.obs_names, min_genes=min_genes)
     if vocabulary is not None and ids is not None:
+        check_species(report, vocabulary)
         check_vocabulary(report, vocabulary, ids, x, allow=allow_low_coverage)
     labels = _check_key(report, adata, label_key, "label_key")
     _check_key(report, adata, batch_key, "batch_key")
@@ -203,10 +205,11 @@ def _check_genes(report: CheckReport, var: pd.DataFrame, where: str, *, path: Pa
         report.add("error", "gene ids", error.found, do=error.fix or "")
         return None
     kind = genes_.detect(ids[genes_by_type(var)[0]])
+    species = species_of_table(var, ids)
     report.facts["genes"] = {
         "where": where,
         "kind": kind.kind,
-        "species": kind.species,
+        "species": species,
         "share": kind.share,
         "versioned": kind.n_versioned,
         "not_upper": kind.n_not_upper,
@@ -222,7 +225,8 @@ def _check_genes(report: CheckReport, var: pd.DataFrame, where: str, *, path: Pa
     report.add(
         "ok" if usable else "warning",
         "gene ids",
-        f"{where}: {kind} ({kind.share:.1%} of {len(ids):,})",
+        f"{where}: {kind} ({kind.share:.1%} of {len(ids):,})"
+        + (f", of {species}" if species and species != kind.species and not kind.is_mixture else ""),
         do="" if usable else "put Ensembl ids into a column of var and name it in data.gene_ids",
     )
     if kind.n_versioned:

@@ -11,8 +11,20 @@ import numpy as np
 from scipy import sparse
 
 from scmf.data.genes.known_share import LEAST, KnownShare
+from scmf.data.genes.species import species_read
 from scmf.data.genes.vocabulary import GeneTables
 from scmf.data.splits.findings import CheckReport, Level
+
+
+def check_species(report: CheckReport, vocabulary: GeneTables) -> None:
+    """Add an error where the genes of the file are of another species than those of the vocabulary."""
+    species = report.facts["genes"]["species"]
+    read = species_read(vocabulary.genes, vocabulary.aliases)
+    if species and read and species not in read:
+        report.add(
+            "error", "species", f"genes of {species}, and a vocabulary of {', '.join(sorted(read))}",
+            do="use a vocabulary of this species, or train with data.gene_set and data.orthologs",
+        )  # fmt: skip
 
 
 def check_vocabulary(

@@ -72,7 +72,8 @@ def convert(
         Bytes for buffers. On top come the program (about 300 MB), 4 bytes for each cell of the corpus, and
         one column of ``obs`` of the largest input.
     obs_columns
-        Columns of ``obs`` to keep; None keeps those that all inputs have. ``source`` and ``source_row`` are added.
+        Columns of ``obs`` to keep; None keeps all, and cells of inputs that lack one have no value in it. ``source``
+        and ``source_row`` are added.
     keep
         Boolean (cells of the corpus,): leave out the others.
     threads

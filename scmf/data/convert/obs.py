@@ -24,6 +24,7 @@ import pandas as pd
 from scmf.core.errors import DataError
 from scmf.core.files import write_json
 from scmf.data.convert.plan import read_note
+from scmf.data.stores.cell_ids import marks_of
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.missing import as_text
 from scmf.data.stores.store import Store
@@ -68,8 +69,8 @@ class Column:
     ordered: bool = False
 
 
-def common_columns(stores: Sequence[Store], wanted: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
-    """Columns that every store has, in the order of the first; and which stores lack each of the others.
+def columns_of(stores: Sequence[Store], wanted: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
+    """Columns of all stores, in the order in which they first appear; and which stores lack each of them, if any do.
 
     Raises
     ------
@@ -89,13 +90,11 @@ def common_columns(stores: Sequence[Store], wanted: Sequence[str] | None) -> tup
                     )
         return list(wanted), {}
     every = dict.fromkeys(column for store in stores for column in store.obs_columns if column not in OURS)
-    kept = [column for column in every if all(column in columns for columns in have)]
-    dropped = {
+    lacking = {
         column: [store.uri for store, columns in zip(stores, have, strict=True) if column not in columns]
         for column in every
-        if column not in kept
     }
-    return kept, dropped
+    return list(every), {column: uris for column, uris in lacking.items() if uris}
 
 
 class ObsSpool:
@@ -110,11 +109,12 @@ class ObsSpool:
     names
         Columns to keep.
     sources
-        Name of each store in `source`, also put before cell ids that stand in several stores.
+        Name of each store in `source`.
     """
 
     def __init__(self, folder: Path, corpus: Corpus, names: Sequence[str], *, sources: Sequence[str]) -> None:
         self.folder, self.corpus, self.sources = folder, corpus, list(sources)
+        self.marks = marks_of([str(store.uri) for store in corpus.stores])
         first = {id(store): number for number, store in reversed(list(enumerate(corpus.stores)))}
         self._file_of = [first[id(store)] for store in corpus.stores]
         done = folder / "columns.json"
@@ -150,7 +150,8 @@ class ObsSpool:
     def _write(self, number: int, name: str) -> Column:
         column = Column(name)
         types: list[np.dtype] = []
-        for store in self._distinct():
+        having, lacking = self._having(name)
+        for store in having:
             values = self.corpus.stores[store].obs([name])[name]
             if values.dtype.kind not in "biuf":  # the kind of a categorical is O
                 return self._write_categories(number, column)
@@ -164,12 +165,26 @@ class ObsSpool:
         if len({one.kind == "b" for one in types}) > 1:
             return self._write_categories(number, column)
         column.dtype = np.result_type(*types).str
+        column.nullable |= bool(lacking) and np.dtype(column.dtype).kind != "f"
+        for store in lacking:
+            column.stored[str(store)] = column.dtype
+            n_cells = self.corpus.stores[store].n_cells
+            np.full(n_cells, 0 if column.nullable else np.nan, column.dtype).tofile(self._path(number, store, "values"))
+            np.ones(n_cells, bool).tofile(self._path(number, store, "mask"))
         return column
+
+    def _having(self, name: str) -> tuple[list[int], list[int]]:
+        """The stores that have a column of ``obs``, and those that lack it: their cells have no value in it."""
+        found: tuple[list[int], list[int]] = [], []
+        for store in self._distinct():
+            found[name not in self.corpus.stores[store].obs_columns].append(store)
+        return found
 
     def _write_categories(self, number: int, column: Column) -> Column:
         known: dict[str, int] = {}
         types, orders = set(), set()
-        for store in self._distinct():
+        having, lacking = self._having(column.name)
+        for store in having:
             values = self.corpus.stores[store].obs([column.name])[column.name]
             if not isinstance(values.dtype, pd.CategoricalDtype):
                 values = values.astype("category")
@@ -178,11 +193,15 @@ class ObsSpool:
             orders.add((bool(values.cat.ordered), tuple(categories) if values.cat.ordered else ()))
             codes = np.array([known.setdefault(one, len(known)) for one in categories] + [-1], np.int32)
             if len(known) > MOST_CATEGORIES:
-                for each in self._distinct():
+                for each in lacking:
+                    self._write_text(number, each, np.full(self.corpus.stores[each].n_cells, "", object))
+                for each in having:
                     texts = self.corpus.stores[each].obs([column.name])[column.name].astype(object)
                     self._write_text(number, each, texts.where(texts.notna(), "").to_numpy())
                 return Column(column.name, kind="text")
             codes[values.cat.codes.to_numpy()].tofile(self._path(number, store, "values"))
+        for store in lacking:
+            np.full(self.corpus.stores[store].n_cells, -1, np.int32).tofile(self._path(number, store, "values"))
         one_type = types.pop() if len(types) == 1 else "str"
         return Column(
             column.name,
@@ -291,7 +310,7 @@ class ObsSpool:
         columns["source_row"] = records["source_row"].copy()
         ids = texts[-1]
         if self.prefixed:
-            ids = [f"{self.sources[s]}:{one}" for s, one in zip(records["source"].tolist(), ids, strict=True)]
+            ids = [f"{self.marks[s]}:{one}" for s, one in zip(records["source"].tolist(), ids, strict=True)]
         return pd.DataFrame(columns, index=pd.Index(np.array(ids, dtype=object)))
 
 

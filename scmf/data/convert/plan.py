@@ -20,10 +20,12 @@ import pandas as pd
 from scmf.core.errors import DataError, GeneError
 from scmf.core.files import read_object, sha256_json, write_json
 from scmf.data.genes import ids as genes_
+from scmf.data.genes.joining import joining_names
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.named_genes import named_genes
 from scmf.data.stores.store import Store
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a conversion that was begun by an older version cannot be gone on with."""
 
 # --- genes ----------------------------------------------------------------------------------------
@@ -53,8 +55,8 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
     """One aligner for all stores.
 
     Genes are compared in their canonical form (no version suffix) and written as they first appear, in the order in
-    which they first appear. Where one store has two ids of the same canonical form (a gene and its copy on Y, say)
-    that gene is compared as written.
+    which they first appear; where one store has symbols and another Ensembl ids, by their ids. Where one store has two
+    ids of the same canonical form (a gene and its copy on Y, say) that gene is compared as written.
 
     Parameters
     ----------
@@ -69,9 +71,8 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
         Ids of several kinds or species, no gene common to all, or none of the wanted genes in any input.
     """
     distinct = list({id(store): store for store in stores}.values())
-    fix = "name the column of var that holds Ensembl ids of one species (gene_ids=)"
-    genes_.refuse_mixed_kinds([(str(store.uri), store.genes) for store in distinct], where="the inputs", fix=fix)
-    forms = [[genes_.canonical(gene) for gene in store.genes] for store in distinct]
+    mapping = joining_names(named_genes(distinct), where="the inputs", one_species=True)
+    forms = [_forms(store.genes, mapping) for store in distinct]
     shared = {form for store in forms for form, n in Counter(store).items() if n > 1}
     keys = {
         id(store): [gene if form in shared else form for gene, form in zip(store.genes, form_of, strict=True)]
@@ -81,7 +82,7 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
     written: dict[str, str] = {}
     for store in distinct:
         for key, gene in zip(keys[id(store)], store.genes, strict=True):
-            written.setdefault(key, gene)
+            written.setdefault(key, key if mapping is not None and key in mapping.known else gene)
     if isinstance(genes, str):
         least = 1 if genes == "union" else len(stores)
         aligner = {key: gene for key, gene in written.items() if measured[key] >= least}
@@ -95,7 +96,8 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
     else:
         ids = np.array([str(gene) for gene in genes], dtype=object)
         genes_.refuse_duplicates(ids, path="genes")
-        aligner = {gene if (form := genes_.canonical(gene)) in shared else form: gene for gene in ids}
+        forms_of_ids = _forms(ids.tolist(), mapping)
+        aligner = {gene if form in shared else form: gene for gene, form in zip(ids, forms_of_ids, strict=True)}
         if len(aligner) < len(ids):
             raise GeneError(
                 f"{len(ids) - len(aligner)} of the wanted genes differ from another only by a version suffix",
@@ -124,6 +126,14 @@ def unite_genes(stores: Sequence[Store], genes: Literal["union", "intersection"]
         var["symbol"] = symbols
     var["n_stores"] = np.array([measured[key] for key in aligner], np.int32)
     return GenePanel(var, [of_store[id(store)] for store in stores])
+
+
+def _forms(genes: Sequence[str], mapping: genes_.GeneMap | None) -> list[str]:
+    """The form in which the genes of a store are compared: their id where names are brought together."""
+    own = [genes_.canonical(gene) for gene in genes]
+    if mapping is None:
+        return own
+    return [found or form for found, form in zip(mapping.map(genes)[0].tolist(), own, strict=True)]
 
 
 # --- order and sizes ------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ class ConvertReport:
         Size on disk.
     seconds
         Wall time of the last try.
-    dropped_columns
-        Columns of ``obs`` that some inputs lack, with these inputs; they are not in the output.
+    filled_columns
+        Columns of ``obs`` that some inputs lack, with these inputs; their cells have no value in them.
     inputs
         For each input ``uri``, its name in ``obs["source"]``, the ``matrix``, ``cells``, ``nnz``, ``counts`` and
         ``fingerprint``.
@@ -56,7 +56,7 @@ class ConvertReport:
     datasets: int
     bytes: int
     seconds: float
-    dropped_columns: dict[str, list[str]]
+    filled_columns: dict[str, list[str]]
     inputs: list[dict[str, Any]]
     order_sha256: str
     digest: str
@@ -128,9 +128,12 @@ def finished(out: Path, settings: dict[str, Any]) -> ConvertReport:
     attributes = attributes if isinstance(attributes, dict) else {}
     if attributes.get("settings_sha256") != sha256_json(settings):
         raise DataError(
-            "a collection made of other inputs or with other arguments",
+            "a collection made of other inputs or with other arguments, or by an earlier version of scmf",
             wanted="a new or empty folder",
             where=out,
             fix="choose another folder, or remove this one",
         )
-    return ConvertReport(out=str(out), **attributes["report"])
+    report = dict(attributes["report"])
+    if "dropped_columns" in report:  # of an earlier version; had it dropped any, the settings would differ
+        report["filled_columns"] = report.pop("dropped_columns")
+    return ConvertReport(out=str(out), **report)

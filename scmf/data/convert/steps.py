@@ -6,6 +6,7 @@ Lives elsewhere: the arguments and the folder (convert), what is decided before 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections import deque
@@ -21,11 +22,13 @@ from scmf.core import progress
 from scmf.core.errors import DataError
 from scmf.core.files import sha256_json, write_json
 from scmf.data.convert import plan, zarr_writer
-from scmf.data.convert.obs import ObsSpool, common_columns
+from scmf.data.convert.obs import ObsSpool, columns_of
 from scmf.data.convert.report import ConvertReport, describe_input, finished, publish
 from scmf.data.convert.rows import Rows, Totals, conform, index_dtype, totals
 from scmf.data.convert.runs import Cells, Runs, encoded_size, select
 from scmf.data.stores.corpus import Corpus, ScannedBlock
+
+log = logging.getLogger(__name__)
 
 WORK = ".convert"
 """Folder in the collection with what a conversion has begun."""
@@ -53,7 +56,10 @@ class Conversion:
         self.corpus, self.out, self.work, self.keep, self.pool = corpus, out, out / WORK, keep, pool
         self.shuffle, self.memory, self.threads = shuffle, memory, threads
         self._bars, self._bar_of = bars, dict[str, progress.Bar]()
-        self.columns, self.dropped = common_columns(corpus.stores, obs_columns)
+        self.columns, self.filled = columns_of(corpus.stores, obs_columns)
+        for column, uris in self.filled.items():
+            some = f"{len(uris)} of {len(corpus.stores)} inputs, the first is {uris[0]}"
+            log.warning(f"obs column {column!r} is missing in {some}: their cells have no value in it")
         self.aligner = plan.unite_genes(corpus.stores, genes)
         self.n_cells = corpus.n_cells if keep is None else int(np.count_nonzero(keep))
         self.places = plan.places(self.n_cells, seed=seed, shuffle=shuffle)
@@ -284,7 +290,7 @@ class Conversion:
             datasets=self.n_datasets,
             bytes=sum(path.stat().st_size for path in self.out.glob("dataset_*/**/*") if path.is_file()),
             seconds=round(time.monotonic() - started, 3),
-            dropped_columns=self.dropped,
+            filled_columns=self.filled,
             inputs=[
                 describe_input(store, source, one)
                 for store, source, one in zip(self.corpus.stores, self.sources, of_inputs, strict=True)

@@ -19,7 +19,7 @@ import numpy as np
 from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, GeneError
 from scmf.data.genes.ids import GeneMap, canonical, is_ensembl
-from scmf.data.genes.names import species_of
+from scmf.data.genes.species import species_of
 from scmf.data.genes.vectors import GeneVectors, load_gene_vectors
 from scmf.data.genes.vocabulary import human_genes
 

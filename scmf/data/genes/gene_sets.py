@@ -21,7 +21,8 @@ from scmf.core import registry
 from scmf.core.errors import ConfigError, DataError, GeneError
 from scmf.core.files import write_text
 from scmf.data.cards.card import list_cards, load_card
-from scmf.data.genes.ids import ID_COLUMNS, SYMBOL_COLUMNS, GeneMap, detect
+from scmf.data.genes.ids import ID_COLUMNS, SYMBOL_COLUMNS, GeneMap
+from scmf.data.genes.species import species_of
 from scmf.data.genes.vocabulary import annotation, human_genes, load_vocabulary, mouse_genes
 
 _HUMAN, _MOUSE = "Homo sapiens", "Mus musculus"
@@ -134,7 +135,7 @@ def load_gene_set(name: str | Path) -> GeneSet:
         path = Path(name).expanduser()
         genes = _read(path)
         _refuse(genes, where=path)
-        return GeneSet(path.stem, genes, detect(genes).species, str(path))
+        return GeneSet(path.stem, genes, species_of(genes), str(path))
     vocabularies = [card.name for card in list_cards(kind="vocabulary") if _has_tokens(card)]
     if text not in vocabularies and not text.endswith((".yaml", ".yml")):
         raise ConfigError(

@@ -11,14 +11,14 @@ from __future__ import annotations
 import csv
 import gzip
 import re
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from scmf.data.genes.ids import GeneMap, canonical, is_ensembl
+from scmf.data.genes.ids import GeneMap, folded, is_ensembl
 
 _WITH_ID = re.compile(r"_(ENSG\d{11})$")
 """The end of a symbol that CELLxGENE made unique: ``SIGLEC5_ENSG00000268500``."""
@@ -56,11 +56,14 @@ class HumanNames:
         symbol of a gene that GENCODE does not have (no genes), previous symbol, alias.
     written
         Symbols and previous symbols that are not in upper case (``C10orf105``), by their upper case.
+    spelled
+        The same of aliases (``hsa-mir-8072``).
     """
 
     genes: tuple[str, ...]
     levels: tuple[Mapping[str, set[str]], ...]
     written: Mapping[str, str]
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, gencode: pd.DataFrame, hgnc: Path) -> HumanNames:
@@ -75,6 +78,7 @@ class HumanNames:
         """
         known: list[str] = gencode["gene"].tolist()
         written: dict[str, str] = {}
+        spelled: dict[str, str] = {}
         symbols: dict[str, set[str]] = defaultdict(set)
         for gene, symbol in zip(known, gencode["symbol"], strict=True):
             symbols[_note(symbol, written)].add(gene)
@@ -87,14 +91,14 @@ class HumanNames:
         with gzip.open(hgnc, "rt", encoding="utf-8", newline="") as handle:
             for row in csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE):
                 if (gene := row["ensembl_gene_id"]) not in current:
-                    elsewhere[canonical(row["symbol"])] = set()
+                    elsewhere[folded(row["symbol"])] = set()
                     continue
                 approved[_note(row["symbol"], written)].add(gene)
                 for name in filter(None, row["prev_symbol"].split("|")):
                     previous[_note(name, written)].add(gene)
                 for name in filter(None, row["alias_symbol"].split("|")):
-                    aliases[canonical(name)].add(gene)
-        return cls(tuple(known), (approved, symbols, elsewhere, previous, aliases), written)
+                    aliases[_note(name, spelled)].add(gene)
+        return cls(tuple(known), (approved, symbols, elsewhere, previous, aliases), written, spelled)
 
     def decided(self) -> tuple[dict[str, tuple[int, str]], set[str]]:
         """Name -> number of the level that decides it and its gene; and the names of several genes at that level."""
@@ -115,7 +119,11 @@ class HumanNames:
     def gene_map(self) -> GeneMap:
         """Any name -> Ensembl id."""
         names, ambiguous = self.decided()
-        return GeneMap(self.genes, {name: gene for name, (_, gene) in names.items()}, ambiguous=ambiguous)
+        upper = {name: gene for name, (_, gene) in names.items()}
+        mixed = ChainMap(dict(self.written), dict(self.spelled))
+        written = {mixed[name]: gene for name, gene in upper.items() if name in mixed}
+        also = {mixed[name] for name in ambiguous if name in mixed}
+        return GeneMap(self.genes, upper, written, ambiguous=ambiguous | also)
 
     def of_symbols(self, symbols: Iterable[str]) -> SymbolNames:
         """What other names lead to the genes of a vocabulary of symbols.
@@ -131,11 +139,11 @@ class HumanNames:
             Genes as the vocabulary writes them.
         """
         symbols = list(symbols)
-        exact, own = set(symbols), {canonical(symbol) for symbol in symbols}
+        exact, own = set(symbols), {folded(symbol) for symbol in symbols}
         names, ambiguous = self.decided()
         found: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for symbol in symbols:
-            name = canonical(symbol)
+            name = folded(symbol)
             if is_ensembl(symbol):
                 found[name].append((-2 if name == symbol else -1, symbol))
             elif with_id := _WITH_ID.search(symbol):
@@ -173,7 +181,7 @@ class HumanNames:
 
 def _note(name: str, written: dict[str, str]) -> str:
     """The name in upper case; how it is written is kept where that differs."""
-    upper = canonical(name)
+    upper = folded(name)
     if upper != name:
         written.setdefault(upper, name)
     return upper

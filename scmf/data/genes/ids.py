@@ -55,7 +55,20 @@ def is_ensembl(gene: str) -> bool:
 
 
 def canonical(gene: str) -> str:
-    """The form in which ids are compared: no spaces around, no version, upper case."""
+    """The form in which names are compared: no spaces around; Ensembl ids without version, in upper case.
+
+    Symbols keep their case: ``Gpi1`` of the mouse is not ``GPI1``, an alias of the human gene PIGQ. The one exception
+    is ``C10orf105``, which many tables write ``C10ORF105``.
+    """
+    name = str(gene).strip()
+    if _ENSEMBL.match(name):
+        return strip_version(name).upper()
+    upper = name.upper()
+    return upper if name.replace("orf", "ORF") == upper else name
+
+
+def folded(gene: str) -> str:
+    """A name without version and in upper case, for tables of one species alone."""
     return strip_version(str(gene).strip()).upper()
 
 
@@ -69,7 +82,8 @@ class IdKind:
         What most of them are: ``ensembl``, ``symbol``, ``entrez``, ``other`` (another database or species)
         or ``mixed`` when nothing reaches nine of ten.
     species
-        Species as far as the ids tell; empty when they do not.
+        Species as far as Ensembl ids tell; empty when they do not. Symbols tell nothing here: see
+        `scmf.data.genes.species.species_of`.
     share
         Share of the ids that are of this kind.
     n_versioned, n_not_upper, n_excel_dates
@@ -104,7 +118,7 @@ def detect(genes: Iterable[str]) -> IdKind:
     ids = [str(gene).strip() for gene in genes if not str(gene).startswith(("ERCC-", "ercc-"))]
     kinds: Counter[str] = Counter()
     species: Counter[str] = Counter()
-    versioned = not_upper = dates = mouse_like = 0
+    versioned = not_upper = dates = 0
     for gene in ids:
         if found := _ENSEMBL.match(gene):
             kinds["ensembl"] += 1
@@ -118,7 +132,6 @@ def detect(genes: Iterable[str]) -> IdKind:
         else:
             kinds["symbol"] += 1
             dates += _EXCEL_DATE.match(gene) is not None
-            mouse_like += len(gene) > 2 and gene[0].isupper() and gene[1:3].islower()
     if not ids:
         return IdKind("other", "", 0.0, 0, 0, 0)
     kind, count = kinds.most_common(1)[0]
@@ -129,8 +142,6 @@ def detect(genes: Iterable[str]) -> IdKind:
     if kind == "ensembl":
         prefix, _ = species.most_common(1)[0]
         name = _SPECIES.get(prefix, f"species ENS{prefix}")
-    elif kind == "symbol":
-        name = "Mus musculus" if mouse_like > 0.5 * count else "Homo sapiens"
     several = [(prefix, n) for prefix, n in species.most_common() if n >= 0.01 * len(ids)]
     told = tuple((_SPECIES.get(prefix, f"species ENS{prefix}"), n) for prefix, n in several)
     return IdKind(kind, name, share, versioned, not_upper, dates, told)  # type: ignore[arg-type]
@@ -216,7 +227,7 @@ class MapReport:
     exact
         Known as they are written.
     normalized
-        Known after removing a version suffix, spaces or lower case.
+        Known after removing a version suffix, spaces or the lower case of an Ensembl id.
     alias
         Known by another name: symbol, alias, previous symbol or retired id.
     ambiguous
@@ -253,7 +264,7 @@ class GeneMap:
     known
         Current ids. They map to themselves and win over every alias.
     aliases
-        Tables other name -> current id, the more trusted first. Names are compared in upper case;
+        Tables other name -> current id, the more trusted first. Names are compared as `canonical` writes them;
         values that are not ``known`` are left out.
     ambiguous
         Names that stand for several genes.
@@ -311,24 +322,4 @@ def refuse_duplicates(ids: np.ndarray, *, path: object) -> None:
             where=path,
             fix="add up the columns of a gene, or give unique Ensembl ids with data.gene_ids; do not use "
             "var_names_make_unique(), which invents genes",
-        )
-
-
-def refuse_mixed_kinds(genes: Sequence[tuple[str, Iterable[str]]], *, where: str, fix: str) -> None:
-    """Raise `GeneError` when the ids of several tables are not of one kind and one species.
-
-    Parameters
-    ----------
-    genes
-        Name and gene ids of each table.
-    where, fix
-        What the error says.
-    """
-    kinds = [detect(ids) for _, ids in genes]
-    if len({(kind.kind, kind.species) for kind in kinds}) > 1:
-        raise GeneError(
-            "; ".join(f"{name}: {kind}" for (name, _), kind in zip(genes, kinds, strict=True)),
-            wanted="one kind of gene ids and one species",
-            where=where,
-            fix=fix,
         )

@@ -1,32 +1,33 @@
 """From the names a file gives its genes to canonical ids, whatever the species and the kind of name.
 
-Lives here: `resolve`, the one place where other names and orthologs come together.
-Lives elsewhere: other names (ids), orthologs (orthologs), where a gene goes in an aligner (preprocess.gene_aligner).
+Lives here: `resolve`, the one place where other names and orthologs come together, and what is kept of them
+(`OtherNames`).
+Lives elsewhere: other names (ids), orthologs (orthologs), the species of a file (species), where a gene goes in an
+aligner (preprocess.gene_aligner).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from scmf.core.errors import GeneError
-from scmf.data.genes.ids import GeneMap, canonical, detect, is_ensembl
-from scmf.data.genes.orthologs import OrthologMap
+from scmf.data.genes.ids import GeneMap, canonical
+from scmf.data.genes.orthologs import Orthologs
+from scmf.data.genes.species import MOUSE, species_of
 
 KINDS = ("exact", "normalized", "alias", "ortholog", "outside", "ambiguous", "no_ortholog", "unknown")
 """What can become of a gene of a file.
 
-``exact``: known as written. ``normalized``: known without version suffix, spaces or lower case. ``alias``: known by
-another name. ``ortholog``: a mouse gene that stands for a human one. ``outside``: known, but not in the vocabulary.
-``ambiguous``: a name of several genes. ``no_ortholog``: a mouse gene without a human gene under the policy.
-``unknown``: not known.
+``exact``: known as written. ``normalized``: known without version suffix, spaces or the lower case of an id.
+``alias``: known by another name. ``ortholog``: a mouse gene that stands for a human one. ``outside``: known, but not in
+the vocabulary. ``ambiguous``: a name of several genes. ``no_ortholog``: a mouse gene without a human gene under the
+policy. ``unknown``: not known.
 """
 EXACT, NORMALISED, ALIAS, ORTHOLOG, OUTSIDE, AMBIGUOUS, NO_ORTHOLOG, UNKNOWN = range(len(KINDS))
 MATCHED = ORTHOLOG + 1
 """Kinds below this one are in the vocabulary."""
-_MOUSE = "Mus musculus"
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,27 @@ class Resolved:
     species: str
 
 
+@dataclass(frozen=True)
+class OtherNames:
+    """Other names of the genes of a vocabulary, which a tokenizer is saved with.
+
+    Parameters
+    ----------
+    aliases
+        Other name as files write it -> gene.
+    orthologs
+        Mouse Ensembl id, or symbol in upper case -> gene; for files of the mouse alone.
+    """
+
+    aliases: Mapping[str, str]
+    orthologs: Mapping[str, str]
+
+
 def resolve(
     genes: Iterable[str],
     *,
     mapping: GeneMap | None = None,
-    orthologs: OrthologMap | None = None,
+    orthologs: Orthologs | None = None,
     species: str | None = None,
 ) -> Resolved:
     """Canonical ids of ``genes``.
@@ -79,7 +96,7 @@ def resolve(
     species = species_of(genes) if species is None else species
     ids, kinds = [], np.empty(len(genes), np.uint8)
     for i, (gene, name) in enumerate(zip(genes, names, strict=True)):
-        if orthologs is not None and species == _MOUSE and name.startswith("ENSG"):
+        if orthologs is not None and species == MOUSE and name.startswith("ENSG"):
             ids.append("")
             kinds[i] = OUTSIDE
         elif orthologs is not None and _is_mouse(name, species):
@@ -99,34 +116,6 @@ def resolve(
     return Resolved(names, tuple(ids), kinds, species)
 
 
-def species_of(genes: Iterable[str]) -> str:
-    """Species of the genes of a file, ``""`` where they do not tell.
-
-    Ensembl ids among symbols (genes without a symbol of their own) and the symbols are asked apart; where they
-    disagree, there is no answer.
-    """
-    parts: tuple[list[str], list[str]] = [], []
-    for gene in genes:
-        parts[is_ensembl(str(gene).strip())].append(str(gene))
-    said = {detect(part).species for part in parts} - {""}
-    return said.pop() if len(said) == 1 else ""
-
-
 def _is_mouse(name: str, species: str) -> bool:
     """Whether a canonical name is looked up among mouse genes."""
-    return species == _MOUSE or not species and name.startswith("ENSMUSG")
-
-
-def refuse_other_species(found: str, wanted: str, *, where: object) -> None:
-    """Raise `GeneError` when genes of a species are asked for in a vocabulary of another; ``""`` fits everything."""
-    if not found or not wanted or found == wanted:
-        return
-    if (found, wanted) == (_MOUSE, "Homo sapiens"):
-        fix = (
-            "give the orthologs, which take mouse genes to human ones (orthologs=load_orthologs(); --orthologs one2one "
-            "on the command line), or use mouse_protein_coding; "
-            "where the species was guessed wrong from symbols, name it with species="
-        )
-    else:
-        fix = "use a vocabulary of this species (orthologs lead from mouse to human only), or name it with species="
-    raise GeneError(f"genes of {found}", wanted=f"genes of {wanted}, as in the vocabulary", where=where, fix=fix)
+    return species == MOUSE or not species and name.startswith("ENSMUSG")

@@ -7,10 +7,10 @@ second one. Lives elsewhere: names of mouse genes (vocabulary), putting counts t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from scmf.core import registry
 from scmf.core.errors import ConfigError
 from scmf.data.cards.card import Card, file_of, load_card
 from scmf.data.cards.sources import fetch_file
-from scmf.data.genes.ids import GeneMap, canonical, collisions
+from scmf.data.genes.ids import GeneMap, canonical, collisions, folded
 from scmf.data.genes.vocabulary import mouse_genes
 
 Many = Literal["one2one", "sum"]
@@ -78,6 +78,36 @@ class OrthologReport:
         return {**asdict(self), "mapped": self.mapped}
 
 
+class Orthologs(Protocol):
+    """What takes a mouse gene to another gene."""
+
+    def lookup(self, gene: str) -> tuple[str, str]:
+        """The gene that stands for a mouse gene (``""`` for none), and the field of `OrthologReport` that counts it."""
+
+
+class SavedOrthologs:
+    """The table that a tokenizer was saved with.
+
+    Parameters
+    ----------
+    table
+        Mouse Ensembl id, or symbol in upper case -> gene of the vocabulary.
+    """
+
+    def __init__(self, table: Mapping[str, str]) -> None:
+        self._table = {folded(name): canonical(gene) for name, gene in table.items()}
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        """The table, names as they are looked up."""
+        return dict(self._table)
+
+    def lookup(self, gene: str) -> tuple[str, str]:
+        """See `Orthologs`."""
+        found = self._table.get(folded(gene), "")
+        return found, "one2one" if found else "unknown"
+
+
 class OrthologMap:
     """Mouse gene -> human gene.
 
@@ -112,22 +142,31 @@ class OrthologMap:
         self.many: Many = many
         """What becomes of genes with several orthologs."""
         self.names = names
+        known, ambiguous = (names.known, names.ambiguous) if names else ((), ())
+        symbols = {folded(name): gene for name, gene in names.aliases.items()} if names else {}
+        self._symbols = {**symbols, **{folded(gene): gene for gene in known}}
+        self._ambiguous = {folded(name) for name in ambiguous} - self._symbols.keys()
         humans_of = table.groupby("mouse")["human"].transform("nunique")
         single = table["type"].eq("ortholog_one2one")
         duplicated = table["type"].eq("ortholog_one2many") & humans_of.eq(1)
         sure = table["confidence"].eq(1) | (not high_confidence)
         self._single = self._pairs(table[single & sure])
         self._duplicated = self._pairs(table[duplicated & sure]) if many == "sum" else {}
-        self._in_table = frozenset(canonical(gene) for gene in table["mouse"])
+        self._in_table = frozenset(folded(gene) for gene in table["mouse"])
 
     @staticmethod
     def _pairs(table: pd.DataFrame) -> dict[str, str]:
-        return {canonical(m): canonical(h) for m, h in zip(table["mouse"], table["human"], strict=True)}
+        return {folded(m): folded(h) for m, h in zip(table["mouse"], table["human"], strict=True)}
 
     @property
     def pairs(self) -> dict[str, str]:
         """Mouse gene -> human gene, Ensembl ids, for every mouse gene that is kept."""
         return {**self._single, **self._duplicated}
+
+    def table(self) -> dict[str, str]:
+        """Every name of a mouse gene that is kept, Ensembl id or symbol in upper case -> human Ensembl id."""
+        pairs = self.pairs
+        return {**{name: pairs[gene] for name, gene in self._symbols.items() if gene in pairs}, **pairs}
 
     def to_human(self, ids: Sequence[str] | np.ndarray) -> tuple[np.ndarray, OrthologReport]:
         """Map mouse genes to human ones.
@@ -148,15 +187,18 @@ class OrthologMap:
         return np.array(mapped, dtype=object), OrthologReport(len(mapped), **how, collisions=collisions(ids, mapped))
 
     def lookup(self, gene: str) -> tuple[str, str]:
-        """Human Ensembl id of one gene (``""`` for none), and the field of `OrthologReport` that counts it."""
-        name = canonical(gene)
+        """Human Ensembl id of one gene (``""`` for none), and the field of `OrthologReport` that counts it.
+
+        Only of genes that are known to be of the mouse: symbols are compared in upper case.
+        """
+        name = folded(gene)
         if name.startswith("ENSG"):
             return name, "human"
         mouse = name
         if name not in self._in_table and self.names is not None:
-            if name in self.names.ambiguous:
+            if name in self._ambiguous:
                 return "", "ambiguous"
-            mouse = name if name in self.names.known else self.names.aliases.get(name, "")
+            mouse = self._symbols.get(name, "")
         if mouse in self._single:
             return self._single[mouse], "one2one"
         if mouse in self._duplicated:

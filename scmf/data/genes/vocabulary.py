@@ -25,7 +25,7 @@ from scmf.core.files import read_object
 from scmf.data.cards.card import Card, file_of, load_card
 from scmf.data.cards.sources import fetch_file
 from scmf.data.genes.human_names import HumanNames
-from scmf.data.genes.ids import GeneMap, canonical
+from scmf.data.genes.ids import GeneMap, folded
 
 _ALLOWED = frozenset(
     [
@@ -283,10 +283,9 @@ def mouse_genes() -> GeneMap:
 
     """
     table = annotation("mouse-genes")
-    names = table["symbol"].map(canonical)
-    twice = names.duplicated(keep=False)
-    unique = dict(zip(names[~twice], table["gene"][~twice], strict=True))
-    return GeneMap(table["gene"], unique, ambiguous=names[twice])
+    twice = table["symbol"].map(folded).duplicated(keep=False)
+    unique = dict(zip(table["symbol"][~twice], table["gene"][~twice], strict=True))
+    return GeneMap(table["gene"], unique, ambiguous=table["symbol"][twice])
 
 
 def human_names() -> HumanNames:

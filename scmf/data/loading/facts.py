@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scmf.data.cards.assembly import PerturbationKeys
+from scmf.data.genes.names import OtherNames
 
 if TYPE_CHECKING:  # tasks are read without anndata
     from anndata import AnnData
@@ -36,6 +37,8 @@ class DataFacts:
         Where the raw counts were found; None where expression was taken as it is, and for cells on disk.
     gene_ids
         Kind of the gene ids, such as ``ensembl``; None for cells on disk.
+    species
+        Species of the genes; empty where their ids do not tell, and for cells on disk.
     gene_set, orthologs
         Genes that the cells were brought onto, and how genes of another species got there; None: as they were.
     expression
@@ -55,6 +58,7 @@ class DataFacts:
     donor_key: str | None = None
     counts: str | None = None
     gene_ids: str | None = None
+    species: str = ""
     gene_set: str | None = None
     orthologs: str | None = None
     expression: str | None = None
@@ -95,12 +99,16 @@ class LoadedCells:
         ``train``, ``valid`` or ``test`` of each cell, str (N,); None without a split.
     total_counts
         Counts of each cell over all its genes, float32 (N,), where ``adata`` holds only those of a gene set, else None.
+    names
+        Other names of the genes, where those of the files were brought to them (gene set, orthologs, files that name
+        their genes differently).
     """
 
     adata: AnnData
     facts: DataFacts
     split: np.ndarray | None = None
     total_counts: np.ndarray | None = None
+    names: OtherNames | None = None
 
     def rows(self, split: str) -> np.ndarray:
         """Indices of the cells of ``train``, ``valid`` or ``test``; without a split all cells train."""
@@ -116,6 +124,7 @@ class LoadedCells:
             self.facts,
             None if self.split is None else self.split[rows],
             None if self.total_counts is None else self.total_counts[rows],
+            self.names,
         )
 
     def copy(self) -> LoadedCells:

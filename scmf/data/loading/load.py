@@ -1,6 +1,6 @@
 """Cells in memory: from the data section of a configuration to an AnnData with raw counts.
 
-Lives here: reading .h5ad files, putting several together, labels, split. Lives elsewhere: what the section means
+Lives here: reading .h5ad files, labels, split. Lives elsewhere: putting several together (join), what the section means
 (resolve), what is returned (facts), getting the files (cards.sources), finding counts (stores.counts), gene ids
 (genes), splits (splits), cells that stay on disk (open_corpus).
 """
@@ -8,12 +8,13 @@ Lives here: reading .h5ad files, putting several together, labels, split. Lives 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData, concat
+from anndata import AnnData
 
 from scmf.core.config.data import DataConfig
 from scmf.core.errors import ConfigError, DataError
@@ -22,7 +23,9 @@ from scmf.data.cards.card import Card, Derivation
 from scmf.data.cards.join_obs import assemble, name_columns
 from scmf.data.genes import ids as genes_
 from scmf.data.genes.measured import measured_genes
+from scmf.data.genes.species import species_of_table
 from scmf.data.loading.facts import DataFacts, LoadedCells
+from scmf.data.loading.join import Joined, together
 from scmf.data.loading.resolve import ResolvedData, check_key, resolve
 from scmf.data.loading.restrict import restrict
 from scmf.data.splits.read import read_split
@@ -72,24 +75,25 @@ def load_cells(config: DataConfig, *, log_expression: bool = False) -> LoadedCel
             "cells that are always streamed", wanted="`dataset` or `files`", where="data", fix="name files"
         )
     card = resolved.card
-    adata, found_in = _read_all(resolved)
+    joined, found_in = _read_all(resolved)
+    adata = joined.adata
     if card is not None and card.cells.active:
         tables = {name: read_file(path) for name, path in resolved.annotations.items()}
         adata = assemble(adata, card.cells, tables, where=f"card {card.name!r}")
-    facts = _facts(resolved, adata, found_in)
+    facts = _facts(resolved, adata, found_in, joined.species)
     if card is not None and card.labels and facts.label_key == card.label_key:
         _freeze_labels(adata, card)
-    split = None
-    if config.split:
-        split = np.asarray(read_split(card, config.split, cell_ids=adata.obs_names), dtype=str)
-    return restrict(LoadedCells(adata, facts, split), resolved)
+    cells = restrict(LoadedCells(adata, facts, None, joined.total_counts(adata), joined.names), resolved)
+    if not config.split:
+        return cells
+    return replace(cells, split=np.asarray(read_split(card, config.split, cell_ids=cells.obs_names), dtype=str))
 
 
-def _read_all(resolved: ResolvedData) -> tuple[AnnData, list[str]]:
+def _read_all(resolved: ResolvedData) -> tuple[Joined, list[str]]:
     """The cells of all files, and where the matrix was in each."""
-    tables, found_in, paths = [], [], []
+    tables, found_in, paths, species = [], [], [], []
     for number, (raw, path) in enumerate(_stores(resolved)):
-        adata, where = _read(
+        adata, where, kind = _read(
             raw,
             path,
             counts=resolved.counts,
@@ -104,10 +108,11 @@ def _read_all(resolved: ResolvedData) -> tuple[AnnData, list[str]]:
         tables.append(adata)
         found_in.append(where)
         paths.append(path)
-    return (tables[0] if len(tables) == 1 else _together(tables, paths)), found_in
+        species.append(kind)
+    return together(tables, paths, species, to_gene_set=resolved.gene_set is not None), found_in
 
 
-def _facts(resolved: ResolvedData, adata: AnnData, found_in: Sequence[str]) -> DataFacts:
+def _facts(resolved: ResolvedData, adata: AnnData, found_in: Sequence[str], species: str) -> DataFacts:
     """What was loaded; `DataError` if a key is not in ``obs``."""
     config, card = resolved.config, resolved.card
     columns = list(adata.obs.columns)
@@ -130,6 +135,7 @@ def _facts(resolved: ResolvedData, adata: AnnData, found_in: Sequence[str]) -> D
         donor_key=resolved.donor_key,
         counts=None if resolved.expression else ", ".join(dict.fromkeys(found_in)),
         gene_ids=genes_.detect(adata.var_names).kind,
+        species=species,
         expression=resolved.expression,
         perturbation=card.perturbation if card else None,
     )
@@ -173,8 +179,8 @@ def _read(
     derive: Derivation | None,
     as_it_is: bool = False,
     rounding: Rounding = "error",
-) -> tuple[AnnData, str]:
-    """One file: raw counts (or values as they are), ids and symbols; and where the matrix was."""
+) -> tuple[AnnData, str, str]:
+    """One file: raw counts (or values as they are), ids and symbols; where the matrix was; the species."""
     if raw.n_obs == 0:
         raise DataError("no cells", wanted="at least one cell", where=path, fix="use another file")
     where = counts if as_it_is or derive is not None else counts_.choose(raw, counts, path=path, rounding=rounding)
@@ -202,7 +208,7 @@ def _read(
             where=path,
             fix="adata.obs_names_make_unique(), or remove the copies: a cell in two splits is a leak",
         )
-    return AnnData(x, obs=obs, var=table), where
+    return AnnData(x, obs=obs, var=table), where, species_of_table(var, ids)
 
 
 def _derived(raw: AnnData, matrix: Any, var: pd.DataFrame, derive: Derivation, *, path: Path) -> Any:
@@ -221,28 +227,6 @@ def _derived(raw: AnnData, matrix: Any, var: pd.DataFrame, derive: Derivation, *
     return counts_.from_log1p_cp10k(
         matrix, depth, decimals=derive.decimals, where=path, cells=raw.obs_names, genes=var.index
     )
-
-
-def _together(parts: Sequence[AnnData], paths: Sequence[Path]) -> AnnData:
-    """Several files over the union of their genes; a gene that a file lacks counts 0 there."""
-    named = [(path.name, part.var_names) for path, part in zip(paths, parts, strict=True)]
-    fix = "give all files Ensembl ids of one species (column of var: data.gene_ids)"
-    genes_.refuse_mixed_kinds(named, where="data.files", fix=fix)
-    every = pd.Index(np.concatenate([part.obs_names for part in parts]))
-    if not every.is_unique:
-        stems = [path.stem for path in paths]
-        marks = stems if len(set(stems)) == len(stems) else [f"{stem}-{i}" for i, stem in enumerate(stems)]
-        for part, mark in zip(parts, marks, strict=True):
-            part.obs_names = [f"{mark}:{name}" for name in part.obs_names]
-    symbols = pd.Series(dtype=object)
-    for part in parts:
-        if "symbol" in part.var:
-            symbols = symbols.combine_first(part.var["symbol"])
-    adata = concat(list(parts), join="outer", fill_value=0)
-    adata.X = counts_.canonical(adata.X)
-    if len(symbols):
-        adata.var["symbol"] = symbols.reindex(adata.var_names).fillna("").to_numpy()
-    return adata
 
 
 def _freeze_labels(adata: AnnData, card: Card) -> None:

@@ -17,12 +17,15 @@ import pandas as pd
 
 from scmf.core.config.data import DataConfig, StreamConfig
 from scmf.core.errors import DataError
+from scmf.data.genes.names import OtherNames
 from scmf.data.loading.facts import DataFacts
+from scmf.data.loading.join import joining_aligner
 from scmf.data.loading.resolve import ResolvedData, resolve
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.splits.read import SPLITS, read_codes
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.missing import text_categories
+from scmf.data.stores.named_genes import named_genes
 from scmf.data.stores.open import open_stores
 from scmf.data.stores.soma.census import open_census
 from scmf.data.stores.store import Store
@@ -45,7 +48,7 @@ class OpenedCorpus:
     passed
         Cells that pass the filters, boolean (n_cells,); None without filters.
     aligner
-        Genes of ``gene_set``, or None.
+        Genes of ``gene_set``, or those of stores that name them differently; None where they are taken as they are.
     facts
         What was opened.
     described_by
@@ -73,6 +76,13 @@ class OpenedCorpus:
             "orthologs": self.facts.orthologs,
             "removed": dict(self.facts.removed),
         }
+
+    @property
+    def other_names(self) -> OtherNames:
+        """Names of the genes in the stores and elsewhere, where an aligner brings them together; else none."""
+        if self.aligner is None:
+            return OtherNames({}, {})
+        return self.aligner.other_names(dict.fromkeys(store.genes for store in self.corpus.stores))
 
     def column(self, name: str) -> pd.Series:
         """A column of ``obs`` for all cells; `DataError` if there is none."""
@@ -122,6 +132,12 @@ def open_corpus(config: DataConfig) -> OpenedCorpus:
     resolved = resolve(config)
     corpus = Corpus(_stores(resolved))
     log.info(f"{corpus.n_cells:,} cells in {len(corpus.stores)} store(s)")
+    aligner = resolved.aligner
+    if config.tokens is None:
+        files = named_genes(corpus.stores)
+        for file in files if aligner is not None else ():
+            aligner.tell_species(file.ids, file.species, where=file.name)  # type: ignore[union-attr]
+        aligner = joining_aligner(files, where="data.files") if aligner is None else aligner
     split_codes = read_codes(resolved.split_path, corpus) if resolved.split_path is not None else None
     passed: np.ndarray | None = None
     removed: dict[str, int] = {}
@@ -144,7 +160,7 @@ def open_corpus(config: DataConfig) -> OpenedCorpus:
         removed=removed,
     )
     version = getattr(corpus.stores[0], "version", None) if config.census is not None else None
-    return OpenedCorpus(corpus, split_codes, passed, resolved.aligner, facts, census_version=version)
+    return OpenedCorpus(corpus, split_codes, passed, aligner, facts, census_version=version)
 
 
 def _stores(resolved: ResolvedData) -> list[Store]:

@@ -59,6 +59,8 @@ def _filtered(cells: LoadedCells, resolved: ResolvedData) -> LoadedCells:
 def _on_genes(cells: LoadedCells, aligner: GeneAligner, resolved: ResolvedData) -> LoadedCells:
     adata, name = cells.adata, resolved.gene_set
     store = MemoryStore(adata, counts="X", gene_ids="var_names", rounding=resolved.config.counts_rounding)
+    if species := cells.facts.species:
+        aligner.tell_species(store.genes, species, where=cells.facts.dataset)
     columns = aligner.columns(store.genes, where=cells.facts.dataset)
     present = np.unique(columns.target[columns.target >= 0])
     if not len(present):
@@ -72,5 +74,7 @@ def _on_genes(cells: LoadedCells, aligner: GeneAligner, resolved: ResolvedData) 
         first = {int(target): symbol for target, symbol in zip(columns.target, adata.var["symbol"], strict=True)}
         var["symbol"] = [first[int(i)] for i in present]
     result = AnnData(aligned.counts.csr()[:, present], obs=adata.obs.copy(), var=var, uns=dict(adata.uns))
-    facts = replace(cells.facts, gene_set=name, orthologs=resolved.config.orthologs)
-    return replace(cells, adata=result, facts=facts, total_counts=aligned.n_counts_B.astype(np.float32))
+    species = aligner.species or cells.facts.species
+    facts = replace(cells.facts, gene_set=name, orthologs=resolved.config.orthologs, species=species)
+    names, totals = aligner.other_names([store.genes]), aligned.n_counts_B.astype(np.float32)
+    return replace(cells, adata=result, facts=facts, total_counts=totals, names=names)

@@ -10,8 +10,10 @@ genes of one human gene), their counts are added up.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -25,17 +27,20 @@ from scmf.data.genes.names import (
     NORMALISED,
     ORTHOLOG,
     OUTSIDE,
+    OtherNames,
     Resolved,
-    refuse_other_species,
     resolve,
-    species_of,
 )
-from scmf.data.genes.orthologs import OrthologMap
+from scmf.data.genes.orthologs import OrthologMap, Orthologs, SavedOrthologs
+from scmf.data.genes.species import refuse_other_species, species_of
 from scmf.data.preprocess.aligner_columns import AlignedBlock, Columns, align
 from scmf.data.stores.store import CountBlock, Store, is_store
 
 _REMEMBERED = 4096
 """Lists of genes that are recognized as the same object."""
+
+_READING_FRAME = re.compile(r"(?<=\d)ORF(?=\d)")
+"""``C10ORF105``, which files write ``C10orf105``."""
 
 
 class GeneAligner:
@@ -67,7 +72,7 @@ class GeneAligner:
         genes: Iterable[str],
         *,
         mapping: GeneMap | None = None,
-        orthologs: OrthologMap | None = None,
+        orthologs: Orthologs | None = None,
         species: str | None = None,
     ) -> None:
         self.genes: tuple[str, ...] = tuple(genes)
@@ -95,7 +100,7 @@ class GeneAligner:
         genes: GeneSet | Iterable[str],
         *,
         mapping: GeneMap | None = None,
-        orthologs: OrthologMap | None = None,
+        orthologs: Orthologs | None = None,
         species: str | None = None,
     ) -> GeneAligner:
         """A given vocabulary, in its order.
@@ -120,7 +125,7 @@ class GeneAligner:
         stores: Sequence[Store | Sequence[str]],
         *,
         mapping: GeneMap | None = None,
-        orthologs: OrthologMap | None = None,
+        orthologs: Orthologs | None = None,
         species: str | None = None,
     ) -> GeneAligner:
         """Every gene of any store, sorted, so that the order of the stores does not matter.
@@ -150,7 +155,7 @@ class GeneAligner:
         stores: Sequence[Store | Sequence[str]],
         *,
         mapping: GeneMap | None = None,
-        orthologs: OrthologMap | None = None,
+        orthologs: Orthologs | None = None,
         species: str | None = None,
     ) -> GeneAligner:
         """The genes that every store has, in the order of the first (as ``anndata.concat(join="inner")``).
@@ -170,8 +175,31 @@ class GeneAligner:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the genes in their order."""
+        """Digest of the genes in their order, and of the orthologs that lead to them."""
+        if isinstance(self.orthologs, OrthologMap | SavedOrthologs):
+            return sha256_json([list(self.genes), sorted(self.orthologs.pairs.items())])
         return sha256_json(list(self.genes))
+
+    def tell_species(self, genes: Sequence[str], species: str, *, where: object) -> None:
+        """Let a store be of this species from now on, where its names alone do not tell: see `columns`."""
+        self._seen[tuple(genes), None] = self._match(tuple(genes), species or None, where)
+
+    def other_names(self, lists: Iterable[Sequence[str]]) -> OtherNames:
+        """The names that lead to the genes of the aligner, those of these files among them as they are written."""
+        names: dict[str, str] = {gene: self.genes[at] for gene, at in self._by_id.items() if gene != self.genes[at]}
+        for name, gene in (self.mapping.aliases if self.mapping is not None else {}).items():
+            if (at := self._by_id.get(gene)) is not None and name not in self._written:
+                names[name] = names[_READING_FRAME.sub("orf", name)] = self.genes[at]
+        for genes in lists:
+            found = self.columns(genes)
+            for name, at, kind in zip(genes, found.target.tolist(), found.kinds.tolist(), strict=True):
+                if at >= 0 and kind != ORTHOLOG and name != self.genes[at]:
+                    names[name] = self.genes[at]
+        orthologs: dict[str, str] = {}
+        if isinstance(self.orthologs, OrthologMap):
+            pairs = self.orthologs.table().items()
+            orthologs = {name: self.genes[self._by_id[gene]] for name, gene in pairs if gene in self._by_id}
+        return OtherNames(names, orthologs)
 
     def columns(self, genes: Sequence[str], *, species: str | None = None, where: object = "a store") -> Columns:
         """Where the genes of a store go; remembered, since many stores have the same genes.
@@ -240,6 +268,23 @@ class GeneAligner:
         return align(block, columns, in_place=in_place)
 
 
+@dataclass(frozen=True)
+class AlignedGenes:
+    """A step of a pipeline (scmf.data.preprocess.steps): the counts of a block on the genes of an aligner."""
+
+    kind: ClassVar[str] = "aligned_genes"
+    aligner: GeneAligner
+    is_fitted: ClassVar[bool] = True
+
+    def fit(self, blocks: Any) -> AlignedGenes:
+        """Nothing to find."""
+        return self
+
+    def apply(self, block: CountBlock, genes: Sequence[str]) -> tuple[CountBlock, Sequence[str]]:
+        """The block over the genes of the aligner."""
+        return self.aligner.align(block, self.aligner.columns(genes)).counts, self.aligner.genes
+
+
 def _genes_of(store: Store | Sequence[str]) -> tuple[str, ...]:
     return store.genes if is_store(store) else tuple(cast(Sequence[str], store))
 
@@ -248,7 +293,7 @@ def _resolved(
     stores: Sequence[Store | Sequence[str]],
     *,
     mapping: GeneMap | None,
-    orthologs: OrthologMap | None,
+    orthologs: Orthologs | None,
     species: str | None,
 ) -> list[Resolved]:
     """Each different list of genes once."""
@@ -256,7 +301,7 @@ def _resolved(
     return [resolve(genes, mapping=mapping, orthologs=orthologs, species=species) for genes in lists]
 
 
-def _common(found: list[Resolved], orthologs: OrthologMap | None) -> str:
+def _common(found: list[Resolved], orthologs: Orthologs | None) -> str:
     """The species of an aligner made of ``found``; `GeneError` when they are of several and nothing unites them."""
     kinds = list(dict.fromkeys(store.species for store in found if store.species))
     if orthologs is not None and set(kinds) <= {"Homo sapiens", "Mus musculus"}:

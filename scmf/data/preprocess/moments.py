@@ -116,8 +116,10 @@ class Selection:
         """Blocks after ``pipeline``, the gene of each column (-1: none), and the batch of each cell (B,)."""
         columns: dict[int, np.ndarray] = {}
         for piece in self.corpus.scan(keep=self.keep, threads=self.threads):
-            ids = self.corpus.stores[piece.store].genes
-            block = piece.counts if pipeline is None else pipeline.apply(piece.counts, ids)[0]
+            ids: Sequence[str] = self.corpus.stores[piece.store].genes
+            block = piece.counts
+            if pipeline is not None:
+                block, ids = pipeline.apply(block, ids)
             if piece.store not in columns:
                 columns[piece.store] = gene_columns(ids, self.genes, where=self.corpus.stores[piece.store].uri)
             yield block, columns[piece.store], self.batch[piece.cells]

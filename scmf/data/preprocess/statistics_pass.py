@@ -23,11 +23,13 @@ import scipy.sparse as sp
 
 from scmf.core import progress
 from scmf.core.errors import ConfigError, CountsError, DataError, GeneError
-from scmf.data.genes.ids import strip_version
+from scmf.data.genes.ids import is_ensembl, strip_version
+from scmf.data.genes.joining import joining_names
 from scmf.data.preprocess.statistics import CorpusStatistics
 from scmf.data.preprocess.statistics_state import Tally
 from scmf.data.preprocess.tdigest_kernel import add_rows
 from scmf.data.stores.corpus import Corpus, ScannedBlock
+from scmf.data.stores.named_genes import named_genes
 from scmf.data.stores.store import CountBlock
 
 _EXACT_VALUES = 1 << 27
@@ -37,7 +39,7 @@ _EXACT_VALUES = 1 << 27
 def gene_name(gene: str) -> str:
     """The form in which genes are counted: no version, Ensembl ids in upper case, other names as they are."""
     name = strip_version(gene.strip())
-    return name.upper() if name.upper().startswith("ENS") else name
+    return name.upper() if is_ensembl(name) else name
 
 
 @numba.njit(nogil=True, cache=True)
@@ -56,10 +58,25 @@ def _totals(indptr: np.ndarray, data: np.ndarray, out_B: np.ndarray) -> tuple[in
     return nonzero, -1
 
 
+def _common_names(corpus: Corpus) -> dict[str, str] | None:
+    """Gene as a store writes it -> one name for all stores; None where they are written alike."""
+    files = named_genes(corpus.stores)
+    mapping = joining_names(files, where=corpus.name, one_species=False)
+    if mapping is None:
+        return None
+    names: dict[str, str] = {}
+    for file in files:
+        found = mapping.map(file.ids)[0].tolist()
+        names |= {gene: known or gene_name(gene) for gene, known in zip(file.ids, found, strict=True)}
+    return names
+
+
 class _Genes:
     """Genes of the statistics and the gene of every column of every store."""
 
     def __init__(self, corpus: Corpus, genes: Mapping[str, str] | Sequence[str] | None) -> None:
+        if genes is None:
+            genes = _common_names(corpus)
         renamed = dict(genes) if isinstance(genes, Mapping) else {}
         wanted = None if genes is None or isinstance(genes, Mapping) else {gene_name(gene) for gene in genes}
         known: dict[tuple[str, ...], list[str | None]] = {}

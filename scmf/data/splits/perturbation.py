@@ -138,6 +138,24 @@ def gears_simulation(
     return {name: SPLITS[parts[one]] for name, one in kept.items()}
 
 
+def gears_groups(
+    conditions: Sequence[str],
+    *,
+    separator: str | None = "+",
+    controls: Sequence[str] = CONTROLS,
+    seed: int = 1,
+) -> dict[str, str]:
+    """Held-out condition to its subgroup as GEARS has it: by the genes that were drawn as seen, not by what trains.
+
+    Of `gears_simulation` with the same conditions and seed; `subgroups` says what training conditions really hold.
+    """
+    kept = one_spelling(conditions, separator=separator, controls=controls)
+    genes = {name: genes_of(name, separator=separator, controls=controls) for name in sorted(set(kept.values()))}
+    groups: dict[str, str] = {}
+    _simulation(genes, {}, (0.75, VALID_SHARE), _OfGears(seed), groups)
+    return {name: groups[one] for name, one in kept.items() if one in groups}
+
+
 def _unseen(
     sizes: Mapping[str, int],
     genes: Mapping[str, tuple[str, ...]],
@@ -247,9 +265,13 @@ class _OfGears:
 
 
 def _simulation(
-    genes: Mapping[str, tuple[str, ...]], hold_out: Mapping[str, int], shares: tuple[float, float], draws: _Draws
+    genes: Mapping[str, tuple[str, ...]],
+    hold_out: Mapping[str, int],
+    shares: tuple[float, float],
+    draws: _Draws,
+    groups: dict[str, str] | None = None,
 ) -> dict[str, int]:
-    """Two steps of GEARS: test is split off, then valid from what is left."""
+    """Two steps of GEARS: test is split off, then valid from what is left; ``groups`` takes the subgroups of both."""
     part = dict.fromkeys(genes, 0)
     left = {name: some for name, some in genes.items() if some}
     for number, share in zip((2, 1), shares, strict=True):
@@ -264,6 +286,10 @@ def _simulation(
         out = {name for name, some in left.items() if unseen & set(some)}
         out |= {name for i, name in enumerate(both) if i not in kept}
         part |= dict.fromkeys(out, number)
+        if groups is not None:
+            for name in out:
+                some = left[name]
+                groups[name] = f"combo_seen{len(set(some) - unseen)}" if len(some) > 1 else "unseen_single"
         left = {name: some for name, some in left.items() if name not in out}
     return part
 

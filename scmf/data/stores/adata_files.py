@@ -1,8 +1,9 @@
-"""An AnnData file as an AnnData, and vectors added to a copy of it.
+"""An AnnData file as an AnnData, and vectors or predictions added to a copy of it.
 
-Lives here: `read_adata`, which leaves out what it cannot read and nobody needs; `add_vectors`, which copies the file
-and adds to the copy, so that what is foreign to this anndata stays as it was. Lives elsewhere: counts block by block
-(h5ad_store, zarr_store), one column at a time (anndata_tables), files that are no AnnData (formats).
+Lives here: `read_adata`, which leaves out what it cannot read and nobody needs; `add_vectors` and `add_predictions`,
+which copy the file and add to the copy, so that what is foreign to this anndata stays as it was. Lives elsewhere:
+counts block by block (h5ad_store, zarr_store), one column at a time (anndata_tables), files that are no AnnData
+(formats).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,19 @@ def obsm_keys(path: Path | str) -> list[str]:
         raise _unreadable(error, path) from error
 
 
+def places_of(path: Path | str) -> tuple[set[str], dict[str, pd.DataFrame]]:
+    """Where a file or group of this machine has matrices (``X``, ``raw.X``, ``layers/<name>``); its tables of genes."""
+    try:
+        with _open(LocalFiles(str(path))) as tree:
+            found = {name for name, where in (("X", "X"), ("raw.X", "raw/X")) if where in tree}
+            found |= {f"layers/{name}" for name in tree.get("layers", {})}
+            return found, {table: _frame(tree, table, []) for table in ("var", "raw/var") if table in tree}
+    except ScmfError:
+        raise
+    except Exception as error:  # whatever h5py and zarr raise for damaged files
+        raise _unreadable(error, path) from error
+
+
 def stored_bytes(path: Path | str) -> int:
     """Bytes of a file, or of all files of a folder."""
     path = Path(path)
@@ -227,24 +241,63 @@ def add_vectors(source: Path | str, target: Path | str, key: str, x_ND: np.ndarr
     bool
         Whether vectors of the file were replaced.
     """
-    source, target = Path(source), Path(target)
+    return _changed_copy(Path(source), Path(target), lambda tree: _put(tree, key, x_ND))
+
+
+def add_predictions(
+    source: Path | str, target: Path | str, key: str, *, columns: Mapping[str, Any], x_NC: np.ndarray, facts: Any
+) -> bool:
+    """Copy an AnnData file and add columns to ``obs``, an array to ``obsm`` and facts to ``uns`` of the copy.
+
+    Parameters
+    ----------
+    source, target
+        As in `add_vectors`.
+    key
+        Key in ``obsm`` and in ``uns``.
+    columns
+        Columns of ``obs`` by name, one value a cell; those that are there are replaced.
+    x_NC
+        The array, one row a cell.
+    facts
+        A mapping of texts and arrays.
+
+    Returns
+    -------
+    bool
+        Whether anything of the file was replaced.
+    """
+
+    def change(tree: Any) -> bool:
+        replaced = _put_columns(tree, columns)
+        if "uns" not in tree:
+            write_elem(tree, "uns", {})
+        if key in tree["uns"]:
+            del tree["uns"][key]
+        write_elem(tree["uns"], key, facts)
+        return _put(tree, key, x_NC) or replaced
+
+    return _changed_copy(Path(source), Path(target), change)
+
+
+def _changed_copy(source: Path, target: Path, change: Callable[[Any], bool]) -> bool:
     if source.is_dir():
-        return _add_to_zarr(source, target, key, x_ND)
+        return _changed_zarr(source, target, change)
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
         with h5py.File(temporary, "r+") as tree:
-            return _put(tree, key, x_ND)
+            return change(tree)
 
 
-def _add_to_zarr(source: Path, target: Path, key: str, x_ND: np.ndarray) -> bool:
+def _changed_zarr(source: Path, target: Path, change: Callable[[Any], bool]) -> bool:
     if target.exists():
-        raise DataError("a folder that exists", wanted="a new folder", where=target, fix="choose another --output")
+        raise DataError("a folder that exists", wanted="a new folder", where=target, fix="choose another name")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".scmf-", dir=target.parent) as folder:
         copy = Path(folder) / target.name
         shutil.copytree(source, copy, copy_function=shutil.copyfile)
         group = zarr.open_group(copy, mode="r+", use_consolidated=False)
-        replaced = _put(group, key, x_ND)
+        replaced = change(group)
         if _is_consolidated(copy):
             zarr.consolidate_metadata(copy)
         copy.rename(target)
@@ -271,4 +324,28 @@ def _put(tree: Any, key: str, x_ND: np.ndarray) -> bool:
     if replaced:
         del tree["obsm"][key]
     write_elem(tree["obsm"], key, x_ND)
+    return replaced
+
+
+def _put_columns(tree: Any, columns: Mapping[str, Any]) -> bool:
+    """Columns of ``obs``, also of a file from before AnnData 0.7, whose obs is one array of records."""
+    if hasattr(tree["obs"], "dtype"):
+        frame = read_elem(tree["obs"])
+        del tree["obs"]
+        write_elem(tree, "obs", frame)
+    obs = tree["obs"]
+    order = [str(name) for name in obs.attrs["column-order"]]
+    if (index := str(obs.attrs["_index"])) in columns:
+        raise ConfigError(
+            f"{index!r}, the column of obs with the cell ids", wanted="another name for a new column", where="obs",
+            fix="choose another --key",
+        )  # fmt: skip
+    replaced = False
+    for name, values in columns.items():
+        if name in obs:
+            replaced = True
+            del obs[name]
+        write_elem(obs, name, values)
+    order += [name for name in columns if name not in order]
+    obs.attrs["column-order"] = np.array(order, dtype=object) if isinstance(tree, h5py.File) else order
     return replaced

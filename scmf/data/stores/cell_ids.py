@@ -1,13 +1,13 @@
 """Names of the cells of a corpus, made unique over its stores, without holding them all.
 
 Lives here: the ids of a corpus store by store, with the name of the store before them where ids clash, and their
-64-bit hashes. Lives elsewhere: what is written about each id (splits), ids of files put together in memory (load;
-the same rule).
+64-bit hashes. Lives elsewhere: what is written about each id (splits), ids of files put together in memory
+(loading.join) and of a conversion (convert.obs), which take their marks from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 from scmf.core.errors import DataError
 from scmf.data.stores.corpus import Corpus
 
-__all__ = ["hash_ids", "store_marks", "unique_ids"]
+__all__ = ["hash_ids", "marks_of", "store_marks", "unique_ids"]
 
 
 def hash_ids(ids: np.ndarray) -> np.ndarray:
@@ -31,20 +31,26 @@ def hash_ids(ids: np.ndarray) -> np.ndarray:
     return hashed
 
 
+def marks_of(uris: Sequence[str]) -> list[str]:
+    """What goes before the ids of cells of each file where ids clash, for every command alike.
+
+    The name of the file without its end, and a number behind it where two files have the same name.
+    """
+    marks = [Path(uri.rstrip("/")).stem for uri in uris]
+    return marks if len(set(marks)) == len(marks) else [f"{mark}-{i}" for i, mark in enumerate(marks)]
+
+
 def store_marks(corpus: Corpus) -> tuple[str, ...] | None:
     """What goes before the ids of each store; None when all ids of the corpus differ as they are.
 
-    The mark is the file name without its end, and a number where two stores have the same name, as when files are
-    loaded together. 8 bytes a cell while it runs.
+    For the marks see `marks_of`. 8 bytes a cell while it runs.
 
     Raises
     ------
     DataError
         An id is duplicated within one store.
     """
-    marks = [Path(store.uri).stem for store in corpus.stores]
-    if len(set(marks)) < len(marks):
-        marks = [f"{mark}-{i}" for i, mark in enumerate(marks)]
+    marks = marks_of([str(store.uri) for store in corpus.stores])
     hashes = np.empty(corpus.n_cells, np.uint64)
     for store, start, stop in zip(corpus.stores, corpus.offsets[:-1], corpus.offsets[1:], strict=True):
         part = hashes[start:stop]

@@ -179,7 +179,7 @@ class EpochPlan:
                 f"{self.n_places} cells in an epoch for {world} processes or workers",
                 wanted="at least one each",
                 where="the stream",
-                fix="use fewer processes, or more cells",
+                fix="use fewer processes, a smaller training.gradient_accumulation, or more cells",
             )
         self._first = rank * self.n_places // world
         places = (rank + 1) * self.n_places // world - self._first

@@ -119,7 +119,7 @@ class CellStream:
         """Batches of an epoch on this rank, the same on every rank."""
         return self.plan.epoch(0).n_batches
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from batch ``start`` on; fetches before it are not read."""
         plan = self.plan.epoch(epoch)
         if not 0 <= start <= plan.n_batches:

@@ -29,6 +29,13 @@ class Batches(Protocol):
     def batches_per_epoch(self) -> int:
         """Batches of this rank in an epoch, the same on every rank and in every epoch."""
 
+    @property
+    def batches_of_all_ranks(self) -> int:
+        """Batches of an epoch over all ranks, which are the same on any number of ranks.
+
+        Rank r takes batch ``i * world_size + r`` as its i-th; past the last one it is given any, which does not count.
+        """
+
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch from batch ``start`` on: ``input_ids``, ``attention_mask`` (B, L) and others."""
 
@@ -36,8 +43,8 @@ class Batches(Protocol):
         """Share of the time that was spent waiting for batches; None when they lie in memory."""
 
 
-BatchesOf = Callable[[int, int], Batches]
-"""``batches(rank, world_size)``: the share of one process."""
+BatchesOf = Callable[[int, int, int], Batches]
+"""``batches(rank, world_size, lanes)``: the share of one process of a stream with so many lanes."""
 
 
 def padded_tensors(cells: Ragged, rows: np.ndarray) -> dict[str, Tensor]:
@@ -94,8 +101,8 @@ class BatchOrder:
     seed
         Seed of the run.
     world_size, rank
-        Number of processes and which one this is. Every rank makes the same number of steps; cells
-        left over after the last full round are dealt from the start of the epoch.
+        Number of processes and which one this is. Every rank makes the same number of steps; in a last round that is
+        not full some ranks get a batch from the start of the epoch, which the loop does not count.
     """
 
     lengths: np.ndarray
@@ -110,10 +117,14 @@ class BatchOrder:
             raise TrainingError("no training cells", wanted="at least one cell", fix="check data.split")
 
     @property
+    def batches_of_all_ranks(self) -> int:
+        """Batches in one epoch."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    @property
     def batches_per_epoch(self) -> int:
         """Batches of each rank in one epoch."""
-        total = -(-len(self.lengths) // self.batch_size)
-        return -(-total // self.world_size)
+        return -(-self.batches_of_all_ranks // self.world_size)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[np.ndarray]:
         """Yield the cell indices of each batch of this rank, from batch ``start`` on."""
@@ -138,6 +149,11 @@ class MemoryBatches:
     def batches_per_epoch(self) -> int:
         """See `Batches`."""
         return self.order.batches_per_epoch
+
+    @property
+    def batches_of_all_ranks(self) -> int:
+        """See `Batches`."""
+        return self.order.batches_of_all_ranks
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """See `Batches`."""

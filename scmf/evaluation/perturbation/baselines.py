@@ -32,6 +32,10 @@ class Moved(Mapping[Pair, np.ndarray]):
         """Cells of a pair."""
         return moved(self.truth.cells((pair[0], self.truth.control), None), self.effects[pair])
 
+    def profile(self, pair: Pair) -> np.ndarray:
+        """Control mean plus effect, not the mean of the moved cells, which rounding keeps from it."""
+        return self.truth.control_mean(pair[0]) + self.effects[pair]
+
     def __iter__(self) -> Iterator[Pair]:
         """The pairs."""
         return iter(self.effects)

@@ -11,29 +11,42 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
+from scmf.core.config.section import Section
 from scmf.core.errors import EvaluationError
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.perturbation import ranks as perturbation_ranks
 from scmf.evaluation.perturbation.baselines import additive, linear, nearest, no_change, replicates, train_mean
+from scmf.evaluation.perturbation.control_halves import seen_by_models
 from scmf.evaluation.perturbation.energy_distance import energy_distance_pertpy, energy_distance_scperturb
-from scmf.evaluation.perturbation.metric_table import COMPONENTS, METRICS, SET_CELLS, SUBGROUP, pertpy_metric
-from scmf.evaluation.perturbation.metrics import log_fold_change, most_expressed, profile_metrics, top_de
-from scmf.evaluation.perturbation.truth import Pair, PerturbationTruth, Prediction, check_prediction, mean_profile
+from scmf.evaluation.perturbation.metric_table import METRICS, SUBGROUP, pertpy_metric
+from scmf.evaluation.perturbation.metrics import log_fold_change, most_expressed, profile_metrics
+from scmf.evaluation.perturbation.own_controls import own_scores
+from scmf.evaluation.perturbation.own_references import own_ceiling
+from scmf.evaluation.perturbation.space import Space
+from scmf.evaluation.perturbation.truth import PerturbationTruth, Prediction, check_prediction, profile_of
 from scmf.evaluation.protocol import Benchmark
 from scmf.evaluation.score import package
 from scmf.evaluation.submissions.protocol import Submission
 from scmf.evaluation.tasks import Task
-from scmf.evaluation.uncertainty import bootstrap_means
-from scmf.results.score import FEW_UNITS, Score
+from scmf.evaluation.uncertainty import bootstrap, bootstrap_means
+from scmf.results.score import FEW_UNITS, Interval, Score
 
 log = logging.getLogger(__name__)
 
 CEILING = "ceiling"
+
+
+class PerturbationOptions(Section):
+    """``options`` of a task."""
+
+    controls: Literal["shared", "halves"] = "shared"
+    """``halves``: models and baselines see one half of the control cells, the truth is compared with the other;
+    ``shared``: one mean on both sides, as tasks have it that were in use before."""
 
 
 class Perturbation(Benchmark):
@@ -46,13 +59,14 @@ class Perturbation(Benchmark):
     draws
         Draws of the bootstrap over perturbations.
     distances
-        Further distances of sets of cells by their names in pertpy (``mmd``, ``wasserstein``, ``euclidean`` …), in the
+        Further distances of sets of cells by their names in pertpy (``wasserstein``, ``euclidean`` …), in the
         space of the energy distances; filed as ``distance_<name>``, smaller is nearer.
     """
 
     name = "perturbation"
     asks_for = "predicted cells"
     task_options = ("top_genes",)
+    Options = PerturbationOptions
     log_expression = True
 
     def __init__(self, *, cells: bool = True, draws: int = 1000, distances: Sequence[str] = ()) -> None:
@@ -65,6 +79,9 @@ class Perturbation(Benchmark):
         truth = PerturbationTruth.of(cells.adata)
         if task.top_genes is not None:
             truth = truth.on_variable_genes(task.top_genes)
+        if task.options.get("controls") == "halves":
+            yield from cls._own(task, submission, truth)
+            return
         predictions = submission.predictions(task, truth)
         if not predictions:
             return
@@ -75,6 +92,14 @@ class Perturbation(Benchmark):
                 yield score
         if CEILING in submission.references:
             yield cls().ceiling(truth)
+
+    @classmethod
+    def _own(cls, task: Task, submission: Submission, truth: PerturbationTruth) -> Iterator[Score]:
+        """Scores with own controls; the submission is given the cells that a model may see."""
+        predictions = submission.predictions(task, seen_by_models(truth))
+        yield from own_scores(truth, predictions)
+        if CEILING in submission.references and predictions:
+            yield own_ceiling(truth)
 
     def baselines(self, truth: PerturbationTruth) -> dict[str, Prediction]:
         """Method to prediction: no change, train mean, linear, nearest, and additive where there are combinations."""
@@ -108,8 +133,8 @@ class Perturbation(Benchmark):
         EvaluationError
             A test pair is not predicted, has another width, or holds values that are not finite.
         """
-        base: dict[str, float] | None = None
-        space = _Space(truth)
+        base: Mapping[str, np.ndarray] | None = None
+        space, groups = Space(truth), np.array([truth.subgroup(condition) for _, condition in truth.pairs])
         # the train mean is what the score of the Virtual Cell Challenge starts from
         for method in sorted(predictions, key=lambda name: (name != "train_mean", name)):
             started = time.perf_counter()
@@ -117,27 +142,43 @@ class Perturbation(Benchmark):
             check_prediction(predictions[method], truth, where=method)
             each = self._each(truth, predictions[method], space)
             metrics = {name: float(np.mean(values)) for name, values in each.items()}
+            parts = parts_of(each, groups)
+            metrics |= {name: float(np.mean(values)) for part in parts.values() for name, values in part.items()}
+            intervals = self._intervals(each, parts)
             if {"mae", "pds", "des"} <= set(metrics):
-                base = metrics if method == "train_mean" else base
+                base = each if method == "train_mean" else base
                 if base is not None:
-                    metrics["vcc_score"] = perturbation_ranks.challenge_score(metrics, base)
-            groups = [truth.subgroup(condition) for _, condition in truth.pairs]
-            if len(set(groups)) > 1:
-                for group in sorted(set(groups)):
-                    mine = np.array([name == group for name in groups])
-                    metrics |= {f"{name}.{group}": float(np.mean(values[mine])) for name, values in each.items()}
-            yield self._score(truth, method, metrics, each, groups, started)
+                    score = _challenge(each, base)
+                    metrics["vcc_score"] = score(np.arange(len(groups)))["vcc_score"]
+                    if len(groups) >= FEW_UNITS:
+                        intervals |= bootstrap(score, len(groups), unit="perturbations", draws=self.draws)
+            yield self._score(truth, method, metrics, intervals, each, groups.tolist(), started)
 
-    def _each(self, truth: PerturbationTruth, prediction: Prediction, space: _Space) -> dict[str, np.ndarray]:
+    def _intervals(
+        self, each: Mapping[str, np.ndarray], parts: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> dict[str, Interval]:
+        """Intervals over perturbations: of all, and of each subgroup that has as many as it takes."""
+        found: dict[str, Interval] = {}
+        for values in (each, *parts.values()):
+            if len(next(iter(values.values()))) >= FEW_UNITS:
+                found |= bootstrap_means(values, unit="perturbations", draws=self.draws)
+        return found
+
+    def _each(self, truth: PerturbationTruth, prediction: Prediction, space: Space) -> dict[str, np.ndarray]:
         """Metric to one value a pair (P,)."""
         pairs = truth.pairs
-        profiles = np.stack([mean_profile(prediction[pair]) for pair in pairs])
+        profiles = np.stack([profile_of(prediction, pair) for pair in pairs])
         true = np.stack([truth.mean(*pair) for pair in pairs])
         control = np.stack([truth.control_mean(covariate) for covariate, _ in pairs])
         rows = [
             profile_metrics(
-                profiles[i], true[i], control[i], de=space.de(pair), expressed=most_expressed(control[i], truth.genes)
-            )
+                profiles[i],
+                true[i],
+                control[i],
+                de=space.de(pair),
+                expressed=most_expressed(control[i], truth.genes),
+                nondropout=space.nondropout(pair),
+            )  # fmt: skip
             for i, pair in enumerate(pairs)
         ]
         found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -165,7 +206,7 @@ class Perturbation(Benchmark):
             found["pds"][mine] = perturbation_ranks.discrimination(x - c, y - c, truth.genes, targets)
         return found
 
-    def _sets(self, truth: PerturbationTruth, prediction: Prediction, space: _Space) -> dict[str, np.ndarray]:
+    def _sets(self, truth: PerturbationTruth, prediction: Prediction, space: Space) -> dict[str, np.ndarray]:
         """Metrics of sets of cells: DES, energy distances."""
         names = ("des", "energy_distance_pertpy", "energy_distance_scperturb")
         found: dict[str, list[float]] = {name: [] for name in names}
@@ -187,6 +228,7 @@ class Perturbation(Benchmark):
         truth: PerturbationTruth,
         method: str,
         metrics: dict[str, float],
+        intervals: dict[str, Interval],
         each: dict[str, np.ndarray],
         groups: list[str],
         started: float,
@@ -217,8 +259,31 @@ class Perturbation(Benchmark):
                 "subgroups": dict(zip(named, groups, strict=True)),
                 **({} if len(named) >= FEW_UNITS else {"units": _listed(named, each)}),
             },
-            intervals=bootstrap_means(each, unit="perturbations", draws=self.draws) if len(named) >= FEW_UNITS else {},
+            intervals=intervals,
         )
+
+
+def parts_of(each: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Subgroup to ``metric.subgroup`` and the values of its perturbations; nothing where all are of one."""
+    names = sorted(set(groups.tolist()))
+    return {
+        group: {f"{name}.{group}": values[groups == group] for name, values in each.items()}
+        for group in (names if len(names) > 1 else [])
+    }
+
+
+def _challenge(
+    each: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray]
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Score of the challenge on some perturbations, of which both sides take the same."""
+
+    def score(rows: np.ndarray) -> dict[str, float]:
+        user, start = (
+            {name: float(side[name][rows].mean()) for name in ("mae", "pds", "des")} for side in (each, base)
+        )
+        return {"vcc_score": perturbation_ranks.challenge_score(user, start)}
+
+    return score
 
 
 def _listed(named: Sequence[str], each: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -235,6 +300,12 @@ def pertpy_distance(name: str) -> Any:
     MissingExtraError, EvaluationError
         pertpy is not installed, or knows no such distance.
     """
+    if name == "mmd":
+        raise EvaluationError(
+            "pertpy's mmd is the squared distance of two means, no maximum mean discrepancy",
+            wanted="mmd_pca of a task with `options: {controls: halves}`, or pertpy's euclidean", where="distances",
+            fix="see docs/benchmarks.md",
+        )  # fmt: skip
     package("pertpy", "perturbation")
     import jax
 
@@ -249,48 +320,3 @@ def pertpy_distance(name: str) -> Any:
         raise EvaluationError(
             str(error), wanted="a distance of pertpy", where="distances", fix="see its docs"
         ) from error
-
-
-class _Space:
-    """What is computed once of the truth: DE genes, significant genes, principal components."""
-
-    def __init__(self, truth: PerturbationTruth) -> None:
-        self.truth = truth
-        self._pca: Any = None
-        self._de: dict[Pair, np.ndarray] = {}
-        self._expressed: dict[Pair, perturbation_ranks.Expressed] = {}
-
-    def de(self, pair: Pair) -> np.ndarray:
-        """Columns of the top DE genes of a pair."""
-        if pair not in self._de:
-            truth = self.truth
-            perturbed, control = truth.rows(*pair, "test"), truth.rows(pair[0], truth.control)
-            self._de[pair] = top_de(truth.x_NG[perturbed], truth.x_NG[control], truth.genes)
-        return self._de[pair]
-
-    def expressed(self, pair: Pair) -> perturbation_ranks.Expressed:
-        """Differential expression of the true cells of a pair."""
-        if pair not in self._expressed:
-            control = self.truth.cells((pair[0], self.truth.control), None)
-            self._expressed[pair] = perturbation_ranks.differential_expression(self.truth.cells(pair), control)
-        return self._expressed[pair]
-
-    def project(self, cells_NG: np.ndarray) -> np.ndarray:
-        """At most `SET_CELLS` cells, drawn with a fixed seed, in the space of the truth (n, D)."""
-        if self._pca is None:
-            from sklearn.decomposition import PCA
-
-            truth = self.truth
-            kinds = {covariate for covariate, _ in truth.pairs}
-            seen = (truth.parts == "test") | (truth.conditions == truth.control)
-            rows = np.flatnonzero(seen & np.isin(truth.covariates, list(kinds)))
-            count = min(COMPONENTS, len(rows) - 1, len(truth.genes) - 1)
-            # exact: an iterative solver gives other components each time where few cells leave them nearly equal
-            fitted = PCA(count, svd_solver="covariance_eigh").fit(truth.x_NG[rows].astype(np.float64))
-            # directions in which no true cell varies are arbitrary
-            kept = int((fitted.explained_variance_ratio_ > 1e-9).sum())
-            self._pca = PCA(max(kept, 1), svd_solver="covariance_eigh").fit(truth.x_NG[rows].astype(np.float64))
-        if len(cells_NG) > SET_CELLS:
-            cells_NG = cells_NG[np.sort(np.random.default_rng(0).permutation(len(cells_NG))[:SET_CELLS])]
-        projected: np.ndarray = self._pca.transform(cells_NG)
-        return projected

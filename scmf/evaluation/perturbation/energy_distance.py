@@ -1,8 +1,9 @@
-"""The energy distance between two sets of cells, in both published forms: they differ by more than a factor of ten.
+"""The energy distance between two sets of cells, in its published forms: they differ by more than a factor of ten.
 
-Both are 2 E d(x, y) - E d(x, x') - E d(y, y'). pertpy and cell-eval take the Euclidean distance and all pairs, a cell
-with itself among them (a V-statistic); scPerturb takes the squared Euclidean distance and pairs of two different cells
-(a U-statistic). A number without the name of its form means nothing.
+All are 2 E d(x, y) - E d(x, x') - E d(y, y'). pertpy and cell-eval take the Euclidean distance and all pairs, a cell
+with itself among them (a V-statistic, which depends on the size of the sets); scPerturb takes the squared Euclidean
+distance and pairs of two different cells (a U-statistic); scperteval the Euclidean distance and such pairs. A number
+without the name of its form means nothing.
 
 Array legend: N, M cells, D dimensions.
 """
@@ -26,6 +27,14 @@ def energy_distance_scperturb(x_ND: np.ndarray, y_MD: np.ndarray) -> float:
     """Energy distance of scPerturb (0.1.0, ``edist``): squared Euclidean, U-statistic. Squared unit of the data."""
     _check(x_ND, y_MD, at_least=2)
     between, within_x, within_y = (_sum(a, b, squared=True) for a, b in ((x_ND, y_MD), (x_ND, x_ND), (y_MD, y_MD)))
+    n, m = len(x_ND), len(y_MD)
+    return 2 * between / (n * m) - within_x / (n * (n - 1)) - within_y / (m * (m - 1))
+
+
+def energy_unbiased(x_ND: np.ndarray, y_MD: np.ndarray) -> float:
+    """``energy_u``: energy distance of scperteval (0.2.0): Euclidean, U-statistic; may be below 0. Unit of the data."""
+    _check(x_ND, y_MD, at_least=2)
+    between, within_x, within_y = (_sum(a, b, squared=False) for a, b in ((x_ND, y_MD), (x_ND, x_ND), (y_MD, y_MD)))
     n, m = len(x_ND), len(y_MD)
     return 2 * between / (n * m) - within_x / (n * (n - 1)) - within_y / (m * (m - 1))
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+from scmf.evaluation.perturbation.welch import moments, welch
+
 TOP_DE, TOP_EXPRESSED = 20, 1000
 PSEUDOCOUNT = 0.1
 """Added to means before the logarithm, as PerturBench does."""
@@ -32,13 +34,28 @@ def cosine(x_G: np.ndarray, y_G: np.ndarray) -> float:
     return 0.0 if size < 1e-12 else float(np.clip((x_G @ y_G) / size, -1, 1))
 
 
+def spearman_brown(r: float) -> float:
+    """Correlation of two full sets of cells from that of two halves, 2r / (1 + r); NaN for r of 0 and below.
+
+    A perfect prediction of the expectation would reach its square root. Correlations alone are corrected: ranks and
+    overlaps have a chance level other than 0.
+    """
+    return 2 * r / (1 + r) if r > 0 else float("nan")
+
+
 def log_fold_change(mean_G: np.ndarray, control_G: np.ndarray) -> np.ndarray:
     """log2(mean + 0.1) - log2(control + 0.1) of mean log-normalized expression, float64 (G,), as PerturBench."""
     return np.log2(np.maximum(mean_G, 0) + PSEUDOCOUNT) - np.log2(np.maximum(control_G, 0) + PSEUDOCOUNT)
 
 
 def profile_metrics(
-    predicted_G: np.ndarray, true_G: np.ndarray, control_G: np.ndarray, *, de: np.ndarray, expressed: np.ndarray
+    predicted_G: np.ndarray,
+    true_G: np.ndarray,
+    control_G: np.ndarray,
+    *,
+    de: np.ndarray,
+    expressed: np.ndarray | None = None,
+    nondropout: np.ndarray | None = None,
 ) -> dict[str, float]:
     """All metrics of one pair; see `scmf.evaluation.perturbation.metric_table`.
 
@@ -49,23 +66,30 @@ def profile_metrics(
     de
         Columns of the top differentially expressed genes of the truth.
     expressed
-        Columns of the genes most expressed in the control cells of the truth.
+        Columns of the genes most expressed in the control cells of the truth; None where they are all genes.
+    nondropout
+        Columns of the top genes without dropouts; None where they are not known.
     """
     error, delta, wanted = predicted_G - true_G, predicted_G - control_G, true_G - control_G
     fold, true_fold = log_fold_change(predicted_G, control_G), log_fold_change(true_G, control_G)
-    return {
+    found = {
         "pearson": pearson(predicted_G, true_G),
         "pearson_delta": pearson(delta, wanted),
         "pearson_top20": pearson(predicted_G[de], true_G[de]),
         "pearson_delta_top20": pearson(delta[de], wanted[de]),
-        "pearson_delta_top1000": pearson(delta[expressed], wanted[expressed]),
         "cosine_logfc": cosine(fold, true_fold),
         "mse": float(np.mean(error**2)),
         "mse_top20": float(np.mean(error[de] ** 2)),
-        "l2_top1000": float(np.linalg.norm(error[expressed])),
         "rmse": float(np.sqrt(np.mean(error**2))),
         "mae": float(np.mean(np.abs(error))),
     }
+    if expressed is not None:
+        found["pearson_delta_top1000"] = pearson(delta[expressed], wanted[expressed])
+        found["l2_top1000"] = float(np.linalg.norm(error[expressed]))
+    if nondropout is not None:
+        found["pearson_delta_top20_nondropout"] = pearson(delta[nondropout], wanted[nondropout])
+        found["mse_top20_nondropout"] = float(np.mean(error[nondropout] ** 2))
+    return found
 
 
 def top_de(perturbed: sp.csr_matrix, control: sp.csr_matrix, genes: np.ndarray, count: int = TOP_DE) -> np.ndarray:
@@ -85,9 +109,21 @@ def top_de(perturbed: sp.csr_matrix, control: sp.csr_matrix, genes: np.ndarray, 
     return _largest(t, genes, count)
 
 
-def most_expressed(control_G: np.ndarray, genes: np.ndarray, count: int = TOP_EXPRESSED) -> np.ndarray:
-    """Columns of the ``count`` genes most expressed in control, equal ones by name."""
-    return _largest(control_G, genes, count)
+def top_nondropout(
+    perturbed: sp.csr_matrix, control: sp.csr_matrix, genes: np.ndarray, count: int = TOP_DE
+) -> np.ndarray:
+    """Columns of the ``count`` genes with the largest |t| (Welch) among those that are no dropouts, largest first.
+
+    No dropout: a gene that perturbed cells express, or that neither they nor control cells do (GEARS f374e43).
+    """
+    mine, other = moments(perturbed), moments(control)
+    kept = np.flatnonzero((mine.mean != 0) | (other.mean == 0))
+    return kept[_largest(np.abs(welch(mine, other).t)[kept], genes[kept], count)]
+
+
+def most_expressed(control_G: np.ndarray, genes: np.ndarray, count: int = TOP_EXPRESSED) -> np.ndarray | None:
+    """Columns of the ``count`` genes most expressed in control, equal ones by name; None if there are no more."""
+    return _largest(control_G, genes, count) if len(genes) > count else None
 
 
 def _largest(values: np.ndarray, genes: np.ndarray, count: int) -> np.ndarray:

@@ -14,13 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scmf.evaluation.perturbation.midranks import TIE, cosine_distances
+
 FDR = 0.05
 
 
 def perturbench_rank(predicted_PG: np.ndarray, true_PG: np.ndarray, *, similarity: str) -> np.ndarray:
     """Share of predictions that lie nearer to the truth of a perturbation than its own prediction does, (P,).
 
-    0 is best, about .5 is chance; equal ones count half, which is what PerturBench's shuffling gives on average.
+    0 is best, (P - 1) / 2P is chance: .25 for two perturbations. Equal ones count half, which is what PerturBench's
+    shuffling gives on average; predictions that are equal stay so, whatever a matrix product rounds.
 
     Parameters
     ----------
@@ -34,9 +37,7 @@ def perturbench_rank(predicted_PG: np.ndarray, true_PG: np.ndarray, *, similarit
     Source: altoslabs/perturbench d357daf, `analysis/benchmarks/metrics.py`: columns are true, rows predicted profiles.
     """
     if similarity == "cosine":
-        size = np.linalg.norm(predicted_PG, axis=1)[:, None] * np.linalg.norm(true_PG, axis=1)[None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            far_PP = -np.nan_to_num(predicted_PG @ true_PG.T / size)
+        far_PP = cosine_distances(predicted_PG, true_PG)
     else:
         far_PP = np.stack([np.sqrt(np.mean((predicted_PG - row) ** 2, axis=1)) for row in true_PG], axis=1)
     return np.array([_seat(far_PP[:, column], column) for column in range(len(true_PG))])
@@ -45,7 +46,7 @@ def perturbench_rank(predicted_PG: np.ndarray, true_PG: np.ndarray, *, similarit
 def discrimination(
     predicted_PG: np.ndarray, true_PG: np.ndarray, genes: np.ndarray, targets: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """Perturbation discrimination score (PDS) of each perturbation, (P,): 1 is best, about .5 is chance.
+    """Perturbation discrimination score (PDS) of each perturbation, (P,): 1 is best, (P + 1) / 2P is chance.
 
     1 - rank / P, where the rank is that of the own true change among all true changes, by L1 distance to the predicted
     change; the perturbed genes take no part. Equal distances count half.
@@ -70,8 +71,9 @@ def discrimination(
 
 
 def _seat(far: np.ndarray, own: int) -> float:
-    """Share of entries that are nearer than ``own``; equal ones count half."""
-    return float(((far < far[own]).sum() + ((far == far[own]).sum() - 1) / 2) / len(far))
+    """Share of entries that are nearer than ``own``; equal ones, or nearly so, count half."""
+    equal = np.abs(far - far[own]) <= TIE * max(abs(float(far[own])), TIE)
+    return float((((far < far[own]) & ~equal).sum() + (equal.sum() - 1) / 2) / len(far))
 
 
 class Expressed(NamedTuple):

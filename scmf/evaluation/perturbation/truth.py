@@ -32,6 +32,21 @@ Pair = tuple[str, str]
 Prediction = Mapping[Pair, np.ndarray]
 """Pair to predicted cells (M, G), or to a predicted mean profile (G,)."""
 
+
+class ReadPrediction(dict[Pair, np.ndarray]):
+    """Predicted cells of a file.
+
+    Parameters
+    ----------
+    controls
+        Which control cells the model saw: ``a`` (the half for models) or ``all``.
+    """
+
+    def __init__(self, *, controls: str) -> None:
+        super().__init__()
+        self.controls = controls
+
+
 ONE = "all"
 """The covariate of a screen in one kind of cells."""
 
@@ -58,6 +73,8 @@ class PerturbationTruth:
         Name of the control condition.
     separator
         Sign between the genes of a combination; None when there are none.
+    cell_ids
+        Id of each cell (N,), by which halves of control cells are told; None where they are not known.
     """
 
     x_NG: sp.csr_matrix
@@ -67,6 +84,7 @@ class PerturbationTruth:
     parts: np.ndarray
     control: str
     separator: str | None = None
+    cell_ids: np.ndarray | None = None
     _means: dict[tuple[str, str, str | None], np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -109,6 +127,7 @@ class PerturbationTruth:
             parts=cells.split,
             control=names.control,
             separator=names.separator,
+            cell_ids=np.asarray(cells.obs.index, dtype=str),
         )
         truth.check()
         return truth
@@ -121,13 +140,13 @@ class PerturbationTruth:
             raise EvaluationError(f"{len(self.genes)} gene", wanted="two genes or more, to compare profiles", where="X")
         if not self.pairs:
             raise EvaluationError("no perturbed test cells", wanted="at least one", where="data.split")
-        for covariate in {covariate for covariate, _ in self.pairs}:
+        for covariate in sorted({covariate for covariate, _ in [*self.pairs, *self.training_pairs]}):
             if not len(self.rows(covariate, self.control)):
                 raise EvaluationError(
                     f"no control cells ({self.control!r}) of {covariate!r}",
-                    wanted="control cells of every cell type that is tested",
+                    wanted="control cells of every cell type that is tested or trained on",
                     where="perturbation.control",
-                    fix="name the control as the column has it",
+                    fix="name the control as the column has it, or leave this cell type out of the split",
                 )
 
     @property
@@ -146,6 +165,14 @@ class PerturbationTruth:
         """Indices of the cells of a pair; those of one part when it is named."""
         chosen = (self.covariates == covariate) & (self.conditions == condition)
         return np.flatnonzero(chosen if part is None else chosen & (self.parts == part))
+
+    def kept(self, rows: np.ndarray) -> PerturbationTruth:
+        """The screen with these cells alone."""
+        ids = None if self.cell_ids is None else self.cell_ids[rows]
+        return replace(
+            self, x_NG=self.x_NG[rows], conditions=self.conditions[rows], covariates=self.covariates[rows],
+            parts=self.parts[rows], cell_ids=ids, _means={},
+        )  # fmt: skip
 
     def cells(self, pair: Pair, part: str | None = TEST) -> np.ndarray:
         """Expression of the cells of a pair, dense float64 (n, G)."""
@@ -258,6 +285,7 @@ def read_prediction(adata: Any, truth: PerturbationTruth, *, where: object = "th
     adata
         ``X``: log-normalized expression as the truth has it; ``obs["condition"]``, and ``obs["covariate"]`` where the
         screen has several cell types; ``var_names``: the genes of the truth, in any order. Control cells are ignored.
+        ``uns["controls"]``: which control cells its model saw, ``a`` (the half for models); ``all`` if not said.
 
     Raises
     ------
@@ -281,7 +309,10 @@ def read_prediction(adata: Any, truth: PerturbationTruth, *, where: object = "th
     conditions = spelled(conditions, control=truth.control, separator=truth.separator, known=known)
     x = as_matrix(adata.X, where=where)[:, columns]
     refuse_other_scales(x, truth.mean_total, where=where)
-    found = {}
+    controls = str(adata.uns.get("controls", "all"))
+    if controls not in ("a", "all"):
+        raise EvaluationError(f"uns['controls'] is {controls!r}", wanted="`a` or `all`", where=where)
+    found = ReadPrediction(controls=controls)
     for pair in sorted(set(zip(covariates.tolist(), conditions.tolist(), strict=True))):
         if pair[1] not in (truth.control, "") and pair[0]:
             rows = (covariates == pair[0]) & (conditions == pair[1])
@@ -318,6 +349,12 @@ def check_prediction(prediction: Prediction, truth: PerturbationTruth, *, where:
             )
         if not np.isfinite(values).all():
             raise EvaluationError(f"{pair[1]!r}: values that are not finite", wanted="finite numbers", where=where)
+
+
+def profile_of(prediction: Prediction, pair: Pair) -> np.ndarray:
+    """Mean profile of a predicted pair, float64 (G,): what the prediction says it is, else the mean of its cells."""
+    exact = getattr(prediction, "profile", None)
+    return mean_profile(prediction[pair]) if exact is None else np.asarray(exact(pair), np.float64)
 
 
 def mean_profile(predicted: np.ndarray) -> np.ndarray:

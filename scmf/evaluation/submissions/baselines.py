@@ -16,6 +16,7 @@ from scmf.evaluation.annotation.benchmark import MAJORITY, SHUFFLED
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.gene_network.baselines import baseline_edges
 from scmf.evaluation.perturbation.benchmark import CEILING, Perturbation
+from scmf.evaluation.perturbation.own_references import own_baselines
 from scmf.evaluation.submissions.protocol import EmptySubmission, Origin
 from scmf.evaluation.tasks import Task
 
@@ -45,6 +46,8 @@ class BaselinesSubmission(EmptySubmission):
 
     def predictions(self, task: Task, truth: Any) -> Mapping[str, Any]:
         """No change, means, additive, linear, nearest."""
+        if task.options.get("controls") == "halves":
+            return own_baselines(truth)
         return Perturbation().baselines(truth)
 
     def edges(self, task: Task, adata: Any, regulators: list[str], targets: list[str]) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from scmf.evaluation.submissions.predictions import PredictionsSubmission
 from scmf.evaluation.submissions.protocol import Origin, Submission
 from scmf.evaluation.submissions.vectors import VectorsSubmission
 from scmf.evaluation.tasks import Task
+from scmf.models.published.names import means_model
 
 
 def find_submission(
@@ -25,6 +26,7 @@ def find_submission(
     *,
     tasks: Iterable[Task],
     obsm: str | None = None,
+    by_order: bool = False,
     name: str | None = None,
     corpora: tuple[str, ...] = (),
     **of_model: Any,
@@ -34,12 +36,14 @@ def find_submission(
     Parameters
     ----------
     word
-        ``baselines``; the folder of a run or checkpoint; an .h5ad file; a .tsv or .csv file; with ``obsm`` the name of
-        a card that brings vectors along.
+        ``baselines``; the folder of a run or checkpoint, or the name of a model; an .h5ad file; a .tsv or .csv file;
+        with ``obsm`` the name of a card that brings vectors along.
     tasks
         What it will be scored on; predicted cells and embeddings are told apart by them.
     obsm
         Key of vectors.
+    by_order
+        The vectors of a file are those of the cells of a task in their order, whatever their ids.
     name
         ``recipe/variant`` for results of files and cards.
     corpora
@@ -53,16 +57,22 @@ def find_submission(
         The word means nothing, or a file came without a name.
     """
     path = Path(word)
+    if by_order and (obsm is None or not path.is_file() and not is_zarr(path)):
+        raise ConfigError(
+            f"--by-order with {word!r}", wanted="a file with embeddings, and --obsm", where="scmf evaluate",
+            fix="leave --by-order out: a model and a card name their cells",
+        )  # fmt: skip
     if word == BASELINES:
         return BaselinesSubmission.new()
-    if path.is_dir() and not is_zarr(path):
-        return ModelSubmission.of_folder(path, **of_model)
+    if (path.is_dir() and not is_zarr(path)) or (not path.exists() and means_model(word)):
+        return ModelSubmission.of_folder(word, **of_model)
     if path.is_file() and path.suffix not in (".tsv", ".csv") and (known := foreign(path)) is not None:
         raise known
     card = obsm is not None and not path.exists() and all(task.dataset == word for task in tasks)
     if not card and not path.exists():
         raise ConfigError(
-            f"{word!r}", wanted=f"{BASELINES}, the folder of a run, an .h5ad, .tsv or .csv file, or a card with --obsm",
+            f"{word!r}", wanted=f"{BASELINES}, the folder of a run, a published model, an .h5ad, .tsv or .csv "
+            "file, or a card with --obsm",
             where="scmf evaluate", fix="check the path",
         )  # fmt: skip
     recipe, _, variant = (name or "").partition("/")
@@ -72,7 +82,7 @@ def find_submission(
             fix="for example --as my-model/v1",
         )  # fmt: skip
     digest = sha256_json([word, obsm]) if card else sha256_of(path)
-    words = (word, *(("--obsm", obsm) if obsm else ()), "--as", str(name))
+    words = (word, *(("--obsm", obsm) if obsm else ()), *(("--by-order",) if by_order else ()), "--as", str(name))
     words += tuple(part for corpus in corpora for part in ("--trained-on", corpus))
     origin = Origin(recipe, variant, "published", digest, words, corpora=corpora)
     if card:
@@ -81,7 +91,7 @@ def find_submission(
     if path.suffix in (".tsv", ".csv"):
         return EdgesSubmission(origin, path)
     if obsm is not None:
-        return VectorsSubmission(origin, obsm, path)
+        return VectorsSubmission(origin, obsm, path, by_order)
     if {task.benchmark for task in tasks} != {"perturbation"}:
         raise ConfigError(
             f"{word} without --obsm", wanted="the key of the embedding, or tasks of the perturbation benchmark alone",

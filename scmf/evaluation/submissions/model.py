@@ -29,8 +29,9 @@ from scmf.evaluation.gene_network.model_edges import gene_vectors, model_edges
 from scmf.evaluation.perturbation.baselines import linear
 from scmf.evaluation.submissions.protocol import EmptySubmission, Origin, TrainingCells
 from scmf.evaluation.tasks import Task, data_of
-from scmf.models.checkpoint import copy_frozen, load_run_model
-from scmf.models.embed import embed_tokens, embeds_by_batch, on_device
+from scmf.models.checkpoint import class_names, copy_frozen, is_classifier, load_run_model
+from scmf.models.embed import classify_tokens, embed_tokens, embeds_by_batch, on_device
+from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
 from scmf.results.result import ALL_CELLS
 from scmf.tokenizers.build import BATCH_IDS, refuse_missing_batches, tokenize
@@ -111,9 +112,12 @@ class ModelSubmission(EmptySubmission):
 
     @classmethod
     def of_folder(
-        cls, folder: Path, *, device: str | None = None, batch_size: int | None = None, allow_low_coverage: bool = False
-    ) -> ModelSubmission:
-        """The model of a run's folder (with ``run.json``), or of a checkpoint."""
+        cls, word: Path | str, *, device: str | None = None, batch_size: int | None = None,
+        allow_low_coverage: bool = False,
+    ) -> ModelSubmission:  # fmt: skip
+        """The model of a run's folder (with ``run.json``), of a checkpoint, or of a name."""
+        found = find_model(word)
+        folder = found.folder
         model, tokenizer = load_run_model(folder)
         model = on_device(model, device)
         run = RunFolder.find(folder)
@@ -122,8 +126,8 @@ class ModelSubmission(EmptySubmission):
         if run is None:
             weights = folder / "model.safetensors"
             origin = Origin(
-                folder.resolve().name, "checkpoint", "published", sha256_file(weights), (str(folder),),
-                parameters=parameters,
+                found.recipe or folder.resolve().name, found.variant or "checkpoint", "published",
+                sha256_file(weights), (found.word,), parameters=parameters,
             )  # fmt: skip
             settings = with_batch_size(EvalConfig(embedding_layer=layer, pooling=pooling), batch_size)
             return cls(
@@ -202,7 +206,10 @@ class ModelSubmission(EmptySubmission):
         return self.own_vectors if prepared is self.prepared else self.embed(prepared.tokens)
 
     def labels(self, task: Task, cells: TaskCells) -> Iterator[tuple[str, np.ndarray]]:
-        """Labels by a head that is fine-tuned as the run's own recipe says; nothing where it says nothing."""
+        """Labels by the head of a classifier, else by one that is fine-tuned as the run's recipe says, else nothing."""
+        if is_classifier({"architectures": self.model.config.architectures}):
+            yield from self._own_labels(task, cells)
+            return
         if self.recipe is None or self.folder is None or self.settings.finetune is None:
             return
         prepared = self.prepare(task, cells)
@@ -211,6 +218,16 @@ class ModelSubmission(EmptySubmission):
         for method in self.methods:
             log.info(f"fine-tuning a head, {method}")
             yield method, finetune(self.recipe, prepared, RunFolder(self.folder).model, out, method=method)
+
+    def _own_labels(self, task: Task, cells: TaskCells) -> Iterator[tuple[str, np.ndarray]]:
+        """Labels of the test cells by the classifier that the model is, where it was trained for those of the task."""
+        classes, truth = class_names(self.model.config), cells.labels
+        if strange := sorted(set(truth.labels[truth.rows("train")]) - set(classes)):
+            log.warning(f"{task.dataset}: no labels: the classifier was not trained for {', '.join(strange[:6])}")
+            return
+        tokens = self.prepare(task, cells).tokens.select(truth.rows("test"))
+        logits_NC = classify_tokens(self.model, tokens, batch_size=self.settings.batch_size)
+        yield "pretrained", np.array(classes)[logits_NC.argmax(axis=1)]
 
     def predictions(self, task: Task, truth: Any) -> Mapping[str, Any]:
         """The linear model of Ahlmann-Eltze et al. with the gene vectors of the network."""

@@ -151,7 +151,7 @@ def _is_leaderboard(folder: Path) -> bool:
 def _environment() -> Any:
     environment = make_environment(needed_for="the leaderboard")
     environment.filters.update(
-        number=number, words=words, cell=markdown, span=span_text, cost=cost_text, seeds=_seeds_text,
+        number=number, words=words, cell=markdown, span=span_text, each=each_text, cost=cost_text, seeds=_seeds_text,
         facts=facts_of,
     )  # fmt: skip
     environment.globals.update(MARKS=MARKS, VERDICTS=VERDICTS, LEAKS=LEAKS, COSTS=_COSTS, OUTCOMES=OUTCOMES)
@@ -168,12 +168,17 @@ _COSTS = (
 
 
 def span_text(entry: Entry) -> str:
-    """``0.81 to 0.86, 95 % over 983 cells``; "" without an interval."""
+    """``0.81 to 0.86, 95 % over 983 cells``; the values of a few units where these give no interval; else ""."""
     if entry.span is None:
-        return ""
+        return each_text(entry)
     low, high, what = entry.span
     level = "range" if entry.estimate.level >= 1 else f"{entry.estimate.level:.0%}".replace("%", " %")
     return f"{number(low)} to {number(high)}, {level} over {what}"
+
+
+def each_text(entry: Entry) -> str:
+    """``d4: 0.81, d5: 0.86``; "" where there are no values of single units."""
+    return ", ".join(f"{unit}: {number(value)}" for unit, value in entry.each.items())
 
 
 def cost_text(row: Row, key: str) -> str:
@@ -236,6 +241,7 @@ def _row_json(table: Table, row: Row) -> dict[str, Any]:
         metrics[name] = {
             "value": entry.estimate.value, "low": low, "high": high, "over": over, "seeds": entry.seeds,
             "higher_is_better": table.higher.get(name, True), "mark": entry.mark, "verdict": entry.verdict,
+            **({"each": entry.each} if entry.each else {}),
         }  # fmt: skip
     return {
         "name": row.name, "recipes": list(row.recipes), "variant": row.variant, "method": row.method,
@@ -275,4 +281,4 @@ def _csv(leaderboard: Leaderboard) -> str:
 
 
 def _cells(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: csv_cell(value) for name, value in line.items()}
+    return {name: csv_cell(value) for name, value in line.items() if name in _COLUMNS}

@@ -7,7 +7,8 @@ sentences above them (leaderboard_tables), the test of differences (scmf.results
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from scmf.results.judge import Verdict
 from scmf.results.pages.table import METHODS, number
@@ -53,13 +54,24 @@ def words(name: str) -> str:
     return " ".join(_WRITTEN.get(part, part) for part in name.replace("_", " ").split(" "))
 
 
+FOLDER = "folder"
+"""Key in the provenance of a result, of the folder that it was read from."""
+
+_SHOWN = 3
+"""Most folders in the name of a row."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One number of a row: seed to value, what the interval is over, its mark and its verdict."""
+    """One number of a row: seed to value, what the interval is over, its mark and its verdict.
+
+    ``each`` has the values of donors or perturbations that are too few for an interval, their mean over seeds.
+    """
 
     estimate: Estimate
     seeds: dict[str, float]
     unit: str
+    each: dict[str, float] = field(default_factory=dict)
     mark: str = ""
     verdict: str = ""
 
@@ -156,12 +168,17 @@ def rows_of(
     higher
         Metric to direction.
     """
-    groups: dict[tuple[str, str, str, str], list[Result]] = {}
+    groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         # runs of one variant with other settings are other methods, not other seeds
         groups.setdefault((result.recipe, result.variant, result.method, result.recipe_digest), []).append(result)
+    for key, mine in list(groups.items()):
+        if len({result.seed for result in mine}) < len(mine):  # runs of one seed and settings, each its own row
+            del groups[key]
+            for result in mine:
+                groups.setdefault((*key, folder_of(result)), []).append(result)
     rows: list[Row] = []
-    for (recipe, variant, method, _), mine in sorted(groups.items()):
+    for (recipe, variant, method, *_), mine in sorted(groups.items()):
         mine.sort(key=lambda result: -1 if result.seed is None else result.seed)
         absent = {
             ("" if result.seed is None else f"seed {result.seed}: ") + result.absence.reason: None
@@ -193,6 +210,7 @@ def _entries(recipe: str, results: Sequence[Result], verdicts: Verdicts) -> dict
             estimate,
             {"none" if result.seed is None else str(result.seed): result.metrics[name] for result in results},
             "" if drawn is None else f"{drawn.n_units:,} {drawn.unit}, {drawn.draws} draws",
+            _of_few(results, name),
             verdict=verdict.kind if verdict is not None and verdict.kind != "not_applicable" else "",
         )
     return found
@@ -202,6 +220,12 @@ def _interval(result: Result, metric: str) -> Interval | None:
     """The interval that was drawn, where it is over enough units to say something; earlier results have others, too."""
     found = result.intervals.get(metric)
     return found if found is not None and found.holds else None
+
+
+def _of_few(results: Sequence[Result], metric: str) -> dict[str, float]:
+    """Values of the units that are too few for an interval, the mean over seeds; only where every seed has them."""
+    each = [result.details.get("units", {}).get("values", {}).get(metric, {}) for result in results]
+    return {unit: fmean(values[unit] for values in each) for unit in each[0] if all(unit in values for values in each)}
 
 
 def _drawn(result: Result, metric: str) -> Estimate:
@@ -237,14 +261,28 @@ def _merged(a: Row, b: Row) -> Row:
     return replace(a, recipes=recipes, entries=entries, results=a.results + b.results)
 
 
+def folder_of(result: Result) -> str:
+    """The folder of a run that a result was read from, as pages call it; "" for results of recipes."""
+    return str(result.provenance.get(FOLDER, ""))
+
+
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one name get a note: whose a baseline is that came out differently, or the digest of a run's settings."""
-    names = [row.name for row in rows]
-    return [
-        row if names.count(row.name) < 2
-        else replace(row, note="with " + ", ".join(row.recipes) if row.baseline else row.first.recipe_digest[:8])
-        for row in rows
-    ]  # fmt: skip
+    """Runs bear the name of their folder. Rows of one name get a note, too: whose a baseline is, or a run's digest."""
+    notes = [_folders(row) for row in rows]
+    names = [(row.name, note) for row, note in zip(rows, notes, strict=True)]
+    found = []
+    for row, note, name in zip(rows, notes, names, strict=True):
+        if names.count(name) > 1:
+            digest = row.first.recipe_digest[:8]
+            note = "with " + ", ".join(row.recipes) if row.baseline else f"{note}, {digest}" if note else digest
+        found.append(replace(row, note=note))
+    return found
+
+
+def _folders(row: Row) -> str:
+    """Folders of the runs that a row is the mean of; "" for a baseline."""
+    every = [] if row.baseline else list(dict.fromkeys(filter(None, map(folder_of, row.results))))
+    return ", ".join(every[:_SHOWN]) + (f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else "")
 
 
 def _marked(rows: Sequence[Row], higher: Mapping[str, bool]) -> list[Row]:

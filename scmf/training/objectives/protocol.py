@@ -1,13 +1,13 @@
 """What the loop asks of an objective.
 
 An objective turns a padded batch into model inputs with labels and says how many predictions the loss is a mean of. It
-owns no weights. Lives elsewhere: the loss itself (the model), the loop (training.loop), the class of a name
+owns no weights. Lives elsewhere: the loss itself (mostly the model), the loop (training.loop), the class of a name
 (core.registry).
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,3 +44,18 @@ class Objective(Protocol):
     def predictions(self, inputs: dict[str, Tensor]) -> int:
         """Number of predictions the loss of ``inputs`` is a mean of."""
         ...
+
+
+@runtime_checkable
+class OwnLoss(Protocol):
+    """An objective that makes another loss of the model's output than the model does."""
+
+    def loss(self, output: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """The loss, a mean over the predictions of ``inputs``."""
+        ...
+
+
+def loss_of(objective: Objective, output: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """The loss of a batch: that of the objective where it has one, else that of the model."""
+    loss: Tensor = objective.loss(output, inputs) if isinstance(objective, OwnLoss) else output.loss
+    return loss

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from scmf.core.errors import CountsError, DataError, GeneError
 from scmf.data.convert import plan as convert_plan
 from scmf.data.convert.convert import convert
+from scmf.data.genes.ids import GeneMap
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.memory import MemoryStore
 from tests.conftest import synthetic_cells
@@ -170,7 +171,8 @@ def test_a_version_suffix_makes_no_second_gene(tmp_path):
     assert cells.X.sum() == one.X.sum() + two.X.sum()
 
 
-def test_kinds_of_gene_ids_are_not_mixed(tmp_path):
+def test_symbols_that_lead_to_no_id_are_not_mixed_with_ids(tmp_path, monkeypatch):
+    monkeypatch.setattr("scmf.data.genes.joining.human_genes", lambda: GeneMap(["ENSG00000000001"]))
     one, two = synthetic_cells(50), synthetic_cells(50, seed=1)
     two.var_names = [f"GENE{i}" for i in range(two.n_vars)]
     with pytest.raises(GeneError, match="one kind of gene ids"):
@@ -178,12 +180,26 @@ def test_kinds_of_gene_ids_are_not_mixed(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-def test_columns_that_an_input_lacks_are_dropped_and_named(tmp_path):
+def test_columns_that_an_input_lacks_are_kept_missing_and_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("scmf.data.convert.obs.MOST_CATEGORIES", 40)
     one, two = two_inputs()
-    one.obs["only"] = 1
-    report = convert(corpus(one, two), tmp_path / "o")
-    assert report.dropped_columns == {"only": ["b.h5ad"]}
-    assert "only" not in read(tmp_path / "o")[0].obs
+    one.obs["only"], one.obs["share"], one.obs["yes"] = 1, 0.5, True
+    one.obs["word"], one.obs["name"] = pd.Categorical(["a"] * one.n_obs), [f"n{i}" for i in range(one.n_obs)]
+    two.obs["other"] = "b"
+    with caplog.at_level("WARNING"):
+        report = convert(corpus(one, two), tmp_path / "o")
+    mine = ["only", "share", "yes", "word", "name"]
+    assert report.filled_columns == {**{name: ["b.h5ad"] for name in mine}, "other": ["a.h5ad"]}
+    assert "obs column 'only' is missing in 1 of 2 inputs, the first is b.h5ad" in caplog.text
+    found = pd.concat([cells.obs for cells in read(tmp_path / "o")])
+    lacking = (found["source"] == "b.h5ad").to_numpy()
+    for name in mine[:-1]:
+        assert found[name].isna().to_numpy().tolist() == lacking.tolist(), name
+    assert (found["name"] == "").to_numpy().tolist() == lacking.tolist()
+    assert found["other"].isna().to_numpy().tolist() == (~lacking).tolist()
+    assert found.loc[~lacking, "only"].tolist() == [1] * one.n_obs
+    assert found.loc[~lacking, "share"].tolist() == [0.5] * one.n_obs
+    assert set(found.loc[~lacking, "yes"]) == {True} and set(found.loc[~lacking, "word"]) == {"a"}
     with pytest.raises(DataError, match="no column 'only'"):
         convert(corpus(one, two), tmp_path / "p", obs_columns=["only"])
 
@@ -225,7 +241,7 @@ def test_columns_keep_their_type_where_the_inputs_agree(tmp_path, monkeypatch):
 def test_cell_ids_get_the_name_of_their_input_only_where_needed(tmp_path):
     one, two = synthetic_cells(30), synthetic_cells(30, seed=1)
     convert(corpus(one, two), tmp_path / "same")
-    assert all(name.startswith(("a.h5ad:cell", "b.h5ad:cell")) for name in read(tmp_path / "same")[0].obs_names)
+    assert all(name.startswith(("a:cell", "b:cell")) for name in read(tmp_path / "same")[0].obs_names)
     two.obs_names = [f"other{i}" for i in range(30)]
     convert(corpus(one, two), tmp_path / "apart")
     assert set(read(tmp_path / "apart")[0].obs_names) == {*one.obs_names, *two.obs_names}

@@ -1,5 +1,6 @@
 """A conversion that is killed or finds the disk full goes on to the same content; other arguments do not."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,11 @@ from tests.data.convert.test_convert import SMALL, assert_same_cells, content, c
 
 class Killed(Exception):
     pass
+
+
+def die(bar, done, note=""):
+    """In place of the step of a progress bar."""
+    raise Killed
 
 
 @pytest.mark.nightly
@@ -108,9 +114,6 @@ def test_after_sigkill_it_goes_on_to_the_same_content(tmp_path, where):
 
 
 def test_other_inputs_or_arguments_do_not_go_on(tmp_path, monkeypatch):
-    def die(bar, done, note=""):
-        raise Killed
-
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(progress.Bar, "move_to", die)
         convert(corpus(), tmp_path / "o")
@@ -129,6 +132,23 @@ def test_a_finished_conversion_is_not_repeated_and_not_overwritten(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "thesis.txt").write_text("do not lose me")
     with pytest.raises(DataError, match="thesis"):
+        convert(corpus(), tmp_path / "p")
+
+
+def test_what_an_earlier_version_has_converted_is_read_and_what_it_has_begun_refused(tmp_path):
+    first = convert(corpus(), tmp_path / "o")
+    head = tmp_path / "o" / "zarr.json"
+    held = json.loads(head.read_text())
+    report = held["attributes"]["scmf"]["report"]
+    report["dropped_columns"] = report.pop("filled_columns")
+    head.write_text(json.dumps(held))
+    assert convert(corpus(), tmp_path / "o") == first
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(progress.Bar, "move_to", die)
+        convert(corpus(), tmp_path / "p")
+    note = tmp_path / "p" / ".convert" / "convert.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "format": 1}))
+    with pytest.raises(DataError, match="another the version of scmf"):
         convert(corpus(), tmp_path / "p")
 
 

@@ -18,6 +18,8 @@ from scmf.data.genes.ids import (
     refuse_duplicates,
     strip_version,
 )
+from scmf.data.genes.species import _symbols as species_symbols
+from scmf.data.genes.species import species_of
 from scmf.data.genes.vocabulary import human_genes
 
 TP53, TSPAN6 = "ENSG00000141510", "ENSG00000000003"
@@ -60,14 +62,25 @@ def test_every_way_to_write_an_ensembl_id_has_one_canonical_form(number, version
     }
 
 
+@pytest.mark.parametrize("gene", ["Gpi1", "tp53", " Trp53", "H2-K1", "C10orf105x"])
+def test_symbols_are_compared_as_they_are_written(gene):
+    assert canonical(gene) == gene.strip()
+
+
+def test_open_reading_frames_are_written_both_ways():
+    assert {canonical(gene) for gene in ("C10orf105", "C10ORF105", "HSPB2-C11orf52")} == {
+        "C10ORF105", "HSPB2-C11ORF52",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("genes", "kind", "species"),
     [
         ([TP53, TSPAN6], "ensembl", "Homo sapiens"),
         (["ENSMUSG00000000001", "ENSMUSG00000000003"], "ensembl", "Mus musculus"),
         (["ENSSSCG00000000001"], "ensembl", "species ENSSSC"),
-        (["TP53", "CD3E", "MT-CO1"], "symbol", "Homo sapiens"),
-        (["Trp53", "Cd3e", "Actb"], "symbol", "Mus musculus"),
+        (["TP53", "CD3E", "MT-CO1"], "symbol", ""),
+        (["Trp53", "Cd3e", "Actb"], "symbol", ""),
         (["7157", "7105"], "entrez", ""),
         (["FBgn0000001", "FBgn0000002"], "other", ""),
         ([TP53, "CD3E"], "mixed", ""),
@@ -118,11 +131,11 @@ MAP = GeneMap([TP53, TSPAN6], {"TP53": TP53, "P53": TP53, "ENSG00000999999": TSP
 
 
 def test_each_way_to_name_a_gene_is_mapped_and_counted():
-    ids = [TP53, f"{TSPAN6}.15", "tp53", "ENSG00000999999.2", "GONE", "nobody"]
+    ids = [TP53, f"{TSPAN6}.15", "P53", "ENSG00000999999.2", "GONE", "p53"]
     mapped, report = MAP.map(ids)
     assert mapped.tolist() == [TP53, TSPAN6, TP53, TSPAN6, "", ""]
     assert (report.exact, report.normalized, report.alias, report.unknown, report.mapped) == (1, 1, 2, 2, 4)
-    assert report.collisions == {TP53: (TP53, "tp53"), TSPAN6: (f"{TSPAN6}.15", "ENSG00000999999.2")}
+    assert report.collisions == {TP53: (TP53, "P53"), TSPAN6: (f"{TSPAN6}.15", "ENSG00000999999.2")}
 
 
 def test_a_known_id_wins_over_an_alias_and_the_first_table_over_the_second():
@@ -160,10 +173,26 @@ def reference():
 
 
 @pytest.mark.parametrize(
+    ("genes", "species"),
+    [
+        (["TP53", "ACTB", "GAPDH"], "Homo sapiens"),
+        (["Trp53", "Actb", "Gapdh"], "Mus musculus"),
+        (["FOO1", "gene_1"], ""),
+        (["tp53", "actb", "gapdh"], ""),
+    ],
+)
+def test_the_annotations_tell_the_species_of_symbols(genes, species):
+    if not species_symbols():
+        pytest.skip("the annotations of both species are not here")
+    assert species_of(genes) == species
+
+
+@pytest.mark.parametrize(
     ("name", "gene"),
     [
         ("TP53", TP53),
-        ("tp53", TP53),
+        ("C10ORF105", "ENSG00000214688"),
+        ("C10orf105", "ENSG00000214688"),
         ("ENSG00000141510.18", TP53),
         ("P53", TP53),  # alias
         ("MARCH1", "ENSG00000145416"),  # previous symbol of MARCHF1

@@ -70,7 +70,7 @@ def test_a_corpus_is_weighted_by_its_cells():
 def test_every_way_to_find_a_gene_is_counted():
     names = GeneMap([TP53, APP, GENES[0]], {"TP53": TP53}, ambiguous=["AMB"])
     aligner = GeneAligner.of([TP53, APP], mapping=names)
-    report = coverage([TP53, f"{APP}.2", "tp53", GENES[0], "AMB", "nobody"], aligner, name="two")
+    report = coverage([TP53, f"{APP}.2", "TP53", GENES[0], "AMB", "nobody"], aligner, name="two")
     (store,) = report.stores
     assert store.kinds == {
         "exact": 1, "normalized": 1, "alias": 1, "ortholog": 0, "outside": 1, "ambiguous": 1, "no_ortholog": 0,

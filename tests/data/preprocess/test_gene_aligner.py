@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scmf.core.errors import DataError, GeneError
+from scmf.data.genes import species as species_
 from scmf.data.genes.gene_sets import GeneSet
 from scmf.data.genes.ids import GeneMap
-from scmf.data.genes.names import KINDS, species_of
+from scmf.data.genes.names import KINDS
 from scmf.data.genes.orthologs import OrthologMap
+from scmf.data.genes.species import species_of
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.store import CountBlock
@@ -29,6 +31,14 @@ MOUSE = OrthologMap(
     ),
     GeneMap([TRP53, MAPP, "ENSMUSG00000000009"], {"TRP53": TRP53, "APP": MAPP, "ACTB": "ENSMUSG00000000009"}),
 )
+
+
+@pytest.fixture(autouse=True)
+def symbols(monkeypatch):
+    """What the annotations of the two species know."""
+    human, mouse = {"TP53", "TSPAN6", "APP", "ACTB", "C3"}, {"Trp53", "Tspan6", "App", "Actb", "C3"}
+    known = {"Homo sapiens": frozenset(human), "Mus musculus": frozenset(mouse)}
+    monkeypatch.setattr(species_, "_symbols", lambda: known)
 
 
 def ensembl(number):
@@ -87,7 +97,7 @@ def test_versions_and_case_do_not_make_another_gene():
 
 
 def test_names_meet_through_the_map_and_ambiguous_ones_are_left_out():
-    stores = [["TP53", "AMB", "TSPAN6", "new-gene"], [TP53, "tspan6", "NEW-GENE"], ["p53", "ACTB", "TSPAN6"]]
+    stores = [["TP53", "AMB", "TSPAN6", "NEW-GENE"], [TP53, "TSPAN6", "NEW-GENE"], ["P53", "ACTB", "TSPAN6"]]
     assert GeneAligner.union(stores, mapping=HUMAN).genes == (TSPAN6, ACTB, TP53, "NEW-GENE")
     assert GeneAligner.intersection(stores, mapping=HUMAN).genes == (TP53, TSPAN6)
     columns = GeneAligner.union(stores, mapping=HUMAN).columns(stores[0])
@@ -121,8 +131,8 @@ def test_every_gene_of_a_store_is_accounted_for():
 
 
 def test_a_vocabulary_of_symbols_finds_ensembl_ids_and_keeps_its_own_spelling():
-    aligner = GeneAligner.of(["tp53", "C1orf112"], mapping=HUMAN, species="Homo sapiens")
-    assert aligner.genes == ("tp53", "C1orf112")
+    aligner = GeneAligner.of(["TP53", "C1orf112"], mapping=HUMAN, species="Homo sapiens")
+    assert aligner.genes == ("TP53", "C1orf112")
     assert aligner.columns([TP53, "C1ORF112"]).target.tolist() == [0, 1]
 
 
@@ -135,7 +145,7 @@ def test_two_names_of_one_gene_in_a_vocabulary_are_told_and_each_is_found_as_wri
 def test_a_gene_set_brings_its_species_and_its_other_names(monkeypatch):
     genes = GeneSet("mine", (TP53, TSPAN6), "Homo sapiens", "test")
     monkeypatch.setattr(GeneSet, "gene_map", lambda self: HUMAN)
-    assert GeneAligner.of(genes).columns(["TSPAN6", "p53"]).target.tolist() == [1, 0]
+    assert GeneAligner.of(genes).columns(["TSPAN6", "P53", "p53"]).target.tolist() == [1, 0, -1]
 
 
 def test_a_vocabulary_that_names_a_gene_twice_is_refused():
@@ -168,6 +178,9 @@ def test_orthologs_take_mouse_genes_to_the_human_panel(genes):
         ([TP53, TRP53, MAPP], "Mus musculus"),  # what most ids say
         ([TRP53, "ACTB", "TSPAN6"], ""),
         (["FBgn0000001"], ""),
+        (["FOO1", "gene_1", "GENE2"], ""),  # capitals are no species
+        (["tspan6", "actb", "app"], ""),
+        (["C3"], ""),
         ([], ""),
     ],
 )

@@ -1,15 +1,19 @@
 """The perturbation benchmark: floors, ceilings, what must change nothing, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scmf.core.errors import EvaluationError
+from scmf.core.errors import EvaluationError, SourceError
 from scmf.evaluation.perturbation.baselines import moved, train_mean
 from scmf.evaluation.perturbation.benchmark import Perturbation
 from scmf.evaluation.perturbation.truth import PerturbationTruth, read_prediction
+from scmf.evaluation.run import cells_of
+from scmf.evaluation.tasks import load_suite
 from tests.fixtures.perturbation_cells import DOUBLES, SINGLES, screen
 
 FEW = settings(max_examples=4, deadline=None)
@@ -29,10 +33,11 @@ def test_the_truth_itself_reaches_every_ceiling():
     metrics = only(truth, perfect(truth)).metrics
     for name in ("pearson", "pearson_delta", "pearson_top20", "pearson_delta_top20", "cosine_logfc", "pds"):
         assert metrics[name] == pytest.approx(1)
-    for name in ("mse", "mse_top20", "l2_top1000", "rmse", "mae", "rank_cosine_logfc", "rank_rmse"):
+    for name in ("mse", "mse_top20", "mse_top20_nondropout", "rmse", "mae", "rank_cosine_logfc", "rank_rmse"):
         assert metrics[name] == pytest.approx(0, abs=1e-9)
     assert metrics["energy_distance_pertpy"] == pytest.approx(0, abs=1e-9)
     assert metrics["des"] == 1
+    assert not {"l2_top1000", "pearson_delta_top1000"} & set(metrics), "the top 1,000 of 30 genes are all genes"
 
 
 def test_no_change_is_the_floor():
@@ -49,6 +54,42 @@ def test_no_change_is_the_floor():
     # one prediction for all is never recognized: ties count half, which is (P - 1) / 2P for P perturbations
     assert score.metrics["rank_cosine_logfc"] == score.metrics["rank_rmse"] == pytest.approx(3 / 8)
     assert score.metrics["energy_distance_pertpy"] > 0
+
+
+def test_subgroups_and_the_score_of_the_challenge_have_intervals():
+    truth = screen(kinds=("a", "b"), n_cells=12, conditions=(*SINGLES, *DOUBLES, "g1+g3", "g0+g2"))
+    truth = replace(truth, parts=np.where(truth.conditions == "g0", "test", truth.parts), _means={})
+    for score in SCORED.run(truth, {name: SCORED.baselines(truth)[name] for name in ("train_mean", "nearest")}):
+        groups = list(score.details["subgroups"].values())
+        assert [groups.count(name) for name in ("seen1", "seen2", "unseen_single")] == [6, 6, 2]
+        assert {"mse.seen1", "pearson_delta.seen2", "vcc_score"} <= set(score.intervals)
+        assert not any(name.endswith("unseen_single") for name in score.intervals), "two are no draw"
+        interval, value = score.intervals["vcc_score"], score.metrics["vcc_score"]
+        assert interval.low <= value <= interval.high
+        if score.method == "train_mean":
+            assert interval.low == interval.high == value == 0, "the baseline is 0 in every draw"
+
+
+@pytest.mark.parametrize(
+    ("task", "wanted"),
+    [
+        ("norman-combinations", {"no_change": 7 / 15, "train_mean": 7 / 15, "linear": 7 / 15}),
+        ("mcfaline-line", {"no_change": 4 / 9, "linear": 4 / 9}),
+    ],
+)
+def test_equal_predictions_tie_on_real_screens_whatever_a_matrix_product_rounds(task, wanted):
+    task = load_suite().tasks[task]
+    try:
+        cells = cells_of(task)
+    except SourceError as error:
+        pytest.skip(str(error))
+    truth = PerturbationTruth.of(cells.adata)
+    quick = Perturbation(cells=False, draws=5)
+    for method, prediction in quick.baselines(truth).items():
+        if method in wanted:
+            assert only(truth, prediction, benchmark=quick).metrics["rank_cosine_logfc"] == pytest.approx(
+                wanted[method]
+            )
 
 
 def test_a_screen_with_additive_effects_is_predicted_by_adding_them():

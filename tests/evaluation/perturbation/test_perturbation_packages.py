@@ -159,9 +159,9 @@ def test_other_distances_of_pertpy_are_taken_by_name_and_jax_is_left_as_it_was()
 
     wide = jax.config.jax_enable_x64
     truth = screen(n_cells=20)
-    score = next(iter(Perturbation(draws=5, distances=("euclidean", "mmd")).run(truth, {"mine": noisy(truth)})))
-    assert {"distance_euclidean", "distance_mmd"} <= set(score.metrics)
-    assert not score.higher_is_better["distance_mmd"] and "pertpy" in score.definitions["distance_mmd"]
+    score = next(iter(Perturbation(draws=5, distances=("euclidean", "mse")).run(truth, {"mine": noisy(truth)})))
+    assert {"distance_euclidean", "distance_mse"} <= set(score.metrics)
+    assert not score.higher_is_better["distance_mse"] and "pertpy" in score.definitions["distance_mse"]
     with pytest.raises(EvaluationError, match="distance"):
         Perturbation(distances=("no such",))
     assert jax.config.jax_enable_x64 == wide  # pertpy turns it on, and scib-metrics fails with it

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from scipy.spatial.distance import cosine
-from scipy.stats import pearsonr, ttest_ind_from_stats
+from scipy.stats import pearsonr, ttest_ind, ttest_ind_from_stats
 
 from scmf.evaluation.perturbation.benchmark import Perturbation
 from tests.fixtures.perturbation_cells import screen
@@ -36,6 +36,9 @@ def by_hand(truth, condition, predicted):
         true, cells.std(0, ddof=1), N_CELLS, control, controls.std(0, ddof=1), N_CELLS, equal_var=False
     ).statistic
     de, high = np.argsort(-np.abs(t))[:20], np.argsort(-control)[:1000]
+    welch = ttest_ind(cells, controls, equal_var=False).statistic
+    kept = (true != 0) | (control == 0)
+    whole = np.argsort(-np.where(kept, np.nan_to_num(np.abs(welch)), -1), kind="stable")[:20]
     fold, true_fold = (np.log2(profile + 0.1) - np.log2(control + 0.1) for profile in (predicted, true))
     error, delta, wanted = predicted - true, predicted - control, true - control
     return {
@@ -44,6 +47,8 @@ def by_hand(truth, condition, predicted):
         "pearson_top20": pearsonr(predicted[de], true[de])[0],
         "pearson_delta_top20": pearsonr(delta[de], wanted[de])[0],
         "pearson_delta_top1000": pearsonr(delta[high], wanted[high])[0],
+        "pearson_delta_top20_nondropout": pearsonr(delta[whole], wanted[whole])[0],
+        "mse_top20_nondropout": (error[whole] ** 2).mean(),
         "cosine_logfc": 1 - cosine(fold, true_fold),
         "mse": (error**2).mean(),
         "mse_top20": (error[de] ** 2).mean(),

@@ -67,7 +67,9 @@ def screen(tmp_path_factory):
     sums = {"sha256": sha256_file(folder / "mirror/screen/screen.h5ad"), "split_sha256": sha256_file(split)}
     (folder / "screen.yaml").write_text(CARD.format(**sums, tested=", ".join([*DOUBLES, "g1+g0"])))
     task = {"benchmark": "perturbation", "dataset": f"{folder / 'screen.yaml'}", "split": "doubles", "description": "-"}
-    (folder / "suite.yaml").write_text(yaml.safe_dump({"tasks": {"doubles": task}}))
+    (folder / "suite.yaml").write_text(
+        yaml.safe_dump({"tasks": {"doubles": task, "doubles-2": task | {"options": {"controls": "halves"}}}})
+    )
     return folder
 
 
@@ -77,11 +79,11 @@ def predict(screen, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("SCMF_DATA_DIR", str(screen / "mirror"))
     monkeypatch.setenv("SCMF_CACHE_DIR", str(tmp_path / "cache"))
 
-    def run(values, conditions):
+    def run(values, conditions, task="doubles"):
         adata = ad.AnnData(values, obs=pd.DataFrame({"condition": np.repeat(conditions, CELLS)}))
         adata.var_names = [f"g{i}" for i in range(GENES)]
         adata.write_h5ad(tmp_path / "predicted.h5ad")
-        words = ["evaluate", tmp_path / "predicted.h5ad", "--tasks", "doubles", "--suite", screen / "suite.yaml",
+        words = ["evaluate", tmp_path / "predicted.h5ad", "--tasks", task, "--suite", screen / "suite.yaml",
                  "--as", "me/v1", "--results", tmp_path / "results", "--json", "--quiet"]  # fmt: skip
         monkeypatch.setattr("sys.argv", ["scmf", *map(str, words)])
         with pytest.raises(SystemExit) as stopped:
@@ -112,6 +114,17 @@ def test_both_spellings_of_a_combination_are_one_condition(predict):
     code, again, _ = predict(logs(), turned)
     assert code == 0
     assert next(r for r in again if r["method"] == "predicted")["metrics"] == one["metrics"]
+
+
+def test_a_task_with_halves_of_the_control_says_what_it_does_not_file(predict):
+    code, found, _ = predict(logs(), DOUBLES, task="doubles-2")
+    one = next(result for result in found if result["method"] == "predicted")
+    assert code == 0 and one["protocol"] == "unseen_combination_own_controls"
+    assert {"retrieval", "wmse", "r2w_delta", "mmd_pca"} <= set(one["metrics"])
+    assert (
+        "pearson_delta" not in one["metrics"]
+        and "saw all control cells" in one["details"]["not_filed"]["pearson_delta"]
+    )
 
 
 def test_of_three_perturbations_the_values_are_listed_and_no_interval_is_given(predict):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle  # noqa: TID251  # to make a file that must be refused
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import h5py
 import numpy as np
@@ -19,20 +16,15 @@ from transformers import AutoModel, AutoTokenizer
 
 from scmf.core.errors import ChecksumError, DataError, ModelError
 from scmf.core.files import sha256_file
-from scmf.core.paths import reference_dir, shipped
+from scmf.core.paths import reference_dir
+from scmf.models.published import transcriptformer as recipe
+from scmf.models.published.cards import load_model_card
+from tests.fixtures.commands import scmf
+from tests.fixtures.zoo import use_cards
+
+WEIGHTS = "model_weights.pt"
 
 
-def load_recipe_module(name: str) -> ModuleType:
-    path = shipped("recipes") / "transcriptformer" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"transcriptformer_{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load_recipe_module("convert")
 WIDTH, VECTOR, HEAD = 16, 6, 12
 GENES = {"homo_sapiens_gene.h5": ["ENSG1", "ENSG2", "ENSG3"], "mus_musculus_gene.h5": ["ENSMUSG1", "ENSG2", "ENSMUSG2"]}
 ALL = ["ENSG1", "ENSG2", "ENSG3", "ENSMUSG1", "ENSMUSG2"]
@@ -77,12 +69,12 @@ def official(tmp_path: Path) -> Path:
     )  # fmt: skip
     state = recipe.AutoregressiveTransformerModel(config).state_dict()
     state[recipe.TABLE][7:] = torch.from_numpy(np.stack([table[gene] for gene in ALL]))
-    torch.save({name: value.clone() for name, value in state.items()}, folder / recipe.WEIGHTS)
+    torch.save({name: value.clone() for name, value in state.items()}, folder / WEIGHTS)
     return folder
 
 
-def run(*arguments: object) -> int:
-    return recipe.main([str(argument) for argument in arguments])
+def run(*arguments: object, variant: str = "own") -> int:
+    return scmf("models", "pull", f"transcriptformer@{variant}", *arguments)
 
 
 def loaded(folder: Path) -> tuple:
@@ -101,7 +93,7 @@ def embeddings(folder: Path, genes: list[str], **arguments: object) -> torch.Ten
 def test_a_folder_becomes_a_model_with_its_tokenizer(official: Path, tmp_path: Path) -> None:
     assert run("--source", official, "--out", tmp_path / "out", "--unverified") == 0
     model, tokenizer = loaded(tmp_path / "out")
-    state, ours = torch.load(official / recipe.WEIGHTS, weights_only=True), model.state_dict()  # noqa: TID251
+    state, ours = torch.load(official / WEIGHTS, weights_only=True), model.state_dict()  # noqa: TID251
     assert state.keys() == ours.keys()
     assert all(torch.equal(value, ours[name]) for name, value in state.items())
     assert tokenizer.get_vocab() == {token: i for i, token in enumerate([*recipe.SPECIAL, *ALL])}
@@ -117,14 +109,14 @@ def test_a_folder_becomes_a_model_with_its_tokenizer(official: Path, tmp_path: P
         30.0,
         False,
     )
-    assert (config["source_verified"], config["source_variant"]) == (False, None)
-    assert config["source_sha256"] == sha256_file(official / recipe.WEIGHTS)
+    assert (config["source_verified"], config["source_variant"]) == (False, "own")
+    assert config["source_sha256"] == sha256_file(official / WEIGHTS)
     assert (tmp_path / "out" / "autoregressive_transformer.py").is_file()
 
 
 @pytest.mark.nightly
 def test_a_match_official_folder_gives_the_official_embedding(official: Path, tmp_path: Path) -> None:
-    for name, flags in (("ours", ()), ("theirs", ("--match_official",))):
+    for name, flags in (("ours", ()), ("theirs", ("--match-official",))):
         assert run("--source", official, "--out", tmp_path / name, "--unverified", *flags) == 0
     rows = embeddings(tmp_path / "theirs", ALL, pooling="gene")  # the row before each gene, START first
     last = embeddings(tmp_path / "ours", ALL, pooling="gene")
@@ -137,9 +129,17 @@ def test_a_published_sum_is_recorded_as_verified(
 ) -> None:
     assert run("--source", official, "--out", tmp_path / "out") == ChecksumError.exit_code
     assert "--unverified" in capsys.readouterr().err
-    known = recipe.Variant(12, sha256=(sha256_file(official / recipe.WEIGHTS),))
-    monkeypatch.setitem(recipe.VARIANTS, "sapiens", known)
-    assert run("--source", official, "--out", tmp_path / "out", "--variant", "sapiens", "--no-tokenizer") == 0
+
+    def known(name: str, card: dict) -> None:
+        if name == "transcriptformer":
+            sha256 = sha256_file(official / WEIGHTS)
+            card["variants"]["sapiens"] |= {
+                "shape": {"vocab_size": 12},
+                "files": [{"name": WEIGHTS, "sha256": sha256}],
+            }
+
+    use_cards(monkeypatch, tmp_path / "cards", known)
+    assert run("--source", official, "--out", tmp_path / "out", "--no-tokenizer", variant="sapiens") == 0
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["source_verified"], config["source_variant"]) == (True, "sapiens")
     assert not (tmp_path / "out" / "vocab.json").exists()
@@ -148,7 +148,7 @@ def test_a_published_sum_is_recorded_as_verified(
 def test_an_existing_folder_and_another_variant_are_refused(official: Path, tmp_path: Path) -> None:
     assert run("--source", official, "--out", official, "--unverified") == ModelError.exit_code
     out = tmp_path / "out"
-    assert run("--source", official, "--out", out, "--unverified", "--variant", "sapiens") == ModelError.exit_code
+    assert run("--source", official, "--out", out, "--unverified", variant="sapiens") == ModelError.exit_code
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tf_small"]
 
 
@@ -157,11 +157,13 @@ def test_an_existing_folder_and_another_variant_are_refused(official: Path, tmp_
 
 @pytest.mark.slow
 def test_other_genes_take_over_while_special_tokens_stay(official: Path, tmp_path: Path) -> None:
-    # The same genes under new names and in another order: the same cells must get the same embeddings.
-    names = {gene: f"ENSXXX{i}" for i, gene in enumerate(reversed(ALL))}
-    state = torch.load(official / recipe.WEIGHTS, weights_only=True)  # noqa: TID251
+    # The same genes under new names and with other ids: the same cells must get the same embeddings. Their order stays,
+    # as tokens stand in the order of their ids and the network is causal.
+    names = {gene: f"ENSXXX{i}" for i, gene in enumerate(ALL)}
+    state = torch.load(official / WEIGHTS, weights_only=True)  # noqa: TID251
     vectors = np.stack([state[recipe.TABLE][7 + ALL.index(gene)].numpy() for gene in names])
-    np.savez(tmp_path / "new.npz", genes=list(names.values()), vectors=vectors)
+    table = {"genes": ["ENSXXXfirst", *names.values()], "vectors": np.concatenate([vectors[:1] + 1, vectors])}
+    np.savez(tmp_path / "new.npz", **table)
     assert run("--source", official, "--out", tmp_path / "old", "--unverified") == 0
     arguments = ("--source", official, "--out", tmp_path / "new", "--unverified", "--genes", tmp_path / "new.npz")
     assert run(*arguments) == 0
@@ -187,7 +189,7 @@ def test_more_genes_than_before_work_and_known_ones_keep_their_rows_in_the_heads
     out = model(**batch)
     assert out.mu.isfinite().all()
     assert out.logits.shape[-1] == len(tokenizer) == 48
-    state, old = model.state_dict(), torch.load(official / recipe.WEIGHTS, weights_only=True)  # noqa: TID251
+    state, old = model.state_dict(), torch.load(official / WEIGHTS, weights_only=True)  # noqa: TID251
     for name in recipe.PER_TOKEN:
         assert torch.equal(state[name][:7], old[name][:7]), name
         assert torch.equal(state[name][7], old[name][9]), name
@@ -223,9 +225,9 @@ def change_config(section: str, **changes: object) -> Callable[[Path], None]:
 
 def change_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
-        state = torch.load(folder / recipe.WEIGHTS, weights_only=True)  # noqa: TID251
+        state = torch.load(folder / WEIGHTS, weights_only=True)  # noqa: TID251
         change(state)
-        torch.save(state, folder / recipe.WEIGHTS)
+        torch.save(state, folder / WEIGHTS)
 
     return damage
 
@@ -235,10 +237,10 @@ def change_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Calla
     [
         (lambda folder: (folder / "config.json").unlink(), "config.json"),
         (lambda folder: (folder / "config.json").write_text("{}"), "no section model"),
-        (lambda folder: (folder / recipe.WEIGHTS).unlink(), "unreadable weights"),
-        (lambda folder: (folder / recipe.WEIGHTS).write_bytes(b"PK\x03\x04 cut off"), "unreadable weights"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "no weights"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"PK\x03\x04 cut off"), "unreadable weights"),
         (
-            lambda folder: (folder / recipe.WEIGHTS).write_bytes(pickle.dumps({"a": Malicious()}, protocol=2)),
+            lambda folder: (folder / WEIGHTS).write_bytes(pickle.dumps({"a": Malicious()}, protocol=2)),
             "unreadable weights",
         ),
         (lambda folder: (folder / "vocabs" / "mus_musculus_gene.h5").unlink(), "table of gene vectors"),
@@ -265,9 +267,16 @@ def test_parts_that_are_missing_or_do_not_fit_are_one_clear_error(
 
 @pytest.mark.parametrize(("variant", "millions"), [("sapiens", 368.86), ("metazoa", 444.02)])
 def test_released_shapes_have_the_published_number_of_parameters(variant: str, millions: float) -> None:
+    facts = load_model_card("transcriptformer").variants[variant]
+    shape = {
+        "gene_vector_dim": 2560, "n_assays": 40, "hidden_size": 2048, "num_hidden_layers": 12,
+        "num_attention_heads": 16, "intermediate_size": 2048,
+    }  # fmt: skip
+    config = recipe.AutoregressiveTransformerConfig(**shape | facts.shape | recipe._tokens(recipe.SPECIAL))
     with torch.device("meta"):
-        model = recipe.AutoregressiveTransformerModel(recipe.VARIANTS[variant].config())
+        model = recipe.AutoregressiveTransformerModel(config)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == facts.parameters
     assert trained / 1e6 == pytest.approx(millions, abs=0.006)
 
 
@@ -277,7 +286,7 @@ def test_the_official_small_checkpoint_is_converted_by_value(tmp_path: Path) -> 
     if source is None or not source.is_dir():
         pytest.skip("SCMF_REFERENCE_DIR names no folder with an official checkpoint")
     assert run("--source", source, "--out", tmp_path / "out", "--unverified") == 0
-    state = torch.load(source / recipe.WEIGHTS, weights_only=True)  # noqa: TID251
+    state = torch.load(source / WEIGHTS, weights_only=True)  # noqa: TID251
     ours = load_file(tmp_path / "out" / "model.safetensors")
     assert state.keys() == ours.keys()
     assert all(torch.equal(value, ours[name]) for name, value in state.items())

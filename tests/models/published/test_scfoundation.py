@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle  # noqa: TID251  # to make a file that must be refused
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForPreTraining
 
-from scmf.core.errors import ChecksumError, ModelError
+from scmf.core.errors import ChecksumError, DataError, ModelError
 from scmf.core.files import sha256_file
-from scmf.core.paths import data_dir, reference_dir, shipped
+from scmf.core.paths import data_dir, reference_dir
+from scmf.data.genes.vocabulary import load_vocabulary
 from scmf.models.masked_autoencoder import MaskedAutoencoderConfig, MaskedAutoencoderModel
+from scmf.models.published import scfoundation as recipe
+from scmf.models.published.cards import published
+from scmf.models.published.pull import pull
+from scmf.tokenizers.continuous import ContinuousTokenizer
+from tests.fixtures.commands import scmf
 
-
-def load_recipe_module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        f"scfoundation_{name}", shipped("recipes") / "scfoundation" / f"{name}.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load_recipe_module("convert")
 SETTINGS: dict[str, Any] = {
     "model": "mae_autobin", "mask_gene_name": False, "pos_embed": False, "seq_len": 30, "gene_num": 30, "n_class": 104,
     "encoder": {
@@ -80,8 +71,12 @@ def file(content: dict[str, Any], tmp_path: Path) -> Path:
     return tmp_path / "models.ckpt"
 
 
-def run(*arguments: object) -> int:
-    return recipe.main([str(argument) for argument in arguments])
+def run(variant: str, *arguments: object) -> int:
+    return scmf("models", "pull", f"scfoundation@{variant}", *arguments)
+
+
+def convert(file: Path, out: Path, *, name: str, unverified: bool = False) -> Path:
+    return pull(f"scfoundation@{name}", source=file, out=out, unverified=unverified, tokenizer=False).folder
 
 
 @pytest.mark.parametrize("key", ["cell", "rde", "gene"])
@@ -89,9 +84,9 @@ def test_each_checkpoint_of_the_file_becomes_a_model_of_its_own(
     file: Path, models: dict[str, MaskedAutoencoderModel], key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run("--variant", key, "--source", file, "--out", out, "--unverified", "--no-tokenizer") == 0
+    assert run(key, "--source", file, "--out", out, "--unverified", "--no-tokenizer") == 0
     told = capsys.readouterr()
-    assert told.out.strip() == str(out)
+    assert f"folder: {out}" in told.out
     assert "no redistribution" in told.err
     for auto in (AutoModel, AutoModelForPreTraining):
         model = auto.from_pretrained(out, trust_remote_code=True)
@@ -105,7 +100,7 @@ def test_each_checkpoint_of_the_file_becomes_a_model_of_its_own(
 
 
 def test_the_folder_says_where_the_weights_come_from_and_that_they_stay(file: Path, tmp_path: Path) -> None:
-    out = recipe.convert(file, tmp_path / "out", name="gene", unverified=True, tokenizer=False)
+    out = convert(file, tmp_path / "out", name="gene", unverified=True)
     record = json.loads((out / "provenance.json").read_text())
     assert record["may_publish"] is False
     assert "non-commercial" in record["weights_license"]
@@ -124,18 +119,15 @@ def test_the_folder_says_where_the_weights_come_from_and_that_they_stay(file: Pa
 
 def test_a_file_is_not_believed_without_a_word(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ChecksumError, match="none was ever published"):
-        recipe.convert(file, tmp_path / "out", name="cell", tokenizer=False)
-    assert (
-        run("--variant", "cell", "--source", file, "--out", tmp_path / "out", "--no-tokenizer")
-        == ChecksumError.exit_code
-    )
+        convert(file, tmp_path / "out", name="cell")
+    assert run("cell", "--source", file, "--out", tmp_path / "out", "--no-tokenizer") == ChecksumError.exit_code
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_exists_is_left_alone(file: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match="exists"):
-        recipe.convert(file, tmp_path / "out", name="cell", unverified=True)
+        convert(file, tmp_path / "out", name="cell", unverified=True)
 
 
 def drop(key: str) -> Callable[[dict[str, Any]], None]:
@@ -193,7 +185,7 @@ def test_weights_that_do_not_fit_are_refused(
     damage(content)
     torch.save(content, tmp_path / "models.ckpt")
     with pytest.raises(ModelError, match=message):
-        recipe.convert(tmp_path / "models.ckpt", tmp_path / "out", name="cell", unverified=True, tokenizer=False)
+        convert(tmp_path / "models.ckpt", tmp_path / "out", name="cell", unverified=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -213,7 +205,7 @@ def test_a_file_that_would_run_code_or_is_none_is_refused(tmp_path: Path, capsys
     torch.save({"cell": torch.zeros(2)}, other)
     for path in (evil, plain, half, other, tmp_path / "nothing"):
         with pytest.raises(ModelError):
-            recipe.convert(path, tmp_path / "out", name="cell", unverified=True, tokenizer=False)
+            convert(path, tmp_path / "out", name="cell", unverified=True)
     assert "run" not in capsys.readouterr().out
 
 
@@ -231,22 +223,27 @@ def test_a_checkpoint_of_the_released_shape_fits_tensor_by_tensor() -> None:
     official["encoder"] = SETTINGS["encoder"] | {"hidden_dim": 768, "depth": 12, "heads": 12, "dim_head": 64}
     official["decoder"] = SETTINGS["decoder"] | {"hidden_dim": 512, "depth": 6, "heads": 8, "dim_head": 64}
     read, released = MaskedAutoencoderConfig.from_official(official), MaskedAutoencoderConfig()
-    for name in recipe._SHAPE:
+    for name in recipe.SHAPE:
         assert getattr(read, name) == getattr(released, name), name
     assert read.depth_token_ids == released.depth_token_ids
     assert (read.encoder_head_dim, read.decoder_head_dim or 64) == (None, 64)
 
 
 @pytest.mark.skipif(data_dir() is None, reason="SCMF_DATA_DIR names no mirror of the gene list")
-def test_the_tokenizer_of_the_folder_gives_the_ids_of_the_weights(tmp_path: Path) -> None:
-    from scmf.tokenizers.continuous import ContinuousTokenizer
-
-    recipe.save_tokenizer(tmp_path, recipe.VARIANTS["cell"], n_tokens=19267)
+def test_the_tokenizer_of_the_folder_gives_the_ids_of_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = published("scfoundation@cell")
+    (tmp_path / "models.ckpt").write_bytes(b"never read")
+    tables = load_vocabulary("scfoundation")
+    monkeypatch.setattr(recipe, "RELEASED", MaskedAutoencoderConfig())
+    recipe.ScfoundationConverter(model, tmp_path, tables=tables).tokenizer().save_pretrained(tmp_path)
     tokenizer = ContinuousTokenizer.from_pretrained(tmp_path)
     batch = tokenizer([[3.0, 0.0, 1.0]], ["A1BG", "A1CF", "ZZZ3"], return_tensors="pt")
     released = MaskedAutoencoderConfig()
     assert batch["input_ids"][0].tolist()[-2:] == list(released.depth_token_ids or ())
     assert batch["values"][0, -2:].tolist() == pytest.approx([4.0, 0.60206], rel=1e-5)
     assert (tokenizer.pad_token_id, len(tokenizer)) == (released.pad_token_id, released.vocab_size)
-    with pytest.raises(Exception, match="19,267 tokens"):
-        recipe.save_tokenizer(tmp_path, recipe.VARIANTS["cell"], n_tokens=12)
+    few = replace(tables, token_ids=dict(list(tables.token_ids.items())[:12]))
+    with pytest.raises(DataError, match="12 tokens"):
+        recipe.ScfoundationConverter(model, tmp_path, tables=few).tokenizer()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle  # noqa: TID251  # to make a file that must be refused
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,20 +15,14 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from scmf.core.errors import ChecksumError, ModelError
 from scmf.core.files import sha256_file
-from scmf.core.paths import shipped
 from scmf.models.generative_transformer import GenerativeTransformerConfig, GenerativeTransformerModel
+from scmf.models.published import scgpt as recipe
+from scmf.models.published.cards import load_model_card
+from tests.fixtures.commands import scmf
+
+CARD = load_model_card("scgpt")
 
 
-def load_recipe_module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"scgpt_{name}", shipped("recipes") / "scgpt" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load_recipe_module("convert")
 GENES = [f"GENE{i}" for i in range(27)]
 ARGUMENTS = {
     "embsize": 16, "nheads": 2, "d_hid": 24, "nlayers": 2, "n_layers_cls": 3, "dropout": 0.2, "pad_token": "<pad>",
@@ -70,15 +61,15 @@ def write(folder: Path, model: GenerativeTransformerModel, layout: str = "flash"
     return folder
 
 
-def run(*arguments: object) -> int:
-    return recipe.main([str(argument) for argument in arguments])
+def run(variant: str, *arguments: object) -> int:
+    return scmf("models", "pull", f"scgpt@{variant}", *arguments)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_becomes_the_same_model(tmp_path: Path, layout: str) -> None:
     model = build()
     source, out = write(tmp_path / "in", model, layout), tmp_path / "out"
-    assert run("--variant", "own", "--source", source, "--out", out, "--unverified", "--no-tokenizer") == 0
+    assert run("own", "--source", source, "--out", out, "--unverified", "--no-tokenizer") == 0
     saved = load_file(out / "model.safetensors")
     assert saved.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
@@ -87,7 +78,7 @@ def test_every_layout_becomes_the_same_model(tmp_path: Path, layout: str) -> Non
     torch.testing.assert_close(again.embed(**BATCH), model.embed(**BATCH))
     config = json.loads((out / "config.json").read_text())
     assert (config["generative"], config["mvc"], config["generated_out_proj"]) == (True, "inner product", False)
-    assert (config["source_license"], config["source_verified"]) == (recipe.LICENCE, False)
+    assert (config["source_license"], config["source_verified"]) == (CARD.license, False)
     assert config["source_variant"] == "own"
     assert config["source_sha256"] == sha256_file(source / "best_model.pt")
     assert (out / "generative_transformer.py").is_file()
@@ -111,7 +102,7 @@ def test_heads_are_read_from_the_tensors(tmp_path: Path, more: dict[str, Any]) -
     model, style = build(**more), more.get("value_encoder", "continuous")
     source = write(tmp_path / "in", model, input_emb_style=style)
     out = tmp_path / "out"
-    assert run("--variant", "own", "--source", source, "--out", out, "--unverified", "--no-tokenizer") == 0
+    assert run("own", "--source", source, "--out", out, "--unverified", "--no-tokenizer") == 0
     again = GenerativeTransformerModel.from_pretrained(out)
     for name in more:
         assert getattr(again.config, name) == more[name], name
@@ -121,7 +112,7 @@ def test_heads_are_read_from_the_tensors(tmp_path: Path, more: dict[str, Any]) -
 
 def test_a_classifier_starts_from_converted_weights(tmp_path: Path) -> None:
     source, out = write(tmp_path / "in", build()), tmp_path / "out"
-    assert run("--variant", "own", "--source", source, "--out", out, "--unverified", "--no-tokenizer") == 0
+    assert run("own", "--source", source, "--out", out, "--unverified", "--no-tokenizer") == 0
     classifier = AutoModelForSequenceClassification.from_pretrained(out, num_labels=3)
     torch.testing.assert_close(classifier.embed(**BATCH), build().embed(**BATCH))
 
@@ -137,21 +128,21 @@ def test_the_published_shapes_are_accepted_and_no_others(tmp_path: Path) -> None
     parameters = {name: value.numel() for name, value in state.items()}
     assert sum(parameters.values()) == 51_329_025 + 1_024
     assert parameters["flag_encoder.weight"] == 1_024
-    for name, variant in recipe.VARIANTS.items():
+    for name, variant in CARD.variants.items():
         if name == "blood-2023":
             with pytest.raises(ModelError, match="vocab_size 60697"):
-                recipe.check_shape(config, variant, where=tmp_path)
+                recipe.check_shape(config, variant.shape, where=tmp_path)
         else:
-            recipe.check_shape(config, variant, where=tmp_path)
+            recipe.check_shape(config, variant.shape, where=tmp_path)
     old = {f"g{i}": i for i in range(36571)} | {"<pad>": 36571, "<cls>": 36572, "<eoc>": 36573}
-    recipe.check_shape(recipe.configuration(arguments, old, {}), recipe.VARIANTS["blood-2023"], where=tmp_path)
+    recipe.check_shape(recipe.configuration(arguments, old, {}), CARD.variants["blood-2023"].shape, where=tmp_path)
 
 
 def test_a_checkpoint_of_another_size_is_not_a_published_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "in", build())
-    code = run("--variant", "whole-human", "--source", source, "--out", tmp_path / "out", "--unverified")
+    code = run("whole-human", "--source", source, "--out", tmp_path / "out", "--unverified")
     assert code == ModelError.exit_code
     assert "vocab_size 30" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -159,7 +150,7 @@ def test_a_checkpoint_of_another_size_is_not_a_published_one(
 
 def test_without_unverified_nothing_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(tmp_path / "in", build())
-    code = run("--variant", "own", "--source", source, "--out", tmp_path / "out")
+    code = run("own", "--source", source, "--out", tmp_path / "out")
     assert code == ChecksumError.exit_code
     assert "--unverified" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
@@ -167,7 +158,7 @@ def test_without_unverified_nothing_is_read(tmp_path: Path, capsys: pytest.Captu
 
 def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     source = write(tmp_path / "in", build())
-    assert run("--variant", "own", "--source", source, "--out", source, "--unverified") == ModelError.exit_code
+    assert run("own", "--source", source, "--out", source, "--unverified") == ModelError.exit_code
     assert not (source / "config.json").exists()
 
 
@@ -201,7 +192,7 @@ def test_a_damaged_folder_is_one_clear_error(
     (source / name).unlink()
     if content is not None:
         (source / name).write_bytes(content)
-    code = run("--variant", "own", "--source", source, "--out", tmp_path / "out", "--unverified")
+    code = run("own", "--source", source, "--out", tmp_path / "out", "--unverified")
     assert code == ModelError.exit_code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -234,7 +225,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(
     state = torch.load(source / "best_model.pt", weights_only=True)  # noqa: TID251
     damage(state)
     torch.save(state, source / "best_model.pt")
-    code = run("--variant", "own", "--source", source, "--out", tmp_path / "out", "--unverified")
+    code = run("own", "--source", source, "--out", tmp_path / "out", "--unverified")
     assert code == ModelError.exit_code
     assert message in capsys.readouterr().err
 
@@ -243,7 +234,7 @@ def test_the_tokenizer_is_saved_beside_the_weights(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     source, out = write(tmp_path / "in", build()), tmp_path / "out"
-    assert run("--variant", "own", "--source", source, "--out", out, "--unverified") == 0
+    assert run("own", "--source", source, "--out", out, "--unverified") == 0
     tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=True)
     assert (len(tokenizer), tokenizer.max_length, tokenizer.n_bins) == (30, 12, 51)
     assert (tokenizer.pad_value, tokenizer.mask_value, tokenizer.cls_token_id) == (-2.0, -1.0, 28)

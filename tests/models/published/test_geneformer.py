@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import importlib.util
 import json
 import pickle  # noqa: TID251  # to make a file that must be refused
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -18,21 +14,15 @@ from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertForMas
 
 from scmf.core.errors import ChecksumError, ModelError
 from scmf.core.files import sha256_file
-from scmf.core.paths import data_dir, shipped
+from scmf.core.paths import data_dir
+from scmf.models.published import geneformer
+from scmf.models.published.cards import load_model_card
+from tests.fixtures.commands import scmf
+from tests.fixtures.zoo import use_cards
+
+CARD = load_model_card("geneformer")
 
 
-def load_recipe_module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        f"geneformer_{name}", shipped("recipes") / "geneformer" / f"{name}.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load_recipe_module("convert")
 TINY = {"vocab_size": 30, "num_layers": 2, "hidden_dim": 16, "num_heads": 2, "ffn_dim": 24, "max_positions": 12}
 BATCH = {
     "input_ids": torch.tensor([[2, 9, 7, 3], [2, 5, 3, 0]]),
@@ -72,22 +62,28 @@ def v1(bert: BertForMaskedLM, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def tiny_variants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published variants with the shape of a small model."""
-    tiny = {name: dataclasses.replace(variant, **TINY) for name, variant in recipe.VARIANTS.items()}
-    monkeypatch.setattr(recipe, "PUBLISHED", recipe.VARIANTS, raising=False)
-    monkeypatch.setattr(recipe, "VARIANTS", tiny)
+def tiny_variants(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published variants with the shape of a small model, and a cache of its own."""
+    root = tmp_path_factory.mktemp("zoo")
+    use_cards(monkeypatch, root / "recipes", shrink)
+    monkeypatch.setenv("SCMF_CACHE_DIR", str(root / "cache"))
+    return root / "recipes"
 
 
-def run(*arguments: object) -> int:
-    return recipe.main([str(argument) for argument in arguments])
+def shrink(recipe: str, card: dict) -> None:
+    for facts in card["variants"].values() if recipe == "geneformer" else ():
+        facts["shape"] |= TINY
+
+
+def run(variant: str, *arguments: object) -> int:
+    return scmf("models", "pull", f"geneformer@{variant}", *arguments)
 
 
 def test_a_v2_folder_becomes_a_model_that_knows_its_special_tokens(
     v2: Path, bert: BertForMaskedLM, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert run("--variant", "v2-104m", "--source", v2, "--out", out, "--unverified", "--no-tokenizer") == 0
+    assert run("v2-104m", "--source", v2, "--out", out, "--unverified", "--no-tokenizer") == 0
     model = AutoModelForMaskedLM.from_pretrained(out, trust_remote_code=True)
     torch.testing.assert_close(model(**BATCH).logits[0], bert(**BATCH).logits[0], rtol=1e-5, atol=1e-5)
     hidden = bert(**BATCH, output_hidden_states=True).hidden_states[1]
@@ -104,7 +100,7 @@ def test_a_v2_folder_becomes_a_model_that_knows_its_special_tokens(
 
 def test_a_legacy_pickle_of_v1_gives_the_same_model(v1: Path, bert: BertForMaskedLM, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run("--variant", "v1-10m", "--source", v1, "--out", out, "--unverified", "--no-tokenizer") == 0
+    assert run("v1-10m", "--source", v1, "--out", out, "--unverified", "--no-tokenizer") == 0
     state = load_file(out / "model.safetensors")
     wanted = bert.state_dict()
     assert not {"bert.embeddings.position_ids", "cls.predictions.decoder.weight"} & state.keys()
@@ -114,28 +110,28 @@ def test_a_legacy_pickle_of_v1_gives_the_same_model(v1: Path, bert: BertForMaske
     assert (config["cls_token_id"], config["hidden_dropout_prob"], config["source_file"]) == (None, 0.02, v1.name)
 
 
-def test_the_published_file_is_recorded_as_verified(v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = v2 / "model.safetensors"
-    known = dataclasses.replace(recipe.VARIANTS["v2-104m"], sha256={weights.name: sha256_file(weights)})
-    monkeypatch.setitem(recipe.VARIANTS, "v2-104m", known)
-    assert run("--variant", "v2-104m", "--source", weights, "--out", tmp_path / "out", "--no-tokenizer") == 0
+def test_the_published_file_is_recorded_as_verified(v2: Path, tmp_path: Path, tiny_variants: Path) -> None:
+    weights, card = v2 / "model.safetensors", tiny_variants / "geneformer" / "models.yaml"
+    text = card.read_text()
+    card.write_text(text.replace(CARD.variants["v2-104m"].files[0].sha256, sha256_file(weights)))
+    assert run("v2-104m", "--source", weights, "--out", tmp_path / "out", "--no-tokenizer") == 0
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["source_verified"] is True
-    assert config["source_revision"] == recipe.REVISION
+    assert config["source_revision"] == CARD.revision
 
 
 def test_another_file_than_the_published_one_is_refused(
     v2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    code = run("--variant", "v2-316m", "--source", v2, "--out", out, "--no-tokenizer")
+    code = run("v2-316m", "--source", v2, "--out", out, "--no-tokenizer")
     assert code == ChecksumError.exit_code
     assert "--unverified" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["v2"]
 
 
 def test_an_existing_folder_is_left_alone(v2: Path, tmp_path: Path) -> None:
-    code = run("--variant", "v2-104m", "--source", v2, "--out", v2, "--unverified", "--no-tokenizer")
+    code = run("v2-104m", "--source", v2, "--out", v2, "--unverified", "--no-tokenizer")
     assert code == ModelError.exit_code
     assert not (v2 / "transformer_encoder.py").exists()
 
@@ -165,7 +161,7 @@ def test_a_file_that_holds_no_weights_is_one_clear_error(
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(content)
-    code = run("--variant", "v1-10m", "--source", tmp_path / "in", "--out", tmp_path / "out", "--unverified")
+    code = run("v1-10m", "--source", tmp_path / "in", "--out", tmp_path / "out", "--unverified")
     assert code == ModelError.exit_code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -202,7 +198,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(
     state = load_file(v2 / "model.safetensors")
     damage(state)  # type: ignore[operator]
     save_file(state, v2 / "model.safetensors", {"format": "pt"})
-    code = run("--variant", "v2-104m", "--source", v2, "--out", tmp_path / "out", "--unverified", "--no-tokenizer")
+    code = run("v2-104m", "--source", v2, "--out", tmp_path / "out", "--unverified", "--no-tokenizer")
     assert code == ModelError.exit_code
     assert message in capsys.readouterr().err
 
@@ -212,47 +208,35 @@ def test_a_configuration_of_another_network_is_refused(
 ) -> None:
     settings = json.loads((v2 / "config.json").read_text())
     (v2 / "config.json").write_text(json.dumps(settings | {"num_attention_heads": 4}))
-    code = run("--variant", "v2-104m", "--source", v2, "--out", tmp_path / "out", "--unverified", "--no-tokenizer")
+    code = run("v2-104m", "--source", v2, "--out", tmp_path / "out", "--unverified", "--no-tokenizer")
     assert code == ModelError.exit_code
     assert "num_attention_heads: 4" in capsys.readouterr().err
 
 
-def test_without_a_source_the_file_is_fetched_at_the_pinned_revision(
-    v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[object] = []
-
-    def download(repository: str, path: str, *, revision: str) -> str:
-        asked.extend([repository, path, revision])
-        return str(v2 / "model.safetensors")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    assert run("--variant", "v2-316m", "--out", tmp_path / "out", "--unverified", "--no-tokenizer") == 0
-    assert asked == ["ctheodoris/Geneformer", "Geneformer-V2-316M/model.safetensors", recipe.REVISION]
-    assert len(recipe.REVISION) == 40, "the Hub resolves whole commit hashes only"
-
-
 def test_a_withdrawn_checkpoint_needs_a_local_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--variant", "gf-20l-95m", "--out", tmp_path / "out") == ModelError.exit_code
-    assert "--source" in capsys.readouterr().err
+    assert run("gf-20l-95m", "--out", tmp_path / "out") == ModelError.exit_code
+    err = capsys.readouterr().err
+    assert "--source" in err and CARD.variants["gf-20l-95m"].files[0].sha256 in err and "withdrew" in err
 
 
-@pytest.mark.parametrize("name", sorted(recipe.VARIANTS))
+@pytest.mark.parametrize("name", sorted(CARD.variants))
 def test_the_table_agrees_with_the_published_sums_and_sizes(name: str) -> None:
     mirror = data_dir()
     if mirror is None:
         pytest.skip("SCMF_DATA_DIR names no folder with official_lfs_checksums.tsv")
     with (mirror / "geneformer_vocab" / "official_lfs_checksums.tsv").open() as handle:
         rows = {row["sha256"]: row for row in csv.DictReader(handle, delimiter="\t")}
-    variant = recipe.PUBLISHED[name]
+    variant = CARD.variants[name]
     with torch.device("meta"):
-        model = recipe.TransformerEncoderForMaskedLM(variant.config())
-    parameters = 4 * sum(parameter.numel() for parameter in model.parameters())
-    for file, sha256 in variant.sha256.items():
-        paths = [Path(path) for path in rows[sha256]["paths"].split(" | ")]
-        assert all(path.name == file for path in paths)
-        assert variant.folder is None or Path(variant.folder) / file in paths
-        assert 0 < int(rows[sha256]["size"]) - parameters < 150_000, "header and nothing else"
+        model = geneformer.TransformerEncoderForMaskedLM(geneformer.config_of(variant.shape))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert parameters == variant.parameters
+    for file in variant.files:
+        paths = [Path(path) for path in rows[file.sha256]["paths"].split(" | ")]
+        assert all(path.name == file.name for path in paths)
+        assert file.path is None or Path(file.path) in paths
+        assert file.size == int(rows[file.sha256]["size"])
+        assert 0 < file.size - 4 * parameters < 150_000, "header and nothing else"
 
 
 def test_the_tokenizer_is_saved_beside_the_weights(v2: Path, tmp_path: Path) -> None:
@@ -262,7 +246,7 @@ def test_the_tokenizer_is_saved_beside_the_weights(v2: Path, tmp_path: Path) -> 
     from transformers import AutoTokenizer
 
     out = tmp_path / "out"
-    assert run("--variant", "v2-104m", "--source", v2, "--out", out, "--unverified") == 0
+    assert run("v2-104m", "--source", v2, "--out", out, "--unverified") == 0
     tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=True)
-    assert len(tokenizer) == recipe.PUBLISHED["v2-104m"].vocab_size
+    assert len(tokenizer) == CARD.variants["v2-104m"].shape["vocab_size"]
     AutoModel.from_pretrained(out, trust_remote_code=True)

@@ -1,0 +1,1 @@
+"""Published models by name: their cards, getting their weights, converting them once."""
