@@ -106,7 +106,7 @@ def test_default_digits_lie_within_the_bounds_and_use_all_of_them_evenly():
 # --- layout ------------------------------------------------------------------------------------------------
 
 
-def test_a_cell_is_cls_then_its_genes_in_column_order_then_padding():
+def test_a_cell_is_cls_then_its_genes_by_id_then_padding():
     cells = np.array([[0, 5, 0, 1, 0, 9], [0, 0, 3, 0, 0, 0]])
     batch = make(special_tokens=True)(cells, GENES)
     assert batch["input_ids"].tolist() == [[CLS, 1, 3, 5], [CLS, 2, PAD, PAD]]
@@ -161,7 +161,7 @@ def test_a_long_cell_keeps_cls_and_a_sample_or_its_first_genes(zeros, match_offi
     assert np.array_equal(first(cells, genes)["input_ids"][:, 1:], np.tile(np.arange(30), (30, 1)))
 
 
-def test_by_default_a_sample_stands_in_column_order_and_its_digits_are_those_of_the_whole_cell():
+def test_by_default_a_sample_stands_by_id_and_its_digits_are_those_of_the_whole_cell():
     cells = np.random.default_rng(2).poisson(3, (20, 200)).astype(np.float32)
     (short, genes), (whole, _) = wide(200, max_length=50), wide(200)
     for row in range(20):
