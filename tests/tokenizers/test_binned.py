@@ -130,10 +130,10 @@ def test_with_zero_genes_every_known_gene_stands_in_every_cell():
     cells = np.array([[0, 5, 0, 1, 4], [0, 0, 3, 0, 0]])
     genes = ["LYZ", "CD3E", "unknown", "ACTB", "CD3E"]
     batch = make(include_zero_genes=True, n_bins=0)(cells, genes, empty="keep")
-    assert batch["input_ids"].tolist() == [[5, 1, 0]] * 2
-    assert batch["values"].tolist() == [[0, 9, 1], [0, 0, 0]]
+    assert batch["input_ids"].tolist() == [[0, 1, 5]] * 2
+    assert batch["values"].tolist() == [[1, 9, 0], [0, 0, 0]]
     binned = make(include_zero_genes=True)(cells, genes, empty="keep")
-    assert (binned["values"] > 0).tolist() == [[False, True, True], [False] * 3]
+    assert (binned["values"] > 0).tolist() == [[True, True, False], [False] * 3]
 
 
 def test_without_bins_values_are_as_they_are():
