@@ -29,6 +29,11 @@ class Encoded(NamedTuple):
     columns: dict[str, np.ndarray]
     cells: dict[str, np.ndarray]
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each cell, int64 (B,)."""
+        return np.diff(self.offsets)
+
 
 def problem(found: str, *, wanted: str, where: str, fix: str) -> ValueError:
     """A ``ValueError`` with the four parts that scmf shows."""
@@ -154,7 +159,7 @@ class PresenceTokenizer(PreTrainedTokenizer):
     ) -> BatchEncoding:
         """Tokenize cells (B, G): ``input_ids`` and ``attention_mask`` (B, L), ``length`` (B,)."""
         encoded = self.encode_cells(counts, genes, empty=empty)
-        lengths_B = np.diff(encoded.offsets)
+        lengths_B = encoded.lengths
         mask_BL = np.arange(lengths_B.max(initial=0)) < lengths_B[:, None]
         ids_BL = np.full(mask_BL.shape, self.pad_token_id, np.int64)
         ids_BL[mask_BL] = encoded.columns["input_ids"]
