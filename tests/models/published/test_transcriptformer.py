@@ -80,6 +80,7 @@ def run(*arguments: object, variant: str = "own") -> int:
 
 @functools.cache
 def loaded(folder: Path) -> tuple:
+    # The name of the folder is that of the module, which numba compiles once: "out" in all of these tests.
     return AutoModel.from_pretrained(folder, trust_remote_code=True), AutoTokenizer.from_pretrained(
         folder, trust_remote_code=True
     )
@@ -119,11 +120,11 @@ def test_a_folder_becomes_a_model_with_its_tokenizer(official: Path, tmp_path: P
 @pytest.mark.nightly
 def test_a_match_official_folder_gives_the_official_embedding(official: Path, tmp_path: Path) -> None:
     for name, flags in (("ours", ()), ("theirs", ("--match-official",))):
-        assert run("--source", official, "--out", tmp_path / name, "--unverified", *flags) == 0
-    rows = embeddings(tmp_path / "theirs", ALL, pooling="gene")  # the row before each gene, START first
-    last = embeddings(tmp_path / "ours", ALL, pooling="gene")
+        assert run("--source", official, "--out", tmp_path / name / "out", "--unverified", *flags) == 0
+    rows = embeddings(tmp_path / "theirs" / "out", ALL, pooling="gene")  # the row before each gene, START first
+    last = embeddings(tmp_path / "ours" / "out", ALL, pooling="gene")
     by_hand = torch.stack([rows[0].sum(0) + last[0, 3], rows[1, 0] + last[1, 0]]) / 9
-    torch.testing.assert_close(embeddings(tmp_path / "theirs", ALL), by_hand)
+    torch.testing.assert_close(embeddings(tmp_path / "theirs" / "out", ALL), by_hand)
 
 
 def test_a_published_sum_is_recorded_as_verified(
@@ -166,15 +167,15 @@ def test_other_genes_take_over_while_special_tokens_stay(official: Path, tmp_pat
     vectors = np.stack([state[recipe.TABLE][7 + ALL.index(gene)].numpy() for gene in names])
     table = {"genes": ["ENSXXXfirst", *names.values()], "vectors": np.concatenate([vectors[:1] + 1, vectors])}
     np.savez(tmp_path / "new.npz", **table)
-    assert run("--source", official, "--out", tmp_path / "old", "--unverified") == 0
-    arguments = ("--source", official, "--out", tmp_path / "new", "--unverified", "--genes", tmp_path / "new.npz")
+    old = tmp_path / "old" / "out"
+    assert run("--source", official, "--out", old, "--unverified") == 0
+    new = tmp_path / "new" / "out"
+    arguments = ("--source", official, "--out", new, "--unverified", "--genes", tmp_path / "new.npz")
     assert run(*arguments) == 0
     renamed = [names[gene] for gene in ALL]
     for arguments in ({}, {"pooling": "gene"}, {"pooling": "vector"}, {"layer": -1}):
-        torch.testing.assert_close(
-            embeddings(tmp_path / "new", renamed, **arguments), embeddings(tmp_path / "old", ALL, **arguments)
-        )
-    config = json.loads((tmp_path / "new" / "config.json").read_text())
+        torch.testing.assert_close(embeddings(new, renamed, **arguments), embeddings(old, ALL, **arguments))
+    config = json.loads((new / "config.json").read_text())
     assert (config["pad_token_id"], config["start_token_id"], config["end_token_id"]) == (1, 2, 3)
     assert config["source_genes"] == ["new.npz"]
 
@@ -184,9 +185,10 @@ def test_more_genes_than_before_work_and_known_ones_keep_their_rows_in_the_heads
 ) -> None:
     genes = ["ENSG3", *(f"ENSYYY{i}" for i in range(40))]
     write_vectors(tmp_path / "new.h5", genes, 5)
-    arguments = ("--source", official, "--out", tmp_path / "new", "--unverified", "--genes", tmp_path / "new.h5")
+    new = tmp_path / "new" / "out"
+    arguments = ("--source", official, "--out", new, "--unverified", "--genes", tmp_path / "new.h5")
     assert run(*arguments) == 0
-    model, tokenizer = loaded(tmp_path / "new")
+    model, tokenizer = loaded(new)
     batch = dict(tokenizer(np.ones((1, 5)), genes[-5:], return_tensors="pt")) | {"assay_ids": torch.tensor([1])}
     out = model(**batch)
     assert out.mu.isfinite().all()
@@ -202,7 +204,8 @@ def test_vectors_of_another_width_are_refused(
     official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.savez(tmp_path / "new.npz", genes=["ENSG9"], vectors=np.zeros((1, VECTOR + 1), np.float32))
-    arguments = ("--source", official, "--out", tmp_path / "new", "--unverified", "--genes", tmp_path / "new.npz")
+    new = tmp_path / "new" / "out"
+    arguments = ("--source", official, "--out", new, "--unverified", "--genes", tmp_path / "new.npz")
     assert run(*arguments) == ModelError.exit_code
     assert f"(1, {VECTOR})" in capsys.readouterr().err
     assert run(*arguments[:-1], tmp_path / "none.h5") == DataError.exit_code
