@@ -193,7 +193,7 @@ def embed_to_file(
     log.info("loading model and cells")
     network, tokenizer = load_run_model(model)
     network = on_device(network, device)
-    settings = _embedding_settings(model, network, layer=layer, pooling=pooling, batch_size=batch_size)
+    settings = embedding_settings(model, network, layer=layer, pooling=pooling, batch_size=batch_size)
     keys = {"files": [stored], "counts": counts, "gene_ids": gene_ids, "counts_rounding": counts_rounding}
     cells = load_cells(validate(DataConfig, {**keys, **as_in_run(stored, model, tokenizer, keys)}, where="embed"))
     _say_replaced(stored, output, key)
@@ -284,7 +284,7 @@ def with_batches(cells: LoadedCells, network: Any, model: Path, batch_key: str |
     return replace(cells, facts=replace(cells.facts, batch_key=key))
 
 
-def _embedding_settings(
+def embedding_settings(
     model: Path, network: Any, *, layer: int | None, pooling: str | None, batch_size: int | None
 ) -> EvalConfig:
     """The layer and pooling that are asked for, else those of the run, else those the family was published with."""
