@@ -8,7 +8,7 @@ the orthologs of a model that reads mouse cells, and among the names of human ge
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from scmf.core.errors import DataError, GeneError, ScmfError
 from scmf.data.genes.ids import canonical
+from scmf.data.genes.species import HUMAN, species_read
 from scmf.data.genes.vocabulary import human_genes
 from scmf.data.loading.facts import LoadedCells
 from scmf.tokenizers.coverage import gene_tokens
@@ -55,9 +56,10 @@ def named_genes(words: Sequence[str], tokenizer: Any, cells: LoadedCells) -> lis
     """
     called = {number: token for token, number in tokenizer.get_vocab().items()}
     symbols = _symbols(tokenizer, cells)
-    tokens = {word: _token(tokenizer, _other_names(word, tokenizer, cells)) for word in words}
+    tokens = {word: _found(word, tokenizer, cells, symbols, called) for word in words}
     if unknown := [word for word, token in tokens.items() if token < 0]:
-        tokens |= {word: _token(tokenizer, [name]) for word, name in zip(unknown, _human(unknown), strict=True) if name}
+        ids = zip(unknown, _human(unknown, tokenizer), strict=True)
+        tokens |= {word: _token(tokenizer, [gene]) for word, gene in ids if gene}
     if unknown := [word for word, token in tokens.items() if token < 0]:
         known = genes_of(tokenizer)
         nearest = [(word, _nearest(word, [*known, *symbols.values()])) for word in unknown[:8]]
@@ -74,6 +76,24 @@ def named_genes(words: Sequence[str], tokenizer: Any, cells: LoadedCells) -> lis
     return list(found.values())
 
 
+def _found(word: str, tokenizer: Any, cells: LoadedCells, symbols: Mapping[int, str], called: Mapping[int, str]) -> int:
+    """The token of a gene by the names of the vocabulary, of the file and of orthologs; -1 for none."""
+    if (token := _token(tokenizer, [word, canonical(word)])) >= 0:
+        return token
+    held = [token for token, symbol in symbols.items() if symbol == word]
+    if len(held) > 1:
+        raise GeneError(
+            f"the symbol {word!r} of {', '.join(sorted(called[token] for token in held))}", wanted="one gene",
+            where="--genes", fix="give the id of the gene that is meant",
+        )  # fmt: skip
+    if held:
+        return held[0]
+    other = [str(cells.var.loc[word, "symbol"])] if "symbol" in cells.var and word in cells.var_names else []
+    orthologs = getattr(tokenizer, "gene_orthologs", {})
+    other += [orthologs[name] for name in (canonical(word), word.upper()) if name in orthologs]
+    return _token(tokenizer, other)
+
+
 def _token(tokenizer: Any, names: Iterable[str]) -> int:
     """The token of the first name that has one, -1 for none."""
     for name in names:
@@ -82,27 +102,17 @@ def _token(tokenizer: Any, names: Iterable[str]) -> int:
     return -1
 
 
-def _human(words: Sequence[str]) -> list[str]:
-    """Ensembl ids of human genes by any of their names; empty where there is none, or no table on this machine."""
+def _human(words: Sequence[str], tokenizer: Any) -> list[str]:
+    """Ensembl ids of human genes by any of their names, for a vocabulary of such ids.
+
+    Empty where there is none, or no table of human genes can be had.
+    """
+    if HUMAN not in species_read(genes_of(tokenizer)):
+        return [""] * len(words)
     try:
         return [str(name) for name in human_genes().map(words)[0]]
     except ScmfError:
         return [""] * len(words)
-
-
-def _other_names(word: str, tokenizer: Any, cells: LoadedCells) -> Iterator[str]:
-    """Names under which a vocabulary may know a gene, the surest first."""
-    yield word
-    yield canonical(word)
-    columns = cells.var
-    if "symbol" in columns:
-        yield from cells.var_names[(columns["symbol"].astype(str) == word).to_numpy()].astype(str)
-        if word in cells.var_names:
-            yield str(columns.loc[word, "symbol"])
-    orthologs = getattr(tokenizer, "gene_orthologs", {})
-    for name in (canonical(word), word.upper()):
-        if name in orthologs:
-            yield orthologs[name]
 
 
 def _symbols(tokenizer: Any, cells: LoadedCells) -> dict[int, str]:

@@ -9,7 +9,6 @@ Legend: N cells, T targets, E edits: a cell and what is changed in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -35,11 +34,6 @@ class Targets:
 
     tokens: tuple[tuple[int, ...], ...]
     every: bool = False
-
-    @cached_property
-    def number_of(self) -> dict[tuple[int, ...], int]:
-        """Tokens of a target -> its number."""
-        return {tokens: number for number, tokens in enumerate(self.tokens)}
 
 
 class Plan(NamedTuple):

@@ -52,8 +52,8 @@ class Perturbed:
     table
         One row for each perturbation, see `scmf.evaluation.in_silico.statistics.summary`; with the ``symbol``.
     cells
-        One row for each perturbation and cell: ``perturbation``, ``cell``, ``cosine``, ``shift_to_<state>``; with a null
-        also ``cells``: ``test`` or ``null``.
+        One row for each perturbation and cell: ``perturbation``, ``cell``, ``cosine``, ``shift_to_<state>``; with a
+        null also ``cells``: ``test`` or ``null``.
     facts
         Definition, embedding, numbers of cells, cells that were left out.
     """
