@@ -40,7 +40,7 @@ def ragged(rows):
 def perturbed(rows, tokens, kind, *, specials, every=False, states=None, batch_size=64, match_official=False):
     frame = Frame(LONGEST, *((1, 1) if specials else (0, 0)))
     targets = Targets(tokens, every=every)
-    editor = RankEditor(ragged(rows), targets, kind, frame, match_official=match_official)
+    editor = RankEditor(ragged(rows), targets, kind, frame, by_gene=not specials, match_official=match_official)
     how = Measure(
         -1, "cls" if specials else "cell", batch_size, by_gene=not specials,
         special_ids=(CLS, EOS) if specials else (),
@@ -180,6 +180,17 @@ def test_a_plan_takes_so_many_cells_of_each_gene():
         chosen = has[sample(len(has), 4, seed=1)]
         assert sorted(fewer.cell_E[fewer.target_E == target]) == chosen.tolist()
     assert (fewer.lacking_T == plan.lacking_T).all()
+
+
+def test_a_cell_of_nothing_but_the_gene_is_left_out_where_the_other_genes_are_compared():
+    rows = [np.array([7]), np.array([7, 9]), np.array([9, 7, 8])]
+    for kind in ("delete", "overexpress"):
+        for every in (False, True):
+            tokens = tuple((t,) for t in range(FIRST, 30)) if every else ((7,),)
+            shifts, plan = perturbed(rows, tokens, kind, specials=False, every=every)
+            assert 0 not in shifts.cell_E and np.isfinite(shifts.cosine_E).all()
+            assert plan.emptied_T.sum() == (not every or kind == "delete")
+            assert {1, 2} == set(shifts.cell_E)
 
 
 # --- statistics -----------------------------------------------------------------------------------

@@ -124,15 +124,18 @@ class RankEditor:
         What is done to which genes.
     frame
         Special tokens and the longest cell.
+    by_gene
+        The genes that stay are compared, so that over-expression too leaves out cells without any.
     match_official
         See `in_front`.
     """
 
     def __init__(
-        self, tokens: Ragged, targets: Targets, kind: Kind, frame: Frame, *, match_official: bool = False
-    ) -> None:
+        self, tokens: Ragged, targets: Targets, kind: Kind, frame: Frame, *, by_gene: bool = False,
+        match_official: bool = False,
+    ) -> None:  # fmt: skip
         self.tokens, self.targets, self.kind, self.frame = tokens, targets, kind, frame
-        self.match_official = match_official
+        self.by_gene, self.match_official = by_gene, match_official
         self.definition = (
             "the token of the gene is taken out of the ranking"
             if kind == "delete"
@@ -149,7 +152,7 @@ class RankEditor:
         deletes = self.kind == "delete"
         return plan(
             offsets_of(lengths_N), ids[is_gene_P], self.targets,
-            emptying=deletes, needs_gene=deletes, skip_first=not deletes,
+            emptying=deletes or self.by_gene, needs_gene=deletes, skip_first=not deletes,
         )  # fmt: skip
 
     def block(self, cell_E: np.ndarray, target_E: np.ndarray) -> Block:

@@ -86,7 +86,7 @@ def plan(
     targets
         What is changed.
     emptying
-        The genes of a target are taken out, so that a cell of those alone is left out.
+        A cell of the genes of a target alone is left out: without them nothing is left to embed, or to compare.
     needs_gene
         Cells that lack a gene of the target are left out.
     skip_first
@@ -97,9 +97,9 @@ def plan(
     n_targets = len(targets.tokens)
     lacking_T, emptied_T = np.zeros(n_targets, np.int64), np.zeros(n_targets, np.int64)
     if targets.every:
-        cell_E, target_E, place_E = _every(cell_P, tokens, targets, offsets, skip_first=skip_first)
+        cell_E, target_E, place_E, n_genes_N = _every(cell_P, tokens, targets, offsets, skip_first=skip_first)
         if emptying:
-            alone_E = np.bincount(cell_E, minlength=len(lengths_N))[cell_E] == 1
+            alone_E = n_genes_N[cell_E] == 1
             np.add.at(emptied_T, target_E[alone_E], 1)
             cell_E, target_E, place_E = cell_E[~alone_E], target_E[~alone_E], place_E[~alone_E]
     else:
@@ -123,8 +123,11 @@ def plan(
 
 def _every(
     cell_P: np.ndarray, tokens: np.ndarray, targets: Targets, offsets: np.ndarray, *, skip_first: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cell, target and place of each gene of each cell; a gene that stands in a cell twice counts once."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Cell, target and place of each gene of each cell, and the genes of each cell.
+
+    A gene that stands in a cell twice counts once.
+    """
     number = np.full(max((group[0] for group in targets.tokens), default=0) + 1, -1, np.int64)
     for target, group in enumerate(targets.tokens):
         number[group[0]] = target
@@ -132,10 +135,11 @@ def _every(
     _, first = np.unique(cell_P * len(targets.tokens) + target_P, return_index=True)
     kept = np.zeros(len(tokens), bool)
     kept[first] = True
+    n_genes_N = np.bincount(cell_P[kept], minlength=len(offsets) - 1)
     if skip_first:
         kept[offsets[:-1][np.diff(offsets) > 0]] = False
     place_P = np.arange(len(tokens)) - offsets[cell_P]
-    return cell_P[kept], target_P[kept], place_P[kept]
+    return cell_P[kept], target_P[kept], place_P[kept], n_genes_N
 
 
 def _with(token: int, tokens: np.ndarray, cell_P: np.ndarray, n_cells: int) -> np.ndarray:

@@ -269,7 +269,8 @@ def _tested(
     editor: Editor
     if isinstance(tokenizer, RankValueTokenizer):
         frame = Frame(tokenizer.max_length, *((1, 1) if model.specials else (0, 0)))
-        editor = RankEditor(tokens, targets, kind, frame, match_official=tokenizer.match_official)
+        by_gene, official = model.measure.by_gene, tokenizer.match_official
+        editor = RankEditor(tokens, targets, kind, frame, by_gene=by_gene, match_official=official)
     else:
         editor = CountEditor(tokenizer, cells, tokens, targets, kind, fold=request.fold)
     plan = editor.plan()
