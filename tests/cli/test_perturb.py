@@ -229,6 +229,8 @@ def test_a_gene_that_the_file_lacks_is_put_in_front_and_cannot_be_deleted(made, 
         assert len(table) == 12 and table["cosine"].max() < 1 and answer["cells_without_gene"] == {}
         code, said = perturb(model, tmp_path / "without.h5ad", *words, fails=True)
         assert code == 3 and "none of 12 cells has the gene" in said
+        _, table, said = perturb(model, tmp_path / "without.h5ad", "--genes", f"{GENES[0]},{GENES[1]}")
+        assert set(table["perturbation"]) == {GENES[1]} and f"no cell can be perturbed for {GENES[0]}" in said
 
 
 def test_a_symbol_of_two_genes_is_one_error(made, perturb, tmp_path):

@@ -173,8 +173,8 @@ def perturb(
     compared = None if null is None else _tested(mine, mine.load(null), groups, request, states)
     names = ["+".join(gene.name for gene in group) for group in groups]
     table = summary(tested.shifts, names, request.wanted, null=None if compared is None else compared.shifts)
-    symbols = dict(zip(names, ("+".join(gene.symbol for gene in group) for group in groups), strict=True))
-    table.insert(1, "symbol", [symbols[name].strip("+") for name in table["perturbation"]])
+    symbols = dict(zip(names, map(_symbols, groups), strict=True))
+    table.insert(1, "symbol", [symbols[name] for name in table["perturbation"]])
     rows = tested.rows(names)
     if compared is not None:
         rows = pd.concat([rows.assign(cells="test"), compared.rows(names).assign(cells="null")], ignore_index=True)
@@ -219,6 +219,11 @@ def _groups(request: Request, tokenizer: Any, cells: LoadedCells) -> list[list[G
             where="--combine", fix="combine fewer genes",
         )  # fmt: skip
     return [genes]
+
+
+def _symbols(group: list[Gene]) -> str:
+    """Symbols of genes, in place of a missing one the name; empty where none has any."""
+    return "+".join(gene.symbol or gene.name for gene in group) if any(gene.symbol for gene in group) else ""
 
 
 def _mean(model: _Model, cells: LoadedCells, request: Request) -> np.ndarray:
@@ -282,5 +287,8 @@ def _tested(
             wanted="cells that express the genes to perturb",
             fix="name other genes; --perturbation overexpress takes cells without the gene too",
         )  # fmt: skip
+    if not request.every and (absent := set(range(len(groups))) - set(plan.target_E.tolist())):
+        called = ", ".join("+".join(gene.name for gene in groups[t]) for t in sorted(absent))
+        log.warning(f"{cells.facts.dataset}: no cell can be perturbed for {called}, which is left out")
     shifts = measure(model.network, editor, plan, targets, model.measure, states=states)
     return _Tested(shifts, plan, cells.obs_names.to_numpy(dtype=object), editor.definition)
