@@ -20,8 +20,8 @@ from tests.fixtures.tiny_runs import FAMILIES, train_tiny
 GENES = [f"ENSG{i:011d}" for i in range(1, 31)]
 SYMBOLS = [f"SYM{i}" for i in range(1, 31)]
 BY_COUNTS = {
-    "generative_transformer": {"n_bins": 0},
-    "masked_autoencoder": {"order": "genes"},
+    "generative_transformer": {"n_bins": 0, "long_cells": "first"},
+    "masked_autoencoder": {"order": "vocabulary"},
     "autoregressive_transformer": {"vectors": "fit", "dimensions": 8},
 }
 """Family -> options of its tokenizer with which nothing is drawn at random."""
