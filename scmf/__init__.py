@@ -19,7 +19,7 @@ _DOOR = {
     "RunConfig": "scmf.core.config.run",
     "ScmfError": "scmf.core.errors",
     "check_file": "scmf.data.checks.file",
-    "embed_to_file": "scmf.evaluation.evaluate_run",
+    "embed_to_file": "scmf.evaluation.embed_file",
     "evaluate_folder": "scmf.evaluation.evaluate_run",
     "load_cells": "scmf.data.loading.load",
     "load_recipe": "scmf.core.config.recipe",

@@ -23,13 +23,18 @@ from scmf.cli.options import (
     Quiet,
     Rounding,
     Variant,
+    part_of,
+    precision_of,
     rounding_of,
 )
 from scmf.cli.output import print_answer, print_report, say
 
 
 def embed(
-    file: Annotated[str, typer.Argument(help="An .h5ad file or zarr group with raw counts.")],
+    file: Annotated[
+        str,
+        typer.Argument(help="An .h5ad file or zarr group with raw counts; with -o also a folder, pattern or address."),
+    ],
     model: Annotated[
         str,
         typer.Option("--model", help="Folder of a run or checkpoint, geneformer@v2-104m (`scmf models ls`), Hub id."),
@@ -37,6 +42,17 @@ def embed(
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="New file; <file>.<recipe>.h5ad (of zarr: .zarr) if not given."),
+    ] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Add the vectors to the file itself.")] = False,
+    vectors_only: Annotated[
+        bool,
+        typer.Option(
+            "--vectors-only", help="A small .h5ad file with cell ids and vectors; always so of several files."
+        ),
+    ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option("--part", metavar="I/N", help="Embed part I of N; the last one to finish writes the file."),
     ] = None,
     key: Annotated[str | None, typer.Option("--key", help="Key in obsm; X_<recipe> if not given.")] = None,
     counts: Counts = "auto",
@@ -47,17 +63,22 @@ def embed(
     pooling: Pooling = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    precision: Annotated[str, typer.Option("--precision", help="32-true, or bf16-mixed, faster on a GPU.")] = "32-true",
     allow_low_coverage: LowCoverage = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the embedding of every cell into obsm of a copy of an AnnData file."""
-    from scmf.evaluation.evaluate_run import embed_to_file
+    """Write the embedding of every cell into obsm of a copy of an AnnData file, a few thousand cells at a time.
+
+    A stopped command goes on where it was when it is given again.
+    """
+    from scmf.evaluation.embed_file import embed_to_file
 
     answer = embed_to_file(
-        file, model, output=output, key=key, counts=counts, gene_ids=gene_ids,
-        counts_rounding=rounding_of(counts_rounding), batch_key=batch_key, layer=layer, pooling=pooling,
-        batch_size=batch_size, device=device, allow_low_coverage=allow_low_coverage,
+        file, model, output=output, in_place=in_place, vectors_only=vectors_only, part=part_of(part), key=key,
+        counts=counts, gene_ids=gene_ids, counts_rounding=rounding_of(counts_rounding), batch_key=batch_key,
+        layer=layer, pooling=pooling, batch_size=batch_size, device=device, precision=precision_of(precision),
+        allow_low_coverage=allow_low_coverage,
     )  # fmt: skip
     print_answer(answer, as_json=json_)
 

@@ -119,16 +119,38 @@ def seeds_of(text: str) -> tuple[int, ...]:
 
 def rounding_of(text: str) -> Any:
     """What ``--counts-rounding`` says, one of the words of ``data.counts_rounding``."""
+    return _one_of("--counts-rounding", text, ["error", "round", "accept"])
+
+
+def precision_of(text: str) -> Any:
+    """What ``--precision`` of ``embed`` says."""
+    return _one_of("--precision", text, ["32-true", "bf16-mixed"])
+
+
+def _one_of(option: str, text: str, known: list[str]) -> str:
     from scmf.core import registry
     from scmf.core.errors import ConfigError
 
-    known = ["error", "round", "accept"]
     if text not in known:
         raise ConfigError(
-            f"--counts-rounding {text}", wanted=f"one of {', '.join(known)}", where="--counts-rounding",
+            f"{option} {text}", wanted=f"one of {', '.join(known)}", where=option,
             fix=registry.did_you_mean(text, known),
         )  # fmt: skip
     return text
+
+
+def part_of(text: str | None) -> tuple[int, int] | None:
+    """What ``--part`` says, such as ``2/8``; None where it is not given."""
+    from scmf.core.errors import ConfigError
+
+    if text is None:
+        return None
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and len(of) < 7 and 1 <= int(number) <= int(of)):
+        raise ConfigError(
+            f"--part {text}", wanted="I/N with I from 1 to N", where="--part", fix="for example --part 1/8"
+        )
+    return int(number), int(of)
 
 
 def names_of(text: str) -> list[str]:

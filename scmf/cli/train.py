@@ -40,12 +40,7 @@ def train(
     from scmf.core.distributed import agreed, is_main
     from scmf.core.outputs import try_folder
     from scmf.core.workspace import new_run_folder
-    from scmf.evaluation.callbacks import callbacks_of
     from scmf.evaluation.tasks import check_tasks
-    from scmf.models.published.names import find_model
-    from scmf.models.run_folder import RunFolder
-    from scmf.training.data import prepare
-    from scmf.training.pretrain import pretrain, refuse_other_run
     from scmf.training.processes import hide_gpus, start
 
     texts = sets_of(overrides, seed=seed, allow_low_coverage=allow_low_coverage)
@@ -58,10 +53,18 @@ def train(
             log.info(f"the run is written to {out}; with --out {out} it resumes where it was interrupted")
     try_folder(out, option="--out")
     if recipe.config.model.checkpoint is not None:
+        from scmf.models.published.names import find_model
+
         find_model(recipe.config.model.checkpoint)  # a wrong name, or a download, comes before the work
     code = start(recipe.config.training, _again(config, out, variant, texts, json_=json_, quiet=quiet))
     if code is not None:
         raise typer.Exit(code)
+    # What takes seconds to load, a process that only starts others does without.
+    from scmf.evaluation.callbacks import callbacks_of
+    from scmf.models.run_folder import RunFolder
+    from scmf.training.data import prepare
+    from scmf.training.pretrain import pretrain, refuse_other_run
+
     if is_main():
         refuse_other_run(RunFolder(out), {"seed": recipe.config.training.seed, "recipe_digest": recipe.digest})
     prepared: Any

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -26,11 +27,12 @@ _SHOWN = 32
 
 
 @contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, *, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block ends without an error.
 
     The temporary file has the same suffix (writers that look at it keep working), lies in the same
-    folder (so that the rename is atomic) and is flushed to disk before it takes the name.
+    folder (so that the rename is atomic) and is flushed to disk before it takes the name. It gets the permissions
+    ``mode``; None: those of a new file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +44,24 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        if mode is None:
+            umask = os.umask(0)
+            os.umask(umask)
+            mode = 0o666 & ~umask
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``, from which what is whole can be renamed; it is removed at the end."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    with tempfile.TemporaryDirectory(prefix=_prefix(path), suffix=_suffix(path), dir=path.parent) as folder:
+        yield Path(folder)
 
 
 def _prefix(path: Path, pid: int | str | None = None) -> str:
@@ -69,7 +83,10 @@ def _sweep(path: Path) -> None:
     with contextlib.suppress(OSError):
         for left in path.parent.iterdir():
             if (match := name.fullmatch(left.name)) and not _is_alive(int(match[1])):
-                left.unlink(missing_ok=True)
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -101,8 +101,14 @@ def _looks_secret(value: str) -> bool:
 
 
 def _known() -> re.Pattern[str] | None:
-    variables = (value for name, value in os.environ.items() if _VARIABLE.search(name) and _looks_secret(value))
-    return _pattern(frozenset([*_remembered, *variables]))
+    # Every text that is written asks: of variables with harmless names, the value is not read.
+    variables = (os.environ[name] for name in os.environ if _names_a_secret(name))
+    return _pattern(frozenset([*_remembered, *filter(_looks_secret, variables)]))
+
+
+@lru_cache(maxsize=4096)
+def _names_a_secret(variable: str) -> bool:
+    return _VARIABLE.search(variable) is not None
 
 
 @lru_cache(maxsize=8)

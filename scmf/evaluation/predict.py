@@ -1,12 +1,13 @@
 """The verb ``predict``: labels of cells with their probabilities, by a fine-tuned classifier, in a copy of an AnnData.
 
 Lives here: from a file to a new file. Lives elsewhere: the logits (scmf.models.embed), the classifier
-(scmf.training.finetune), writing into a copy (scmf.data.stores.adata_files).
+(scmf.training.finetune), writing into a copy (scmf.data.stores.adata_added).
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from scmf.core.config.run import DataConfig, EvalConfig, validate
 from scmf.core.errors import ModelError
 from scmf.core.outputs import try_file
 from scmf.data.loading.load import load_cells
-from scmf.data.stores.adata_files import add_predictions, check_obsm_key, stored_bytes
+from scmf.data.stores.adata_added import add_predictions, check_obsm_key
+from scmf.data.stores.adata_files import stored_bytes
 from scmf.data.stores.canonical import Rounding
-from scmf.evaluation.evaluate_run import as_in_run, one_store, with_batches
+from scmf.data.stores.open import one_store
+from scmf.evaluation.as_in_run import as_in_run, batch_column
 from scmf.evaluation.submissions.model import tokens_for
 from scmf.models.checkpoint import class_names, is_classifier, load_run_model
 from scmf.models.embed import classify_tokens, on_device
@@ -58,7 +61,7 @@ def predict_to_file(
         ``obs[key]`` gets the label, ``obs[key + "_probability"]`` its probability, ``obsm[key]`` the probabilities of
         all classes, ``uns[key]`` their names and the model; ``predicted_<label column of the run>`` when None.
     counts, gene_ids, counts_rounding, batch_key, batch_size, device, allow_low_coverage
-        As in `scmf.evaluation.evaluate_run.embed_to_file`.
+        As in `scmf.evaluation.embed_file.embed_to_file`.
 
     Returns
     -------
@@ -98,7 +101,10 @@ def predict_to_file(
     if output.exists():
         log.warning(f"{output} is there already and is replaced")
     share = tell_known_share(tokenizer, cells, allow=allow_low_coverage)
-    tokens = tokens_for(network, tokenizer, with_batches(cells, network, found.folder, batch_key))
+    column = batch_column(network, found.folder, batch_key, cells.obs.columns, where=cells.facts.dataset)
+    if column is not None:
+        cells = replace(cells, facts=replace(cells.facts, batch_key=column))
+    tokens = tokens_for(network, tokenizer, cells)
     log.info(f"predicting {len(tokens):,} cells")
     usual = (EvalConfig() if run is None else run.config.eval).batch_size
     p_NC = probabilities(classify_tokens(network, tokens, batch_size=batch_size or usual))

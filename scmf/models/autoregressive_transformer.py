@@ -58,6 +58,8 @@ END = -1
 
 _QUERIES = 512
 """Queries whose scores are held at once, so that memory grows with the length and not with its square."""
+_SCORES_ON_CPU = 2**22
+"""Scores of all cells and heads that a CPU holds at once: larger temporaries cost more pages than arithmetic."""
 
 # --- arithmetic -----------------------------------------------------------------------------------
 
@@ -180,9 +182,11 @@ def attend(
     block of queries at a time. The last query stands at the last key. A query without a readable key gets zeros.
     """
     scale, n_keys = query_BHQE.shape[-1] ** -0.5, key_BHKE.shape[2]
-    offset, blocks = n_keys - query_BHQE.shape[2], []
-    for start in range(offset, n_keys, _QUERIES):
-        stop = min(start + _QUERIES, n_keys)
+    offset, blocks, at_once = n_keys - query_BHQE.shape[2], [], _QUERIES
+    if query_BHQE.device.type == "cpu":
+        at_once = min(at_once, max(1, _SCORES_ON_CPU // (query_BHQE.shape[:2].numel() * n_keys)))
+    for start in range(offset, n_keys, at_once):
+        stop = min(start + at_once, n_keys)
         bias_BQK, readable_BQK = keys.rows(start, stop)
         query = query_BHQE[:, :, start - offset : stop - offset]
         key, value = key_BHKE[:, :, :stop], value_BHKE[:, :, :stop]

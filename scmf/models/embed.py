@@ -1,12 +1,13 @@
 """Cells to vectors: a model's embeddings of tokenized cells, in the order of the cells.
 
 Lives here: inference over ragged tokens. Lives elsewhere: the pooling rules (the model), what the
-vectors are good for (scmf.evaluation), the AnnData around them (scmf.evaluation.evaluate_run).
+vectors are good for (scmf.evaluation), the AnnData around them (scmf.evaluation.embed_file).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,8 +18,14 @@ from scmf.core.errors import ConfigError, ModelError, from_value_error
 from scmf.data.stores.ragged import Ragged
 from scmf.data.tokens.tokens import in_order, padded_tensors
 
+Precision = Literal["32-true", "bf16-mixed"]
+"""How the network computes; in bfloat16 only what PyTorch takes to be safe."""
 
-def embed_tokens(model: Any, cells: Ragged, *, settings: EvalConfig) -> np.ndarray:
+
+def embed_tokens(
+    model: Any, cells: Ragged, *, settings: EvalConfig, precision: Precision = "32-true",
+    bar: progress.Bar | None = None, first: int = 0,
+) -> np.ndarray:  # fmt: skip
     """Embed every cell.
 
     Parameters
@@ -29,6 +36,12 @@ def embed_tokens(model: Any, cells: Ragged, *, settings: EvalConfig) -> np.ndarr
         Tokens of N cells.
     settings
         The ``eval`` section: layer, pooling, cells in a forward pass.
+    precision
+        See `Precision`.
+    bar
+        Is advanced; None: one of its own.
+    first
+        Number of the first cell, for errors.
 
     Returns
     -------
@@ -40,20 +53,24 @@ def embed_tokens(model: Any, cells: Ragged, *, settings: EvalConfig) -> np.ndarr
     ModelError
         If the layer or the pooling does not exist, a cell has no gene, or a vector is not finite.
     """
+    device = next(model.parameters()).device
     out_ND: np.ndarray | None = None
-    with progress.bar("embedding", len(cells), unit="cells") as bar:
+    halved = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+    with nullcontext(bar) if bar is not None else progress.bar("embedding", len(cells), unit="cells") as shown, halved:
         for rows in in_order(cells, batch_size=settings.batch_size):
             x_BD = embed_rows(model, cells, rows, layer=settings.embedding_layer, pooling=settings.pooling)
             if out_ND is None:
                 out_ND = np.zeros((len(cells), x_BD.shape[1]), dtype=np.float32)
             out_ND[rows] = x_BD.float().cpu().numpy()
-            bar.advance(len(rows))
+            shown.advance(len(rows))
     if out_ND is None:
         raise ModelError("no cells to embed", wanted="at least one cell")
     if not np.isfinite(out_ND).all():
         bad = int(np.flatnonzero(~np.isfinite(out_ND).all(axis=1))[0])
         raise ModelError(
-            f"embedding of cell {bad} is not finite", wanted="finite numbers", fix="check the weights of the model"
+            f"embedding of cell {first + bad} is not finite",
+            wanted="finite numbers",
+            fix="check the weights of the model",
         )
     return out_ND
 

@@ -74,7 +74,7 @@ def tell_known_share(tokenizer: Any, cells: LoadedCells, *, allow: bool) -> Know
 def tell_known_share_of_stores(tokenizer: Any, corpus: Corpus, aligner: GeneAligner | None, *, allow: bool) -> None:
     """The same of each store of a corpus, from counts of cells spread over it."""
     stores = {id(store): store for store in corpus.stores}.values()
-    for file in named_genes(corpus.stores) if aligner is None else ():
+    for file in named_genes(corpus.stores) if aligner is None or aligner.orthologs is None else ():
         refuse_species(tokenizer, file.species, where=file.name)
     for store in stores:
         if aligner is None:

@@ -203,7 +203,7 @@ def prepare_stream(config: RunConfig) -> Streamed:
         tokenizer = _tokenizer(config, opened)
     if opened.aligner is not None:
         keep_orthologs(tokenizer, opened.other_names)
-    opened = _with_orthologs(opened, tokenizer)
+    opened = with_orthologs(opened, tokenizer)
     columns = {name: opened.column(name) for name in tokenizer.obs_columns}
     learn_columns(tokenizer, obs_columns(tokenizer, columns))
     if config.data.tokens is not None or settings.cache_tokens is not None:
@@ -220,9 +220,9 @@ def prepare_stream(config: RunConfig) -> Streamed:
     return Streamed(cached, tokenizer, ReadyTokens(tokenizer.pad_token_id), settings)
 
 
-def _with_orthologs(opened: OpenedCorpus, tokenizer: Any) -> OpenedCorpus:
+def with_orthologs(opened: OpenedCorpus, tokenizer: Any) -> OpenedCorpus:
     """The corpus on the genes of the tokenizer, where all its stores are of a species that this reads by orthologs."""
-    if opened.aligner is not None or not getattr(tokenizer, "gene_orthologs", {}):
+    if opened.facts.gene_set is not None or not getattr(tokenizer, "gene_orthologs", {}):
         return opened
     files = named_genes(opened.corpus.stores)
     species = {file.species for file in files}
@@ -341,6 +341,6 @@ def tokenize_files(
     """
     settings = TokenizerConfig(vocabulary=vocabulary, max_length=max_length, special_tokens=special_tokens)
     tokenizer = given_tokenizer(settings)
-    opened = _with_orthologs(open_corpus(data), tokenizer)
+    opened = with_orthologs(open_corpus(data), tokenizer)
     tell_known_share_of_stores(tokenizer, opened.corpus, opened.aligner, allow=data.allow_low_coverage)
     return tokenize_to(opened, TokenEncoder(tokenizer, aligner=opened.aligner), out, columns=columns)

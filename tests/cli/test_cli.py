@@ -1,11 +1,13 @@
 """The command line: answers on stdout, one clear error on stderr, verbs in sequence, a real kill -9."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import anndata as ad
 import numpy as np
@@ -13,7 +15,11 @@ import pytest
 import scipy.sparse as sp
 
 from scmf.cli import main as cli
+from scmf.experiments import reproduce as reproduction
 from tests.conftest import synthetic_cells
+from tests.fixtures import commands
+from tests.fixtures.forked import Forked
+from tests.fixtures.forked import command as train
 
 
 def scmf(capsys, monkeypatch, *arguments):
@@ -34,13 +40,14 @@ def command(capsys, monkeypatch):
 def trained(toy, tmp_path_factory):
     """Folder of a run made by `scmf train`."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    environment = {**os.environ, "SCMF_DATA_DIR": str(toy / "mirror"), "SCMF_CACHE_DIR": str(out.parent / "cache")}
-    arguments = ["train", "--config", str(toy / "recipe.yaml"), "--out", str(out), "--json", "--quiet"]
-    done = subprocess.run(
-        [sys.executable, "-m", "scmf", *arguments], env=environment, capture_output=True, text=True, check=True
-    )
-    assert json.loads(done.stdout)["model"] == str(out / "model")
-    assert done.stderr == ""
+    arguments = ["train", "--config", toy / "recipe.yaml", "--out", out, "--json", "--quiet"]
+    said, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(errors):
+        patch.setenv("SCMF_DATA_DIR", str(toy / "mirror"))
+        patch.setenv("SCMF_CACHE_DIR", str(out.parent / "cache"))
+        assert commands.scmf(*arguments) == 0
+    assert json.loads(said.getvalue())["model"] == str(out / "model")
+    assert errors.getvalue() == ""
     return out
 
 
@@ -110,6 +117,7 @@ def test_permuted_genes_and_versions_change_nothing_missing_ones_little(trained,
     assert not np.allclose(vectors["fewer"], vectors["plain"])
 
 
+@pytest.mark.nightly  # tests/hub/test_hub.py loads the published folder so
 def test_the_model_folder_loads_in_a_process_without_scmf(trained, tmp_path):
     program = """
 import sys
@@ -140,13 +148,13 @@ print(tuple(model.embed(**batch).shape))
 
 @pytest.mark.slow
 def test_kill_9_and_go_on_gives_the_losses_of_the_uninterrupted_run(toy, tmp_path):
-    environment = {**os.environ, "SCMF_DATA_DIR": str(toy / "mirror"), "SCMF_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {"SCMF_DATA_DIR": str(toy / "mirror"), "SCMF_CACHE_DIR": str(tmp_path / "cache")}
 
     def start(out):
-        settings = ["training.max_epochs=15", "training.checkpoint_every_n_steps=7", "eval.every_n_epochs=5"]
+        settings = ["training.max_epochs=10", "training.checkpoint_every_n_steps=7", "eval.every_n_epochs=5"]
         sets = [part for text in settings for part in ("--set", text)]
-        arguments = ["train", "--config", str(toy / "recipe.yaml"), "--out", str(out), "--json", "--quiet", *sets]
-        return subprocess.Popen([sys.executable, "-m", "scmf", *arguments], env=environment, stdout=subprocess.PIPE)
+        arguments = ["train", "--config", toy / "recipe.yaml", "--out", out, "--json", "--quiet", *sets]
+        return Forked(train, *arguments, environment=environment)
 
     def log(out):
         path = out / "pretraining" / "log.jsonl"
@@ -157,9 +165,9 @@ def test_kill_9_and_go_on_gives_the_losses_of_the_uninterrupted_run(toy, tmp_pat
     while killed < 2:
         process = start(tmp_path / "parts")
         seen = len(log(tmp_path / "parts"))
-        while process.poll() is None and len(log(tmp_path / "parts")) < seen + 20:
+        while process.returncode is None and len(log(tmp_path / "parts")) < seen + 20:
             time.sleep(0.005)
-        if process.poll() is None:
+        if process.returncode is None:
             os.kill(process.pid, signal.SIGKILL)
         process.wait()
         killed += 1
@@ -329,6 +337,7 @@ def test_reproduce_prints_both_tiers_and_says_no(toy_env, tmp_path, monkeypatch,
         "    yield ParityCase('tok/b', '3 cells', False, float('nan'), 0.0, 'cell 2 differs')\n"
     )
     monkeypatch.setenv("SCMF_REFERENCE_DIR", str(tmp_path))
+    monkeypatch.setattr(reproduction, "write_report", lambda *arguments, **keywords: [])  # of pages: test_reproduce
     folders = ["--runs", tmp_path / "r", "--results", tmp_path / "l", "--reports", tmp_path / "p"]
     code, out, err = command("--trust", "reproduce", tmp_path, *folders)
     assert code == 1

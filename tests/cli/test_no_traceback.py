@@ -1,7 +1,7 @@
 """No command ends in a traceback, a crash or a hang: damaged files, odd YAML trees, random calls.
 
-Each example runs in a child process of a server (`tests.fixtures.command_server`), in a copy of a small folder. A few
-dozen examples run by default, always the same; ``SCMF_EXAMPLES=2000`` draws that many anew.
+Each example runs in a child process of a server (`tests.fixtures.command_server`), in a copy of a small folder. Twenty
+examples run by default, always the same; ``SCMF_EXAMPLES=2000`` draws that many anew.
 """
 
 import json
@@ -17,7 +17,7 @@ from scmf.cli import main as cli
 from scmf.core.yaml import load_yaml
 from tests.fixtures.small_world import World
 
-N_EXAMPLES = int(os.environ.get("SCMF_EXAMPLES", "30"))
+N_EXAMPLES = int(os.environ.get("SCMF_EXAMPLES", "20"))
 SECONDS = 120
 """An example that takes longer hangs."""
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import zarr
 
-from scmf.evaluation import evaluate_run
+from scmf.evaluation import embed_file, evaluate_run
 from tests.cli.test_cli import command  # noqa: F401  (fixture)
 from tests.conftest import synthetic_cells
 from tests.fixtures.small_world import CONFIG, make_files
@@ -52,7 +52,8 @@ def no_model(monkeypatch):
     def load(folder):
         raise AssertionError("the model was loaded before the output was tried")
 
-    monkeypatch.setattr(evaluate_run, "load_run_model", load)
+    for module in (evaluate_run, embed_file):
+        monkeypatch.setattr(module, "load_run_model", load)
 
 
 # --- outputs are tried before the work --------------------------------------------------------------
@@ -228,10 +229,11 @@ def test_embed_takes_a_zarr_group_and_makes_one(folder, command, version):  # no
     assert code == 2 and "exists" in err
 
 
-def test_embed_refuses_several_stores_and_addresses_plainly(folder, command):  # noqa: F811
-    for file, words in (("*.h5ad", "once for each"), ("s3://bucket/x.h5ad?token=secret", "copy it here first")):
-        code, _, err = command("embed", file, "--model", "run")
-        assert code == 3 and words in err and "secret" not in err
+def test_embed_of_several_stores_and_addresses_needs_a_name_for_the_vectors(folder, command):  # noqa: F811
+    for file, words in (("*.h5ad", "3 files"), ("s3://bucket/x.h5ad?token=secret", "the address s3://bucket/x.h5ad")):
+        for more in ([], ["--in-place"]):
+            code, _, err = command("embed", file, "--model", "run", *more)
+            assert code == 2 and words in err and "-o vectors.h5ad" in err and "secret" not in err
 
 
 # --- what is not known to this anndata is left out, by name ------------------------------------------

@@ -77,6 +77,7 @@ def test_labels_and_probabilities_are_those_of_the_network(tuned, tiny, predict)
     assert (found.X != before.X).nnz == 0 and list(found.obs["donor_id"]) == list(before.obs["donor_id"])
 
 
+@pytest.mark.nightly  # in this process in the chain below; in one without scmf in tests/hub/test_hub.py
 def test_a_network_from_the_folder_by_transformers_gives_the_same(tuned, tiny, predict):  # noqa: F811
     found, *_ = predict(tuned, tiny.cells)
     program = (

@@ -81,7 +81,7 @@ def test_train_starts_its_processes_and_the_sharded_model_loads_in_one(folder):
         assert torch.allclose(models[0][name], tensor, atol=1e-5), name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # of a process that is lost, test_other_number sees one error and its exit code
 def test_an_error_of_the_processes_is_told_once_with_its_exit_code(folder):
     done = scmf(
         folder, "train", "--config", "my.yaml", "--out", "bad", "--quiet", "--set", "data.files=[none.h5ad]", "--set",

@@ -137,7 +137,7 @@ def test_it_trains_on_the_cells_of_the_filter_with_its_genes(run, census, genes)
     assert any(key.startswith("integration:") for key in scored)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # test_cli evaluates a run, the recipes of .ci/run score both benchmarks
 def test_it_evaluates_on_the_benchmarks_of_the_file(run, capsys):
     assert scmf("evaluate", run, "--json", "--quiet") == 0
     found = json.loads(capsys.readouterr().out)

@@ -6,11 +6,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from scmf.cli import main as cli
 from scmf.data.genes import gene_sets, joining, orthologs, species
 from scmf.data.genes.ids import GeneMap
-from scmf.evaluation.evaluate_run import _read_as_well
+from scmf.evaluation.as_in_run import _read_as_well
 from scmf.models.checkpoint import load_run_model
 from tests.cli.test_labels_and_genes import GENES, cells, config, split_of
 
@@ -84,6 +85,11 @@ def test_mouse_cells_are_refused_by_a_human_model_in_every_verb(how, human, tmp_
     model = human / "run"
     assert scmf("embed", file, "--model", model, "--gene-ids", gene_ids, "--allow-low-coverage", "--quiet") == 3
     assert "genes of Mus musculus" in (text := said()) and "data.orthologs: one2one" in text
+    by_columns = ad.read_h5ad(file)
+    by_columns.X = sparse.csc_matrix(by_columns.X)
+    by_columns.write_h5ad(tmp_path / "c.h5ad")
+    assert scmf("embed", tmp_path / "c.h5ad", "--model", model, "--gene-ids", gene_ids, "--quiet") == 3
+    assert "genes of Mus musculus" in said()
     assert scmf("check", file, "--vocabulary", model / "model") == 1
     said()
     common = ("--vocabulary", model / "model", "--max-length", "32", "--gene-ids", gene_ids, "--quiet")
@@ -95,6 +101,16 @@ def test_mouse_cells_are_refused_by_a_human_model_in_every_verb(how, human, tmp_
         assert "genes of Mus musculus" in said()
     code = scmf("evaluate", model, "--set", f"data.files=[{file}]", "--set", f"data.gene_ids={gene_ids}", "--quiet")
     assert code == 3 and "genes of Mus musculus" in said()
+
+
+@pytest.mark.parametrize("others", [MOUSE_SYMBOLS, GENES, SYMBOLS], ids=["symbols", "human", "human symbols"])
+def test_mouse_cells_among_several_files_are_refused_by_a_human_model(others, human, tmp_path, said):
+    (tmp_path / "many").mkdir()
+    named(MOUSE_IDS, tmp_path / "many/a.h5ad")
+    named(others, tmp_path / "many/b.h5ad")
+    words = ("--model", human / "run", "-o", tmp_path / "out.h5ad", "--allow-low-coverage", "--quiet")
+    assert scmf("embed", tmp_path / "many", *words) == 3
+    assert "Mus musculus" in said() and not (tmp_path / "out.h5ad").exists()
 
 
 def test_symbols_that_no_annotation_knows_are_of_no_species(tmp_path, capsys):
@@ -125,6 +141,13 @@ def test_a_model_trained_through_orthologs_embeds_and_evaluates_its_mouse_cells(
     assert scmf("embed", tmp_path / "h.h5ad", "--model", tmp_path / "run", "-o", tmp_path / "o.h5ad", "--quiet") == 0
     (same,) = ad.read_h5ad(tmp_path / "o.h5ad").obsm.values()
     np.testing.assert_array_equal(mouse, same)
+    (tmp_path / "many").mkdir()
+    for number, others in enumerate((MOUSE_IDS, MOUSE_SYMBOLS)):
+        named(others, tmp_path / f"many/{number}.h5ad")
+    words = ("--model", tmp_path / "run", "-o", tmp_path / "both.h5ad", "--quiet")
+    assert scmf("embed", tmp_path / "many", *words) == 0, said()
+    (both,) = ad.read_h5ad(tmp_path / "both.h5ad").obsm.values()
+    np.testing.assert_array_equal(both, np.concatenate([mouse, mouse]))
     out = ("data", "tokenize", file, "--vocabulary", tmp_path / "run/model", "--max-length", "32", "--quiet", "--out")
     assert scmf(*out, tmp_path / "tokens") == 0, said()
     (tmp_path / "genes.txt").write_text("".join(f"{gene}\n" for gene in GENES))

@@ -15,7 +15,7 @@ from scmf.evaluation.integration.composites import Composites
 
 N, D = 96, 6
 PROBES = (LINEAR, NEAREST, TRANSFER)
-FEW = settings(max_examples=4)
+FEW = settings(max_examples=3)
 SEEDS = st.integers(0, 10_000)
 
 
@@ -44,16 +44,17 @@ def test_the_order_of_cells_and_of_columns_changes_nothing(seed):
     x_ND, truth = cells(seed)
     rng = np.random.default_rng(seed)
     rows, columns = rng.permutation(N), rng.permutation(D)
+    before, integrated = annotation(x_ND, truth), integration(x_ND, truth)
     for other_ND, other in (
         (x_ND[rows], truth.take(rows)), (x_ND[:, columns], truth), (x_ND[rows][:, columns], truth.take(rows)),
     ):  # fmt: skip
         for protocol, found in annotation(other_ND, other).items():
-            wanted = annotation(x_ND, truth)[protocol]
+            wanted = before[protocol]
             assert found.metrics == pytest.approx(wanted.metrics, abs=1e-9)
             assert found.details == wanted.details
             assert found.intervals == wanted.intervals, "draws of pairs of labels know no order"
         # sums over columns in another order differ in the last bits of float64
-        assert integration(other_ND, other) == pytest.approx(integration(x_ND, truth), abs=1e-9)
+        assert integration(other_ND, other) == pytest.approx(integrated, abs=1e-9)
 
 
 @FEW

@@ -49,6 +49,17 @@ def again(recorded, tmp_path, **keywords):
     return reproduce(str(recorded), tiers=EMBEDDED, **{**folders(tmp_path), **keywords})
 
 
+@pytest.fixture(scope="module")
+def unchanged(recorded, toy, tmp_path_factory):
+    """What the unchanged program gives, with its pages, and the folder of all that it wrote."""
+    root = tmp_path_factory.mktemp("unchanged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCMF_DATA_DIR", str(toy / "mirror"))
+        patch.setenv("SCMF_CACHE_DIR", str(root / "cache"))
+        patch.setattr(reproduction, "write_report", write_report)
+        return again(recorded, root), root
+
+
 def test_recorded_samples_are_raw_and_complete(recorded):
     cells = load_expected(recorded / "expected.yaml").cells("tiny")
     loss = next(cell for cell in cells.values() if cell.metric == "valid_loss")
@@ -58,19 +69,18 @@ def test_recorded_samples_are_raw_and_complete(recorded):
     assert list(majority.samples) == [None]
 
 
-def test_an_unchanged_program_reproduces(recorded, toy_env, tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduction, "write_report", write_report)
-    outcome = again(recorded, tmp_path)
+def test_an_unchanged_program_reproduces(unchanged):
+    outcome, root = unchanged
     assert outcome.ok, {str(key): verdict for key, verdict in outcome.verdicts.items() if not verdict.ok}
     assert {verdict.kind for verdict in outcome.verdicts.values()} <= {"match", "close"}
-    page = (tmp_path / "reports" / "toy.md").read_text()
+    page = (root / "reports" / "toy.md").read_text()
     assert "untrained" in page and "majority class" in page
-    assert (tmp_path / "reports" / "toy.html").stat().st_size > 50_000
+    assert (root / "reports" / "toy.html").stat().st_size > 50_000
 
 
-def test_results_are_filed_with_provenance_and_read_back_equal(recorded, toy_env, tmp_path):
-    outcome = again(recorded, tmp_path)
-    filed = read_results(tmp_path / "ledger")
+def test_results_are_filed_with_provenance_and_read_back_equal(recorded, unchanged):
+    outcome, root = unchanged
+    filed = read_results(root / "ledger")
     assert sorted(map(str, (r.path for r in filed))) == sorted(map(str, (r.path for r in outcome.results)))
     first = filed[0]
     assert first.provenance["data"]["sha256"] and first.provenance["packages"]["torch"]
@@ -124,8 +134,8 @@ def test_changed_settings_are_stale_and_not_judged(recorded, toy_env, tmp_path):
     assert not outcome.ok
 
 
-def test_a_killed_reproduction_goes_on_and_gives_the_same_numbers(recorded, toy_env, tmp_path, monkeypatch):
-    whole = again(recorded, tmp_path / "whole")
+def test_a_killed_reproduction_goes_on_and_gives_the_same_numbers(recorded, unchanged, toy_env, tmp_path, monkeypatch):
+    whole, _ = unchanged
 
     class Killed(Exception):
         pass
@@ -141,10 +151,10 @@ def test_a_killed_reproduction_goes_on_and_gives_the_same_numbers(recorded, toy_
     assert [r.metrics for r in parts.results] == [r.metrics for r in whole.results]
 
 
-def test_other_code_never_goes_on_from_old_weights(recorded, toy_env, tmp_path, monkeypatch):
+def test_other_code_never_goes_on_from_old_weights(recorded, unchanged, toy_env, tmp_path, monkeypatch):
     from scmf.core import provenance
 
-    again(recorded, tmp_path)
+    shutil.copytree(unchanged[1] / "runs", tmp_path / "runs")
     monkeypatch.setattr(provenance, "code_digest", lambda: "f" * 64)
     again(recorded, tmp_path)
     codes = {folder.name.split("-")[1] for folder in (tmp_path / "runs" / "toy-tiny").iterdir()}
@@ -237,9 +247,9 @@ def test_parity_asked_for_alone_needs_the_oracle(monkeypatch):
         reproduce("geneformer", tiers=("parity",))
 
 
-def test_the_log_of_a_run_holds_the_number_that_was_judged(recorded, toy_env, tmp_path):
-    outcome = again(recorded, tmp_path)
-    log = next((tmp_path / "runs").rglob("*-seed0/pretraining/log.jsonl"))
+def test_the_log_of_a_run_holds_the_number_that_was_judged(unchanged):
+    outcome, root = unchanged
+    log = next((root / "runs").rglob("*-seed0/pretraining/log.jsonl"))
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     loss = next(r.metrics["valid_loss"] for r in outcome.results if "valid_loss" in r.metrics and r.seed == 0)
     assert [line["valid_loss"] for line in lines if "valid_loss" in line][-1] == loss

@@ -281,7 +281,7 @@ def test_a_damaged_weight_file_does_not_load_and_is_not_published(trained, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # the damaged weights above are found by the same process
 def test_weights_that_lack_a_tensor_are_found_by_the_clean_process(trained, tmp_path):
     shutil.copytree(trained / "model", tmp_path / "model")
     state = load_file(tmp_path / "model" / "model.safetensors")

@@ -132,11 +132,12 @@ def test_every_output_follows_the_formulas(changes: dict[str, object], assays: d
         torch.testing.assert_close(out.mu[row, :n], wanted["mu"], rtol=1e-4, atol=1e-5)
 
 
-def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "size"), [("_QUERIES", 3), ("_SCORES_ON_CPU", 2 * 2 * 9 * 4), ("_SCORES_ON_CPU", 1)])
+def test_blocks_of_queries_change_nothing(limit: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for changes in ({}, {"softcap": None}):
         model, batch = build(**changes), cells(9, 4)
         wanted = model(**batch).last_hidden_state
-        monkeypatch.setattr("scmf.models.autoregressive_transformer._QUERIES", 3)
+        monkeypatch.setattr(f"scmf.models.autoregressive_transformer.{limit}", size)
         torch.testing.assert_close(model(**batch).last_hidden_state, wanted, rtol=1e-5, atol=1e-5)
         monkeypatch.undo()
 

@@ -50,6 +50,8 @@ def failures(folder: Path) -> dict[str, ParityCase]:
 # --- official outputs -------------------------------------------------------------------------------------
 
 
+# `scmf reproduce scfoundation` walks over the same cases.
+@pytest.mark.nightly
 @needs_oracle
 @pytest.mark.slow
 def test_every_official_output_is_reproduced() -> None:
@@ -75,6 +77,15 @@ def official(tmp_path: Path) -> Path:
     shutil.copytree(model, tmp_path / "model" / model.name, copy_function=shutil.copyfile)
     (tmp_path / "model" / model.name).chmod(0o755)
     return tmp_path
+
+
+@needs_oracle
+def test_a_small_official_model_is_reproduced(official: Path) -> None:
+    cases = {case.name: case for case in parity.cases(official)}
+    assert not [case for case in cases.values() if not case.passed]
+    (model,) = (official / "model").iterdir()
+    for key in load_file(model / "outputs.safetensors"):
+        assert f"model/{model.name}/{key}" in cases
 
 
 def change_weight(key: str, *, by: float = 0.01) -> Callable[[Path], None]:

@@ -18,6 +18,7 @@ from scmf.core.errors import SourceError
 from scmf.core.paths import data_dir, reference_dir, shipped
 from scmf.data.cards import sources
 from scmf.data.cards.downloads import UnavailableError
+from tests.fixtures.official import some_of
 
 pytest.importorskip("torch")
 
@@ -55,6 +56,34 @@ def failed(found):
 # --- the official outputs --------------------------------------------------------------------------------
 
 
+FEW = ("real60_cell_all_f1_F", "real4_gene_expression_t4_F")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """The official outputs with few runs, and all of odd cells."""
+    folder = some_of(
+        ORACLE, tmp_path_factory.mktemp("few"),
+        keep=lambda name: name.split("/")[0] in ("input", "meta_adversarial.json")
+        or name.startswith("out/adv_") or name in {f"out/{run}.npz" for run in FEW},
+    )  # fmt: skip
+    runs = json.loads((ORACLE / "meta_runs.json").read_text())["runs"]
+    (folder / "meta_runs.json").write_text(json.dumps({"runs": {name: runs[name] for name in FEW}}))
+    return folder
+
+
+@needs_oracle
+def test_runs_of_few_and_of_odd_cells_are_the_same(few):
+    found = outcome(few, data_dir=data_dir())
+    assert found and not failed(found)
+    assert len(found) >= len(list((few / "out").glob("*.npz")))
+    assert sum("died" in case.detail for case in found.values()) == sum(
+        facts["error"] is not None for facts in json.loads((ORACLE / "meta_adversarial.json").read_text()).values()
+    )
+
+
+# `scmf reproduce scfoundation` walks over the same cases.
+@pytest.mark.nightly
 @needs_oracle
 def test_every_recorded_case_is_the_same():
     found = outcome(ORACLE.parent, data_dir=data_dir())
@@ -70,21 +99,21 @@ def test_every_recorded_case_is_the_same():
 @pytest.mark.parametrize(
     "changed", [{"target_sum": 10_001.0}, {"target_depth": "t4.001"}, {"order": "value"}, {"max_length": 1500}]
 )
-def test_one_changed_constant_is_seen(changed):
-    found = outcome(ORACLE, data_dir=data_dir(), **changed)
-    assert "real400_cell_all_t4_F" in failed(found)
+def test_one_changed_constant_is_seen(few, changed):
+    found = outcome(few, data_dir=data_dir(), **changed)
+    assert "real4_gene_expression_t4_F" in failed(found)
 
 
 @needs_oracle
-def test_faults_of_the_script_are_not_in_the_default():
-    found = outcome(ORACLE, data_dir=data_dir(), match_official=False)
+def test_faults_of_the_script_are_not_in_the_default(few):
+    found = outcome(few, data_dir=data_dir(), match_official=False)
     differ = {name.split(".")[0].removeprefix("adversarial/") for name in failed(found)}
     faults = {
         "duplicate_symbol", "exact19264_permuted_columns", "19564_columns", "negative_values", "nan_values",
         "fractional", "total_below_1", "one_gene_count1", "all_zero",
     }  # fmt: skip
     assert faults <= differ
-    assert not {"real400_cell_all_t4_F", "real60_cell_all_f1_F", "adversarial/5000_genes"} & failed(found)
+    assert not {*FEW, "adversarial/5000_genes"} & failed(found)
 
 
 def no_network(*arguments, **options):
@@ -146,32 +175,36 @@ def record(root, name, table, *, suffix="h5ad", sparse=False, **args):
 SHUFFLED = np.random.default_rng(5).permutation(GENES).tolist()
 
 
+COLUMNS = {
+    "columns missing": GENES[:250],
+    "another order, unknown ones": [*SHUFFLED[:200], "X", "Y"],
+    "symbols twice": [*GENES[:100], GENES[40], *GENES[200:250], GENES[40], GENES[220]],
+    "all columns": GENES,
+    "all columns, permuted": SHUFFLED,
+    "columns behind the last id": [*GENES, *GENES[:20], "X"],
+}
+ARGUMENTS = [
+    ({}, False),
+    ({"tgthighres": "f1"}, False),
+    ({"tgthighres": "f2.5"}, False),
+    ({"tgthighres": "a5"}, False),
+    ({"pre_normalized": "T"}, True),
+    ({"pre_normalized": "T", "tgthighres": "f1"}, True),
+    ({"input_type": "bulk"}, False),
+    ({"input_type": "bulk", "pre_normalized": "T"}, True),
+]
+
+
 @pytest.mark.parametrize(
-    "genes",
-    [
-        pytest.param(GENES[:250], id="columns missing"),
-        pytest.param([*SHUFFLED[:200], "X", "Y"], id="another order, unknown ones"),
-        pytest.param([*GENES[:100], GENES[40], *GENES[200:250], GENES[40], GENES[220]], id="symbols twice"),
-        pytest.param(GENES, id="all columns"),
-        pytest.param(SHUFFLED, id="all columns, permuted"),
-        pytest.param([*GENES, *GENES[:20], "X"], id="columns behind the last id"),
+    ("genes", "args", "lognorm", "dtype"),
+    [  # half of them have every pair of two
+        pytest.param(genes, *arguments, dtype, id=f"{dtype}-{arguments[0]}-{name}",
+                     marks=[pytest.mark.nightly] if (i + j + k) % 2 else [])
+        for i, (name, genes) in enumerate(COLUMNS.items())
+        for j, arguments in enumerate(ARGUMENTS)
+        for k, dtype in enumerate(["f4", "f8"])
     ],
-)
-@pytest.mark.parametrize(
-    ("args", "lognorm"),
-    [
-        ({}, False),
-        ({"tgthighres": "f1"}, False),
-        ({"tgthighres": "f2.5"}, False),
-        ({"tgthighres": "a5"}, False),
-        ({"pre_normalized": "T"}, True),
-        ({"pre_normalized": "T", "tgthighres": "f1"}, True),
-        ({"input_type": "bulk"}, False),
-        ({"input_type": "bulk", "pre_normalized": "T"}, True),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
+)  # fmt: skip
 def test_every_argument_agrees_with_the_restated_script(tmp_path, genes, args, lognorm, dtype):
     table = some_cells(genes, dtype=dtype, lognorm=lognorm)
     record(tmp_path, "made", table, **args)

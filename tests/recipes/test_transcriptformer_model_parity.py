@@ -57,6 +57,15 @@ def official(tmp_path: Path) -> Path:
 
 
 @needs_oracle
+def test_the_official_networks_are_reproduced(official: Path) -> None:
+    cases = list(parity.cases(official))
+    assert not [case for case in cases if not case.passed]
+    assert len(cases) >= sum(len(load_file(path)) for path in official.glob("model/*/outputs.safetensors"))
+
+
+# `scmf reproduce transcriptformer` walks over the same cases.
+@pytest.mark.nightly
+@needs_oracle
 @pytest.mark.slow
 def test_every_official_output_is_reproduced() -> None:
     assert RECORDED is not None

@@ -14,6 +14,11 @@ LEADERBOARD = ROOT / "leaderboard"
 
 
 @pytest.fixture(scope="module")
+def results():
+    return read_results(LEADERBOARD / "results")
+
+
+@pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The leaderboard made anew from the committed results, pictures of equal numbers taken over."""
     out = tmp_path_factory.mktemp("leaderboard")
@@ -36,8 +41,7 @@ def test_pictures_are_those_of_the_committed_numbers(written):
     assert ours == committed
 
 
-def test_the_recipes_the_baselines_and_the_official_embeddings_stand_in_it(written):
-    results = read_results(LEADERBOARD / "results")
+def test_the_recipes_the_baselines_and_the_official_embeddings_stand_in_it(written, results):
     found = {(r.recipe, r.variant, r.dataset, r.split, r.benchmark) for r in results}
     for recipe in list_recipes():
         assert (recipe, "mini", "pancreas", "donor", "annotation") in found
@@ -48,7 +52,7 @@ def test_the_recipes_the_baselines_and_the_official_embeddings_stand_in_it(writt
     assert "annotation.sinoatrial.random.linear_probe" in tables and len(tables) > 30
 
 
-def test_no_result_was_measured_by_code_that_was_not_committed():
-    for result in read_results(LEADERBOARD / "results"):
+def test_no_result_was_measured_by_code_that_was_not_committed(results):
+    for result in results:
         assert result.provenance["git"]["dirty"] is False, result.path
         assert "/tmp/" not in result.command and "/work/" not in result.command, result.path

@@ -10,8 +10,8 @@ from scmf.cli.main import app
 from tests import ROOT
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-LONG = ("publish", "strategies")
-"""Pages that train for a while."""
+LONG = ("benchmarks", "data", "gene-vectors", "publish", "strategies")
+"""Pages that train or convert for a while; the verbs on them run small in the tests of the command line."""
 BLOCK = re.compile(r"^```(python|sh|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -111,7 +111,12 @@ def test_cells_are_counts_of_the_frozen_size_and_parts(name, split, counts):
         assert (pd.Series(cells.split).groupby(cells.obs[card.splits[split].by].to_numpy()).nunique() == 1).all()
 
 
-@pytest.mark.parametrize("name", SUITE)
+LARGE = ("kang_ifnb", "lung", "sinoatrial")  # the same numbers of more genes or cells
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name in LARGE else []) for name in SUITE]
+)
 def test_the_evidence_in_the_cards_is_what_the_code_computes(name):
     card, cells = load_card(name), cells_of(name)
     labels, said = evidence_labels(cells, card).astype(str).to_numpy(), card.authenticity

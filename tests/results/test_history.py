@@ -201,6 +201,7 @@ def test_a_shallow_clone_is_one_clear_error_and_so_is_no_repository(repository, 
         versions(tmp_path_factory.mktemp("plain"))
 
 
+@pytest.mark.nightly  # the small repositories above have histories of every kind
 def test_the_committed_ledger_is_read_whole():
     if not (ROOT / ".git").exists() or json.loads(
         subprocess.run(["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True).stdout

@@ -1,17 +1,13 @@
 """What one optimizer step does, against a loop of plain torch: in one process, accumulated, and in two processes."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from scmf.training.optimizer import make_optimizer
-from tests import ROOT
-from tests.fixtures.plain_training import EveryThird, Network, cells, run, settings, textbook
+from tests.fixtures.forked import finished, ranks
+from tests.fixtures.plain_training import EveryThird, Network, cells, main, run, settings, textbook
 
 
 def lines(out, key):
@@ -91,23 +87,7 @@ def test_masks_and_dropout_of_no_two_batches_epochs_or_runs_are_alike(tmp_path):
 def two(tmp_path_factory):
     """What the two processes of a run saw, and its folder."""
     out = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "tests.fixtures.plain_training", str(out)]
-    started = [
-        subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE
-        )
-        for rank in ("0", "1")
-    ]
-    for process in started:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error.decode()[-3000:]
+    finished(ranks(main, out, size=2))
     return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)], out / "run"  # noqa: TID251
 
 

@@ -1,42 +1,40 @@
 """Two and four processes with gloo: every cell once over all of them, equal steps, one model, one answer."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 
-from tests import ROOT
-from tests.conftest import synthetic_cells
-
-WORKER = """
-import os, sys
-import numpy as np, torch.distributed as dist
+from scmf.core.distributed import leave
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.open import open_stores
 from scmf.data.stream.plan import Shape
 from scmf.data.stream.reader import CellStream
-from scmf.core.distributed import leave
+from tests.conftest import synthetic_cells
+from tests.fixtures.forked import command, finished, ranks
 
-dist.init_process_group("gloo")
-rank, world = dist.get_rank(), dist.get_world_size()
-assert world == int(sys.argv[1])
-corpus = Corpus(open_stores(sys.argv[3:]))
-stream = CellStream(corpus, shape=Shape(16, 4, 8), rank=rank, world_size=world, layout="ragged")
-for epoch in range(2):
-    batches = list(stream.epoch(epoch))
-    cells = np.concatenate([b.cells for b in batches])
-    mine = (len(batches), cells, sum(b.cell_tensors["n_counts"].sum() for b in batches))
-    every = [None] * world
-    dist.all_gather_object(every, mine)
-    if rank == 0:
-        np.savez(f"{sys.argv[2]}/epoch{epoch}.npz", steps=[e[0] for e in every], sizes=[len(e[1]) for e in every],
-                 cells=np.concatenate([e[1] for e in every]), counts=sum(e[2] for e in every))
-dist.barrier()
-leave(0)
-"""
+
+def work(world, out, *files):
+    """One process: its share of two epochs, gathered by the first."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    assert dist.get_world_size() == world
+    corpus = Corpus(open_stores(files))
+    stream = CellStream(corpus, shape=Shape(16, 4, 8), rank=rank, world_size=world, layout="ragged")
+    for epoch in range(2):
+        batches = list(stream.epoch(epoch))
+        cells = np.concatenate([b.cells for b in batches])
+        mine = (len(batches), cells, sum(b.cell_tensors["n_counts"].sum() for b in batches))
+        every = [None] * world
+        dist.all_gather_object(every, mine)
+        if rank == 0:
+            np.savez(
+                f"{out}/epoch{epoch}.npz", steps=[e[0] for e in every], sizes=[len(e[1]) for e in every],
+                cells=np.concatenate([e[1] for e in every]), counts=sum(e[2] for e in every),
+            )  # fmt: skip
+    dist.barrier()
+    leave(0)
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +47,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def launch(world, *arguments, cwd):
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "NUMBA_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "CUDA_VISIBLE_DEVICES": "",
-        "SCMF_CACHE_DIR": str(cwd / "cache"),
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_cells_of_all_ranks_are_the_corpus_once(folder, tmp_path, world):
-    (tmp_path / "worker.py").write_text(WORKER)
     files = [str(folder / "0.h5ad"), str(folder / "1.h5ad")]
-    launch(world, "worker.py", str(world), str(tmp_path), *files, cwd=tmp_path)
+    finished(ranks(work, world, str(tmp_path), *files, size=world))
     total = sum(float(synthetic_cells(n, seed=i).X.sum()) for i, n in enumerate((311, 190)))
     orders = []
     for epoch in range(2):
@@ -92,8 +74,9 @@ def test_train_on_two_ranks_gives_one_answer_and_one_model(folder, tmp_path):
         "eval": {"every_n_epochs": 0, "benchmarks": []},
     }
     (tmp_path / "my.yaml").write_text(json.dumps(config))
-    command = ("-m", "scmf", "train", "--config", "my.yaml", "--out", "run", "--json", "--quiet")
-    answer = json.loads(launch(2, *command, cwd=tmp_path))
+    words = ("train", "--config", "my.yaml", "--out", "run", "--json", "--quiet")
+    here = {"SCMF_CACHE_DIR": str(tmp_path / "cache")}
+    answer = json.loads("".join(finished(ranks(command, *words, size=2, folder=tmp_path, environment=here))))
     assert answer["steps"] == 16  # 501 cells on two ranks, 16 a batch
     assert 0 <= answer["data_wait_share"] <= 1
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()

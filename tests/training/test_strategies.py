@@ -1,39 +1,19 @@
 """DDP, FSDP2 and one process take the same steps, for every family; a run goes on under another strategy or number."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from scmf.training import checkpoints
-from tests import ROOT
-from tests.fixtures.four_families import FAMILIES, STRATEGIES, run
+from tests.fixtures.forked import finished, ranks
+from tests.fixtures.four_families import FAMILIES, STRATEGIES, main, run
 
 
 def together(out, n):
     """Run the program of the fixture in ``n`` processes; its folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "SCMF_RANK_TIMEOUT": "300",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "tests.fixtures.four_families", str(out)]
-    started = [
-        subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE
-        )
-        for rank in map(str, range(n))
-    ]
-    for process in started:
-        _, error = process.communicate(timeout=600)
-        assert process.returncode == 0, error.decode()[-3000:]
+    finished(ranks(main, out, size=n, environment={"SCMF_RANK_TIMEOUT": "300"}))
     return out
 
 

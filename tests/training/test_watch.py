@@ -1,7 +1,7 @@
 """Several processes: one that is killed, stopped, hangs or never comes ends the others soon, and is named."""
 
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -11,66 +11,14 @@ import pytest
 from scmf.core.errors import TrainingError
 from scmf.core.watch import _Watch
 from tests import ROOT
-
-WORKER = """
-import os, signal, sys, time
-import torch
-from scmf.cli.main import _say
-from scmf.core import watch
-from scmf.core.distributed import agreed, join, leave
-from scmf.core.errors import ScmfError
-
-rank, how = int(os.environ["RANK"]), sys.argv[1]
-watch.say = _say
-code = 0
-try:
-    join()
-    with watch.failures_named():
-        for step in range(1000):
-            if step == 3 and rank == int(sys.argv[2]):
-                print("now", flush=True)
-                if how == "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                if how == "stop":
-                    os.kill(os.getpid(), signal.SIGSTOP)
-                if how == "hang":
-                    time.sleep(600)
-                if how == "error":
-                    leave(3)
-            watch.step()
-            torch.distributed.all_reduce(torch.ones(1))
-            if how == "busy" and step == 2:
-                agreed(lambda: time.sleep(8))
-            if how == "busy" and step == 5:
-                break
-except ScmfError as error:
-    code = _say(error)
-leave(code)
-"""
+from tests.fixtures.forked import ranks
+from tests.fixtures.watched import work
 
 
-def start(tmp_path, how, victim, *, size=3, ranks=None, limit=6):
+def start(how, victim, *, size=3, which=None, limit=4):
     """Start processes as a cluster does, without torchrun, which would end them itself."""
-    (tmp_path / "worker.py").write_text(WORKER)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(ROOT), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(size),
-        "SCMF_RANK_TIMEOUT": str(limit), "TORCH_CPP_LOG_LEVEL": "FATAL",
-    }  # fmt: skip
-    return [
-        subprocess.Popen(
-            [sys.executable, "worker.py", how, str(victim)],
-            cwd=tmp_path,
-            text=True,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )  # fmt: skip
-        for rank in (range(size) if ranks is None else ranks)
-    ]
+    environment = {"SCMF_RANK_TIMEOUT": str(limit), "TORCH_CPP_LOG_LEVEL": "FATAL"}
+    return ranks(work, how, victim, limit + 3, size=size, which=which, environment=environment)
 
 
 def ended(processes, *, but=None):
@@ -81,7 +29,7 @@ def ended(processes, *, but=None):
             said.append((process.communicate(timeout=120)[1], process.returncode))
     if but is not None:
         processes[but].kill()
-        processes[but].communicate()
+        processes[but].wait()
     return said
 
 
@@ -95,11 +43,11 @@ def ended(processes, *, but=None):
         ("error", 2, "process 2 of 3.*ended with code 3"),
     ],
 )
-def test_a_lost_process_ends_the_others_and_is_named(tmp_path, how, victim, why):
-    import re
-
-    processes = start(tmp_path, how, victim)
-    processes[victim].stdout.readline()
+def test_a_lost_process_ends_the_others_and_is_named(how, victim, why):
+    processes = start(how, victim)
+    until = time.monotonic() + 120
+    while "now" not in processes[victim].stdout and time.monotonic() < until:
+        time.sleep(0.02)
     before = time.monotonic()
     said = ended(processes, but=victim)
     assert time.monotonic() - before < 60
@@ -110,15 +58,15 @@ def test_a_lost_process_ends_the_others_and_is_named(tmp_path, how, victim, why)
 
 
 @pytest.mark.slow
-def test_a_main_process_that_works_alone_for_long_is_waited_for(tmp_path):
-    assert [code for _, code in ended(start(tmp_path, "busy", 9, size=2, limit=5))] == [0, 0]
+def test_a_main_process_that_works_alone_for_long_is_waited_for():
+    assert [code for _, code in ended(start("busy", 9, size=2, limit=3))] == [0, 0]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("came", [(0,), (1,), (0, 2)])
-def test_a_process_that_never_comes_is_one_error(tmp_path, came):
+@pytest.mark.parametrize("came", [(1,), (0, 2)])
+def test_a_process_that_never_comes_is_one_error(came):
     size = 3 if len(came) == 2 else 2
-    said = ended(start(tmp_path, "none", 9, size=size, ranks=came))
+    said = ended(start("none", 9, size=size, which=came))
     for error, code in said:
         assert code == 5 and "never came" in error and "Traceback" not in error and error.count("found:") == 1
     missing = sorted(set(range(size)) - set(came))[0]

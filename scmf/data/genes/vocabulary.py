@@ -14,6 +14,7 @@ import io
 import json
 import pickle  # noqa: TID251  (the one place that reads pickles, and only through _Plain)
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,17 @@ def annotation(card: Card | str | Path) -> pd.DataFrame:
         ``symbol`` and ``biotype`` (the ``gene_type`` of GENCODE, for example ``protein_coding``).
     """
     card = card if isinstance(card, Card) else load_card(card)
-    path = fetch_file(card, file_of(card, "gencode"))
+    return _gencode(*_checked(card, "gencode")).copy()
+
+
+def _checked(card: Card, role: str) -> tuple[Path, str]:
+    """A file of a card and its digest, under which what was read of it is kept."""
+    file = file_of(card, role)
+    return fetch_file(card, file), file.sha256
+
+
+@lru_cache(maxsize=4)
+def _gencode(path: Path, sha256: str) -> pd.DataFrame:
     with gzip.open(path, "rt", encoding="utf-8", newline="") as handle:
         rows = [(gene, symbol, biotype) for gene, symbol, _version, _length, biotype in csv.reader(handle)]
     return pd.DataFrame(rows, columns=["gene", "symbol", "biotype"])
@@ -282,7 +293,12 @@ def mouse_genes() -> GeneMap:
     A symbol of several genes is ambiguous and maps to nothing. The card knows no previous symbols and aliases.
 
     """
-    table = annotation("mouse-genes")
+    return _mouse_map(*_checked(load_card("mouse-genes"), "gencode"))
+
+
+@lru_cache(maxsize=2)
+def _mouse_map(gencode: Path, sha256: str) -> GeneMap:
+    table = _gencode(gencode, sha256)
     twice = table["symbol"].map(folded).duplicated(keep=False)
     unique = dict(zip(table["symbol"][~twice], table["gene"][~twice], strict=True))
     return GeneMap(table["gene"], unique, ambiguous=table["symbol"][twice])
@@ -291,7 +307,17 @@ def mouse_genes() -> GeneMap:
 def human_names() -> HumanNames:
     """All names of human genes (card ``human-genes``), by how far they are to be trusted."""
     card = load_card("human-genes")
-    return HumanNames.read(annotation(card), fetch_file(card, file_of(card, "hgnc")))
+    return _human_names(*_checked(card, "gencode"), *_checked(card, "hgnc"))
+
+
+@lru_cache(maxsize=2)
+def _human_names(gencode: Path, sha256: str, hgnc: Path, hgnc_sha256: str) -> HumanNames:
+    return HumanNames.read(_gencode(gencode, sha256), hgnc)
+
+
+@lru_cache(maxsize=2)
+def _human_map(gencode: Path, sha256: str, hgnc: Path, hgnc_sha256: str) -> GeneMap:
+    return _human_names(gencode, sha256, hgnc, hgnc_sha256).gene_map()
 
 
 def human_genes() -> GeneMap:
@@ -303,4 +329,5 @@ def human_genes() -> GeneMap:
     even where it is an alias of another (``THRB``).
 
     """
-    return human_names().gene_map()
+    card = load_card("human-genes")
+    return _human_map(*_checked(card, "gencode"), *_checked(card, "hgnc"))

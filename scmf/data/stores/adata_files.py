@@ -1,33 +1,25 @@
-"""An AnnData file as an AnnData, and vectors or predictions added to a copy of it.
+"""An AnnData file as an AnnData, and what is in it.
 
-Lives here: `read_adata`, which leaves out what it cannot read and nobody needs; `add_vectors` and `add_predictions`,
-which copy the file and add to the copy, so that what is foreign to this anndata stays as it was. Lives elsewhere:
-counts block by block (h5ad_store, zarr_store), one column at a time (anndata_tables), files that are no AnnData
-(formats).
+Lives here: `read_adata`, which leaves out what it cannot read and nobody needs; names of what a file holds. Lives
+elsewhere: adding to a file (adata_added), counts block by block (h5ad_store, zarr_store), one column at a time
+(anndata_tables), files that are no AnnData (formats).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import anndata
-import h5py
-import numpy as np
 import pandas as pd
-import zarr
 from anndata import AnnData
-from anndata.io import read_elem, write_elem
+from anndata.io import read_elem
 
-from scmf.core.errors import ConfigError, DataError, ScmfError
-from scmf.core.files import atomic_path
+from scmf.core.errors import DataError, ScmfError
 from scmf.core.hdf5 import open_hdf5
 from scmf.data.stores.anndata_tables import frame_names, read_column
 from scmf.data.stores.chunks.h5ad_layout import RemoteFile
@@ -178,15 +170,7 @@ def _frame(tree: Any, path: str, lost: list[str]) -> pd.DataFrame:
     return pd.DataFrame(table, index=names)
 
 
-# --- adding -----------------------------------------------------------------------------------------
-
-
-def check_obsm_key(key: str, *, where: str) -> None:
-    """Refuse a key that a file cannot have; `ConfigError`."""
-    if not key.strip() or "/" in key or "\0" in key or key in (".", "..") or not key.isprintable():
-        raise ConfigError(
-            f"the key {key!r}", wanted="a name without /, not empty", where=where, fix="for example --key X_model"
-        )
+# --- what a file holds ------------------------------------------------------------------------------
 
 
 def obsm_keys(path: Path | str) -> list[str]:
@@ -220,132 +204,3 @@ def stored_bytes(path: Path | str) -> int:
     if not path.is_dir():
         return path.stat().st_size
     return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-
-
-def add_vectors(source: Path | str, target: Path | str, key: str, x_ND: np.ndarray) -> bool:
-    """Copy an AnnData file and add vectors to ``obsm`` of the copy; nothing else in it is read or written.
-
-    Parameters
-    ----------
-    source
-        The file or zarr group; it is not changed.
-    target
-        The copy. A file is replaced; a zarr group must be new.
-    key
-        Key in ``obsm``; vectors that the file has under it are replaced in the copy.
-    x_ND
-        The vectors, one row a cell of the file.
-
-    Returns
-    -------
-    bool
-        Whether vectors of the file were replaced.
-    """
-    return _changed_copy(Path(source), Path(target), lambda tree: _put(tree, key, x_ND))
-
-
-def add_predictions(
-    source: Path | str, target: Path | str, key: str, *, columns: Mapping[str, Any], x_NC: np.ndarray, facts: Any
-) -> bool:
-    """Copy an AnnData file and add columns to ``obs``, an array to ``obsm`` and facts to ``uns`` of the copy.
-
-    Parameters
-    ----------
-    source, target
-        As in `add_vectors`.
-    key
-        Key in ``obsm`` and in ``uns``.
-    columns
-        Columns of ``obs`` by name, one value a cell; those that are there are replaced.
-    x_NC
-        The array, one row a cell.
-    facts
-        A mapping of texts and arrays.
-
-    Returns
-    -------
-    bool
-        Whether anything of the file was replaced.
-    """
-
-    def change(tree: Any) -> bool:
-        replaced = _put_columns(tree, columns)
-        if "uns" not in tree:
-            write_elem(tree, "uns", {})
-        if key in tree["uns"]:
-            del tree["uns"][key]
-        write_elem(tree["uns"], key, facts)
-        return _put(tree, key, x_NC) or replaced
-
-    return _changed_copy(Path(source), Path(target), change)
-
-
-def _changed_copy(source: Path, target: Path, change: Callable[[Any], bool]) -> bool:
-    if source.is_dir():
-        return _changed_zarr(source, target, change)
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
-        with h5py.File(temporary, "r+") as tree:
-            return change(tree)
-
-
-def _changed_zarr(source: Path, target: Path, change: Callable[[Any], bool]) -> bool:
-    if target.exists():
-        raise DataError("a folder that exists", wanted="a new folder", where=target, fix="choose another name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".scmf-", dir=target.parent) as folder:
-        copy = Path(folder) / target.name
-        shutil.copytree(source, copy, copy_function=shutil.copyfile)
-        group = zarr.open_group(copy, mode="r+", use_consolidated=False)
-        replaced = change(group)
-        if _is_consolidated(copy):
-            zarr.consolidate_metadata(copy)
-        copy.rename(target)
-    return replaced
-
-
-def _is_consolidated(group: Path) -> bool:
-    """Whether a list of all that is in a group lies in it, which must learn of what was added."""
-    if (group / ".zmetadata").is_file():
-        return True
-    head = group / "zarr.json"
-    return head.is_file() and json.loads(head.read_text(encoding="utf-8")).get("consolidated_metadata") is not None
-
-
-def _put(tree: Any, key: str, x_ND: np.ndarray) -> bool:
-    """``obsm[key]``, also of a file from before AnnData 0.7, whose obsm is one array of records."""
-    if "obsm" in tree and hasattr(tree["obsm"], "dtype"):
-        records = tree["obsm"][()]
-        del tree["obsm"]
-        write_elem(tree, "obsm", {name: np.asarray(records[name]) for name in records.dtype.names})
-    elif "obsm" not in tree:
-        write_elem(tree, "obsm", {})
-    replaced = key in tree["obsm"]
-    if replaced:
-        del tree["obsm"][key]
-    write_elem(tree["obsm"], key, x_ND)
-    return replaced
-
-
-def _put_columns(tree: Any, columns: Mapping[str, Any]) -> bool:
-    """Columns of ``obs``, also of a file from before AnnData 0.7, whose obs is one array of records."""
-    if hasattr(tree["obs"], "dtype"):
-        frame = read_elem(tree["obs"])
-        del tree["obs"]
-        write_elem(tree, "obs", frame)
-    obs = tree["obs"]
-    order = [str(name) for name in obs.attrs["column-order"]]
-    if (index := str(obs.attrs["_index"])) in columns:
-        raise ConfigError(
-            f"{index!r}, the column of obs with the cell ids", wanted="another name for a new column", where="obs",
-            fix="choose another --key",
-        )  # fmt: skip
-    replaced = False
-    for name, values in columns.items():
-        if name in obs:
-            replaced = True
-            del obs[name]
-        write_elem(obs, name, values)
-    order += [name for name in columns if name not in order]
-    obs.attrs["column-order"] = np.array(order, dtype=object) if isinstance(tree, h5py.File) else order
-    return replaced

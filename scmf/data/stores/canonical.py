@@ -27,6 +27,8 @@ MOST_NOISE = 0.05
 LIMIT = 2.0**24
 """From here on float32 does not hold every integer."""
 
+_COLUMN_TYPES = (np.dtype(np.int32), np.dtype(np.int64))
+"""Types of columns that leave a store; compiled code, here and behind, is compiled for no other."""
 _CODES = {"error": 0, "round": 1, "accept": 2}
 _FINE, _ROUNDED, _COLUMN, _NAN, _INFINITE, _NEGATIVE, _FRACTION, _LARGE = range(8)
 _WORDS = {
@@ -129,6 +131,8 @@ def canonical_rows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Rows in canonical form, and how many values were rounded; the arrays themselves where nothing is to be done.
 
+    Columns come as int32 or int64.
+
     Parameters
     ----------
     indptr
@@ -147,8 +151,9 @@ def canonical_rows(
     Damage
         A value that cannot stand.
     """
-    if not indices.dtype.isnative:
-        indices = indices.astype(indices.dtype.newbyteorder("="))
+    found = indices
+    if indices.dtype not in _COLUMN_TYPES:
+        indices = indices.astype(np.int32 if np.can_cast(indices.dtype, np.int32) else np.int64)
     if not _is_odd(indptr, indices, data, data.view(np.uint32), n_genes, rounding != "accept"):
         return indptr, indices, data, 0
     new_indptr, new_indices, new_data = np.zeros_like(indptr), np.empty_like(indices), np.empty_like(data)
@@ -156,7 +161,7 @@ def canonical_rows(
     place, code, rounded, value = _repair(indptr, indices, data, n_genes, mode, new_indptr, new_indices, new_data)
     if place >= 0:
         row = int(np.searchsorted(indptr, place, side="right")) - 1
-        raise Damage(row, int(indices[place]), float(value), int(code))
+        raise Damage(row, int(found[place]), float(value), int(code))
     stop = int(new_indptr[-1])
     return new_indptr, new_indices[:stop], new_data[:stop], int(rounded)
 

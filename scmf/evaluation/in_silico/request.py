@@ -94,7 +94,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file of cells is read, as in `scmf.evaluation.evaluate_run.embed_to_file`."""
+    """How a file of cells is read, as in `scmf.evaluation.embed_file.embed_to_file`."""
 
     counts: str = "auto"
     gene_ids: str = "auto"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ from scmf.core.files import atomic_path
 from scmf.core.outputs import try_file
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
-from scmf.evaluation.evaluate_run import as_in_run, embedding_settings, one_store, with_batches
+from scmf.data.stores.open import one_store
+from scmf.evaluation.as_in_run import as_in_run, batch_column, embedding_settings
 from scmf.evaluation.in_silico.edits import CountEditor, Editor, Frame, RankEditor
 from scmf.evaluation.in_silico.genes import Gene, every_gene, named_genes
 from scmf.evaluation.in_silico.plan import Plan, Targets, sample
@@ -100,7 +101,9 @@ class _Model(NamedTuple):
         keys |= as_in_run(stored, self.folder, self.tokenizer, keys)
         cells = load_cells(validate(DataConfig, keys, where="perturb"))
         tell_known_share(self.tokenizer, cells, allow=reading.allow_low_coverage)
-        return with_batches(cells, self.network, self.folder, reading.batch_key)
+        names, where = cells.obs.columns, cells.facts.dataset
+        column = batch_column(self.network, self.folder, reading.batch_key, names, where=where)
+        return cells if column is None else replace(cells, facts=replace(cells.facts, batch_key=column))
 
     def embed(self, cells: LoadedCells, *, draw: int = 0) -> np.ndarray:
         """Vectors of cells as they are, float64 (N, D)."""
@@ -138,7 +141,7 @@ def perturb(
     reading
         How the files are read.
     layer, pooling, batch_size, device
-        As in `scmf.evaluation.evaluate_run.embed_to_file`; but the pooling of a ranking is ``cls`` where cells begin
+        As in `scmf.evaluation.embed_file.embed_to_file`; but the pooling of a ranking is ``cls`` where cells begin
         with ``<cls>`` and else the mean over genes, as in the official code.
 
     Raises

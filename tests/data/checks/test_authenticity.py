@@ -61,7 +61,7 @@ def test_labels_are_found_in_the_counts_and_permuted_labels_are_not(simulated):
     assert label_accuracy(counts, labels, permute=True) == pytest.approx(0.5, abs=0.12)
 
 
-@pytest.mark.parametrize("name", ["pancreas", "pbmc68k_reduced"])
+@pytest.mark.parametrize("name", [pytest.param("pancreas", marks=pytest.mark.nightly), "pbmc68k_reduced"])  # the same
 def test_the_evidence_in_the_cards_is_what_the_code_computes(name):
     try:
         cells = load_cells(DataConfig(dataset=name))

@@ -277,7 +277,15 @@ def test_a_changed_file_is_an_error_of_the_card(card, tmp_path):
     assert finding(report, "ChecksumError", "error").do
 
 
-@pytest.mark.parametrize("shipped", list_cards(), ids=lambda card: card.name)
+FAST = ("vcc_h1", "encode-chipseq")
+"""A card of cells and one of a table; the cells of others: tests/repository/test_suite_datasets.py, the recipes."""
+
+
+@pytest.mark.parametrize(
+    "shipped",
+    [pytest.param(card, marks=[] if card.name in FAST else [pytest.mark.nightly]) for card in list_cards()],
+    ids=lambda card: card.name,
+)
 def test_the_shipped_cards_are_true(shipped):
     if shipped.name.startswith("geneformer") and data_dir() is None:
         pytest.skip("SCMF_DATA_DIR is not set; the Hub is not asked by tests")

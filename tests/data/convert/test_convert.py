@@ -68,10 +68,10 @@ def assert_same_cells(out, *inputs):
 @pytest.mark.parametrize("memory", [1 << 30, SMALL])
 def test_every_cell_is_there_once_with_its_counts_and_columns(tmp_path, shuffle, memory):
     inputs = two_inputs()
-    report = convert(corpus(*inputs), tmp_path / "o", shuffle=shuffle, cells_per_dataset=100, memory=memory)
+    report = convert(corpus(*inputs), tmp_path / "o", shuffle=shuffle, cells_per_dataset=200, memory=memory)
     assert_same_cells(tmp_path / "o", *inputs)
-    assert [part.n_obs for part in read(tmp_path / "o")] == [90] * 6
-    assert report.cells == 540 and report.datasets == 6
+    assert [part.n_obs for part in read(tmp_path / "o")] == [180] * 3
+    assert report.cells == 540 and report.datasets == 3
     assert report.counts == sum(int(cells.X.sum()) for cells in inputs)
     assert report.nnz == sum(int((cells.X.data != 0).sum()) for cells in inputs)
     assert [one["cells"] for one in report.inputs] == [240, 300]
@@ -80,16 +80,16 @@ def test_every_cell_is_there_once_with_its_counts_and_columns(tmp_path, shuffle,
 
 
 def test_without_shuffling_the_order_is_that_of_the_inputs(tmp_path):
-    convert(corpus(), tmp_path / "o", shuffle=False, cells_per_dataset=77, memory=SMALL)
+    convert(corpus(), tmp_path / "o", shuffle=False, cells_per_dataset=200, memory=SMALL)
     obs = pd.concat([part.obs for part in read(tmp_path / "o")])
     assert obs["source"].tolist() == ["a.h5ad"] * 240 + ["b.h5ad"] * 300
     assert obs["source_row"].tolist() == [*range(240), *range(300)]
 
 
 def test_the_order_depends_on_the_seed_alone(tmp_path):
-    convert(corpus(), tmp_path / "one", seed=1, cells_per_dataset=100)
-    convert(corpus(), tmp_path / "two", seed=1, cells_per_dataset=100, memory=SMALL, threads=4)
-    convert(corpus(), tmp_path / "three", seed=2, cells_per_dataset=100)
+    convert(corpus(), tmp_path / "one", seed=1, cells_per_dataset=300)
+    convert(corpus(), tmp_path / "two", seed=1, cells_per_dataset=300, memory=SMALL, threads=4)
+    convert(corpus(), tmp_path / "three", seed=2, cells_per_dataset=300)
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert content(tmp_path / "one") != content(tmp_path / "three")
 
@@ -116,7 +116,7 @@ def test_cells_can_be_left_out(tmp_path):
     keep[100:130] = keep[200:420:3] = True
     for shuffle in (True, False):
         out = tmp_path / str(shuffle)
-        convert(corpus(), out, keep=keep, shuffle=shuffle, memory=SMALL, cells_per_dataset=40)
+        convert(corpus(), out, keep=keep, shuffle=shuffle, memory=SMALL, cells_per_dataset=60)
         obs = pd.concat([part.obs for part in read(out)])
         number = obs["source_row"] + np.where(obs["source"] == "b.h5ad", 240, 0)
         assert sorted(number) == np.flatnonzero(keep).tolist()

@@ -35,8 +35,10 @@ def with_others(kind="Antibody Capture", *, dense=False, genes="Gene Expression"
     return ad.AnnData(x if dense else sp.csr_matrix(x), obs=cells.obs, var=var), alone
 
 
-@pytest.mark.parametrize("kind", ["Antibody Capture", "Peaks", "CRISPR Guide Capture", "Custom"])
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "dense"),
+    [("Antibody Capture", False), ("Peaks", True), ("CRISPR Guide Capture", False), ("Custom", True)],
+)
 def test_what_is_no_gene_counts_nowhere(tmp_path, caplog, kind, dense):
     both, alone = with_others(kind, dense=dense)
     both.write_h5ad(tmp_path / "both.h5ad")

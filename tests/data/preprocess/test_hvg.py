@@ -50,7 +50,8 @@ def case(request):
         pytest.skip(f"the card pancreas cannot be had here: {error.found}")
     keep = (np.arange(cells.n_obs) % 4 > 0) & cells.obs["Dataset"].notna().to_numpy()
     expressed = np.asarray((cells[keep].X > 0).sum(axis=0)).ravel() >= 10
-    return cells[:, expressed].copy(), keep, "Dataset"
+    third = np.flatnonzero(expressed)[::3]  # enough for every bin of means
+    return cells[:, third].copy(), keep, "Dataset"
 
 
 def ties_by_name(choose, cells, monkeypatch, **settings):

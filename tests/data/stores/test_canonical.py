@@ -111,22 +111,33 @@ def answers(corpus):
     return [np.asarray(one, np.float64) for one in parts], hvg.selected
 
 
-@pytest.mark.parametrize("values", ["f2", "f4", "f8", "i1", "i4", "i8", "u2", "u8", ">f4"])
-@pytest.mark.parametrize("columns", ["i4", "i8", "u2", ">i4"])
-def test_how_a_matrix_is_written_changes_no_answer(once, tmp_path, values, columns):
+@pytest.fixture(scope="module")
+def answers_once(once):
+    return answers(Corpus([H5adStore(once)]))
+
+
+@pytest.mark.parametrize(
+    ("values", "columns"),
+    [  # either is read without a look at the other
+        pytest.param(values, columns, marks=[] if values == "f4" or columns == "i4" else [pytest.mark.nightly])
+        for values in ("f2", "f4", "f8", "i1", "i4", "i8", "u2", "u8", ">f4")
+        for columns in ("i4", "i8", "u2", ">i4")
+    ],
+)
+def test_how_a_matrix_is_written_changes_no_answer(once, answers_once, tmp_path, values, columns):
     x = ad.read_h5ad(once).X.tocsr()
     path = tmp_path / "twice.h5ad"
     path.write_bytes(once.read_bytes())
     data, indices, indptr = twice(x)
     rewrite(path, data.astype(values), indices.astype(columns), indptr.astype("i8" if columns == "i8" else "i4"))
-    wanted, genes = answers(Corpus([H5adStore(once)]))
+    wanted, genes = answers_once
     found, same = answers(Corpus([H5adStore(path)]))
     assert same == genes
     for a, b in zip(wanted, found, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_badly_written_matrix_converts_and_lies_in_memory_as_it_streams(once, tmp_path):
+def test_a_badly_written_matrix_converts_and_lies_in_memory_as_it_streams(once, answers_once, tmp_path):
     x = ad.read_h5ad(once).X.tocsr()
     path = tmp_path / "twice.h5ad"
     path.write_bytes(once.read_bytes())
@@ -136,7 +147,7 @@ def test_a_badly_written_matrix_converts_and_lies_in_memory_as_it_streams(once, 
     a = convert(Corpus([H5adStore(once)]), tmp_path / "a", shuffle=False)
     b = convert(Corpus([H5adStore(path)]), tmp_path / "b", shuffle=False)
     assert (a.nnz, a.counts, a.digest) == (b.nnz, b.counts, b.digest)
-    wanted, _ = answers(Corpus([H5adStore(once)]))
+    wanted, _ = answers_once
     found, _ = answers(Corpus([MemoryStore(ad.read_h5ad(path))]))
     for one, other in zip(wanted, found, strict=True):
         np.testing.assert_array_equal(one, other)

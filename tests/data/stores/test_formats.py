@@ -2,8 +2,6 @@
 
 import gzip
 import re
-import subprocess
-import sys
 
 import anndata as ad
 import h5py
@@ -108,13 +106,14 @@ def test_folders_of_another_kind_are_named(tmp_path, cells):
 
 
 @pytest.mark.parametrize(("name", "write"), [("m.csv", table), ("m.tsv", table), ("m.h5", tenx)])
-def test_the_command_can_be_followed(tmp_path, cells, name, write):
+def test_the_command_can_be_followed(tmp_path, cells, name, write, monkeypatch):
     if name == "m.h5":
         pytest.importorskip("scanpy")
     write(tmp_path / name, cells)
     found = foreign(tmp_path / name)
     program = re.search(r'python -c "(.*)"', found.fix)[1]
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "the command", "exec"), {})
     made = ad.read_h5ad(tmp_path / "m.h5ad")
     assert made.shape == cells.shape and made.X.sum() == cells.X.sum()
 

@@ -43,11 +43,11 @@ def test_memory_that_anything_refers_to_is_not_used_again(hold):
     first[:] = 1
     at, held = address(first), hold(first)
     del first
-    gc.collect()
+    gc.collect(0)
     second = memory.empty(SIZE, np.dtype("f4"))
     assert address(second) != at
     del held
-    gc.collect()
+    gc.collect(0)
     assert address(memory.empty(SIZE, np.dtype("f4"))) == at
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle  # noqa: TID251  # to make a file that must be refused
 from collections.abc import Callable
@@ -77,6 +78,7 @@ def run(*arguments: object, variant: str = "own") -> int:
     return scmf("models", "pull", f"transcriptformer@{variant}", *arguments)
 
 
+@functools.cache
 def loaded(folder: Path) -> tuple:
     return AutoModel.from_pretrained(folder, trust_remote_code=True), AutoTokenizer.from_pretrained(
         folder, trust_remote_code=True

@@ -216,9 +216,15 @@ def test_equal_input_gives_equal_bytes(tmp_path):
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 
 
-def test_pages_show_every_kind_of_verdict(tmp_path):
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """All inputs but pictures, and the two pages of them."""
     inputs = everything()
-    markdown, html = (path.read_text() for path in write_report(tmp_path, **inputs)[:2])
+    return inputs, *(path.read_text() for path in write_report(tmp_path_factory.mktemp("report"), **inputs)[:2])
+
+
+def test_pages_show_every_kind_of_verdict(report):
+    inputs, markdown, html = report
     assert {verdict.kind for verdict in inputs["verdicts"].values()} == set(VERDICTS)
     for page in (markdown, html):
         for text in (
@@ -240,9 +246,9 @@ def test_html_nests_and_fetches_nothing(tmp_path):
     assert "script" not in page.tags
 
 
-def test_html_rows_unfold_to_command_and_raw_samples(tmp_path):
-    inputs = everything()
-    text = " ".join(Page(write_report(tmp_path, **inputs)[1].read_text()).words)
+def test_html_rows_unfold_to_command_and_raw_samples(report):
+    inputs, _, html = report
+    text = " ".join(Page(html).words)
     for one in inputs["results"]:
         for value in one.metrics.values():
             assert repr(value) in text
@@ -250,8 +256,8 @@ def test_html_rows_unfold_to_command_and_raw_samples(tmp_path):
     assert "torch 2.13.0" in text
 
 
-def test_markdown_tables_have_as_many_cells_as_columns(tmp_path):
-    markdown = write_report(tmp_path, **everything())[0].read_text()
+def test_markdown_tables_have_as_many_cells_as_columns(report):
+    _, markdown, _ = report
     tables = re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE)
     assert len(tables) == 4  # two benchmarks, published, parity
     for table in tables:
