@@ -92,7 +92,9 @@ class _Recorded:
 
     def __init__(self, root: Path, name: str, runs: dict[str, Any]) -> None:
         self.name, self.runs = name, runs
-        folder = next(path for path in (root / f"{name}_model", root / name) if path.is_dir())
+        folder = next((path for path in (root / f"{name}_model", root / name) if path.is_dir()), None)
+        if folder is None:
+            raise ValueError("no model folder of this name")
         beside = {kind: path for kind in ("io.safetensors", "token_dictionary.pkl")
                   for path in (root / f"{name}.{kind}", folder / kind) if path.is_file()}  # fmt: skip
         tokens = read_tokens(beside["token_dictionary.pkl"]) if "token_dictionary.pkl" in beside else {}

@@ -54,7 +54,7 @@ class Perturbed:
         One row for each perturbation, see `scmf.evaluation.in_silico.statistics.summary`; with the ``symbol``.
     cells
         One row for each perturbation and cell: ``perturbation``, ``cell``, ``cosine``, ``shift_to_<state>``; with a
-        null also ``cells``: ``test`` or ``null``.
+        null also ``cells``: ``test``, or ``other`` for the cells of the null.
     facts
         Definition, embedding, numbers of cells, cells that were left out.
     """
@@ -180,7 +180,7 @@ def perturb(
     table.insert(1, "symbol", [symbols[name] for name in table["perturbation"]])
     rows = tested.rows(names)
     if compared is not None:
-        rows = pd.concat([rows.assign(cells="test"), compared.rows(names).assign(cells="null")], ignore_index=True)
+        rows = pd.concat([rows.assign(cells="test"), compared.rows(names).assign(cells="other")], ignore_index=True)
     facts: dict[str, Any] = {
         "model": found.word, "perturbation": request.kind, "definition": tested.definition, "cells": start.n_obs,
         "embedding": {"layer": settings.embedding_layer, "pooling": settings.pooling,
