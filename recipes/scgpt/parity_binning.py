@@ -10,7 +10,8 @@ layer with their bounds and edges; ``tok/adversarial_binning.npz``, rows and wha
 name of a case is known here; an array that is not understood is a failed case.
 
 Two kinds of draws are compared. With the official seed and ``match_official=True`` digits are identical. The default
-draws are another generator, so each of their digits must lie within the bounds that `np.digitize` leaves.
+draws are another generator, so each of their digits must lie within the bounds that `np.digitize` leaves;
+genes are compared in the order of their ids, in which they stand by default.
 """
 
 from __future__ import annotations
@@ -149,9 +150,12 @@ class _Walk:
         drawn = own.columns["values"]
         if drawn.shape != digits.shape:
             raise ValueError(f"{drawn.size} tokens by default, official {digits.size}")
-        outside = (drawn < arrays["digit_lo"]) | (drawn > arrays["digit_hi"])
+        cell_N, official = np.repeat(np.arange(counts.shape[0]), np.diff(indptr)), ids[indices]
+        order = np.lexsort((official, cell_N))  # by default genes stand in the order of their ids
+        outside = (drawn < arrays["digit_lo"][order]) | (drawn > arrays["digit_hi"][order])
         yield _case(f"{name}.default_draws", compared, [
-            ("ids", ids[indices], own.columns["input_ids"]),
+            ("cells", indptr, own.offsets),
+            ("ids", official[order], own.columns["input_ids"]),
             ("digits out of bounds", np.zeros(outside.shape, bool), outside),
         ])  # fmt: skip
 

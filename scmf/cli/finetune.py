@@ -109,18 +109,10 @@ def finetune(
     from scmf.experiments.finetune import finetune as run_finetune
     from scmf.experiments.finetune_recipe import FinetuneRequest
 
-    request = FinetuneRequest(
-        base_model=base_model,
-        data=data,
-        task=task,
-        benchmarks=names_of(eval_ or ""),
-        data_keys=(("label_key", label_key), ("split", split), ("batch_key", batch_key)),
-        options=(
-            ("method", method), ("freeze_layers", freeze), ("class_weights", class_weights), ("max_epochs", epochs),
-            ("patience", patience), ("lr", lr), ("batch_size", batch_size),
-        ),
-        config=config,
-        variant=variant,
+    request = FinetuneRequest.of(
+        base_model, data, task=task, benchmarks=names_of(eval_ or ""), label_key=label_key, split=split,
+        batch_key=batch_key, method=method, freeze=freeze, class_weights=class_weights, epochs=epochs,
+        patience=patience, lr=lr, batch_size=batch_size, config=config, variant=variant,
         overrides=sets_of(overrides, seed=seed, allow_low_coverage=allow_low_coverage),
     )  # fmt: skip
     made = run_finetune(request, out, split_key=split_key)

@@ -1,7 +1,7 @@
-"""What is read of a file as the run of a model has read its own: matrix, gene ids, batch; and how it embeds.
+"""What is read of a file or an AnnData as the run of a model has read its own: matrix, gene ids, column with the batch.
 
 Lives here: the choice where nothing is asked for. Lives elsewhere: the verbs that read files with a saved model
-(embed_file, predict, in_silico).
+(embed_file, predict).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
-from scmf.core.config.run import EvalConfig, validate
 from scmf.core.errors import DataError
 from scmf.data.genes.ids import pick_ids
 from scmf.data.stores.adata_files import places_of
+from scmf.data.stores.adata_memory import places_in
 from scmf.models.embed import embeds_by_batch
 from scmf.models.run_folder import RunFolder
 from scmf.tokenizers.coverage import known_columns
@@ -25,7 +26,7 @@ from scmf.tokenizers.coverage import known_columns
 log = logging.getLogger(__name__)
 
 
-def as_in_run(stored: Path, model: Path, tokenizer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
+def as_in_run(stored: Path | AnnData, model: Path, tokenizer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
     """The matrix and the ids that the run has read, where nothing is asked for and the file has them too."""
     run = RunFolder.find(model)
     data = None if run is None else run.config.data
@@ -33,7 +34,7 @@ def as_in_run(stored: Path, model: Path, tokenizer: Any, keys: Mapping[str, Any]
     wanted = {name: getattr(data, name) for name in asked if keys[name] == "auto" != getattr(data, name)}
     if not wanted:
         return {}
-    matrices, tables = places_of(stored)
+    matrices, tables = places_in(stored) if isinstance(stored, AnnData) else places_of(stored)
     if "counts" in wanted and wanted["counts"] not in matrices:
         del wanted["counts"]
     if "gene_ids" in wanted and not any(_read_as_well(tokenizer, var, wanted["gene_ids"]) for var in tables.values()):
@@ -89,21 +90,3 @@ def batch_column(
             fix=f"--batch-key COLUMN, one of {', '.join(known)}" if known else "add the column to obs",
         )  # fmt: skip
     return key
-
-
-def embedding_settings(
-    model: Path, network: Any, *, layer: int | None, pooling: str | None, batch_size: int | None
-) -> EvalConfig:
-    """The layer and pooling that are asked for, else those of the run, else those the family was published with."""
-    usual_layer, usual_pooling = network.embedding_defaults
-    if (run := RunFolder.find(model)) is not None:
-        of_run = run.config.eval
-        usual_layer, usual_pooling = of_run.embedding_layer, of_run.pooling
-    keys = {
-        "embedding_layer": usual_layer if layer is None else layer,
-        "pooling": usual_pooling if pooling is None else pooling,
-    }
-    if batch_size is not None:
-        keys["batch_size"] = batch_size
-    settings: EvalConfig = validate(EvalConfig, keys, where="embed")
-    return settings

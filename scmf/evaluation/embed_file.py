@@ -4,36 +4,32 @@ Memory does not depend on the number of cells. Finished pieces lie in a hidden f
 stopped embedding goes on; processes with ``part`` share it, and the last one to finish writes the output.
 
 Lives here: what is done in which order, parts and going on. Lives elsewhere: the pass over the cells (embed_job), the
-pieces (embed_pieces), which file is written (embed_output).
+pieces (embed_pieces), which file is written (embed_output), the model (embedder).
 """
 
 from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scmf.core import manifest
 from scmf.core.config.run import DataConfig, validate
 from scmf.core.errors import ConfigError, ResourceError, ScmfError
-from scmf.core.files import sha256_file, sha256_json
 from scmf.core.locks import one_writer
 from scmf.data.stores.adata_added import Vectors, check_obsm_key
 from scmf.data.stores.canonical import Rounding
-from scmf.data.stores.cell_ids import store_marks
-from scmf.evaluation.as_in_run import as_in_run, embedding_settings
-from scmf.evaluation.embed_job import PIECE, EmbedJob, cell_tensors, open_cells
+from scmf.evaluation.as_in_run import as_in_run
+from scmf.evaluation.embed_job import PIECE, EmbedJob, open_cells
 from scmf.evaluation.embed_output import Output
 from scmf.evaluation.embed_pieces import Pieces
-from scmf.models.checkpoint import load_run_model
-from scmf.models.embed import Precision, on_device
+from scmf.evaluation.embedder import Embedder, usual_key, usual_name
+from scmf.evaluation.made_by import model_digest
+from scmf.models.embed import Precision
 from scmf.models.published.names import find_model
-from scmf.models.run_folder import RunFolder
-from scmf.tokenizers.coverage import tell_known_share_of_stores
-from scmf.training.stream_data import with_orthologs
 
 log = logging.getLogger(__name__)
 
@@ -107,32 +103,25 @@ def embed_to_file(
     if target.file is not None:
         target.try_it()  # before a model is fetched
     found = find_model(model)
-    recipe = found.recipe or _recipe_name(found.folder)
     if target.file is None:
-        target = target.named(recipe)
+        target = target.named(usual_name(found))
         target.try_it()
-    key = f"X_{recipe}" if key is None else key
+    key = usual_key(found, key)
     check_obsm_key(key, where="--key")
-    log.info("loading the model")
-    network, tokenizer = load_run_model(found.folder)
-    network = on_device(network, device)
-    settings = embedding_settings(found.folder, network, layer=layer, pooling=pooling, batch_size=batch_size)
+    embedder = Embedder.load(
+        found, layer=layer, pooling=pooling, batch_size=batch_size, device=device, precision=precision
+    )
     keys = {"files": [str(file)], "counts": counts, "gene_ids": gene_ids, "counts_rounding": counts_rounding}
     if len(target.inputs) == 1:
-        keys |= as_in_run(target.inputs[0], found.folder, tokenizer, keys)
-    opened = with_orthologs(open_cells(validate(DataConfig, keys, where="embed")), tokenizer)
-    corpus = opened.corpus
-    try:
-        store_marks(corpus)  # refuses ids that are there twice
+        keys |= as_in_run(target.inputs[0], found.folder, embedder.tokenizer, keys)
+    opened = open_cells(validate(DataConfig, keys, where="embed"))
+    parts = None if part is None else part[1]
+    with embedder.job(
+        opened, batch_key=batch_key, allow_low_coverage=allow_low_coverage, piece=PIECE, parts=parts or 1
+    ) as job:
         target.say_replaced(key)
-        tell_known_share_of_stores(tokenizer, corpus, opened.aligner, allow=allow_low_coverage)
-        tensors = cell_tensors(corpus, network, tokenizer, found.folder, batch_key)
-        size = PIECE if part is None else min(PIECE, -(-corpus.n_cells // part[1]))
-        job = EmbedJob(corpus, opened.aligner, network, tokenizer, settings, precision, tensors, size)
-        asked = {"model": found.folder, "parts": None if part is None else part[1]}
-        return _run(job, target, key, part, facts=asked)
-    finally:
-        corpus.close()
+        asked = {"model": found.folder, "parts": parts}
+        return _run(job, replace(target, record=embedder.record), key, part, facts=asked)
 
 
 # --- the pass ---------------------------------------------------------------------------------------
@@ -148,7 +137,7 @@ def _run(
     folder = target.file.with_name(f".{target.file.name[:100]}.scmf-embed")
     pieces = Pieces(n, None if n == 1 and part is None else folder)
     if pieces.folder is not None:
-        facts |= {"model": _digest(facts["model"]), **job.facts}
+        facts |= {"model": model_digest(facts["model"]), **job.facts}
     mine = range(n) if part is None else range(n * (part[0] - 1) // part[1], n * part[0] // part[1])
     answer = {"file": str(target.file), "key": key, "cells": job.corpus.n_cells}
     if part is not None:
@@ -194,18 +183,3 @@ def _finished(job: EmbedJob, target: Output, key: str, pieces: Pieces) -> dict[s
 
 class _BusyError(ScmfError):
     """Another process writes the output."""
-
-
-def _digest(model: Path) -> str:
-    """Of the weights and all that is saved with them."""
-    folder = RunFolder.weights_in(model)
-    held = manifest.read(folder)
-    if held is not None:
-        return sha256_json(held["files"])
-    return sha256_json({path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
-
-
-def _recipe_name(model: Path) -> str:
-    """Name of the recipe a run was made with, else the name of the folder."""
-    run = RunFolder.find(model)
-    return (model.resolve().name if run is None else Path(str(run.fact("recipe"))).name) or "model"

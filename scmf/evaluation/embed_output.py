@@ -7,8 +7,10 @@ to an AnnData file (scmf.data.stores.adata_added), the vectors (embed_job).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,12 +40,15 @@ class Output:
         Where the vectors will be; None: beside the input, under a name with the recipe in it.
     is_in_place
         Whether the input itself was asked to get the vectors.
+    record
+        What made the vectors, see `scmf.evaluation.made_by`.
     """
 
     inputs: tuple[Path, ...]
     stored: Path | None
     file: Path | None
     is_in_place: bool = False
+    record: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, word: str, output: Path | None, *, in_place: bool, vectors_only: bool) -> Output:
@@ -100,9 +105,9 @@ class Output:
         """Write it, whole or not at all."""
         assert self.file is not None
         if self.stored is not None:
-            add_vectors(self.stored, self.file, key, vectors)
+            add_vectors(self.stored, self.file, key, vectors, record=self.record)
         else:
-            write_vectors(self.file, np.concatenate(list(unique_ids(corpus))), key, vectors)
+            write_vectors(self.file, np.concatenate(list(unique_ids(corpus))), key, vectors, record=self.record)
 
 
 def _inputs(word: str) -> tuple[Path, ...]:

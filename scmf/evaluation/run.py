@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from anndata import AnnData
+
 from scmf.core import registry
 from scmf.core.config.recipe import Recipe
 from scmf.core.errors import ConfigError
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_tasks(
-    submission: str,
+    submission: str | AnnData,
     *,
     tasks: Sequence[str],
     suite: Path | None = None,
@@ -79,8 +81,9 @@ def evaluate_tasks(
         submission, tasks=chosen.values(), obsm=obsm, by_order=by_order, name=name, corpora=corpora, device=device,
         batch_size=batch_size, allow_low_coverage=allow_low_coverage,
     )  # fmt: skip
-    folder = Path(submission)
-    root = results_dir or (RunFolder(folder).results if folder.is_dir() else default_folder("evaluate", "results"))
+    folder = None if isinstance(submission, AnnData) else Path(submission)
+    usual = default_folder("evaluate", "results")
+    root = results_dir or (RunFolder(folder).results if folder is not None and folder.is_dir() else usual)
     try_folder(root, option="--results")
     results = []
     for title, task in chosen.items():

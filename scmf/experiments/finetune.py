@@ -42,12 +42,15 @@ class Finetuned:
 
     Parameters
     ----------
+    folder
+        The folder of the run, which every verb takes that takes a model.
     answer
-        Folder, steps, classes, cells, the rule by which the weights were chosen.
+        Weights, steps, classes, cells, the rule by which the weights were chosen.
     scores
         What was asked for by ``benchmarks``, baselines included.
     """
 
+    folder: Path
     answer: dict[str, Any]
     scores: list[Score]
 
@@ -104,7 +107,7 @@ def finetune(request: FinetuneRequest, out: Path | None = None, *, split_key: st
         "trained_parameters": facts["trained_parameters"], "classes": facts["classes"], "cells": facts["cells"],
         "left_out": facts["left_out"], "selection": facts["selection"],
     }  # fmt: skip
-    return Finetuned(answer, evaluate_folder(out) if request.benchmarks and is_main() else [])
+    return Finetuned(out, answer, evaluate_folder(out) if request.benchmarks and is_main() else [])
 
 
 def _pretrained_further(recipe: Recipe, out: Path, *, scored: bool) -> Finetuned:
@@ -115,7 +118,7 @@ def _pretrained_further(recipe: Recipe, out: Path, *, scored: bool) -> Finetuned
         CellLabels.of(prepared.cells).check_trained_labels()
     _, report = pretrain(recipe, prepared, out, callbacks=callbacks_of(recipe.config.eval, prepared))
     answer = _answer(out, report) | {"task": PRETRAINING, "base_model": recipe.config.model.checkpoint}
-    return Finetuned(answer, evaluate_folder(out) if scored and is_main() else [])
+    return Finetuned(out, answer, evaluate_folder(out) if scored and is_main() else [])
 
 
 def _answer(out: Path, report: TrainingReport) -> dict[str, Any]:

@@ -63,6 +63,44 @@ class FinetuneRequest:
     variant: str | None = None
     overrides: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        base_model: str | None,
+        data: str | None,
+        *,
+        task: str | None = None,
+        benchmarks: Sequence[str] = (),
+        label_key: str | None = None,
+        split: str | None = None,
+        batch_key: str | None = None,
+        method: str | None = None,
+        freeze: int | None = None,
+        class_weights: str | None = None,
+        epochs: int | None = None,
+        patience: int | None = None,
+        lr: float | None = None,
+        batch_size: int | None = None,
+        config: str | None = None,
+        variant: str | None = None,
+        overrides: tuple[str, ...] = (),
+    ) -> FinetuneRequest:
+        """A request by the names that the command line and Python give to its parts."""
+        return cls(
+            base_model=base_model,
+            data=data,
+            task=task,
+            benchmarks=benchmarks,
+            data_keys=(("label_key", label_key), ("split", split), ("batch_key", batch_key)),
+            options=(
+                ("method", method), ("freeze_layers", freeze), ("class_weights", class_weights),
+                ("max_epochs", epochs), ("patience", patience), ("lr", lr), ("batch_size", batch_size),
+            ),
+            config=config,
+            variant=variant,
+            overrides=overrides,
+        )  # fmt: skip
+
     def recipe(self) -> Recipe:
         """The five sections as they were asked for.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,14 +105,18 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def licence_note(license: str, *, title: str, source: dict[str, Any], cells: str) -> str:
-    """Content of ``LICENSE``: under what the weights, the code and the cells stand, and the text for the code."""
+def licence_note(license: str, *, title: str, source: dict[str, Any], cells: str, others: Sequence[str] = ()) -> str:
+    """Content of ``LICENSE``: under what the weights, the code and the cells stand, and the text for the code.
+
+    Files of code that are not of this installation (``others``) stand under the license that their authors gave them.
+    """
     lines = [f"{title}", "", f"Weights: {license}."]
     if repository := source.get("source_repository"):
         revision = f" at {source['source_revision']}" if source.get("source_revision") else ""
         lines += [f"They are, or were trained from, weights of {repository}{revision}, converted to another format."]
     lines += [
-        f"Code (*.py): Apache-2.0, copied from {DISTRIBUTION}.",
+        f"Code (*.py): Apache-2.0, copied from {DISTRIBUTION}"
+        + (f"; not {', '.join(others)}, which stand under the license of their authors." if others else "."),
         f"Cells they were trained on, which are not in this repository: {cells}.",
         "",
         "The text of the Apache License 2.0 follows. It holds for the code, and for weights that are under it.",

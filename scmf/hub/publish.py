@@ -28,7 +28,7 @@ from scmf.core.yaml import dump_yaml
 from scmf.hub import folder as folders
 from scmf.hub import upload
 from scmf.hub.card import Subject, card_text, training_yaml
-from scmf.hub.check import check_alone
+from scmf.hub.check import check_alone, foreign_code
 from scmf.hub.results import Model, gather
 from scmf.models.checkpoint import verify_model
 from scmf.models.origin import RECORD, Checkpoint, Link, cells_card, judge, spdx, trace
@@ -158,7 +158,8 @@ def _write(folder: Path, subject: Subject) -> None:
         text = "# As it was trained. Own files are named without their folders; credentials are left out.\n"
         write_text(folder / "training.yaml", text + dump_yaml(training_yaml(run)))
     cells = "see README.md" if subject.cells is None else f"{subject.cells.title}, {subject.cells.license}"
-    note = folders.licence_note(subject.license, title=subject.title, source=subject.source, cells=cells)
+    others = [name for name in foreign_code(folder) if name.endswith(".py")]
+    note = folders.licence_note(subject.license, title=subject.title, source=subject.source, cells=cells, others=others)
     write_text(folder / "LICENSE", note)
     write_json(folder / "results.json", [published(result.to_json()) for result in subject.results])
     write_text(folder / "README.md", card_text(subject))

@@ -14,9 +14,11 @@ import torch
 from scmf.core import registry
 from scmf.core.config.run import RunConfig
 from scmf.core.errors import ModelError, ResourceError, from_value_error
-from scmf.models.checkpoint import load_weights, read_config
+from scmf.models.checkpoint import family_of, load_weights, read_config
+from scmf.models.configuration_wrapped_module import WrappedModuleConfig
 from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
+from scmf.models.wrapped_module import WrappedModule
 
 
 def tokenizer_facts(tokenizer: Any, *, n_batches: int = 0) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
         If the model needs tensors that the tokenizer does not give, cannot be trained under the objective, or the
         checkpoint does not fit.
     """
-    family = registry.resolve("models", config.model.architecture)
+    family = family_of(config.model.architecture)
     torch.manual_seed(seed)
     if config.model.checkpoint is not None:
         model = load_weights(family, RunFolder.weights_in(find_model(config.model.checkpoint).folder))
@@ -86,7 +88,7 @@ def build_model(config: RunConfig, tokenizer: Any, *, seed: int, batch_names: Se
 
 def build_on_meta(config: RunConfig, tokenizer: Any, *, batch_names: Sequence[str] = ()) -> Any:
     """The model that `build_model` builds, without memory for its weights: on torch's meta device."""
-    family = registry.resolve("models", config.model.architecture)
+    family = family_of(config.model.architecture)
     if config.model.checkpoint is not None:
         shape = read_config(RunFolder.weights_in(find_model(config.model.checkpoint).folder))
     else:
@@ -97,10 +99,15 @@ def build_on_meta(config: RunConfig, tokenizer: Any, *, batch_names: Sequence[st
 
 def _shape(config: RunConfig, tokenizer: Any, batch_names: Sequence[str]) -> Any:
     """The configuration of a new model."""
-    family = registry.resolve("models", config.model.architecture)
-    settings = config.model.model_dump(exclude={"architecture", "checkpoint", "options"}) | config.model.all_options
+    family = family_of(config.model.architecture)
+    settings = config.model.model_dump(exclude={"architecture", "checkpoint", "options"})
+    facts, options = tokenizer_facts(tokenizer, n_batches=len(batch_names)), config.model.all_options
     try:
-        shape = family.config_class.from_settings(tokenizer_facts(tokenizer, n_batches=len(batch_names)), settings)
+        if family is WrappedModule:
+            module = registry.resolve("models", config.model.architecture)
+            shape = WrappedModuleConfig.around(module, facts, settings, options)
+        else:
+            shape = family.config_class.from_settings(facts, settings | options)
     except ValueError as error:
         raise from_value_error(ModelError, error, where="model") from error
     _check_objective(config, getattr(shape, "objectives", family.objectives))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForPreTraining, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForPreTraining, AutoModelForSequenceClassification, PreTrainedModel
 
 from scmf.core import manifest, registry
 from scmf.core.config.renamed import RENAMED, load_tokenizer, renamed_in
@@ -20,10 +20,12 @@ from scmf.core.errors import ModelError, ScmfError
 from scmf.core.files import peek_object, read_object
 from scmf.core.owned import by_manifest, new_folder, refuse_replacing
 from scmf.core.progress import quiet_transformers
+from scmf.models.configuration_wrapped_module import WrappedModuleConfig
 from scmf.models.foreign import other_weights
 from scmf.models.published.cached import how_to_remake
 from scmf.models.published.names import find_model
 from scmf.models.run_folder import RunFolder
+from scmf.models.wrapped_module import WrappedModule
 
 
 def copy_frozen(source: Any, target: Any) -> None:
@@ -44,6 +46,13 @@ def read_config(folder: Path | str, **changes: Any) -> Any:
     for old in RENAMED["config.json"]:
         vars(config).pop(old, None)
     return config
+
+
+def family_of(architecture: str) -> Any:
+    """The class of an architecture; `WrappedModule` where it is a plain ``torch.nn.Module``."""
+    found = registry.resolve("models", architecture)
+    plain = isinstance(found, type) and issubclass(found, torch.nn.Module) and not issubclass(found, PreTrainedModel)
+    return WrappedModule if plain else found
 
 
 def load_weights(family: Any, folder: Path | str, **kwargs: Any) -> Any:
@@ -126,7 +135,9 @@ def _register_family(folder: Path) -> None:
     note = folder / "config.json"
     kind = str(_saved(note).get("model_type", ""))
     name = kind.removeprefix("scmf_")
-    if name not in registry.names("models") and (dotted := _dotted(folder, "model", "architecture")):
+    if kind == WrappedModuleConfig.model_type and ":" in (module := str(_saved(note).get("module"))):
+        name = module
+    elif name not in registry.names("models") and (dotted := _dotted(folder, "model", "architecture")):
         name = dotted
     elif name not in registry.names("models"):
         raise ModelError(

@@ -5,6 +5,7 @@
     pretraining/checkpoints/    resumable checkpoints
     model/                      weights, configuration and tokenizer, as ``from_pretrained`` reads them
     adapter/                    of a run fine-tuned with peft: the adapter, which ``model/`` has merged into its weights
+    cells.h5ad                  of a run fine-tuned on an AnnData in memory: its cells
     split.tsv                   of a run fine-tuned with --split-key: which cell trained
     finetuning/<method>/        a head that `scmf evaluate` fine-tuned
     results/                    results of `scmf evaluate`
@@ -109,6 +110,11 @@ class RunFolder:
     def adapter(self) -> Path:
         """The adapter of a run that was fine-tuned with peft."""
         return self.path / "adapter"
+
+    @property
+    def cells(self) -> Path:
+        """The cells that a run was fine-tuned on where no file held them."""
+        return self.path / "cells.h5ad"
 
     @property
     def split(self) -> Path:
@@ -253,12 +259,24 @@ class RunFolder:
             there = self.path / made_in / name
             return os.path.normpath(there) if there.exists() else name
 
+        def kept(name: Any) -> Any:
+            if isinstance(name, str) and Path(name).name == self.cells.name and self._keeps_cells(name):
+                return str(self.cells)
+            return here(name)
+
         files = data.get("files")
         found = {key: here(data[key]) for key in ("dataset", "split") if key in data}
-        found |= {"files": [here(name) for name in files]} if isinstance(files, list) else {}
+        found |= {"files": [kept(name) for name in files]} if isinstance(files, list) else {}
         if self._keeps_split(data.get("split")):
             found["split"] = str(self.split)
         return {**config, "data": {**data, **found}}
+
+    def _keeps_cells(self, name: str) -> bool:
+        """Whether cells of ``data.files`` are those that this run keeps, and its folder lies elsewhere now."""
+        if not self.cells.is_file() or (Path(name).is_file() and Path(name).samefile(self.cells)):
+            return False
+        kept = ((self.facts.get("provenance") or {}).get("data") or {}).get("sha256")
+        return bool(kept == sha256_file(self.cells))
 
     def _keeps_split(self, name: Any) -> bool:
         """Whether ``data.split`` is the split that this run made and keeps, and its folder lies elsewhere now."""

@@ -50,7 +50,8 @@ class BinnedTokenizer(GeneTokenizer):
     ==================================================  ==================================================
     draws of one generator in the order of the cells:   draws keyed by seed, draw and what is in the cell:
     a cell's tokens depend on all cells before it       the same alone, in any batch, order and thread
-    long cell: genes kept in random order               genes kept in the order of the columns
+    genes in the order of the columns, those kept of    in the order of their ids: the order of the columns
+    a long cell in random order                         decides nothing
     unknown gene: silently ``<pad>``, with a digit,     left out
     hidden from attention
     a gene in two columns: the token twice              summed, one token
@@ -83,7 +84,7 @@ class BinnedTokenizer(GeneTokenizer):
     pad_value, mask_value
         Values at padding, and at positions that an objective masks.
     long_cells
-        Of a cell with more genes than fit keep a random sample, or the first ones.
+        Of a cell with more genes than fit keep a random sample, or those with the lowest ids.
     seed
         Seed of all draws.
     kwargs

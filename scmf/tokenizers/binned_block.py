@@ -18,7 +18,8 @@ import scipy.sparse as sp
 from .binned_draws import OfficialDraws, official_digits
 from .binned_kernel import encode_rows, mix64
 from .encoded import EncodedCells
-from .gene_columns import NOT_SORTED, OK, GeneTokens, as_floats, bad_row, in_order, to_tokens
+from .gene_columns import GeneTokens, as_floats, bad_row, to_tokens
+from .gene_places import OK, places_of
 from .rank_value_tables import problem
 
 MASK = "<mask>"
@@ -76,24 +77,23 @@ def encode_block(
     cells, n_found_B
         Tokens, and how many genes of each cell have a count.
     """
-    token_G, panel = _panel(meaning) if layout.zeros else (meaning.token_G, _NONE)
+    place_G, token_P, direct = meaning.places
+    label_P = np.arange(token_P.size, dtype=np.int32) if layout.zeros else token_P
+    label_G = np.append(label_P, np.int32(-1))[place_G]
+    panel = token_P if layout.zeros else _NONE
     share_K = _shares(layout.n_bins)
     n_cells = matrix.shape[0]
     offsets, n_found_B = np.empty(n_cells + 1, np.int64), np.empty(n_cells, np.int64)
     base = np.uint64(mix64(np.uint64(mix64(np.uint64(seed))) ^ np.uint64(draw)))
-    for _ in range(2):
-        indptr, data = matrix.indptr.astype(np.int64), as_floats(matrix.data)
-        lengths_B = np.full(n_cells, panel.size) if layout.zeros else np.diff(indptr)
-        room = int(np.minimum(lengths_B, layout.most).sum()) + n_cells * (layout.cls_id >= 0) + 1
-        ids, values = np.empty(room, np.int32), np.empty(room, np.float32)
-        code, row = encode_rows(
-            indptr, np.ascontiguousarray(matrix.indices), data, token_G, meaning.first_G, meaning.summed, panel,
-            share_K, layout.most, layout.lottery, base, layout.cls_id, np.float32(layout.cls_value),
-            ids, values, offsets, n_found_B,
-        )  # fmt: skip
-        if code != NOT_SORTED:
-            break
-        matrix = in_order(matrix)
+    indptr, data = matrix.indptr.astype(np.int64), as_floats(matrix.data)
+    lengths_B = np.full(n_cells, panel.size) if layout.zeros else np.diff(indptr)
+    room = int(np.minimum(lengths_B, layout.most).sum()) + n_cells * (layout.cls_id >= 0) + 1
+    ids, values = np.empty(room, np.int32), np.empty(room, np.float32)
+    code, row = encode_rows(
+        indptr, np.ascontiguousarray(matrix.indices), data, place_G, label_G, label_P, direct, panel,
+        share_K, layout.most, layout.lottery, base, layout.cls_id, np.float32(layout.cls_value),
+        ids, values, offsets, n_found_B,
+    )  # fmt: skip
     if code != OK:
         raise bad_row(matrix, code, row)
     end = int(offsets[-1])
@@ -127,7 +127,7 @@ def encode_official(
     """
     every_G = np.arange(meaning.token_G.size, dtype=np.int32)
     token_G = np.where(meaning.token_G < 0, np.int32(unknown_id), meaning.token_G)
-    found = to_tokens(matrix, GeneTokens(every_G, every_G, summed=False))
+    found = to_tokens(matrix, places_of(every_G, apart=True))
     numbers = found.counts.astype(np.float32)
     if layout.n_bins:
         numbers = official_digits(found.indptr, found.counts, layout.n_bins, draws)
@@ -150,16 +150,6 @@ def encode_official(
         "values": np.concatenate(values).astype(np.float32),
     }
     return EncodedCells(offsets, columns_of, {}), np.diff(found.indptr)
-
-
-def _panel(meaning: GeneTokens) -> tuple[np.ndarray, np.ndarray]:
-    """Place in the panel of each column, and the tokens of the panel: each known gene once, in column order."""
-    columns = np.arange(meaning.token_G.size)
-    own, known = meaning.first_G == columns, meaning.first_G >= 0
-    place_G = np.full(columns.size, -1, np.int32)
-    place_G[own] = np.arange(np.count_nonzero(own), dtype=np.int32)
-    place_G[known] = place_G[meaning.first_G[known]]
-    return place_G, meaning.token_G[own]
 
 
 def refuse_empty(n_found_B: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """The compiled loops of the binned tokenizer: quantile bins of every cell, random digits of ties, genes kept.
 
-Lives here: arithmetic on plain arrays. Lives elsewhere: which column is which token (gene_columns), the draws of the
-official code (binned_draws), what a user calls (binned).
+Lives here: arithmetic on plain arrays. Lives elsewhere: which column is which token (gene_columns), rows in
+the order of token ids (gene_places), the draws of the official code (binned_draws), what a user calls (binned).
 
 Bins. The edges of a cell are ``np.quantile(x, np.linspace(0, 1, n_bins - 1))`` over its values above 0, bit for bit:
 with ``v = (n - 1) * q``, ``a`` and ``b`` the values of rank floor(v) and the next, ``d = b - a`` in the type of the
@@ -27,7 +27,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from .gene_columns import OK, collect_row, row_plan
+from .gene_places import OK, collect_row, room_of
 
 _SMALL = 255
 """Whole values below this are counted, larger ones and fractions sorted; also the mark of such a value."""
@@ -238,7 +238,7 @@ def _digits(entries: Any, lot: Any, n: int, n_edges: int, out: Any) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def encode_rows(
-    indptr: Any, indices: Any, data: Any, token_G: Any, first_G: Any, summed: bool, panel: Any,
+    indptr: Any, indices: Any, data: Any, place_G: Any, label_G: Any, label_P: Any, direct: bool, panel: Any,
     share_K: Any, most: int, lottery: bool, base: Any, cls_id: int, cls_value: Any,
     ids: Any, values: Any, offsets: Any, n_found: Any
 ) -> tuple[int, int]:  # fmt: skip
@@ -248,14 +248,14 @@ def encode_rows(
     ----------
     indptr, indices, data
         The block; ``indptr`` int64 (B+1,), ``data`` float32 or float64 (N,).
-    token_G, first_G, summed
-        See `GeneTokens`; with a panel, ``token_G`` is the place in the panel.
+    place_G, label_G, label_P, direct
+        See `collect_row`; labels are tokens, or places with a panel.
     panel
-        int32 (P,): tokens of all genes of a cell, zeros included; empty to leave zeros out.
+        int32 (P,): tokens of all genes of a cell, zeros included, ascending; empty to leave zeros out.
     share_K
         ``np.linspace(0, 1, n_bins - 1)``; empty for values as they are.
     most, lottery
-        Genes kept of a cell, and whether by lot or the first ones. Their order stays that of the columns.
+        Genes kept of a cell, and whether by lot or those with the lowest ids. They stand in the order of their ids.
     base
         64 bits of seed and draw.
     cls_id, cls_value
@@ -275,17 +275,19 @@ def encode_rows(
     longest = max(widest, n_panel + 1)
     found, above, tokens = np.empty(widest, np.int32), np.empty(widest, data.dtype), np.empty(widest, np.int32)
     entries, lot, number = np.zeros(widest, np.uint32), np.empty(longest, np.uint32), np.empty(longest, np.float32)
-    dense_P, (kind, place_G) = np.empty(n_panel, np.float32), row_plan(token_G, summed)
-    room = scratch(widest, share_K.size, data[:0])
+    dense_P, whole = np.empty(n_panel, np.float32), np.all(label_G >= 0)
+    room, places_room = scratch(widest, share_K.size, data[:0]), room_of(label_P.size, data[:0])
     offsets[0] = cursor = 0
     for row in range(indptr.size - 1):
         start, stop = indptr[row], indptr[row + 1]
         counts = data[start:stop]
-        code, n = collect_row(indices[start:stop], counts, token_G, first_G, kind, place_G, found, above)
+        code, n, as_given = collect_row(
+            indices[start:stop], counts, place_G, label_G, label_P, direct, whole, places_room, found, above
+        )
         if code != OK:
             return code, row
         n_found[row] = n
-        kept = counts if n == counts.size else above
+        kept = counts if as_given else above
         mine = found
         if n_panel:
             mine = tokens

@@ -21,7 +21,8 @@ class BinnedOptions:
     mask_value: float = -1.0
     """Value at a position whose value is to be predicted."""
     long_cells: Literal["sample", "first"] = "sample"
-    """Of a cell with more genes than fit keep a random sample, or the first ones in the order of the columns."""
+    """Of a cell with more genes than fit keep a random sample, or those with the lowest token ids (``match_official``:
+    those of the first columns)."""
     seed: int = field(default=0, metadata={"ge": 0, "lt": 2**32})
     """Seed of the digits of tied values and of the genes kept of a long cell."""
 

@@ -39,7 +39,6 @@ class ContinuousTokenizer(ValueVocabulary):
     ==================================================  ================================================
     *scFoundation*
     a symbol in two columns: all ids behind shift       counts summed
-    ``order="column"``: the order of the vocabulary     that of the columns
     19,264 columns or more: taken in any order, those   aligned by name, whatever their number
     behind as id 103
     values given: S is the log of *their* sum           of ``n_counts``, which must be given
@@ -49,6 +48,8 @@ class ContinuousTokenizer(ValueVocabulary):
     float32 arithmetic if no column is missing          float64 always
     empty cell: T alone (then dies)                     an error or, with ``empty="keep"``, an empty row
     *TranscriptFormer*
+    ``order="column"``, and equal values: as the        as in the vocabulary
+    columns stand
     any name is cut at its first ``.``                  versions of Ensembl ids only
     an id in two columns: refused                       counts summed (see ``duplicate_genes``)
     ``target_sum``: total of the genes that fit         total of all known genes, or ``n_counts``
@@ -61,7 +62,7 @@ class ContinuousTokenizer(ValueVocabulary):
 
     Kept by default as well: totals count the genes of the vocabulary only, unless ``n_counts`` says otherwise;
     a sequence that is too long loses what comes last in its order (``order`` chooses which). Padding has count 0 also
-    where TranscriptFormer has NaN. Equal values have no official order: here they stand in column order.
+    where TranscriptFormer has NaN. The order of the columns decides nothing: equal values go by token id.
 
     TranscriptFormer's model puts ``[START]`` in front and ``[END]`` behind by itself; ids come without them.
 
@@ -86,7 +87,8 @@ class ContinuousTokenizer(ValueVocabulary):
     assay_key
         Column of obs with the assay; None for none.
     order
-        ``column``, ``vocabulary`` (ascending ids), ``value`` (descending) or ``random``.
+        ``vocabulary`` (ascending ids), ``value`` (descending), ``random``, or ``column``: with ``match_official`` what
+        the official loader does with the columns as they stand, without it the same as ``vocabulary``.
     duplicate_genes
         Columns of one gene: ``sum``, ``first`` or ``error``.
     unknown_genes
@@ -154,7 +156,7 @@ class ContinuousTokenizer(ValueVocabulary):
             official = "transcriptformer" if transform == "clipped_counts" else "scfoundation"
         self._rules = rules_of(self.options, max_length=self.max_length, official=official, pad_id=self.pad_token_id)
         unknown_id = self.unk_token_id if unknown_genes == "token" else -1
-        by_vocabulary = order == "vocabulary" or (order == "random" and official is None)
+        by_vocabulary = order == "vocabulary" or official is None
         self._panels = Panels(
             Genes(self._genes, self._aliases, self.depth_ids, unknown_id, duplicate_genes, by_vocabulary, official)
         )

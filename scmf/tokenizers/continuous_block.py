@@ -33,8 +33,8 @@ from .continuous_kernel import (
     encode_rows,
 )  # fmt: skip
 from .encoded import EncodedCells
-from .gene_columns import BAD_INDEX as NO_COLUMN
 from .gene_columns import as_floats, bad_row
+from .gene_places import BAD_INDEX as NO_COLUMN
 from .rank_value_tables import problem
 
 KINDS = {"log1p_10k": LOG1P, "clipped_counts": CLIP, "as_given": GIVEN}
@@ -145,14 +145,15 @@ def encode_block(
     one = np.float32(1) if kind == CLIP or (columns.unaligned and data.dtype == np.float32) else np.float64(1)
     if one.dtype.itemsize < data.dtype.itemsize:
         data = data.astype(one.dtype)
-    indptr = matrix.indptr.astype(np.int64)
+    indptr, n_places = matrix.indptr.astype(np.int64), columns.token_P.size
+    place_G = np.where(columns.place_G >= 0, columns.place_G, np.int32(n_places))
     zero_id = rules.pad_id if rules.official == "transcriptformer" and not rules.keep_zeros else -1
-    n_zeros = columns.token_P.size if rules.keep_zeros or zero_id >= 0 else 0
+    n_zeros = n_places if rules.keep_zeros or zero_id >= 0 else 0
     room = int(np.minimum(np.maximum(np.diff(indptr), n_zeros), rules.limit).sum()) + 2 * n_cells + 1
     ids, values = np.empty(room, dtype), np.empty(room, np.float32)
     offsets, depth_B2, genes_B = np.empty(n_cells + 1, np.int64), np.zeros((n_cells, 2)), np.empty(n_cells, np.int64)
     code, row = encode_rows(
-        indptr, np.ascontiguousarray(matrix.indices), data, one, columns.place_G, columns.token_P, columns.direct,
+        indptr, np.ascontiguousarray(matrix.indices), data, one, place_G, columns.token_P, columns.direct,
         np.empty(0, one.dtype) if totals is None else np.ascontiguousarray(totals, dtype=one.dtype), totals is None,
         kind, one.dtype.type(rules.target_sum), rules.clip,
         ORDERS[rules.order], rules.keep_zeros, zero_id, _seed(rules.seed, draw),

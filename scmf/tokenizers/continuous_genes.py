@@ -117,14 +117,16 @@ def match_columns(names: Sequence[str], genes: Genes) -> Columns:
         token_G[twice] = -1
     if genes.by_vocabulary:
         place_of, extra = {id_: p for p, id_ in enumerate(sorted(genes.token_ids.values()))}, len(genes.token_ids)
+        unknown = sorted({name for name, k in zip(names, known_G.tolist(), strict=True) if not k})
+        place_of_unknown = {name: extra + i for i, name in enumerate(unknown)}  # by name: columns may stand anywhere
         place_G = np.array(
             [
-                -1 if t < 0 else place_of[t] if k else extra + i
-                for i, (t, k) in enumerate(zip(token_G.tolist(), known_G.tolist(), strict=True))
+                -1 if t < 0 else place_of[t] if k else place_of_unknown[name]
+                for name, t, k in zip(names, token_G.tolist(), known_G.tolist(), strict=True)
             ],
             np.int32,
         )
-        n_places = extra + len(names) if genes.unknown_id >= 0 else extra
+        n_places = extra + len(unknown) if genes.unknown_id >= 0 else extra
     else:
         leads_G = (token_G >= 0) & (first_G == own)
         place_G = np.where(token_G >= 0, (np.cumsum(leads_G, dtype=np.int32) - 1)[first_G], np.int32(-1))

@@ -12,8 +12,7 @@ Arithmetic. With T the type of the official arithmetic (float64, or float32 wher
 Whole counts add up exactly in any order. Other values are added up as numpy adds a dense row: pairwise, in blocks of
 128, for that is what the official totals are, and the last bit of them is in every value.
 
-Order. Each column has a *place*. Where places grow with the columns a row is read as it stands; else its entries are
-spread over a bitmap of places and read back, which sorts them and adds up columns of one gene.
+Order. Each column has a *place*; places are read in order (gene_places), so the order of the columns decides nothing.
 
 One call is one thread and holds no state, so calls may run side by side (the GIL is released).
 
@@ -26,6 +25,7 @@ import numba
 import numpy as np
 
 from .continuous_order import by_value, mix, shuffle, state_of, zeros_of
+from .gene_places import room_of, spread_row
 
 OK, BAD_COUNT, FRACTION, BAD_INDEX = 0, 1, 2, 3
 LOG1P, CLIP, GIVEN = 0, 1, 2
@@ -34,12 +34,7 @@ REACH, TIMES, PLUS = 0, 1, 2
 
 _MEMO = 1024  # values of counts below this are worked out once a cell
 _LONGEST_LEAF = 128
-_ONE = np.uint64(1)
 _ZERO, _LARGE = np.float32(0), np.float32(1 << 31)  # float32, so that float32 counts are compared as they are
-_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
-_BIT_OF = np.zeros(64, np.int64)
-for _i in range(64):
-    _BIT_OF[(((1 << _i) * 0x03F79D71B4CB0A89) % (1 << 64)) >> 58] = _i
 
 
 @numba.njit(cache=True, nogil=True)
@@ -97,44 +92,22 @@ def _check(columns: Any, counts: Any, n_columns: int, strict: bool) -> tuple[int
 
 
 @numba.njit(cache=True, nogil=True)
-def _collect(
-    columns: Any, counts: Any, one: Any, place_G: Any, direct: bool, sum_P: Any, words: Any, places: Any, xs: Any
-) -> int:
+def _collect(columns: Any, counts: Any, one: Any, place_G: Any, direct: bool, room: Any, places: Any, xs: Any) -> int:
     """Places, ascending, and values of the known genes of a row that are not 0; their number."""
-    n = 0
+    n, n_places = 0, room[0].size - 1
     if direct:
         for i in range(counts.size):
             # Written always and kept by moving on: cheaper than a branch that is hard to foresee.
             place, x = place_G[np.uint64(columns[i])], counts[i] * one
             places[n] = place
             xs[n] = x
-            n += (place >= 0) & (x != 0)
+            n += (place < n_places) & (x != 0)
         ascending = True
         for i in range(1, n):
             ascending &= places[i] > places[i - 1]
         if ascending:
             return n
-    for i in range(counts.size):
-        place, x = place_G[np.uint64(columns[i])], counts[i] * one
-        if place >= 0 and x != 0:
-            word, bit = place >> 6, _ONE << np.uint64(place & 63)
-            if words[word] & bit:
-                sum_P[place] += x
-            else:
-                words[word] |= bit
-                sum_P[place] = x
-    n = 0
-    for word in range(words.size):
-        bits = words[word]
-        words[word] = 0
-        while bits:
-            lowest = bits & (~bits + _ONE)
-            place = word * 64 + _BIT_OF[(lowest * _DE_BRUIJN) >> np.uint64(58)]
-            places[n] = place
-            xs[n] = sum_P[place]
-            n += 1
-            bits ^= lowest
-    return n
+    return spread_row(columns, counts, one, place_G, room, places, xs)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -230,7 +203,7 @@ def encode_rows(
     one
         1 as a scalar of type T; ``data`` is of that type or a narrower one.
     place_G, token_P, direct
-        See `continuous_genes.Columns`.
+        See `continuous_genes.Columns`; ``place_G`` is P for a column that is dropped.
     totals_B, own_total
         Total of each cell, type T; with ``own_total`` (then empty) the sum of its known genes.
     kind, target, clip
@@ -268,8 +241,8 @@ def encode_rows(
     found, out = np.empty(width, np.int32), np.empty(some, np.int32)
     xs, out_xs = np.empty(width, totals_B.dtype), np.empty(some, totals_B.dtype)
     tokens, order, zeros = np.empty(some, np.int32), np.empty(some, np.int64), np.empty(some, np.int32)
-    sum_P, dense_P = np.empty(n_places, totals_B.dtype), np.empty(n_places, totals_B.dtype)
-    words, seen_P = np.zeros((n_places + 63) // 64, np.uint64), np.zeros(n_places, np.bool_)
+    dense_P, seen_P = np.empty(n_places, totals_B.dtype), np.zeros(n_places, np.bool_)
+    room = room_of(n_places, totals_B)
     cell, pair = np.empty(1, totals_B.dtype), np.empty(2, totals_B.dtype)
     narrow = np.empty(1, np.float32)
     narrow_bits = narrow.view(np.uint32)
@@ -285,7 +258,7 @@ def encode_rows(
         if code != OK and (code != FRACTION or whole_only):
             return code, row
         places, x_n = found, xs
-        n = _collect(columns, counts, one, place_G, direct, sum_P, words, places, x_n)
+        n = _collect(columns, counts, one, place_G, direct, room, places, x_n)
         genes_B[row] = n
         depth_B2[row, 0] = depth_B2[row, 1] = 0
         if n == 0 and strict:

@@ -27,7 +27,8 @@ class ContinuousOptions:
     assay_key: str | None = None
     """Column of obs that names the assay; gives ``assay_ids``."""
     order: Literal["column", "vocabulary", "value", "random"] = "column"
-    """Order of the genes: as in the file or the vocabulary, by value (descending), or at random."""
+    """Order of the genes: as in the vocabulary, by value (descending), or at random. ``column``: with `match_official`
+    as the columns of the file stand; without it the order of the columns decides nothing, and it is ``vocabulary``."""
     duplicate_genes: Literal["sum", "first", "error"] = "sum"
     """What to do with columns of the same gene."""
     unknown_genes: Literal["drop", "token"] = "drop"

@@ -11,7 +11,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from .rank_value_kernel import _sort_descending
+from .rank_value_kernel import sort_descending
+
+_FEW = 1024
+"""Whole values below this are sorted by counting them."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -47,13 +50,31 @@ def state_of(seed: Any, places: Any, token_P: Any, xs: Any, n: int, narrow: Any,
 @numba.njit(cache=True, nogil=True)
 def by_value(xs: Any, n: int, keys: Any, packed: Any, spare: Any, low: Any, high: Any, order: Any) -> int:
     """Positions by value, largest first (NaN before all), equal ones as they stand; how many are not negative."""
-    odd = False
+    odd, small = False, True
     for i in range(n):
         odd |= not (xs[i] >= 0)
+        small &= (xs[i] < _FEW) & (np.floor(xs[i]) == xs[i])
+    if small and not odd:
+        most = 0
+        low[:] = 0
+        for i in range(n):
+            x = int(xs[i])
+            low[x] += np.uint32(1)
+            most = max(most, x)
+        at = np.uint32(0)
+        for x in range(most, -1, -1):
+            count = low[x]
+            low[x] = at
+            at = np.uint32(at + count)
+        for i in range(n):
+            x = int(xs[i])
+            order[low[x]] = i
+            low[x] += np.uint32(1)
+        return n
     if not odd:
         for i in range(n):
             keys[i] = xs[i]
-        _sort_descending(keys[:n].view(np.int64), packed, spare, low, high, 32)
+        sort_descending(keys[:n].view(np.int64), packed, spare, low, high, 32)
         for i in range(n):
             order[i] = packed[i] & 0xFFFFFFFF
         return n

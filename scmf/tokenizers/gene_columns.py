@@ -1,8 +1,8 @@
 """Columns of a count matrix as tokens: which column is which token, and a CSR block in terms of tokens.
 
-Lives here: matching of gene names (`match_genes`, kept for later calls by `GenePanels`), `to_tokens` and the compiled
-`collect_row` behind it, the vocabulary behind `fit` (`expressed_genes`). Any strategy may use them. Lives elsewhere:
-names of one gene (rank_value_genes), checks of a block and their errors (rank_value_block), the strategies themselves.
+Lives here: matching of gene names (`match_genes`, kept for later calls by `GenePanels`), `to_tokens`, the vocabulary
+behind `fit` (`expressed_genes`). Any strategy may use them. Lives elsewhere: names of one gene (rank_value_genes), rows
+in the order of token ids (gene_places), checks of a block and their errors (rank_value_block), the strategies.
 
 Legend: B cells, G columns, N entries of all cells.
 """
@@ -16,15 +16,10 @@ import numba
 import numpy as np
 import scipy.sparse as sp
 
+from .gene_places import BAD_COUNT, OK, Places, collect_row, places_of, room_of
 from .rank_value_block import bad_count, check_counts
 from .rank_value_genes import gene_name, list_of, resolve
 from .rank_value_tables import problem
-
-OK, BAD_COUNT, NOT_SORTED, BAD_INDEX = 0, 1, 2, 3
-"""What `collect_row` returns: fit, or what is wrong with the row."""
-
-APART, SUMMED, ALL_KNOWN = 0, 1, 2
-"""Kinds of a gene list: some genes are not known; some columns are summed; neither."""
 
 _PANELS = 64
 """Gene panels whose match is kept."""
@@ -39,14 +34,14 @@ class GeneTokens(NamedTuple):
         int32: token id of each column, -1 for a gene that the vocabulary does not have.
     first_G
         int32: the first column with the same token (the column itself where it is alone), -1 where there is no token.
-    summed
-        Several columns share a token and their counts are to be summed, in the place of the first one that is
-        expressed. False also where columns share a token but stay apart (``match_official``).
+    places
+        The places of the columns: tokens in the order of their ids, or known columns as they stand (``match_official``,
+        which sums nothing).
     """
 
     token_G: np.ndarray
     first_G: np.ndarray
-    summed: bool
+    places: Places
 
 
 class TokenCounts(NamedTuple):
@@ -57,7 +52,7 @@ class TokenCounts(NamedTuple):
     indptr
         int64 (B+1,).
     ids
-        int32 (N,): token ids, in the order of the columns.
+        int32 (N,): token ids, ascending, or in the order of the columns where these stay apart (``match_official``).
     counts
         float32 or float64 (N,): counts above 0.
     """
@@ -93,13 +88,11 @@ def match_genes(
     """
     token_G, first_G = np.full(len(genes), -1, np.int32), np.full(len(genes), -1, np.int32)
     seen: dict[int, int] = {}
-    shared = False
     for column, gene in enumerate(genes):
         name = _known_name(gene, token_ids, aliases, match_official=match_official)
         if name is not None:
             token_G[column] = token_ids[name]
             first_G[column] = seen.setdefault(token_ids[name], column)
-            shared = shared or first_G[column] != column
     if not seen:
         raise problem(
             f"none of {len(genes):,} gene names is in the vocabulary (first: {', '.join(map(repr, genes[:3]))})",
@@ -109,7 +102,7 @@ def match_genes(
         )
     if match_official:
         first_G = np.where(token_G >= 0, np.arange(len(genes), dtype=np.int32), np.int32(-1))
-    return GeneTokens(token_G, first_G, shared and not match_official)
+    return GeneTokens(token_G, first_G, places_of(token_G, apart=match_official))
 
 
 def _known_name(gene: str, known: Mapping[str, int], aliases: Mapping[str, str], *, match_official: bool) -> str | None:
@@ -154,32 +147,30 @@ class GenePanels:
         return found
 
 
-def to_tokens(matrix: sp.csr_matrix, gene_tokens: GeneTokens) -> TokenCounts:
-    """A CSR block in terms of tokens: unknown genes and zeros dropped, duplicates summed, in column order.
+def to_tokens(matrix: sp.csr_matrix, places: Places) -> TokenCounts:
+    """A CSR block in terms of tokens: unknown genes and zeros dropped, duplicates summed, in the order of places.
 
     Parameters
     ----------
     matrix
         Counts (B, G) as `as_csr` returns them: rows may be out of order and hold zeros or a column twice.
-    gene_tokens
-        Meaning of the G columns.
+    places
+        Places of the G columns.
 
     Raises
     ------
     ValueError
         Negative, NaN or infinite counts; a column outside the matrix.
     """
-    for _ in range(2):
-        indptr, data = matrix.indptr.astype(np.int64), as_floats(matrix.data)
-        room = int(indptr[-1] - indptr[0])
-        ids, counts = np.empty(room, np.int32), np.empty(room, data.dtype)
-        offsets = np.empty(indptr.size, np.int64)
-        code, row = _collect_rows(
-            indptr, np.ascontiguousarray(matrix.indices), data, *gene_tokens, ids, counts, offsets
-        )
-        if code != NOT_SORTED:
-            break
-        matrix = in_order(matrix)
+    indptr, data = matrix.indptr.astype(np.int64), as_floats(matrix.data)
+    room = int(indptr[-1] - indptr[0])
+    ids, counts = np.empty(room, np.int32), np.empty(room, data.dtype)
+    offsets = np.empty(indptr.size, np.int64)
+    token_G = np.append(places.token_P, np.int32(-1))[places.place_G]
+    code, row = _collect_rows(
+        indptr, np.ascontiguousarray(matrix.indices), data, places.place_G, token_G, places.token_P, places.direct,
+        ids, counts, offsets,
+    )  # fmt: skip
     if code != OK:
         raise bad_row(matrix, code, row)
     return TokenCounts(offsets, ids[: offsets[-1]], counts[: offsets[-1]])
@@ -189,14 +180,6 @@ def as_floats(data: np.ndarray) -> np.ndarray:
     """Counts as float32 where that holds them, else float64; no copy if they are."""
     narrow = data.dtype.itemsize <= (4 if data.dtype.kind == "f" else 2)
     return np.ascontiguousarray(data, dtype=np.float32 if narrow else np.float64)
-
-
-def in_order(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """A copy whose rows hold each column once, in order; sums are taken in a type that `as_floats` keeps."""
-    matrix = sp.csr_matrix((as_floats(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape, copy=True)
-    check_counts(matrix)  # before summing: a negative count must not hide behind a positive one
-    matrix.sum_duplicates()
-    return matrix
 
 
 def bad_row(matrix: sp.csr_matrix, code: int, row: int) -> ValueError:
@@ -242,99 +225,26 @@ def expressed_genes(matrix: sp.csr_matrix, genes: Sequence[str], *, min_cells: i
 
 
 @numba.njit(cache=True, nogil=True)
-def row_plan(token_G: Any, summed: bool) -> tuple[int, Any]:
-    """Kind of a gene list, and scratch int64 that is all -1 before and after each row."""
-    unknown = 0
-    for token in token_G:
-        unknown |= token < 0
-    kind = SUMMED if summed else APART if unknown else ALL_KNOWN
-    return kind, np.full(token_G.size if summed else 0, -1, np.int64)
-
-
-@numba.njit(cache=True, nogil=True)
-def collect_row(
-    columns: Any, counts: Any, token_G: Any, first_G: Any, kind: int, place_G: Any, ids: Any, kept: Any
-) -> tuple[int, int]:
-    """Tokens and counts of one row, zeros and unknown genes dropped.
-
-    Parameters
-    ----------
-    columns, counts
-        The row of a CSR matrix; counts are float32 or float64.
-    token_G, first_G
-        See `GeneTokens`.
-    kind, place_G
-        What `row_plan` made of them.
-    ids, kept
-        Output with room for the whole row and one more; ``kept`` may stay unwritten if all entries are, for then it
-        is ``counts``.
-
-    Returns
-    -------
-    code, n
-        `OK`, or what is wrong; entries written.
-    """
-    n_columns, n_entries = token_G.size, columns.size
-    fine, above = True, True
-    for i in range(n_entries):
-        fine &= (counts[i] >= 0) & (counts[i] < np.inf)
-        above &= counts[i] > 0
-    if not fine:
-        return BAD_COUNT, 0
-    before, after = columns[:-1], columns[1:]
-    for i in range(after.size):
-        fine &= after[i] > before[i]
-    if not fine:
-        return NOT_SORTED, 0
-    if n_entries and (columns[0] < 0 or columns[n_entries - 1] >= n_columns):
-        return BAD_INDEX, 0
-    n = 0
-    if kind == ALL_KNOWN and above:
-        for i in range(n_entries):
-            ids[i] = token_G[np.uint64(columns[i])]
-        return OK, n_entries
-    if kind != SUMMED:
-        for i in range(n_entries):
-            token, x = token_G[np.uint64(columns[i])], counts[i]
-            # Written always and kept by moving on: cheaper than a branch that is hard to foresee.
-            ids[n] = token
-            kept[n] = x
-            n += (token >= 0) & (x > 0)
-        return OK, n
-    for i in range(n_entries):
-        column, x = np.uint64(columns[i]), counts[i]
-        if token_G[column] >= 0 and x > 0:
-            first = first_G[column]
-            if place_G[first] < 0:
-                place_G[first] = n
-                ids[n], kept[n] = token_G[column], x
-                n += 1
-            else:
-                kept[place_G[first]] += x
-    for i in range(n_entries):
-        if token_G[np.uint64(columns[i])] >= 0:
-            place_G[first_G[np.uint64(columns[i])]] = -1
-    return OK, n
-
-
-@numba.njit(cache=True, nogil=True)
 def _collect_rows(
-    indptr: Any, indices: Any, data: Any, token_G: Any, first_G: Any, summed: bool, ids: Any, counts: Any, offsets: Any
-) -> tuple[int, int]:
+    indptr: Any, indices: Any, data: Any, place_G: Any, token_G: Any, token_P: Any, direct: bool,
+    ids: Any, counts: Any, offsets: Any
+) -> tuple[int, int]:  # fmt: skip
     """`collect_row` for every row, into ragged buffers; code and row of the first fault."""
     widest = 0
     for row in range(indptr.size - 1):
         widest = max(widest, indptr[row + 1] - indptr[row])
     row_ids, row_counts = np.empty(widest + 1, np.int32), np.empty(widest + 1, data.dtype)
-    kind, place_G = row_plan(token_G, summed)
+    whole, room = np.all(token_G >= 0), room_of(token_P.size, data[:0])
     offsets[0] = cursor = 0
     for row in range(indptr.size - 1):
         span = slice(indptr[row], indptr[row + 1])
-        code, n = collect_row(indices[span], data[span], token_G, first_G, kind, place_G, row_ids, row_counts)
+        code, n, as_given = collect_row(
+            indices[span], data[span], place_G, token_G, token_P, direct, whole, room, row_ids, row_counts
+        )
         if code != OK:
             return code, row
         ids[cursor : cursor + n] = row_ids[:n]
-        counts[cursor : cursor + n] = data[span] if n == span.stop - span.start else row_counts[:n]
+        counts[cursor : cursor + n] = data[span] if as_given else row_counts[:n]
         cursor += n
         offsets[row + 1] = cursor
     return OK, -1

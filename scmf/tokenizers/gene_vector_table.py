@@ -222,10 +222,10 @@ def fit_vectors(
     if counts.shape[0] > MOST_CELLS:
         chosen = np.linspace(0, counts.shape[0] - 1, MOST_CELLS).astype(np.int64)
         counts, totals = counts[chosen], None if totals is None else np.asarray(totals)[chosen]
-    found = to_tokens(counts, match_genes([str(name) for name in list_of(columns)], place, {}, match_official=False))
+    meaning = match_genes([str(name) for name in list_of(columns)], place, {}, match_official=False)
+    found = to_tokens(counts, meaning.places)
     shape = (counts.shape[0], len(genes))
     x_BK = sp.csr_matrix((found.counts.astype(np.float64), found.ids, found.indptr), shape=shape)
-    x_BK.sort_indices()
     most = min(shape[0] - 1, shape[1])
     if not 1 <= dimensions <= most:
         raise problem(

@@ -33,13 +33,14 @@ class RankValueTokenizer(GeneTokenizer):
     """Order the genes of a cell by ``count / total * 10,000 / median``, descending, and give their token ids.
 
     The median of a gene is that of its non-zero values over a corpus, so the order says which genes are high
-    *for themselves*. **Ties** stand in column order, genes summed over several columns behind the others in order
-    of first appearance; the official code leaves ties to the CPU. The arithmetic is that of the official h5ad
-    path to the last bit (see rank_value_kernel).
+    *for themselves*. **Ties** go by token id, so that the order of the columns decides nothing. The arithmetic is
+    that of the official h5ad path to the last bit (see rank_value_kernel).
 
     ================================================  ==================================================
     official quirk, kept by ``match_official=True``   default
     ================================================  ==================================================
+    ties: in column order, summed genes behind        by token id
+    (the official sort leaves them to the CPU)
     an id in two columns: the token twice             raw counts summed, one token
     an id and its lower-case copy: the token twice    summed
     ``ENSG00000000003.15``: dropped                   version stripped (then summed with its likes)

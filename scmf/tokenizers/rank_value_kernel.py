@@ -11,9 +11,9 @@ Arithmetic. With T the type numpy gives to ``counts * (1 / n_counts)``::
 which is what scipy does with ``X / n[:, None] * 10_000 / median[None, :]``; the last bit decides the
 order of near ties, so nothing here may be re-associated (no fastmath, no fused multiply-add).
 
-Order. Descending value, equal values by column; NaN last. The bits of a non-negative float64 grow with
-its value, so a cell is sorted by ``(largest bits - bits) >> shift`` cut to 20 bits, in two stable counting
-passes of 10 bits, and then mended by insertion on all bits where the 20 are equal.
+Order. Descending value, equal values by token id (with ``match_official`` by column); NaN last. The bits of a
+non-negative float64 grow with its value, so a cell is sorted by ``(largest bits - bits) >> shift`` cut to 20 bits, in
+two stable counting passes of 10 bits, and then mended by insertion on all bits where the 20 are equal.
 
 One call is one thread and holds no state, so calls may run side by side (the GIL is released).
 
@@ -59,8 +59,13 @@ def _check_row(columns: Any, counts: Any, bits: Any, limit: Any, n_columns: int)
 
 @numba.njit(cache=True, nogil=True)
 def _total(counts: Any) -> float:
-    """Sum in float64 by four partial sums: fast, and the same on every machine."""
+    """Sum in float64, the same on every machine and for every order: whole counts add up exactly, others are sorted."""
     n, s0, s1, s2, s3 = counts.size, 0.0, 0.0, 0.0, 0.0
+    whole = True
+    for i in range(n):
+        whole &= np.floor(counts[i]) == counts[i]
+    if not whole:
+        counts = np.sort(counts)
     for i in range(n // 4):
         s0 += counts[4 * i]
         s1 += counts[4 * i + 1]
@@ -72,13 +77,16 @@ def _total(counts: Any) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
-def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any, width: int) -> None:
+def sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any, width: int) -> bool:
     """Leave in the low ``width`` bits of ``packed`` the positions of the keys, largest first, equal keys in order.
+
+    Returns whether there are equal keys (it may say so where there are none).
 
     Keys are not negative; positions fit ``width`` bits, and what stands above them is scratch. Half-size items
     (uint32, ``width`` 12) stay in the nearest cache and sort a tenth faster than int64 with 32.
     """
     n = keys.size
+    tied = False
     if n <= _SHORT:
         for i in range(n):
             key, j = keys[i], i
@@ -86,7 +94,8 @@ def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any, wi
                 packed[j] = packed[j - 1]
                 j -= 1
             packed[j] = i
-        return
+            tied |= j > 0 and keys[packed[j - 1]] == key
+        return tied
     position = (1 << width) - 1
     largest = smallest = keys[0]
     for i in range(n):
@@ -119,24 +128,54 @@ def _sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any, wi
         d = (item >> (width + _DIGIT)) & _LAST
         packed[high[d]] = item
         high[d] += np.uint32(1)
-    if shift > 0:
-        patience, previous = 32 * n, np.int64(-1)
-        for i in range(n):
-            item = packed[i]
-            digits = np.int64(item >> width)
-            if digits == previous:
-                key, j = keys[item & position], i
-                while j > 0 and np.int64(packed[j - 1] >> width) == digits and keys[packed[j - 1] & position] < key:
+    patience, previous = 32 * n, np.int64(-1)
+    for i in range(n):
+        item = packed[i]
+        digits = np.int64(item >> width)
+        if digits == previous:
+            key, j = keys[item & position], i
+            while j > 0 and np.int64(packed[j - 1] >> width) == digits and keys[packed[j - 1] & position] < key:
+                packed[j] = packed[j - 1]
+                j -= 1
+            packed[j] = item
+            tied |= keys[packed[j - 1] & position] == key  # in front of the first one stands no equal
+            patience -= i - j
+            if patience < 0:  # thousands of values hardly apart: no place for insertion
+                in_order = np.argsort(largest - keys, kind="mergesort")
+                for k in range(n):
+                    packed[k] = in_order[k]
+                return True
+        previous = digits
+    return tied
+
+
+@numba.njit(cache=True, nogil=True)
+def order_ties(keys: Any, tokens: Any, packed: Any, width: int) -> None:
+    """Bring the positions of equal keys in ``packed``, as `sort_descending` left it, in the order of their tokens."""
+    position = (1 << width) - 1
+    n, start = keys.size, 0
+    while start < n:
+        key, stop = keys[packed[start] & position], start + 1
+        while stop < n and keys[packed[stop] & position] == key:
+            stop += 1
+        if stop - start > _SHORT:
+            places = np.empty(stop - start, np.int64)
+            ids = np.empty(stop - start, np.int32)
+            for i in range(stop - start):
+                places[i] = packed[start + i] & position
+                ids[i] = tokens[places[i]]
+            by_id = np.argsort(ids)
+            for i in range(stop - start):
+                packed[start + i] = places[by_id[i]]
+        else:
+            for i in range(start + 1, stop):
+                item, j = packed[i], i
+                token = tokens[item & position]
+                while j > start and tokens[packed[j - 1] & position] > token:
                     packed[j] = packed[j - 1]
                     j -= 1
                 packed[j] = item
-                patience -= i - j
-                if patience < 0:  # thousands of values hardly apart: no place for insertion
-                    in_order = np.argsort(largest - keys, kind="mergesort")
-                    for k in range(n):
-                        packed[k] = in_order[k]
-                    return
-            previous = digits
+        start = stop
 
 
 @numba.njit(cache=True, nogil=True)
@@ -179,7 +218,7 @@ def rank_rows(
     slot_ids, slot_median
         The same for the genes summed over several columns (S,).
     keep_zeros
-        Rank stored zeros (last) instead of dropping them.
+        Rank stored zeros (last) instead of dropping them, and leave ties in the order of the columns.
     max_length, cls_id, eos_id
         Genes kept a cell; ids put around them, -1 for none.
     want
@@ -234,7 +273,7 @@ def rank_rows(
                 sums[-2 - token] += x
                 seen[-2 - token] = True
                 summed = True
-        if summed:  # genes of several columns stand behind the others, as in the official code
+        if summed:  # genes of several columns; among ties they stand behind the others in the official code
             for s in range(n_slots):
                 if seen[s] and sums[s] > 0:
                     t = (sums[s] / f if divide else sums[s] * f) * target
@@ -255,10 +294,12 @@ def rank_rows(
                     found[n], tokens[n], rates[n] = found[i] + 0.0, tokens[i], rates[i]  # + 0.0: no negative zero
                     n += 1
         small = n <= _SMALL
+        keys = found[:n].view(np.int64)
         if small:
-            _sort_descending(found[:n].view(np.int64), packed_32, spare_32, low, high, _SMALL_BITS)
-        else:
-            _sort_descending(found[:n].view(np.int64), packed, spare, low, high, 32)
+            if sort_descending(keys, packed_32, spare_32, low, high, _SMALL_BITS) and not keep_zeros:
+                order_ties(keys, tokens, packed_32, _SMALL_BITS)
+        elif sort_descending(keys, packed, spare, low, high, 32) and not keep_zeros:
+            order_ties(keys, tokens, packed, 32)
         if cls_id >= 0:
             ids[cursor] = cls_id
             if want > 0:

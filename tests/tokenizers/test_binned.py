@@ -106,7 +106,7 @@ def test_default_digits_lie_within_the_bounds_and_use_all_of_them_evenly():
 # --- layout ------------------------------------------------------------------------------------------------
 
 
-def test_a_cell_is_cls_then_its_genes_in_column_order_then_padding():
+def test_a_cell_is_cls_then_its_genes_by_id_then_padding():
     cells = np.array([[0, 5, 0, 1, 0, 9], [0, 0, 3, 0, 0, 0]])
     batch = make(special_tokens=True)(cells, GENES)
     assert batch["input_ids"].tolist() == [[CLS, 1, 3, 5], [CLS, 2, PAD, PAD]]
@@ -130,10 +130,10 @@ def test_with_zero_genes_every_known_gene_stands_in_every_cell():
     cells = np.array([[0, 5, 0, 1, 4], [0, 0, 3, 0, 0]])
     genes = ["LYZ", "CD3E", "unknown", "ACTB", "CD3E"]
     batch = make(include_zero_genes=True, n_bins=0)(cells, genes, empty="keep")
-    assert batch["input_ids"].tolist() == [[5, 1, 0]] * 2
-    assert batch["values"].tolist() == [[0, 9, 1], [0, 0, 0]]
+    assert batch["input_ids"].tolist() == [[0, 1, 5]] * 2
+    assert batch["values"].tolist() == [[1, 9, 0], [0, 0, 0]]
     binned = make(include_zero_genes=True)(cells, genes, empty="keep")
-    assert (binned["values"] > 0).tolist() == [[False, True, True], [False] * 3]
+    assert (binned["values"] > 0).tolist() == [[True, True, False], [False] * 3]
 
 
 def test_without_bins_values_are_as_they_are():
@@ -161,7 +161,7 @@ def test_a_long_cell_keeps_cls_and_a_sample_or_its_first_genes(zeros, match_offi
     assert np.array_equal(first(cells, genes)["input_ids"][:, 1:], np.tile(np.arange(30), (30, 1)))
 
 
-def test_by_default_a_sample_stands_in_column_order_and_its_digits_are_those_of_the_whole_cell():
+def test_by_default_a_sample_stands_by_id_and_its_digits_are_those_of_the_whole_cell():
     cells = np.random.default_rng(2).poisson(3, (20, 200)).astype(np.float32)
     (short, genes), (whole, _) = wide(200, max_length=50), wide(200)
     for row in range(20):

@@ -63,12 +63,14 @@ def test_tokens_of_a_cell_are_the_same_alone_in_any_batch_and_in_any_order(block
 
 @MORE
 @given(cells(), settings_of_tokens, st.randoms(use_true_random=False))
-def test_the_order_of_columns_changes_the_order_of_tokens_and_nothing_else(block, options, random):
+def test_the_order_of_columns_changes_nothing(block, options, random):
     order = list(range(N_GENES))
     random.shuffle(order)
-    tokenizer = make(**options)
+    tokenizer = make(**options, long_cells=random.choice(["sample", "first"]))
     moved = tokenizer.encode_cells(block[:, order], [GENES[i] for i in order])
-    assert by_cell(moved) == by_cell(tokenizer.encode_cells(block, GENES))
+    wanted = tokenizer.encode_cells(block, GENES)
+    assert np.array_equal(moved.offsets, wanted.offsets)
+    assert all(np.array_equal(moved.columns[key], wanted.columns[key]) for key in ("input_ids", "values"))
 
 
 @MORE

@@ -120,9 +120,8 @@ def test_depth_of_values_given_needs_totals():
 
 def test_orders():
     row, genes = csr([5, 1, 7, 5, 0, 2]), [C, A, F, B, D, E]
-    assert tokens(clipped(), row, genes) == [[C, A, F, B, E]]
-    assert tokens(clipped(order="vocabulary"), row, genes) == [[A, B, C, E, F]]
-    assert tokens(clipped(order="value"), row, genes) == [[F, C, B, E, A]]
+    assert tokens(clipped(), row, genes) == tokens(clipped(order="vocabulary"), row, genes) == [[A, B, C, E, F]]
+    assert tokens(clipped(order="value"), row, genes) == [[F, B, C, E, A]]
     assert sorted(tokens(clipped(order="random"), row, genes)[0]) == [A, B, C, E, F]
 
 
@@ -171,9 +170,8 @@ def test_zeros_may_stand_behind_and_unknown_genes_have_a_token():
 
 def test_columns_of_one_gene_are_summed_taken_once_or_refused():
     genes, row = [B, f"{A}.7", A.lower(), C], csr([1, 2, 3, 4])
-    assert cells(clipped().encode_cells(row, genes)) == [[(8, 1.0), (7, 5.0), (9, 4.0)]]
     assert cells(clipped(order="vocabulary").encode_cells(row, genes)) == [[(7, 5.0), (8, 1.0), (9, 4.0)]]
-    assert cells(clipped(duplicate_genes="first").encode_cells(row, genes)) == [[(8, 1.0), (7, 2.0), (9, 4.0)]]
+    assert cells(clipped(duplicate_genes="first").encode_cells(row, genes)) == [[(7, 2.0), (8, 1.0), (9, 4.0)]]
     with pytest.raises(ValueError, match="in two columns or more"):
         clipped(duplicate_genes="error").encode_cells(row, genes)
 

@@ -17,7 +17,7 @@ ALIASES = {"ENSG00000000001": "A", "old-B": "B"}
 
 
 def plain(dense: np.ndarray, tokens: np.ndarray, *, summed: bool) -> list[list[tuple[int, float]]]:
-    """(token, count) of each cell in column order; equal tokens summed where the first of them is."""
+    """(token, count) of each cell: equal tokens summed, ascending; or each column by itself, in column order."""
     cells = []
     for row in dense:
         found: list[tuple[int, float]] = []
@@ -30,7 +30,7 @@ def plain(dense: np.ndarray, tokens: np.ndarray, *, summed: bool) -> list[list[t
             else:
                 place[token] = len(found)
                 found.append((token, x))
-        cells.append(found)
+        cells.append(sorted(found) if summed else found)
     return cells
 
 
@@ -46,7 +46,8 @@ def test_a_name_is_found_as_it_is_by_alias_and_an_ensembl_id_also_without_versio
     found = match_genes(genes, TOKENS, ALIASES, match_official=False)
     assert found.token_G.tolist() == [4, 4, 3, 9, -1, 7, -1]
     assert found.first_G.tolist() == [0, 0, 2, 3, -1, 5, -1]
-    assert found.summed
+    assert found.places.place_G.tolist() == [1, 1, 0, 3, 4, 2, 4] and not found.places.direct
+    assert found.places.token_P.tolist() == [3, 4, 7, 9]
 
 
 def test_match_official_takes_names_as_they_are_and_sums_nothing():
@@ -54,7 +55,7 @@ def test_match_official_takes_names_as_they_are_and_sums_nothing():
     found = match_genes(genes, TOKENS, ALIASES, match_official=True)
     assert found.token_G.tolist() == [4, 4, -1, 3, -1]
     assert found.first_G.tolist() == [0, 1, -1, 3, -1]
-    assert not found.summed
+    assert found.places.token_P.tolist() == [4, 4, 3] and found.places.direct
 
 
 def test_no_known_gene_is_an_error_that_names_examples():
@@ -85,7 +86,7 @@ def test_tokens_equal_a_plain_loop(data, kind, form, match_official):
             matrix.indices[a:b], matrix.data[a:b] = matrix.indices[a:b][::-1].copy(), matrix.data[a:b][::-1].copy()
         matrix.has_sorted_indices = False
     meaning = match_genes(genes, TOKENS, ALIASES, match_official=match_official)
-    found = to_tokens(matrix, meaning)
+    found = to_tokens(matrix, meaning.places)
     assert as_cells(found) == plain(dense.astype(float), meaning.token_G, summed=not match_official)
     assert found.ids.dtype == np.int32
     assert found.indptr.dtype == np.int64
@@ -93,7 +94,7 @@ def test_tokens_equal_a_plain_loop(data, kind, form, match_official):
 
 def test_stored_zeros_are_dropped_and_a_column_given_twice_is_summed():
     matrix = sp.csr_matrix((np.array([0, 2, 3, 1.0]), np.array([0, 1, 1, 2]), np.array([0, 4])), shape=(1, 3))
-    assert as_cells(to_tokens(matrix, match_genes(["A", "B", "C"], TOKENS, {}, match_official=False))) == [
+    assert as_cells(to_tokens(matrix, match_genes(["A", "B", "C"], TOKENS, {}, match_official=False).places)) == [
         [(4, 5), (7, 1)]
     ]
     assert matrix.data.tolist() == [0, 2, 3, 1], "the matrix of the caller stays as it is"
@@ -104,14 +105,14 @@ def test_stored_zeros_are_dropped_and_a_column_given_twice_is_summed():
 def test_a_bad_count_is_an_error_wherever_it_stands(value, columns):
     matrix = sp.csr_matrix((np.array([value, 5]), np.array(columns), np.array([0, 0, 2])), shape=(2, 2))
     with pytest.raises(ValueError, match=r"a count of .*[\s\S]*row 1"):
-        to_tokens(matrix, match_genes(["A", "B"], TOKENS, {}, match_official=False))
+        to_tokens(matrix, match_genes(["A", "B"], TOKENS, {}, match_official=False).places)
 
 
 def test_a_column_outside_the_matrix_is_an_error():
     matrix = sp.csr_matrix(np.ones((1, 2)))
     matrix.indices = np.array([0, 9], np.int32)
     with pytest.raises(ValueError, match="a column outside the matrix"):
-        to_tokens(matrix, match_genes(["A", "B"], TOKENS, {}, match_official=False))
+        to_tokens(matrix, match_genes(["A", "B"], TOKENS, {}, match_official=False).places)
 
 
 def test_a_panel_is_matched_once_and_survives_copying():

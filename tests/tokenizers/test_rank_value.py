@@ -45,9 +45,10 @@ def test_genes_stand_by_count_over_median_largest_first():
     assert named(make(), csr([1, 8, 4, 1, 0, 6])) == [[B, D, F, A, C]]
 
 
-def test_ties_stand_in_column_order():
+def test_ties_go_by_token_id_and_with_match_official_by_column():
     assert named(make(), csr([3, 6, 12, 0, 3, 0])) == [[A, B, C, E]]
-    assert named(make(), csr([3, 12, 3]), [E, C, A]) == [[E, C, A]]
+    assert named(make(), csr([3, 12, 3]), [E, C, A]) == [[A, C, E]]
+    assert named(make(match_official=True), csr([3, 12, 3]), [E, C, A]) == [[E, C, A]]
 
 
 def test_batch_is_padded_right_with_its_mask_and_lengths():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from scmf.tokenizers.rank_value import RankValueTokenizer
-from scmf.tokenizers.rank_value_kernel import _sort_descending
+from scmf.tokenizers.rank_value_kernel import sort_descending
 
 N_GENES = 400
 GENES = np.array([f"ENSG{i:011d}" for i in range(N_GENES)])
@@ -75,7 +75,7 @@ def test_a_crop_keeps_the_front(drawn, longest):
 
 @settings(max_examples=40, deadline=None)
 @given(cells(), st.randoms(use_true_random=False))
-def test_order_of_cells_and_of_genes_changes_nothing_but_ties(drawn, random):
+def test_order_of_cells_and_of_genes_changes_nothing(drawn, random):
     block, medians = drawn
     rows, columns = list(range(len(block))), list(range(N_GENES))
     random.shuffle(rows)
@@ -85,8 +85,7 @@ def test_order_of_cells_and_of_genes_changes_nothing_but_ties(drawn, random):
     two = tokenizer.rank(sp.csr_matrix(block[rows][:, columns]), GENES[columns], values="scaled")
     for new, old in enumerate(rows):
         a, b = slice(one.offsets[old], one.offsets[old + 1]), slice(two.offsets[new], two.offsets[new + 1])
-        assert np.array_equal(one.values[a], two.values[b])
-        assert set(zip(one.ids[a], one.values[a], strict=True)) == set(zip(two.ids[b], two.values[b], strict=True))
+        assert np.array_equal(one.values[a], two.values[b]) and np.array_equal(one.ids[a], two.ids[b])
 
 
 @settings(max_examples=40, deadline=None)
@@ -108,11 +107,8 @@ def test_columns_of_one_gene_count_as_their_sum(drawn, doubled, random):
     np.add.at(summed.T, doubled, block.T[doubled])
     one = make(medians).rank(summed, GENES, values="scaled")
     two = make(medians).rank(sp.csr_matrix(wide), genes, values="scaled")
-    assert np.array_equal(one.offsets, two.offsets) and np.array_equal(one.values, two.values)
-    for a, b in zip(one.offsets[:-1], one.offsets[1:], strict=True):
-        assert set(zip(one.ids[a:b], one.values[a:b], strict=True)) == set(
-            zip(two.ids[a:b], two.values[a:b], strict=True)
-        )
+    assert np.array_equal(one.offsets, two.offsets)
+    assert np.array_equal(one.values, two.values) and np.array_equal(one.ids, two.ids)
 
 
 @settings(max_examples=40, deadline=None)
@@ -128,11 +124,11 @@ def sorted_positions(values):
     """What the compiled sort makes of values that are not negative."""
     low, high = np.empty(1024, np.uint32), np.empty(1024, np.uint32)
     packed, spare = np.empty(values.size, np.int64), np.empty(values.size, np.int64)
-    _sort_descending(values.view(np.int64), packed, spare, low, high, 32)
+    sort_descending(values.view(np.int64), packed, spare, low, high, 32)
     positions = packed & (2**32 - 1)
     if values.size <= 4096:  # the narrow items must give the same
         narrow, spare = np.empty(values.size, np.uint32), np.empty(values.size, np.uint32)
-        _sort_descending(values.view(np.int64), narrow, spare, low, high, 12)
+        sort_descending(values.view(np.int64), narrow, spare, low, high, 12)
         assert np.array_equal(narrow & 4095, positions)
     return positions
 

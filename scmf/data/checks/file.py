@@ -29,7 +29,7 @@ from scmf.data.genes.feature_types import genes_by_type
 from scmf.data.genes.measured import measured_genes as genes_measured
 from scmf.data.genes.species import species_of_table
 from scmf.data.genes.vocabulary import GeneTables, load_vocabulary
-from scmf.data.loading.load import read_file
+from scmf.data.loading.load import opened
 from scmf.data.splits.duplicates import row_hashes
 from scmf.data.splits.findings import CheckReport
 from scmf.data.splits.groups import COLUMNS
@@ -37,6 +37,7 @@ from scmf.data.splits.leaks import audit_leaks
 from scmf.data.splits.make import claimed_columns, claimed_conditions
 from scmf.data.splits.read import SPLITS, read_split
 from scmf.data.stores import counts as counts_
+from scmf.data.stores.adata_memory import in_memory
 from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.cell_ids import hash_ids
 from scmf.data.stores.missing import is_missing
@@ -48,7 +49,7 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def check_file(
-    path: Path | str,
+    path: Path | str | AnnData,
     *,
     vocabulary: GeneTables | Card | str | None = None,
     recipe_sections: RunConfig | None = None,
@@ -62,12 +63,12 @@ def check_file(
     split: Path | str | None = None,
     donor_key: str | None = None,
 ) -> CheckReport:
-    """Look at an .h5ad file as a recipe would.
+    """Look at an .h5ad file, or at an AnnData, as a recipe would.
 
     Parameters
     ----------
     path
-        The file.
+        The file; or an AnnData, which is not changed.
     vocabulary
         Genes to look for: tables, a vocabulary card or its name.
     recipe_sections
@@ -99,7 +100,6 @@ def check_file(
     DataError
         The file cannot be read at all, or the vocabulary cannot be had.
     """
-    path = Path(path)
     if recipe_sections is not None:
         data, tokenizer = recipe_sections.data, recipe_sections.tokenizer
         counts = data.counts if counts == "auto" else counts
@@ -113,8 +113,8 @@ def check_file(
     if vocabulary is not None and not isinstance(vocabulary, GeneTables):
         vocabulary = load_vocabulary(vocabulary)
 
-    adata = read_file(path)
-    report = CheckReport(str(path))
+    adata, path = opened(in_memory(path) if isinstance(path, AnnData) else Path(path))
+    report = CheckReport(path)
     report.facts["shape"] = [int(adata.n_obs), int(adata.n_vars)]
     chosen = _check_counts(report, adata, counts, path=path, rounding=rounding)
     matrix, var = counts_.matrix_of(adata, chosen) if chosen else (None, adata.var)
@@ -169,7 +169,7 @@ def _check_split(
         report.add("error", "split", error.found, do=error.fix or "")
 
 
-def _check_counts(report: CheckReport, adata: Any, where: str, *, path: Path, rounding: Rounding) -> str | None:
+def _check_counts(report: CheckReport, adata: Any, where: str, *, path: str, rounding: Rounding) -> str | None:
     """Verdict on every matrix; the name of the one that would be used, or None."""
     names = [*counts_.candidates(adata), *(f"layers/{name}" for name in adata.layers if name != "counts")]
     verdicts = {}
@@ -197,7 +197,7 @@ def _check_counts(report: CheckReport, adata: Any, where: str, *, path: Path, ro
     return chosen
 
 
-def _check_genes(report: CheckReport, var: pd.DataFrame, where: str, *, path: Path) -> np.ndarray | None:
+def _check_genes(report: CheckReport, var: pd.DataFrame, where: str, *, path: str) -> np.ndarray | None:
     """Kind of ids, suffixes, duplicates; the ids."""
     try:
         ids, where = genes_.pick_ids(var, where, path=path)
@@ -254,7 +254,7 @@ def _check_genes(report: CheckReport, var: pd.DataFrame, where: str, *, path: Pa
 
 
 def _check_measured(
-    report: CheckReport, var: pd.DataFrame, ids: np.ndarray | None, *, path: Path
+    report: CheckReport, var: pd.DataFrame, ids: np.ndarray | None, *, path: str
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Ids of the columns that are genes, and which these are; None for all."""
     if ids is None:

@@ -31,12 +31,15 @@ from scmf.data.loading.restrict import restrict
 from scmf.data.splits.read import read_split
 from scmf.data.stores import counts as counts_
 from scmf.data.stores.adata_files import read_adata
+from scmf.data.stores.adata_memory import IN_MEMORY
 from scmf.data.stores.canonical import Rounding
+from scmf.data.stores.memory import MemoryStore
+from scmf.data.stores.missing import known_text
 from scmf.data.stores.open import local_path, sources_of
 from scmf.data.stores.recover_depth import counts_and_depth
 
 
-def load_cells(config: DataConfig, *, log_expression: bool = False) -> LoadedCells:
+def load_cells(config: DataConfig, *, log_expression: bool = False, adata: AnnData | None = None) -> LoadedCells:
     """Load the cells that a configuration names.
 
     Parameters
@@ -47,6 +50,9 @@ def load_cells(config: DataConfig, *, log_expression: bool = False) -> LoadedCel
         Take the log-normalized expression of cards that hold it as it is; ``facts.expression`` is then ``log1p`` and
         ``facts.counts`` None. Without it the counts are recovered, and a card that does not say how is an error, since
         tokens and sizes need counts.
+    adata
+        The cells, as `scmf.data.stores.adata_memory.in_memory` returns them; ``files`` then only names them. They are
+        not changed.
 
     Returns
     -------
@@ -75,24 +81,24 @@ def load_cells(config: DataConfig, *, log_expression: bool = False) -> LoadedCel
             "cells that are always streamed", wanted="`dataset` or `files`", where="data", fix="name files"
         )
     card = resolved.card
-    joined, found_in = _read_all(resolved)
-    adata = joined.adata
+    joined, found_in = _read_all(resolved, adata)
+    found = joined.adata
     if card is not None and card.cells.active:
         tables = {name: read_file(path) for name, path in resolved.annotations.items()}
-        adata = assemble(adata, card.cells, tables, where=f"card {card.name!r}")
-    facts = _facts(resolved, adata, found_in, joined.species)
+        found = assemble(found, card.cells, tables, where=f"card {card.name!r}")
+    facts = _facts(resolved, found, found_in, joined.species, given=adata is not None)
     if card is not None and card.labels and facts.label_key == card.label_key:
-        _freeze_labels(adata, card)
-    cells = restrict(LoadedCells(adata, facts, None, joined.total_counts(adata), joined.names), resolved)
+        _freeze_labels(found, card)
+    cells = restrict(LoadedCells(found, facts, None, joined.total_counts(found), joined.names), resolved)
     if not config.split:
         return cells
     return replace(cells, split=np.asarray(read_split(card, config.split, cell_ids=cells.obs_names), dtype=str))
 
 
-def _read_all(resolved: ResolvedData) -> tuple[Joined, list[str]]:
+def _read_all(resolved: ResolvedData, given: AnnData | None) -> tuple[Joined, list[str]]:
     """The cells of all files, and where the matrix was in each."""
     tables, found_in, paths, species = [], [], [], []
-    for number, (raw, path) in enumerate(_stores(resolved)):
+    for number, (raw, path) in enumerate(_stores(resolved) if given is None else [(given, Path(resolved.files[0]))]):
         adata, where, kind = _read(
             raw,
             path,
@@ -112,7 +118,7 @@ def _read_all(resolved: ResolvedData) -> tuple[Joined, list[str]]:
     return together(tables, paths, species, to_gene_set=resolved.gene_set is not None), found_in
 
 
-def _facts(resolved: ResolvedData, adata: AnnData, found_in: Sequence[str], species: str) -> DataFacts:
+def _facts(resolved: ResolvedData, adata: AnnData, found_in: Sequence[str], species: str, *, given: bool) -> DataFacts:
     """What was loaded; `DataError` if a key is not in ``obs``."""
     config, card = resolved.config, resolved.card
     columns = list(adata.obs.columns)
@@ -123,6 +129,8 @@ def _facts(resolved: ResolvedData, adata: AnnData, found_in: Sequence[str], spec
         check_key(columns, card.perturbation.key, name="perturbation.key", asked=False)
     if card is not None:
         sums = [file.sha256 for file in card.files]
+    elif given:
+        sums = [_content(adata, resolved)]
     else:
         sums = [sum_ for uri in resolved.files for sum_ in _sums(uri, resolved.config.storage_options or None)]
     return DataFacts(
@@ -151,9 +159,21 @@ def _sums(uri: str, storage_options: Mapping[str, Any] | None) -> list[str]:
     return found
 
 
+def _content(adata: AnnData, resolved: ResolvedData) -> str:
+    """Checksum of cells that no file holds: of their counts, ids and genes, and of the columns that are read."""
+    store = MemoryStore(adata, counts="X", gene_ids="var_names", rounding="accept")
+    keys = [key for key in (resolved.label_key, resolved.batch_key) if key is not None]
+    return sha256_json([store.fingerprint, {key: known_text(adata.obs[key]).tolist() for key in keys}])
+
+
 def read_file(path: Path | str) -> AnnData:
     """Read an .h5ad file or a zarr group as it is; `DataError` when it is missing, truncated or something else."""
     return read_adata(local_path(str(path)))
+
+
+def opened(cells: Path | AnnData) -> tuple[AnnData, str]:
+    """A file read, or an AnnData as it is; and how messages call it."""
+    return (cells, IN_MEMORY) if isinstance(cells, AnnData) else (read_file(cells), str(cells))
 
 
 def _stores(resolved: ResolvedData) -> Iterator[tuple[AnnData, Path]]:

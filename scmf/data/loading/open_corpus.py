@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scmf.core.config.data import DataConfig, StreamConfig
 from scmf.core.errors import DataError
@@ -24,6 +25,7 @@ from scmf.data.loading.resolve import ResolvedData, resolve
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.splits.read import SPLITS, read_codes
 from scmf.data.stores.corpus import Corpus
+from scmf.data.stores.memory import MemoryStore
 from scmf.data.stores.missing import text_categories
 from scmf.data.stores.named_genes import named_genes
 from scmf.data.stores.open import open_stores
@@ -114,13 +116,15 @@ class OpenedCorpus:
         return None if keep.all() else EachOnceSampler(keep)
 
 
-def open_corpus(config: DataConfig) -> OpenedCorpus:
+def open_corpus(config: DataConfig, *, adata: AnnData | None = None) -> OpenedCorpus:
     """Open what a configuration names, without reading the counts.
 
     Parameters
     ----------
     config
         The section ``data``.
+    adata
+        The cells, as `scmf.data.stores.adata_memory.in_memory` returns them; ``files`` then only names them.
 
     Raises
     ------
@@ -130,7 +134,7 @@ def open_corpus(config: DataConfig) -> OpenedCorpus:
         A store cannot be used; see the stores.
     """
     resolved = resolve(config)
-    corpus = Corpus(_stores(resolved))
+    corpus = Corpus(_stores(resolved) if adata is None else [_given(adata, resolved)])
     log.info(f"{corpus.n_cells:,} cells in {len(corpus.stores)} store(s)")
     aligner = resolved.aligner
     if config.tokens is None:
@@ -161,6 +165,14 @@ def open_corpus(config: DataConfig) -> OpenedCorpus:
     )
     version = getattr(corpus.stores[0], "version", None) if config.census is not None else None
     return OpenedCorpus(corpus, split_codes, passed, aligner, facts, census_version=version)
+
+
+def _given(adata: AnnData, resolved: ResolvedData) -> MemoryStore:
+    """Cells in memory as a store."""
+    return MemoryStore(
+        adata, counts=resolved.counts, gene_ids=resolved.gene_ids, rounding=resolved.config.counts_rounding,
+        name=resolved.files[0],
+    )  # fmt: skip
 
 
 def _stores(resolved: ResolvedData) -> list[Store]:

@@ -7,6 +7,7 @@ this anndata stays as it was. Lives elsewhere: reading a file (adata_files).
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,11 @@ from anndata.io import read_elem, write_elem
 
 from scmf.core.errors import ConfigError, DataError
 from scmf.core.files import atomic_path, folder_beside
+
+log = logging.getLogger(__name__)
+
+RECORDS = "scmf"
+"""Key of ``uns`` below which everything that is added has a record of what made it."""
 
 _ROWS = 4096
 """Rows of a chunk of vectors in a zarr group."""
@@ -52,8 +58,10 @@ class Vectors:
     parts: Callable[[], Iterable[np.ndarray]]
 
 
-def add_vectors(source: Path | str, target: Path | str, key: str, vectors: Vectors) -> bool:
-    """Copy an AnnData file and add vectors to ``obsm`` of the copy; nothing else in it is read or written.
+def add_vectors(
+    source: Path | str, target: Path | str, key: str, vectors: Vectors, *, record: Mapping[str, Any] | None = None
+) -> bool:
+    """Copy an AnnData file and add vectors to ``obsm`` of the copy; nothing else in it is touched.
 
     Parameters
     ----------
@@ -66,6 +74,8 @@ def add_vectors(source: Path | str, target: Path | str, key: str, vectors: Vecto
         Key in ``obsm``; vectors that the file has under it are replaced.
     vectors
         One row a cell of the file.
+    record
+        What made them: ``uns["scmf"][key]``.
 
     Returns
     -------
@@ -74,21 +84,30 @@ def add_vectors(source: Path | str, target: Path | str, key: str, vectors: Vecto
     """
     source, target = Path(source), Path(target)
     if source == target and source.is_dir():
-        return _put_in_zarr(source, key, vectors)
-    return _changed_copy(source, target, lambda tree: _put(tree, key, vectors))
+        return _put_in_zarr(source, key, vectors, record)
+
+    def change(tree: Any) -> bool:
+        _put_record(tree, key, record)
+        return _put(tree, key, vectors)
+
+    return _changed_copy(source, target, change)
 
 
-def write_vectors(target: Path, cell_ids: np.ndarray, key: str, vectors: Vectors) -> None:
-    """Write an .h5ad file with cell ids and vectors alone."""
+def write_vectors(
+    target: Path, cell_ids: np.ndarray, key: str, vectors: Vectors, *, record: Mapping[str, Any] | None = None
+) -> None:
+    """Write an .h5ad file with cell ids and vectors alone, and the record of what made them."""
     with atomic_path(target) as temporary:
         AnnData(obs=pd.DataFrame(index=pd.Index(cell_ids).astype(str))).write_h5ad(temporary)
         with h5py.File(temporary, "r+") as tree:
+            _put_record(tree, key, record)
             _put(tree, key, vectors)
 
 
 def add_predictions(
-    source: Path | str, target: Path | str, key: str, *, columns: Mapping[str, Any], x_NC: np.ndarray, facts: Any
-) -> bool:
+    source: Path | str, target: Path | str, key: str, *, columns: Mapping[str, Any], x_NC: np.ndarray, facts: Any,
+    record: Mapping[str, Any] | None = None,
+) -> bool:  # fmt: skip
     """Copy an AnnData file and add columns to ``obs``, an array to ``obsm`` and facts to ``uns`` of the copy.
 
     Parameters
@@ -103,6 +122,8 @@ def add_predictions(
         The array, one row a cell.
     facts
         A mapping of texts and arrays.
+    record
+        What made them: ``uns["scmf"][key]``.
 
     Returns
     -------
@@ -117,6 +138,7 @@ def add_predictions(
         if key in tree["uns"]:
             del tree["uns"][key]
         write_elem(tree["uns"], key, facts)
+        _put_record(tree, key, record)
         return _put(tree, key, Vectors(x_NC.shape, lambda: [x_NC])) or replaced
 
     return _changed_copy(Path(source), Path(target), change)
@@ -144,7 +166,7 @@ def _changed_zarr(source: Path, target: Path, change: Callable[[Any], bool]) -> 
     return replaced
 
 
-def _put_in_zarr(folder: Path, key: str, vectors: Vectors) -> bool:
+def _put_in_zarr(folder: Path, key: str, vectors: Vectors, record: Mapping[str, Any] | None) -> bool:
     """Vectors into a zarr group itself: they are written beside it and take their place when they are whole."""
     group = zarr.open_group(folder, mode="r+", use_consolidated=False)
     held = group.get("obsm")
@@ -164,6 +186,7 @@ def _put_in_zarr(folder: Path, key: str, vectors: Vectors) -> bool:
             if old.exists():
                 old.rename(folder / path)
             raise
+    _put_record(group, key, record)
     _consolidate(folder)
     return replaced
 
@@ -180,6 +203,23 @@ def _is_consolidated(group: Path) -> bool:
         return True
     head = group / "zarr.json"
     return head.is_file() and json.loads(head.read_text(encoding="utf-8")).get("consolidated_metadata") is not None
+
+
+def _put_record(tree: Any, key: str, record: Mapping[str, Any] | None) -> None:
+    """``uns["scmf"][key]``; left out where something else has that name."""
+    if record is None:
+        return
+    if "uns" not in tree:
+        write_elem(tree, "uns", {})
+    if RECORDS not in tree["uns"]:
+        write_elem(tree["uns"], RECORDS, {})
+    records = tree["uns"][RECORDS]
+    if hasattr(records, "dtype"):
+        log.warning(f"uns[{RECORDS!r}] is something else: what made {key!r} is not recorded")
+        return
+    if key in records:
+        del records[key]
+    write_elem(records, key, dict(record))
 
 
 def _put(tree: Any, key: str, vectors: Vectors) -> bool:

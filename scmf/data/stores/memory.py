@@ -48,6 +48,8 @@ class MemoryStore(Store):
         name: str = "AnnData in memory",
     ) -> None:
         self.uri, self.rounding = name, rounding
+        if adata.n_obs == 0:
+            raise DataError("no cells", wanted="at least one cell", where=name, fix="use another file")
         self.counts = counts_.choose(adata, counts, path=name, rounding=rounding)
         matrix, self._var = counts_.matrix_of(adata, self.counts, path=name)
         self._matrix: sp.csr_matrix = counts_.canonical(matrix, rounding=rounding)

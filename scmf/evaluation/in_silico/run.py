@@ -23,7 +23,8 @@ from scmf.core.outputs import try_file
 from scmf.data.loading.facts import LoadedCells
 from scmf.data.loading.load import load_cells
 from scmf.data.stores.open import one_store
-from scmf.evaluation.as_in_run import as_in_run, batch_column, embedding_settings
+from scmf.evaluation.as_in_run import as_in_run, batch_column
+from scmf.evaluation.embedder import embedding_settings
 from scmf.evaluation.in_silico.edits import CountEditor, Editor, Frame, RankEditor
 from scmf.evaluation.in_silico.genes import Gene, every_gene, named_genes
 from scmf.evaluation.in_silico.plan import Plan, Targets, sample

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from anndata import AnnData
+
 from scmf.core.content import sha256_of
 from scmf.core.errors import ConfigError
 from scmf.core.files import sha256_json
 from scmf.data.stores.adata_files import is_zarr
+from scmf.data.stores.adata_memory import IN_MEMORY, digest_of, in_memory
 from scmf.data.stores.formats import foreign
 from scmf.evaluation.submissions.baselines import BASELINES, BaselinesSubmission
 from scmf.evaluation.submissions.edges import EdgesSubmission
@@ -22,7 +25,7 @@ from scmf.models.published.names import means_model
 
 
 def find_submission(
-    word: str,
+    word: str | AnnData,
     *,
     tasks: Iterable[Task],
     obsm: str | None = None,
@@ -37,7 +40,7 @@ def find_submission(
     ----------
     word
         ``baselines``; the folder of a run or checkpoint, or the name of a model; an .h5ad file; a .tsv or .csv file;
-        with ``obsm`` the name of a card that brings vectors along.
+        with ``obsm`` the name of a card that brings vectors along; or an AnnData with embeddings or predicted cells.
     tasks
         What it will be scored on; predicted cells and embeddings are told apart by them.
     obsm
@@ -54,8 +57,12 @@ def find_submission(
     Raises
     ------
     ConfigError
-        The word means nothing, or a file came without a name.
+        The word means nothing, or a file or AnnData came without a name.
     """
+    if isinstance(word, AnnData):
+        held = in_memory(word)
+        origin = _origin(IN_MEMORY, name, digest_of(held, obsm), obsm=obsm, by_order=by_order, corpora=corpora)
+        return _of_cells(held, origin, tasks, obsm=obsm, by_order=by_order)
     path = Path(word)
     if by_order and (obsm is None or not path.is_file() and not is_zarr(path)):
         raise ConfigError(
@@ -75,26 +82,40 @@ def find_submission(
             "file, or a card with --obsm",
             where="scmf evaluate", fix="check the path",
         )  # fmt: skip
+    digest = sha256_json([word, obsm]) if card else sha256_of(path)
+    origin = _origin(word, name, digest, obsm=obsm, by_order=by_order, corpora=corpora)
+    if card:
+        assert obsm is not None
+        return VectorsSubmission(origin, obsm)
+    if path.suffix in (".tsv", ".csv"):
+        return EdgesSubmission(origin, path)
+    return _of_cells(path, origin, tasks, obsm=obsm, by_order=by_order)
+
+
+def _origin(
+    word: str, name: str | None, digest: str, *, obsm: str | None, by_order: bool, corpora: tuple[str, ...]
+) -> Origin:
+    """Who is scored, of what a file, a card or an AnnData holds."""
     recipe, _, variant = (name or "").partition("/")
     if not recipe or not variant:
         raise ConfigError(
             f"--as {name}", wanted="recipe/variant, under which the results are filed", where="scmf evaluate",
             fix="for example --as my-model/v1",
         )  # fmt: skip
-    digest = sha256_json([word, obsm]) if card else sha256_of(path)
     words = (word, *(("--obsm", obsm) if obsm else ()), *(("--by-order",) if by_order else ()), "--as", str(name))
     words += tuple(part for corpus in corpora for part in ("--trained-on", corpus))
-    origin = Origin(recipe, variant, "published", digest, words, corpora=corpora)
-    if card:
-        assert obsm is not None
-        return VectorsSubmission(origin, obsm)
-    if path.suffix in (".tsv", ".csv"):
-        return EdgesSubmission(origin, path)
+    return Origin(recipe, variant, "published", digest, words, corpora=corpora)
+
+
+def _of_cells(
+    cells: Path | AnnData, origin: Origin, tasks: Iterable[Task], *, obsm: str | None, by_order: bool
+) -> Submission:
+    """Embeddings or predicted cells, in a file or in memory."""
     if obsm is not None:
-        return VectorsSubmission(origin, obsm, path, by_order)
+        return VectorsSubmission(origin, obsm, cells, by_order)
     if {task.benchmark for task in tasks} != {"perturbation"}:
         raise ConfigError(
-            f"{word} without --obsm", wanted="the key of the embedding, or tasks of the perturbation benchmark alone",
-            where="scmf evaluate", fix="add --obsm X_…",
+            f"{origin.words[0]} without --obsm", wanted="the key of the embedding, or tasks of the perturbation "
+            "benchmark alone", where="scmf evaluate", fix="add --obsm X_…",
         )  # fmt: skip
-    return PredictionsSubmission(origin, path)
+    return PredictionsSubmission(origin, cells)

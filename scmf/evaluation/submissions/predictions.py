@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scmf.data.loading.load import read_file
+from anndata import AnnData
+
+from scmf.data.loading.load import opened
 from scmf.evaluation.perturbation.truth import read_prediction
 from scmf.evaluation.submissions.protocol import EmptySubmission
 from scmf.evaluation.tasks import Task
@@ -15,10 +17,11 @@ from scmf.evaluation.tasks import Task
 
 @dataclass(frozen=True)
 class PredictionsSubmission(EmptySubmission):
-    """Predicted cells in an .h5ad file, log-normalized as the truth is."""
+    """Predicted cells in an .h5ad file or an AnnData, log-normalized as the truth is."""
 
-    file: Path
+    file: Path | AnnData
 
     def predictions(self, task: Task, truth: Any) -> Mapping[str, Any]:
-        """The cells of the file by covariate and condition."""
-        return {"predicted": read_prediction(read_file(self.file), truth, where=self.file)}
+        """The cells by covariate and condition."""
+        adata, where = opened(self.file)
+        return {"predicted": read_prediction(adata, truth, where=where)}

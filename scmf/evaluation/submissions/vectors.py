@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scmf.core.errors import DataError
-from scmf.data.loading.load import read_file
+from scmf.data.loading.load import opened
 from scmf.evaluation.cells import TaskCells
 from scmf.evaluation.submissions.protocol import EmptySubmission
 from scmf.evaluation.tasks import Task
@@ -25,13 +26,13 @@ class VectorsSubmission(EmptySubmission):
     obsm
         The key.
     file
-        An .h5ad file that holds them; None: the files of the task's card do.
+        An .h5ad file or an AnnData that holds them; None: the files of the task's card do.
     by_order
         They are those of the task's cells in their order, whatever ids the file has.
     """
 
     obsm: str
-    file: Path | None = None
+    file: Path | AnnData | None = None
     by_order: bool = False
 
     def vectors(self, task: Task, cells: TaskCells) -> Mapping[str, np.ndarray]:
@@ -39,7 +40,7 @@ class VectorsSubmission(EmptySubmission):
         if self.file is None:
             held, where = cells.adata, f"card {task.dataset!r}"
         else:
-            held, where = read_file(self.file), str(self.file)
+            held, where = opened(self.file)
         if self.obsm not in held.obsm:
             raise DataError(
                 f"no {self.obsm!r} in obsm", wanted=f"one of {', '.join(held.obsm) or '(there is none)'}", where=where,
