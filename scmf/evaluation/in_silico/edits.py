@@ -226,7 +226,7 @@ class CountEditor:
             (counts.data, counts.indices, counts.indptr), shape=(len(counts.indptr) - 1, len(names))
         )
         self.genes, self.meaning = tuple(names), meaning
-        self.known = to_tokens(self.counts, meaning)
+        self.known = to_tokens(self.counts, meaning.places)
 
     def plan(self) -> Plan:
         """All edits; cells without the gene are left out unless it becomes the largest count."""
