@@ -49,9 +49,9 @@ GRADIENT_TOLERANCE = 1e-4
 
 OUT_OF_SCOPE = {
     "summary.json": "describes the run, holds no output",
-    "*.in_silico_perturbation.json": "no verb perturbs cells in silico yet",
+    "*.in_silico_perturbation.json": "compared by parity_perturbation",
 }
-"""File name patterns that are not compared, and why."""
+"""File name patterns that are not compared here, and why."""
 
 _PART_OF_A_MODEL = ("config.json", "generation_config.json", "model*.safetensors*", "pytorch_model*.bin*")
 _INPUTS_OF_OTHERS = ("token_dictionary.pkl", "*.state_dict.safetensors", "mtl.json")

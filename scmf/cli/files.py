@@ -17,7 +17,9 @@ from scmf.cli.options import (
     Device,
     GeneIds,
     Json,
+    Layer,
     LowCoverage,
+    Pooling,
     Quiet,
     Rounding,
     Variant,
@@ -57,12 +59,8 @@ def embed(
     gene_ids: GeneIds = "auto",
     counts_rounding: Rounding = "error",
     batch_key: BatchKey = None,
-    layer: Annotated[
-        int | None, typer.Option("--layer", help="0 last layer, -1 the one before; as in the run if not given.")
-    ] = None,
-    pooling: Annotated[
-        str | None, typer.Option("--pooling", help="cell, cls, max or all; as in the run if not given.")
-    ] = None,
+    layer: Layer = None,
+    pooling: Pooling = None,
     batch_size: BatchSize = None,
     device: Device = None,
     precision: Annotated[str, typer.Option("--precision", help="32-true, or bf16-mixed, faster on a GPU.")] = "32-true",

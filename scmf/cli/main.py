@@ -1,8 +1,8 @@
 """The command line: the application, its entry point and its exit codes.
 
 Lives here: which verbs exist and how errors end a process. Lives elsewhere: the verbs (reproduce, train, finetune,
-evaluate, files, data, models, publish), shared options (options), printing (output). Each verb parses, calls one
-function and prints. stdout carries the answer (a table, or one JSON value with --json); progress and errors go to
+evaluate, files, perturb, data, models, publish), shared options (options), printing (output). Each verb parses, calls
+one function and prints. stdout carries the answer (a table, or one JSON value with --json); progress and errors go to
 stderr. Nothing heavy is imported at the top, so that ``scmf --help`` answers at once.
 
 Exit codes: 0 done and fine; 1 a negative answer (a verdict is off, a check found an error); 2 and above
@@ -25,6 +25,7 @@ from scmf.cli.finetune import finetune, predict
 from scmf.cli.models import models_app
 from scmf.cli.options import RENAMED_HELP, refuse_renamed
 from scmf.cli.output import Commands, complain, print_json, show_traceback
+from scmf.cli.perturb import perturb
 from scmf.cli.plan import plan
 from scmf.cli.publish import publish
 from scmf.cli.reproduce import reproduce
@@ -43,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (
-    reproduce, compare, plan, train, finetune, sweep, evaluate, tasks, embed, predict, check, publish, schema,
+    reproduce, compare, plan, train, finetune, sweep, evaluate, tasks, embed, predict, perturb, check, publish, schema,
 ):  # fmt: skip
     app.command()(verb)
 app.add_typer(data_app, name="data")

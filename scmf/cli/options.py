@@ -42,6 +42,10 @@ BatchSize = Annotated[
 Device = Annotated[
     str | None, typer.Option("--device", help="Where the network embeds: cpu, cuda, cuda:1, mps.", show_default="cpu")
 ]
+Layer = Annotated[
+    int | None, typer.Option("--layer", help="0 last layer, -1 the one before; as in the run if not given.")
+]
+Pooling = Annotated[str | None, typer.Option("--pooling", help="cell, cls, max or all; as in the run if not given.")]
 Config = Annotated[str, typer.Option("--config", help="Recipe by name, or a YAML or TOML file.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="0, or 1-5, or 1,3.")]
 

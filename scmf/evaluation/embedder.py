@@ -59,7 +59,7 @@ class Embedder:
         log.info("loading the model")
         network, tokenizer = load_run_model(found.folder)
         network = on_device(network, device)
-        settings = _settings(found.folder, network, layer=layer, pooling=pooling, batch_size=batch_size)
+        settings = embedding_settings(found.folder, network, layer=layer, pooling=pooling, batch_size=batch_size)
         return cls(found, network, tokenizer, settings, precision)
 
     @contextmanager
@@ -110,7 +110,7 @@ def usual_name(found: FoundModel) -> str:
     return (found.folder.resolve().name if run is None else Path(str(run.fact("recipe"))).name) or "model"
 
 
-def _settings(
+def embedding_settings(
     model: Path, network: Any, *, layer: int | None, pooling: str | None, batch_size: int | None
 ) -> EvalConfig:
     """The layer and pooling that are asked for, else those of the run, else those the family was published with."""

@@ -17,7 +17,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scmf.core.config.run import DataConfig, EvalConfig, validate
-from scmf.core.errors import DataError, ModelError
+from scmf.core.errors import ModelError
 from scmf.core.outputs import try_file
 from scmf.core.python_words import for_python
 from scmf.data.loading.load import load_cells
@@ -25,8 +25,7 @@ from scmf.data.stores.adata_added import add_predictions, check_obsm_key
 from scmf.data.stores.adata_files import stored_bytes
 from scmf.data.stores.adata_memory import IN_MEMORY, check_target, in_memory, put, target_of
 from scmf.data.stores.canonical import Rounding
-from scmf.data.stores.files.remote import is_remote
-from scmf.data.stores.open import sources_of
+from scmf.data.stores.open import one_store
 from scmf.evaluation.as_in_run import as_in_run, batch_column
 from scmf.evaluation.made_by import made_by
 from scmf.evaluation.submissions.model import tokens_for
@@ -79,7 +78,7 @@ def predict_to_file(
     ModelError
         The model is no classifier.
     """
-    stored = _one_store(str(file))
+    stored = one_store(str(file), verb="predict")
     asked = _Asked.of(model, key)
     ending = ".zarr" if stored.is_dir() else ".h5ad"
     output = Path(output) if output is not None else stored.with_name(f"{stored.stem}.predicted{ending}")
@@ -242,21 +241,3 @@ def probabilities(logits_NC: np.ndarray) -> np.ndarray:
     shifted_NC -= shifted_NC.max(axis=1, keepdims=True)
     p_NC = np.exp(shifted_NC)
     return np.asarray(p_NC / p_NC.sum(axis=1, keepdims=True), np.float32)
-
-
-def _one_store(file: str) -> Path:
-    """The one .h5ad file or zarr group that a word on the command line means, on this machine."""
-    if is_remote(file):
-        raise DataError(
-            f"the address {file.partition('?')[0]}", wanted="an .h5ad file or zarr group of this machine",
-            where="scmf predict", fix="copy it here first; the output is a copy of it with what is added",
-        )  # fmt: skip
-    sources = sources_of(file, None)
-    for source in sources:
-        source.close()
-    if len(sources) > 1:
-        raise DataError(
-            f"{len(sources)} stores, the first {sources[0].root}", wanted="one .h5ad file or zarr group", where=file,
-            fix="call `scmf predict` once for each of them",
-        )  # fmt: skip
-    return Path(sources[0].root)

@@ -58,12 +58,7 @@ def embed_tokens(
     halved = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
     with nullcontext(bar) if bar is not None else progress.bar("embedding", len(cells), unit="cells") as shown, halved:
         for rows in in_order(cells, batch_size=settings.batch_size):
-            batch = {name: tensor.to(device) for name, tensor in padded_tensors(cells, rows).items()}
-            batch.pop("labels", None)
-            try:
-                x_BD = model.embed(**batch, layer=settings.embedding_layer, pooling=settings.pooling)
-            except ValueError as error:
-                raise from_value_error(ModelError, error) from error
+            x_BD = embed_rows(model, cells, rows, layer=settings.embedding_layer, pooling=settings.pooling)
             if out_ND is None:
                 out_ND = np.zeros((len(cells), x_BD.shape[1]), dtype=np.float32)
             out_ND[rows] = x_BD.float().cpu().numpy()
@@ -78,6 +73,24 @@ def embed_tokens(
             fix="check the weights of the model",
         )
     return out_ND
+
+
+def embed_rows(model: Any, cells: Ragged, rows: np.ndarray, *, layer: int, pooling: str) -> torch.Tensor:
+    """What ``model.embed`` makes of the cells ``rows`` in one forward pass: (B, D), with ``"gene"`` (B, L, D).
+
+    Raises
+    ------
+    ModelError
+        If the layer or the pooling does not exist, or a cell has no gene.
+    """
+    device = next(model.parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in padded_tensors(cells, rows).items()}
+    batch.pop("labels", None)
+    try:
+        vectors: torch.Tensor = model.embed(**batch, layer=layer, pooling=pooling)
+    except ValueError as error:
+        raise from_value_error(ModelError, error) from error
+    return vectors
 
 
 def embeds_by_batch(model: Any) -> bool:

@@ -18,7 +18,7 @@ from scmf.data.preprocess.coverage import gene_sums
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.stores.corpus import Corpus
 from scmf.data.stores.named_genes import named_genes
-from scmf.tokenizers.gene_columns import match_genes
+from scmf.tokenizers.gene_columns import GeneTokens, match_genes
 from scmf.tokenizers.species import refuse_species, through_orthologs
 
 
@@ -30,16 +30,29 @@ def known_columns(tokenizer: Any, genes: Sequence[str], *, where: object) -> tup
     DataError
         No gene has one.
     """
+    token_G = gene_tokens(tokenizer, genes, where=where).token_G
+    known = token_G >= 0
+    special = set(tokenizer.all_special_ids)
+    size = sum(number not in special for number in tokenizer.get_vocab().values())
+    return known, len(np.unique(token_G[known])), size
+
+
+def gene_tokens(tokenizer: Any, genes: Sequence[str], *, where: object) -> GeneTokens:
+    """The token of each gene, by its name or another name that the tokenizer knows.
+
+    Raises
+    ------
+    DataError
+        No gene has one.
+    """
     special = set(tokenizer.all_special_ids)
     token_ids = {token: number for token, number in tokenizer.get_vocab().items() if number not in special}
     names = [str(gene) for gene in genes]
     try:
         aliases = getattr(tokenizer, "_aliases", {})
-        found = match_genes(names, token_ids, aliases, match_official=tokenizer.match_official)
+        return match_genes(names, token_ids, aliases, match_official=tokenizer.match_official)
     except ValueError as error:
         raise from_value_error(DataError, error, where=where) from error
-    known = found.token_G >= 0
-    return known, len(np.unique(found.token_G[known])), len(token_ids)
 
 
 def known_share(tokenizer: Any, cells: LoadedCells) -> KnownShare:

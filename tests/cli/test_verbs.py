@@ -18,7 +18,7 @@ COMMANDS = typer.main.get_command(cli.app).commands
 def test_the_verbs_are_these():
     assert set(COMMANDS) == {
         "reproduce", "compare", "train", "sweep", "evaluate", "tasks", "embed", "check", "publish", "schema", "data",
-        "models", "finetune", "predict", "plan",
+        "models", "finetune", "predict", "perturb", "plan",
     }  # fmt: skip
     assert "--tokenizers" not in {option for parameter in COMMANDS["compare"].params for option in parameter.opts}
 

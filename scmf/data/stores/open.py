@@ -174,3 +174,34 @@ def is_h5ad(uri: str) -> bool:
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key with numbers by value: ``dataset_2`` before ``dataset_10``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def one_store(uri: str, *, verb: str) -> Path:
+    """The one .h5ad file or zarr group of this machine that an address means.
+
+    Parameters
+    ----------
+    uri
+        As `open_stores` takes one.
+    verb
+        The command that takes no more than one, for errors.
+
+    Raises
+    ------
+    DataError
+        An address far away; several stores, or none.
+    """
+    if is_remote(uri):
+        raise DataError(
+            f"the address {uri.partition('?')[0]}", wanted="an .h5ad file or zarr group of this machine",
+            where=f"scmf {verb}", fix="copy it here first",
+        )  # fmt: skip
+    sources = sources_of(uri, None)
+    for source in sources:
+        source.close()
+    if len(sources) > 1:
+        raise DataError(
+            f"{len(sources)} stores, the first {sources[0].root}", wanted="one .h5ad file or zarr group", where=uri,
+            fix=f"call `scmf {verb}` once for each of them",
+        )  # fmt: skip
+    return Path(sources[0].root)

@@ -45,8 +45,10 @@ KNOWN_GENES = 5
 """Perturbed training genes that a model must have vectors for: those of two genes are all alike but for a sign."""
 
 
-def tokens_for(model: Any, tokenizer: Any, cells: LoadedCells) -> Ragged:
+def tokens_for(model: Any, tokenizer: Any, cells: LoadedCells, *, draw: int = 0) -> Ragged:
     """Tokens of cells for a model, with their batch only where the embedding depends on it.
+
+    ``draw`` is the number of the draw of a tokenizer that draws at random.
 
     Raises
     ------
@@ -54,13 +56,13 @@ def tokens_for(model: Any, tokenizer: Any, cells: LoadedCells) -> Ragged:
         The model needs the batch, and a cell has none or one that the model does not know.
     """
     if not embeds_by_batch(model):
-        return tokenize(tokenizer, cells.without_batches())
+        return tokenize(tokenizer, cells.without_batches(), draw=draw)
     if cells.facts.batch_key is None:
         raise DataError(
             "cells without batches", wanted="the batch of each cell, which this model reads",
             where=cells.facts.dataset, fix="name the column: data.batch_key, or --batch-key of `scmf embed`",
         )  # fmt: skip
-    tokens = tokenize(tokenizer, cells, batch_names=getattr(model.config, "batch_names", None))
+    tokens = tokenize(tokenizer, cells, draw=draw, batch_names=getattr(model.config, "batch_names", None))
     refuse_missing_batches(tokens.cell_tensors[BATCH_IDS], key=cells.facts.batch_key, where=cells.facts.dataset)
     return tokens
 
