@@ -60,12 +60,13 @@ def _check_row(columns: Any, counts: Any, bits: Any, limit: Any, n_columns: int)
 @numba.njit(cache=True, nogil=True)
 def _total(counts: Any) -> float:
     """Sum in float64, the same on every machine and for every order: whole counts add up exactly, others are sorted."""
-    n, s0, s1, s2, s3 = counts.size, 0.0, 0.0, 0.0, 0.0
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
     whole = True
-    for i in range(n):
+    for i in range(counts.size):
         whole &= np.floor(counts[i]) == counts[i]
     if not whole:
-        counts = np.sort(counts)
+        counts = np.sort(counts[counts > 0])
+    n = counts.size
     for i in range(n // 4):
         s0 += counts[4 * i]
         s1 += counts[4 * i + 1]
@@ -138,7 +139,7 @@ def sort_descending(keys: Any, packed: Any, spare: Any, low: Any, high: Any, wid
                 packed[j] = packed[j - 1]
                 j -= 1
             packed[j] = item
-            tied |= keys[packed[j - 1] & position] == key  # in front of the first one stands no equal
+            tied |= j > 0 and keys[packed[j - 1] & position] == key
             patience -= i - j
             if patience < 0:  # thousands of values hardly apart: no place for insertion
                 in_order = np.argsort(largest - keys, kind="mergesort")

@@ -46,15 +46,15 @@ def made(tmp_path_factory):
     some_cells().write_h5ad(root / "cells.h5ad")
     held = {}
 
-    def checkpoint(family="transformer_encoder", *, specials=False, options=None):
-        name = f"{family}-{specials}-{options}".replace("/", "-")
+    def checkpoint(family="transformer_encoder", *, specials=False, options=None, longest=64, official=False):
+        name = f"{family}-{specials}-{options}-{longest}-{official}".replace("/", "-")
         if name not in held:
             strategy, usual, objective, network = FAMILIES[family]
             config = validate(RunConfig, {
                 "data": {"files": [str(root / "training.h5ad")]},
                 "tokenizer": {
-                    "strategy": strategy, "vocabulary": "fit", "min_cells": 2, "max_length": 64,
-                    "special_tokens": specials, "options": usual if options is None else options,
+                    "strategy": strategy, "vocabulary": "fit", "min_cells": 2, "max_length": longest,
+                    "special_tokens": specials, "options": usual if options is None else options, "match_official": official,
                 },
                 "model": {
                     "architecture": family, "hidden_dim": 8, "num_layers": 2, "num_heads": 2, "ffn_dim": 8,
@@ -253,6 +253,44 @@ def test_other_cells_are_a_null(made, perturb, tmp_path):
     assert row["n_cells"] == 6 and row["n_null"] == 5 and 0 <= row["fdr"] <= 1
     mine = table[(table["cells"] == "test") & (table["perturbation"] == GENES[0])]["cosine"]
     assert np.isclose(row["cosine_mean"], mine.mean())
+
+
+def test_a_null_without_the_gene_is_told_and_a_bad_one_costs_no_work(made, perturb, tmp_path, monkeypatch):
+    model = made(specials=True)
+    some_cells(9, seed=3)[:, 1:].copy().write_h5ad(tmp_path / "null.h5ad")
+    answer, table, _ = perturb(model, made.cells, "--genes", "SYM1", "--null", tmp_path / "null.h5ad")
+    row = answer["statistics"][0]
+    assert row["n_null"] == 0 and row["p_value"] == 1 and row["null_mean"] is None
+    assert set(table["cells"]) == {"test"} and answer["null"]["cells_without_gene"] == {GENES[0]: 9}
+    (tmp_path / "bad.h5ad").write_bytes(b"no file of this kind")
+    monkeypatch.setattr("scmf.evaluation.in_silico.run.measure", None)  # which would be a fault of its own
+    code, said = perturb(model, made.cells, "--genes", "SYM1", "--null", tmp_path / "bad.h5ad", fails=True)
+    assert code == 3 and "bad.h5ad" in said
+
+
+@pytest.mark.parametrize("kind", ["delete", "overexpress"])
+def test_genes_that_a_long_cell_leaves_out_are_no_edits(kind, made, perturb):
+    model = made("generative_transformer", specials=True, options={"n_bins": 0, "long_cells": "first"}, longest=11)
+    answer, table, said = perturb(model, made.cells, "--genes", "SYM1,SYM5,SYM30", "--perturbation", kind)
+    assert set(table["perturbation"]) == {GENES[0], GENES[4]} and table["cosine"].max() < 1
+    expressed = int((ad.read_h5ad(made.cells).X[:, 29] > 0).sum()) if kind == "delete" else 12
+    assert answer["cells_whose_gene_is_not_read"][GENES[29]] == expressed and "does not read the gene" in said
+    code, said = perturb(model, made.cells, "--genes", "SYM30", "--perturbation", kind, fails=True)
+    assert code == 3 and "long cells are sampled or cut" in said
+
+
+def test_names_in_the_table_are_no_formulas(made, perturb, tmp_path):
+    adata = ad.read_h5ad(made.cells)
+    adata.obs_names = [f"=cell{i}" for i in range(12)]
+    adata.write_h5ad(tmp_path / "formulas.h5ad")
+    _, table, _ = perturb(made(specials=True), tmp_path / "formulas.h5ad", "--genes", "SYM1")
+    assert table["cell"].tolist() == [f"'=cell{i}" for i in range(0, 12, 2)]
+
+
+def test_draws_that_depend_on_other_cells_are_refused(made, perturb):
+    model = made("generative_transformer", specials=True, official=True)
+    code, said = perturb(model, made.cells, "--genes", "SYM1", fails=True)
+    assert code == 2 and "match_official" in said
 
 
 def test_fewer_cells_are_drawn_by_the_seed(made, perturb):

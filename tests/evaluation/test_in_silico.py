@@ -163,6 +163,13 @@ def test_what_no_longer_fits_is_dropped_at_the_end(length, genes, ours, official
     assert len(old) == official and old[-1] == EOS and len(new) == min(16, length + sum(g >= 40 for g in genes))
 
 
+def test_a_gene_of_the_dropped_tail_that_goes_to_the_front_stays_in_both():
+    ids = np.array([CLS, *range(10, 24), EOS], np.int32)
+    new, old = in_front(ids, (23, 99), Frame(16, 1, 1), match_official=False)
+    assert new.tolist() == [CLS, 23, 99, *range(10, 22), EOS]
+    assert old.tolist() == [CLS, *range(10, 22), 23, EOS]
+
+
 def test_samples_are_drawn_as_the_official_code_draws_them():
     assert sample(5, None, seed=42).tolist() == sample(5, 5, seed=42).tolist() == [0, 1, 2, 3, 4]
     datasets = pytest.importorskip("datasets")

@@ -133,6 +133,16 @@ def sorted_positions(values):
     return positions
 
 
+@pytest.mark.parametrize(("width", "dtype"), [(32, np.int64), (12, np.uint32)])
+def test_the_compiled_sort_reads_no_scratch(width, dtype):
+    values = np.concatenate([[200000.0, 200001.0], np.arange(100.0)])  # the two largest stand in one bucket
+    low, high = np.empty(1024, np.uint32), np.empty(1024, np.uint32)
+    packed = np.full(values.size + 9, 2**32 - 1, dtype)
+    sort_descending(values.view(np.int64), packed, packed.copy(), low, high, width)
+    found = packed[: values.size] & dtype(2**width - 1)
+    assert np.array_equal(found, np.argsort(-values, kind="stable"))
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.integers(0, 300).flatmap(

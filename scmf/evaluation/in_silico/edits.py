@@ -38,12 +38,15 @@ class Block(NamedTuple):
         Which of `originals` each edit is compared with.
     keys
         What tells the cells of `originals` apart from block to block (O).
+    is_read_E
+        False where the model does not read the changed gene: a long cell was sampled or cut.
     """
 
     perturbed: Ragged
     originals: Ragged
     original_E: np.ndarray
     keys: list[tuple[int, int]]
+    is_read_E: np.ndarray
 
 
 class Editor(Protocol):
@@ -90,8 +93,8 @@ def in_front(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A ranking with some genes in front, and the ranking that it is compared with.
 
-    Genes that no longer fit are dropped at the end, and as many from the cell as it was, so that both hold the same
-    genes but for the new ones.
+    Genes that no longer fit are dropped at the end, and from the cell as it was too, so that both hold the same genes
+    but for the new ones.
 
     Parameters
     ----------
@@ -109,8 +112,9 @@ def in_front(
     n_new = len(tokens) - int(np.isin(tokens, ids).sum())
     moved = np.concatenate([others[: frame.front], np.asarray(tokens, ids.dtype), others[frame.front :]])
     fits = cropped(moved, frame.max_length, frame)
-    overflow = len(fits) + n_new - frame.max_length if match_official else len(moved) - frame.max_length
-    return fits, cropped(ids, len(ids) - max(overflow, 0), frame)
+    if match_official:
+        return fits, cropped(ids, len(ids) - max(len(fits) + n_new - frame.max_length, 0), frame)
+    return fits, ids[np.isin(ids, fits)]
 
 
 class RankEditor:
@@ -168,7 +172,7 @@ class RankEditor:
             else:
                 new, old = in_front(mine, genes, self.frame, match_official=self.match_official)
             changed.append(new)
-            keys.append((cell, len(old)))
+            keys.append((cell, hash(old.tobytes())))
             compared.setdefault(keys[-1], old)
         number = {key: i for i, key in enumerate(compared)}
         return Block(
@@ -176,6 +180,7 @@ class RankEditor:
             self._ragged(list(compared.values()), np.array([cell for cell, _ in compared])),
             np.array([number[key] for key in keys]),
             list(compared),
+            np.ones(len(keys), bool),
         )
 
     def _ragged(self, rows: list[np.ndarray], cells: np.ndarray) -> Ragged:
@@ -252,10 +257,19 @@ class CountEditor:
         encoded = self.tokenizer.encode_cells(matrix, self.genes, n_counts=totals)
         cells, original_E = np.unique(cell_E, return_inverse=True)
         kept = {name: values[cell_E] for name, values in self.tokens.cell_tensors.items()}
-        return Block(
-            ragged_of(self.tokenizer, encoded, before=kept), self.tokens.select(cells), original_E,
-            [(int(cell), 0) for cell in cells],
-        )  # fmt: skip
+        perturbed, originals = ragged_of(self.tokenizer, encoded, before=kept), self.tokens.select(cells)
+        # A gene whose count is left has to stand in the cell as it was, one that gets a count in the changed cell.
+        read, at_E = (perturbed, np.arange(len(rows))) if self._adds else (originals, original_E)
+        is_read_E = np.array([
+            bool(np.isin(self.targets.tokens[target], _ids(read, at)).all())
+            for target, at in zip(target_E, at_E, strict=True)
+        ])  # fmt: skip
+        return Block(perturbed, originals, original_E, [(int(cell), 0) for cell in cells], is_read_E)
+
+    @property
+    def _adds(self) -> bool:
+        """Whether cells without the gene get it."""
+        return self.kind == "overexpress" and self.fold is None
 
     def _row(self, cell: int, tokens: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Columns and counts of a changed cell; the columns of one gene are changed as one."""
@@ -274,3 +288,9 @@ class CountEditor:
         data = np.concatenate([data[others], np.array(values, data.dtype)])
         order = np.argsort(columns)
         return columns[order], data[order]
+
+
+def _ids(cells: Ragged, row: int) -> np.ndarray:
+    """The tokens of a cell."""
+    ids: np.ndarray = cells.columns["input_ids"][cells.offsets[row] : cells.offsets[row + 1]]
+    return ids

@@ -119,7 +119,12 @@ def _symbols(tokenizer: Any, cells: LoadedCells) -> dict[int, str]:
     """Token -> symbol that the file gives its gene."""
     if "symbol" not in cells.var:
         return {}
-    token_G = gene_tokens(tokenizer, cells.var_names.tolist(), where=cells.facts.dataset).token_G
+    table = getattr(tokenizer, "gene_orthologs", {})
+    names = [table.get(canonical(name), name) for name in cells.var_names.tolist()]
+    try:
+        token_G = gene_tokens(tokenizer, names, where=cells.facts.dataset).token_G
+    except DataError:  # no name is known
+        return {}
     known = np.flatnonzero(token_G >= 0)
     symbols = cells.var["symbol"].astype(str).to_numpy()
     return {int(token_G[column]): symbols[column] for column in known[::-1] if symbols[column]}

@@ -57,10 +57,10 @@ class Plan(NamedTuple):
     def limited(self, n_cells: int, *, seed: int) -> Plan:
         """At most so many cells of each target."""
         kept = np.zeros(len(self.cell_E), bool)
-        for target in np.unique(self.target_E):
-            mine = np.flatnonzero(self.target_E == target)
-            in_file = mine[np.argsort(self.cell_E[mine])]
-            kept[in_file[sample(len(mine), n_cells, seed=seed)]] = True
+        in_file = np.lexsort((self.cell_E, self.target_E))
+        firsts = np.flatnonzero(np.diff(self.target_E[in_file], prepend=-1))
+        for mine in np.split(in_file, firsts[1:]):
+            kept[mine[sample(len(mine), n_cells, seed=seed)]] = True
         return self._replace(cell_E=self.cell_E[kept], target_E=self.target_E[kept])
 
 
@@ -104,13 +104,24 @@ def plan(
             cell_E, target_E, place_E = cell_E[~alone_E], target_E[~alone_E], place_E[~alone_E]
     else:
         cells, numbers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        by_token = np.argsort(tokens, kind="stable")
+        sorted_P = tokens[by_token]
+
+        def holders(token: int) -> np.ndarray:
+            first, last = np.searchsorted(sorted_P, [token, token + 1])
+            return cell_P[by_token[first:last]]
+
         for number, group in enumerate(targets.tokens):
             has_N = np.ones(len(lengths_N), bool)
             if needs_gene:
-                has_N = np.logical_and.reduce([_with(token, tokens, cell_P, len(lengths_N)) for token in group])
+                for token in group:
+                    holds_N = np.zeros(len(lengths_N), bool)
+                    holds_N[holders(token)] = True
+                    has_N &= holds_N
                 lacking_T[number] = int((~has_N).sum())
             if emptying:
-                others_N = np.bincount(cell_P[~np.isin(tokens, group)], minlength=len(lengths_N)) > 0
+                mine = np.concatenate([holders(token) for token in set(group)])
+                others_N = lengths_N > np.bincount(mine, minlength=len(lengths_N))
                 emptied_T[number] = int((has_N & ~others_N).sum())
                 has_N &= others_N
             cells.append(np.flatnonzero(has_N))
@@ -140,10 +151,3 @@ def _every(
         kept[offsets[:-1][np.diff(offsets) > 0]] = False
     place_P = np.arange(len(tokens)) - offsets[cell_P]
     return cell_P[kept], target_P[kept], place_P[kept], n_genes_N
-
-
-def _with(token: int, tokens: np.ndarray, cell_P: np.ndarray, n_cells: int) -> np.ndarray:
-    """Which cells hold a gene, boolean (N,)."""
-    found = np.zeros(n_cells, bool)
-    found[cell_P[tokens == token]] = True
-    return found

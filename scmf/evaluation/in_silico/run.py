@@ -35,6 +35,7 @@ from scmf.evaluation.submissions.model import tokens_for
 from scmf.models.checkpoint import load_run_model
 from scmf.models.embed import embed_tokens, on_device
 from scmf.models.published.names import find_model
+from scmf.results.pages.escape import csv_cell
 from scmf.tokenizers.coverage import tell_known_share
 from scmf.tokenizers.rank_value import RankValueTokenizer
 from scmf.tokenizers.species import through_orthologs
@@ -168,13 +169,20 @@ def perturb(
             "--fold with a model that reads a ranking", wanted="no factor: the gene goes to the front of the ranking",
             where="--fold", fix="leave it out",
         )  # fmt: skip
+    if tokenizer.is_stochastic and tokenizer.match_official:
+        raise ConfigError(
+            "a tokenizer with match_official that draws at random", where=found.folder,
+            wanted="draws that depend on the cell alone: those of the official code depend on all cells before it",
+            fix="take a model whose tokenizer has match_official: false",
+        )  # fmt: skip
     cells = mine.load(file)
+    other = None if null is None else mine.load(null)
     groups = _groups(request, tokenizer, cells)
     rows_of = request.states.rows(cells) if request.states else {}
     states = {state: _mean(mine, cells[rows], request) for state, rows in rows_of.items()}
     start = cells[rows_of[request.states.start]] if request.states else cells
     tested = _tested(mine, start, groups, request, states)
-    compared = None if null is None else _tested(mine, mine.load(null), groups, request, states)
+    compared = None if other is None else _tested(mine, other, groups, request, states, may_be_none=True)
     names = ["+".join(gene.name for gene in group) for group in groups]
     table = summary(tested.shifts, names, request.wanted, null=None if compared is None else compared.shifts)
     symbols = dict(zip(names, map(_symbols, groups), strict=True))
@@ -186,9 +194,11 @@ def perturb(
         "model": found.word, "perturbation": request.kind, "definition": tested.definition, "cells": start.n_obs,
         "embedding": {"layer": settings.embedding_layer, "pooling": settings.pooling,
                       "similarity": "mean cosine of the genes" if mine.measure.by_gene else "cosine of the cells"},
-        "states": {state: len(which) for state, which in rows_of.items()},
+        "states": {state: min(len(which), request.max_cells or len(which)) for state, which in rows_of.items()},
         **tested.left_out(names),
     }  # fmt: skip
+    if compared is not None:
+        facts["null"] = {"file": str(null), "cells": compared.n_cells, **compared.left_out(names)}
     if tokenizer.is_stochastic:
         facts["redraw_cosine"] = _redrawn(mine, start[:REDRAWN])
         log.warning(
@@ -197,7 +207,11 @@ def perturb(
         )
     if out is not None:
         with atomic_path(out) as part:
-            rows.to_parquet(part, index=False) if out.suffix == ".parquet" else rows.to_csv(part, index=False)
+            if out.suffix == ".parquet":
+                rows.to_parquet(part, index=False)
+            else:  # which spreadsheets open, too
+                said = {name: rows[name].map(csv_cell) for name in ("perturbation", "cell")}
+                rows.assign(**said).to_csv(part, index=False)
         facts["file"] = str(out)
     return Perturbed(table, rows, facts)
 
@@ -249,6 +263,11 @@ class _Tested(NamedTuple):
     cell_names: np.ndarray
     definition: str
 
+    @property
+    def n_cells(self) -> int:
+        """Cells that were there to be perturbed."""
+        return len(self.cell_names)
+
     def rows(self, names: list[str]) -> pd.DataFrame:
         """One row for each perturbation and cell."""
         shifts = self.shifts
@@ -260,14 +279,18 @@ class _Tested(NamedTuple):
 
     def left_out(self, names: list[str]) -> dict[str, dict[str, int]]:
         """Perturbation -> cells that lack a gene of it, and cells that have no other gene."""
-        counts = {"cells_without_gene": self.plan.lacking_T, "cells_of_no_other_gene": self.plan.emptied_T}
+        counts = {
+            "cells_without_gene": self.plan.lacking_T, "cells_of_no_other_gene": self.plan.emptied_T,
+            "cells_whose_gene_is_not_read": self.shifts.unread_T,
+        }  # fmt: skip
         return {key: {names[t]: int(n_T[t]) for t in np.flatnonzero(n_T)} for key, n_T in counts.items()}
 
 
 def _tested(
-    model: _Model, cells: LoadedCells, groups: list[list[Gene]], request: Request, states: Mapping[str, np.ndarray]
-) -> _Tested:
-    """Perturb cells and embed them."""
+    model: _Model, cells: LoadedCells, groups: list[list[Gene]], request: Request, states: Mapping[str, np.ndarray],
+    *, may_be_none: bool = False,
+) -> _Tested:  # fmt: skip
+    """Perturb cells and embed them; without a cell that can be perturbed an error, unless there may be none."""
     targets = Targets(tuple(tuple(gene.token for gene in group) for group in groups), every=request.every)
     tokenizer, kind = model.tokenizer, request.kind
     takes_all = request.every or (kind == "overexpress" and request.fold is None)
@@ -285,7 +308,7 @@ def _tested(
     plan = editor.plan()
     if request.max_cells is not None and not takes_all:
         plan = plan.limited(request.max_cells, seed=request.seed)
-    if not len(plan.cell_E):
+    if not len(plan.cell_E) and not may_be_none:
         raise DataError(
             f"none of {cells.n_obs:,} cells has the gene and another one", where=cells.facts.dataset,
             wanted="cells that express the genes to perturb",
@@ -295,4 +318,14 @@ def _tested(
         called = ", ".join("+".join(gene.name for gene in groups[t]) for t in sorted(absent))
         log.warning(f"{cells.facts.dataset}: no cell can be perturbed for {called}, which is left out")
     shifts = measure(model.network, editor, plan, targets, model.measure, states=states)
+    if not len(shifts.cell_E) and len(plan.cell_E) and not may_be_none:
+        raise DataError(
+            f"the model reads the genes to perturb in none of {cells.n_obs:,} cells: long cells are sampled or cut",
+            wanted="cells in which it reads them", where=cells.facts.dataset, fix="name other genes, or other cells",
+        )  # fmt: skip
+    if unread := int(shifts.unread_T.sum()):
+        log.warning(
+            f"{cells.facts.dataset}: in {unread:,} of {len(plan.cell_E):,} edits the model does not read the gene "
+            "(long cells are sampled or cut); they are left out"
+        )
     return _Tested(shifts, plan, cells.obs_names.to_numpy(dtype=object), editor.definition)

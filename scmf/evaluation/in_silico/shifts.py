@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,9 @@ class Shifts:
         Names of the states.
     shift_ES
         float64: cosine of the changed cell and a state, less that of the cell as it was.
+    unread_T
+        int64: edits of each target that are not among these, because the model does not read the gene there: a long
+        cell was sampled or cut.
     """
 
     cell_E: np.ndarray
@@ -72,6 +75,7 @@ class Shifts:
     cosine_E: np.ndarray
     states: tuple[str, ...]
     shift_ES: np.ndarray
+    unread_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def measure(
@@ -100,7 +104,7 @@ def measure(
         The layer or the pooling does not exist, or a vector is not finite.
     """
     n = len(plan.cell_E)
-    cosine_E, shift_ES = np.empty(n), np.empty((n, len(states)))
+    cosine_E, shift_ES, is_read_E = np.empty(n), np.empty((n, len(states))), np.ones(n, bool)
     state_SD = np.array([np.asarray(vector, np.float64) for vector in states.values()])
     held: dict[tuple[int, int], _Cell] = {}
     several = n > how.batch_size  # of one batch a bar would show nothing but its end
@@ -109,6 +113,7 @@ def measure(
             rows = slice(start, min(start + how.batch_size, n))
             target_B = plan.target_E[rows]
             block = editor.block(plan.cell_E[rows], target_B)
+            is_read_E[rows] = block.is_read_E
             new = np.array([i for i, key in enumerate(block.keys) if key not in held], np.int64)
             embedded = dict(
                 zip([block.keys[i] for i in new], _embedded(network, block.originals, new, how), strict=True)
@@ -130,8 +135,10 @@ def measure(
             for s, state_D in enumerate(state_SD):
                 shift_ES[rows, s] = cosine(new_BD, state_D) - cosine(old_BD, state_D)
             bar.advance(len(target_B))
+    unread_T = np.bincount(plan.target_E[~is_read_E], minlength=len(targets.tokens))
     order = np.lexsort((plan.cell_E, plan.target_E))
-    return Shifts(plan.cell_E[order], plan.target_E[order], cosine_E[order], tuple(states), shift_ES[order])
+    order = order[is_read_E[order]]
+    return Shifts(plan.cell_E[order], plan.target_E[order], cosine_E[order], tuple(states), shift_ES[order], unread_T)
 
 
 @dataclass(frozen=True)
