@@ -104,12 +104,19 @@ def _refuse_inputs(path: Path, option: str, inputs: Iterable[Path | str]) -> Non
     for one in inputs:
         try:
             same = path.exists() and Path(one).exists() and path.samefile(one)
+            inside = _is_zarr(Path(one)) and path.resolve().is_relative_to(Path(one).resolve())
         except (OSError, ValueError):  # a name that is none: said where it is read
             continue
-        if same:
+        if same or inside:
             raise ConfigError(
-                "output is the input", wanted="another file", where=f"{option} {path}", fix=f"choose another {option}"
-            )
+                f"output {'is' if same else 'lies in'} the input", wanted="another file", where=f"{option} {path}",
+                fix=f"choose another {option}",
+            )  # fmt: skip
+
+
+def _is_zarr(path: Path) -> bool:
+    """Whether a folder is a zarr group."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 @contextmanager

@@ -97,6 +97,13 @@ def embed_to_file(
     DataError
         The cells cannot be used.
     """
+    if part is not None and not 1 <= part[0] <= part[1]:
+        raise ConfigError(
+            f"part {part[0]} of {part[1]}",
+            wanted="a part from 1 to the number of parts",
+            where="part",
+            fix="(1, 4), say",
+        )
     target = Output.of(str(file), output, in_place=in_place, vectors_only=vectors_only)
     if key is not None:
         check_obsm_key(key, where="--key")
@@ -112,8 +119,7 @@ def embed_to_file(
         found, layer=layer, pooling=pooling, batch_size=batch_size, device=device, precision=precision
     )
     keys = {"files": [str(file)], "counts": counts, "gene_ids": gene_ids, "counts_rounding": counts_rounding}
-    if len(target.inputs) == 1:
-        keys |= as_in_run(target.inputs[0], found.folder, embedder.tokenizer, keys)
+    keys |= _as_in_run(target, embedder, keys)
     opened = open_cells(validate(DataConfig, keys, where="embed"))
     parts = None if part is None else part[1]
     with embedder.job(
@@ -122,6 +128,20 @@ def embed_to_file(
         target.say_replaced(key)
         asked = {"model": found.folder, "parts": parts}
         return _run(job, replace(target, record=embedder.record), key, part, facts=asked)
+
+
+def _as_in_run(target: Output, embedder: Embedder, keys: dict[str, Any]) -> dict[str, Any]:
+    """The matrix and the ids that the run has read, which all files have or none."""
+    read = [as_in_run(path, embedder.model.folder, embedder.tokenizer, keys) for path in target.inputs]
+    for path, one in zip(target.inputs, read, strict=True):
+        if one != read[0]:
+            lacks = sorted(set(read[0]) ^ set(one))
+            raise ConfigError(
+                f"files of which some have the {' and '.join(lacks)} of the run, others do not",
+                wanted="files that are read in one way", where=path,
+                fix=f"say how all are read: {', '.join('--' + name.replace('_', '-') for name in lacks)}",
+            )  # fmt: skip
+    return read[0] if read else {}
 
 
 # --- the pass ---------------------------------------------------------------------------------------
@@ -143,7 +163,8 @@ def _run(
     if part is not None:
         answer["part"] = f"{part[0]}/{part[1]}"
         pieces.open(facts, shared=True)
-        job.embed(pieces, [number for number in mine if number not in pieces.done])
+        done = pieces.done
+        job.embed(pieces, [number for number in mine if number not in done])
         left = sorted(set(range(n)) - pieces.done)
         if left and folder.exists():
             return {**answer, "left": int(sizes[left].sum())}
@@ -151,7 +172,8 @@ def _run(
     with one_writer(folder, "embedding", error=ConfigError) if pieces.folder is not None else nullcontext():
         try:
             pieces.open(facts, shared=False)
-            job.embed(pieces, [number for number in mine if number not in pieces.done])
+            done = pieces.done
+            job.embed(pieces, [number for number in mine if number not in done])
             _write(job, target, key, pieces)
         except BaseException as error:
             fails_again = isinstance(error, ScmfError) and not isinstance(error, ResourceError)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scmf.core import progress
+from scmf.core import progress, provenance
 from scmf.core.config.run import DataConfig, EvalConfig
 from scmf.core.errors import DataError
 from scmf.data.loading.facts import DataFacts
@@ -23,6 +23,7 @@ from scmf.data.loading.join import joining_aligner
 from scmf.data.loading.open_corpus import OpenedCorpus, open_corpus
 from scmf.data.preprocess.gene_aligner import GeneAligner
 from scmf.data.stores.adata_files import read_adata
+from scmf.data.stores.anndata_store import ByColumnsError
 from scmf.data.stores.corpus import Corpus, ScannedBlock
 from scmf.data.stores.files.remote import is_remote
 from scmf.data.stores.memory import MemoryStore
@@ -49,7 +50,7 @@ def open_cells(config: DataConfig) -> OpenedCorpus:
         return open_corpus(config)
     except DataError as error:
         word = str(config.files[0])
-        if type(error) is not DataError or is_remote(word):
+        if not isinstance(error, ByColumnsError) or is_remote(word):
             raise
         roots = [source.root for source in sources_of(word, None)]
     corpus = Corpus([_by_rows(root, config) for root in roots])
@@ -63,9 +64,9 @@ def _by_rows(root: str, config: DataConfig) -> Store:
     try:
         return open_stores([root], counts=counts, gene_ids=gene_ids, rounding=rounding)[0]
     except DataError as error:
-        if type(error) is not DataError:
+        if not isinstance(error, ByColumnsError):
             raise
-        adata = read_adata(root)  # which says what is wrong with a file that cannot be read at all
+        adata = read_adata(root)
         log.warning(f"{root} is read into memory as a whole: {error.found}")
         return MemoryStore(adata, counts=counts, gene_ids=gene_ids, rounding=rounding, name=root)
 
@@ -105,7 +106,8 @@ class EmbedJob:
             name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest() for name, values in self.tensors.items()
         }
         return {
-            "cells": self.corpus.fingerprint, "columns": columns, "cells of a piece": self.size,
+            "version": provenance.version(), "cells": self.corpus.fingerprint, "columns": columns,
+            "cells of a piece": self.size,
             "layer": self.settings.embedding_layer, "pooling": self.settings.pooling, "precision": self.precision,
         }  # fmt: skip
 

@@ -62,8 +62,9 @@ class Pieces:
                 where=self.folder, fix="give every part the same options; or another --output; or remove that folder",
             )  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
-        for old in self.folder.glob("*.npy"):
-            old.unlink()
+        if not shared:  # names carry the digest: pieces of other vectors are never read
+            for old in self.folder.glob("*.npy"):
+                old.unlink()
         write_json(self.folder / _NOTE, {"digest": self._digest, "facts": dict(facts)})
 
     @property

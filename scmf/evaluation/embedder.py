@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from scmf.core.config.run import EvalConfig, validate
+from scmf.core.errors import ConfigError
 from scmf.data.loading.open_corpus import OpenedCorpus
 from scmf.data.stores.cell_ids import store_marks
 from scmf.evaluation.embed_job import EmbedJob, cell_tensors
@@ -56,6 +57,11 @@ class Embedder:
         precision: Precision,
     ) -> Embedder:  # fmt: skip
         """Load a model; the parameters are those of `scmf.evaluation.embed_file.embed_to_file`."""
+        if precision not in get_args(Precision):
+            raise ConfigError(
+                f"precision={precision!r}", wanted=f"one of {', '.join(get_args(Precision))}", where="scmf embed",
+                fix="choose one of these",
+            )  # fmt: skip
         log.info("loading the model")
         network, tokenizer = load_run_model(found.folder)
         network = on_device(network, device)

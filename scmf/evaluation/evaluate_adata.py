@@ -66,7 +66,8 @@ def evaluate(
     list of Score
         ``benchmark``, ``protocol``, ``method``, ``metrics`` of each.
     """
-    texts = [f"eval.benchmarks={json.dumps(list(benchmarks))}"] if benchmarks else []
+    named = [benchmarks] if isinstance(benchmarks, str) else list(benchmarks)
+    texts = [f"eval.benchmarks={json.dumps(named)}"] if named else []
     keys = {"label_key": label_key, "batch_key": batch_key, "split": None if split is None else str(split)}
     if adata is None and (given := [name for name, value in keys.items() if value is not None]):
         raise ConfigError(
@@ -123,6 +124,7 @@ def evaluate_vectors(
         Also those that say why there is no number.
     """
     folder = None if results_dir is None else Path(results_dir)
+    tasks = [tasks] if isinstance(tasks, str) else tasks
     return evaluate_tasks(
         in_memory(adata), tasks=tasks, suite=suite, obsm=obsm, by_order=by_order, name=name,
         corpora=tuple(trained_on), results_dir=folder,

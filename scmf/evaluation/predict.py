@@ -28,7 +28,7 @@ from scmf.data.stores.canonical import Rounding
 from scmf.data.stores.open import one_store
 from scmf.evaluation.as_in_run import as_in_run, batch_column
 from scmf.evaluation.made_by import made_by
-from scmf.evaluation.submissions.model import tokens_for
+from scmf.evaluation.submissions.model import tokens_for, with_batch_size
 from scmf.models.checkpoint import class_names, is_classifier, load_run_model
 from scmf.models.embed import classify_tokens, on_device
 from scmf.models.published.names import FoundModel, find_model
@@ -230,8 +230,8 @@ class _Asked:
             cells = replace(cells, facts=replace(cells.facts, batch_key=column))
         tokens = tokens_for(network, tokenizer, cells)
         log.info(f"predicting {len(tokens):,} cells")
-        usual = (EvalConfig() if run is None else run.config.eval).batch_size
-        p_NC = probabilities(classify_tokens(network, tokens, batch_size=batch_size or usual))
+        settings = with_batch_size(EvalConfig() if run is None else run.config.eval, batch_size)
+        p_NC = probabilities(classify_tokens(network, tokens, batch_size=settings.batch_size))
         return _Predicted(self.key, p_NC, class_names(network.config), found, str(share))
 
 

@@ -91,6 +91,7 @@ def finetune(
     """
     texts = tuple(overrides) + (() if seed is None else (f"training.seed={seed}",))
     texts += ("data.allow_low_coverage=true",) if allow_low_coverage else ()
+    benchmarks = [benchmarks] if isinstance(benchmarks, str) else benchmarks
     held = in_memory(adata)
     folder = new_run_folder("finetuned") if out is None else Path(out)
     run = RunFolder(folder)
@@ -110,12 +111,12 @@ def finetune(
 def _kept(adata: AnnData, run: RunFolder) -> Iterator[None]:
     """The cells as a file of the run; taken away again where no run came of it."""
     is_new = not run.cells.exists()
-    made = not run.path.exists()
+    made, had_run = not run.path.exists(), run.note.exists()
     write_cells(adata, run.cells)
     try:
         yield
     except BaseException:
-        if is_new and not run.note.exists():
+        if is_new and (had_run or not run.note.exists()):
             run.cells.unlink(missing_ok=True)
             if made and run.path.is_dir() and not any(run.path.iterdir()):
                 run.path.rmdir()

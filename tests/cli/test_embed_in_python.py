@@ -76,6 +76,8 @@ def test_options_are_those_of_the_command(adata, tiny, written, tmp_path):  # no
     options = {"layer": 0, "pooling": "cell", "key": "X_mine", "counts": "layers/spliced", "gene_ids": "id"}
     found = scmf.embed(odd, tiny(), **options)
     same_vectors(found, wanted, "X_mine")
+    with pytest.raises(ConfigError, match="bf16-mixed"):
+        scmf.embed(odd, tiny(), precision="bf16", **options)
     assert found.uns["scmf"]["X_mine"]["layer"] == 0 and len(found.uns["scmf"]["X_mine"]["model_sha256"]) == 64
 
 

@@ -252,6 +252,43 @@ def test_several_files_a_folder_and_a_pattern_become_one_file_of_vectors(folder,
         np.testing.assert_allclose(made.obsm["X_config"][48:], vectors("copy.h5ad")[:20], atol=1e-5)
     code, _, err = command("embed", "many", *WORDS[2:], "-o", "many/b.h5ad")
     assert code == 2 and "output is the input" in err
+    shutil.copy("cells.h5ad", "many/.a.config.h5ad.host-999999-abcdefgh.h5ad")  # of an embedding that was killed
+    embed("-o", "out.h5ad", words=("embed", "many", *WORDS[2:]))
+    assert ad.read_h5ad("out.h5ad").n_obs == 68
+
+
+def test_an_output_in_the_zarr_group_that_is_read_is_refused(folder, command):  # noqa: F811
+    ad.read_h5ad("cells.h5ad").write_zarr("cells.zarr")
+    code, _, err = command("embed", "cells.zarr", *WORDS[2:], "-o", "cells.zarr/copy.zarr")
+    assert code == 2 and "output lies in the input" in err and not (folder / "cells.zarr" / "copy.zarr").exists()
+
+
+def test_files_that_the_run_would_read_in_two_ways_are_refused(folder, command, monkeypatch):  # noqa: F811
+    run = RunFolder(folder / "run").config
+    read = run.model_copy(update={"data": run.data.model_copy(update={"counts": "layers/umi"})})
+    monkeypatch.setattr(RunFolder, "config", read)
+    (folder / "many").mkdir()
+    cells = ad.read_h5ad("cells.h5ad")
+    cells.layers["umi"] = cells.X.copy()
+    cells.write_h5ad("many/a.h5ad")
+    shutil.copy("few.h5ad", "many/b.h5ad")
+    code, _, err = command("embed", "many", *WORDS[2:], "-o", "out.h5ad")
+    assert code == 2 and "others do not" in err and "b.h5ad" in err and "--counts" in err
+
+
+def test_a_file_that_gets_other_cells_meanwhile_is_one_error(folder, command, monkeypatch):  # noqa: F811
+    cells = ad.read_h5ad("cells.h5ad")
+    cells.X = cells.X.tocsc()
+    cells.write_h5ad("columns.h5ad")
+    write = embed_file._write
+
+    def late(*given):
+        cells[:-3].write_h5ad("columns.h5ad")
+        write(*given)
+
+    monkeypatch.setattr(embed_file, "_write", late)
+    code, _, err = command("embed", "columns.h5ad", *WORDS[2:], "-o", "out.h5ad")
+    assert code == 3 and "45 cells, where 48 were embedded" in err and not (folder / "out.h5ad").exists()
 
 
 def test_a_file_stored_by_columns_is_read_as_a_whole(folder, embed, command):  # noqa: F811
@@ -261,6 +298,8 @@ def test_a_file_stored_by_columns_is_read_as_a_whole(folder, embed, command):  #
     cells.write_h5ad("columns.h5ad")
     code, _, err = command("embed", "columns.h5ad", *WORDS[2:], "-o", "out.h5ad")
     assert code == 0 and "read into memory as a whole" in err and "CSC" in err
+    code, _, err = command("embed", "cells.h5ad", *WORDS[2:], "-o", "no.h5ad", "--counts", "layers/typo")
+    assert code == 3 and "layers/typo" in err and "as a whole" not in err
     np.testing.assert_allclose(vectors("out.h5ad"), vectors("copy.h5ad"), atol=1e-5)
 
 

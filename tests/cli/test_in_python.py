@@ -1,13 +1,15 @@
 """`scmf.check`, `finetune`, `predict` and `evaluate` on an AnnData: what the commands say of its file, to the bit."""
 
 import json
+import shutil
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 
 import scmf
-from scmf.core.errors import ConfigError, DataError, EvaluationError, GeneError, ModelError
+from scmf.core.errors import ConfigError, DataError, EvaluationError, GeneError, ModelError, ScmfError
 from scmf.core.python_words import python_words
 from tests.cli.test_predict import other_genes
 from tests.conftest import synthetic_cells
@@ -187,10 +189,15 @@ def test_what_fails_leaves_nothing_and_a_users_file_stays(adata, tiny, tmp_path)
     with pytest.raises(ConfigError, match="other cells in"):
         scmf.finetune(adata, tiny(), out=tmp_path)
     assert (tmp_path / "cells.h5ad").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
-    odd = adata.copy()
-    odd.obs["odd"] = [object()] * odd.n_obs
-    with pytest.raises(DataError, match="cells that cannot be written"):
-        scmf.finetune(odd, tiny(), out=tmp_path / "odd")
+    for values in ([object()] * adata.n_obs, pd.to_datetime(["2026-01-01"] * adata.n_obs)):
+        odd = adata.copy()
+        odd.obs["odd"] = values
+        with pytest.raises(DataError, match="cells that cannot be written"):
+            scmf.finetune(odd, tiny(), out=tmp_path / "odd")
+    shutil.copytree(tiny(), tmp_path / "pretrained")
+    with pytest.raises(ScmfError):
+        scmf.finetune(adata, tiny(), out=tmp_path / "pretrained")
+    assert not (tmp_path / "pretrained" / "cells.h5ad").exists()
     with pytest.raises(ConfigError, match=r"no model|no --base-model|no base model"):
         scmf.finetune(adata, out=tmp_path / "run")
 

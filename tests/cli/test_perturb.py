@@ -54,7 +54,8 @@ def made(tmp_path_factory):
                 "data": {"files": [str(root / "training.h5ad")]},
                 "tokenizer": {
                     "strategy": strategy, "vocabulary": "fit", "min_cells": 2, "max_length": longest,
-                    "special_tokens": specials, "options": usual if options is None else options, "match_official": official,
+                    "special_tokens": specials, "match_official": official,
+                    "options": usual if options is None else options,
                 },
                 "model": {
                     "architecture": family, "hidden_dim": 8, "num_layers": 2, "num_heads": 2, "ffn_dim": 8,

@@ -230,6 +230,13 @@ def _put(tree: Any, key: str, vectors: Vectors) -> bool:
         write_elem(tree, "obsm", {name: np.asarray(records[name]) for name in records.dtype.names})
     elif "obsm" not in tree:
         write_elem(tree, "obsm", {})
+    obs = tree["obs"]
+    n_cells = len(obs if hasattr(obs, "dtype") else obs[str(obs.attrs["_index"])])
+    if n_cells != vectors.shape[0]:
+        raise DataError(
+            f"{n_cells:,} cells, where {vectors.shape[0]:,} were embedded", where="the input",
+            wanted="a file that nobody changes while it is read", fix="embed it again",
+        )  # fmt: skip
     group, replaced = tree["obsm"], key in tree["obsm"]
     if replaced:
         del group[key]

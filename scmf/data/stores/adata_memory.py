@@ -200,7 +200,9 @@ def write_cells(adata: AnnData, path: Path) -> None:
     with atomic_path(path) as temporary:
         try:
             cells.write_h5ad(temporary)
-        except (TypeError, ValueError, NotImplementedError) as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # of any kind: which types can be written is anndata's business
             raise DataError(
                 f"cells that cannot be written ({' '.join(str(error).split())[:200]})",
                 wanted="columns of obs and var that are numbers, texts or categories", where=IN_MEMORY,

@@ -46,6 +46,10 @@ class SparseMatrix(NamedTuple):
     n_genes: int
 
 
+class ByColumnsError(DataError):
+    """A matrix that cannot be read by cells, because it is stored by genes."""
+
+
 class AnnDataStore(CsrStore):
     """Cells of one AnnData on disk. A dense matrix is read as well: slower, as every zero is read too.
 
@@ -177,7 +181,7 @@ class AnnDataStore(CsrStore):
             return dense
         kind = text_of(node.attrs.get("encoding-type") or node.attrs.get("h5sparse_format") or "")
         if kind.startswith("csc"):
-            raise DataError(
+            raise ByColumnsError(
                 "a matrix stored by columns (CSC)",
                 wanted="CSR, from which cells can be read",
                 where=where,

@@ -137,7 +137,7 @@ def _below(uri: str, open_source: Any) -> list[ByteSource]:
             )
     else:
         try:
-            names = source.list()
+            names = [name for name in source.list() if not name.startswith(".")]  # copies that are being written
         except (FileNotFoundError, NotADirectoryError):
             names = []
         children = sorted(

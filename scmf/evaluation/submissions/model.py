@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from scmf.core.config.recipe import Recipe
-from scmf.core.config.run import EvalConfig
+from scmf.core.config.run import EvalConfig, validate
 from scmf.core.errors import DataError
 from scmf.core.files import sha256_file
 from scmf.data.loading.facts import LoadedCells
@@ -69,7 +69,9 @@ def tokens_for(model: Any, tokenizer: Any, cells: LoadedCells, *, draw: int = 0)
 
 def with_batch_size(settings: EvalConfig, batch_size: int | None) -> EvalConfig:
     """The settings with another number of cells in a forward pass; as they are for None."""
-    return settings if batch_size is None else settings.model_copy(update={"batch_size": batch_size})
+    if batch_size is None:
+        return settings
+    return validate(EvalConfig, {**settings.model_dump(), "batch_size": batch_size}, where="batch_size")
 
 
 @dataclass(frozen=True)
