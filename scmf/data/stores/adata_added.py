@@ -87,6 +87,7 @@ def add_vectors(
         return _put_in_zarr(source, key, vectors, record)
 
     def change(tree: Any) -> bool:
+        _check_cells(tree, vectors)
         _put_record(tree, key, record)
         return _put(tree, key, vectors)
 
@@ -169,6 +170,7 @@ def _changed_zarr(source: Path, target: Path, change: Callable[[Any], bool]) -> 
 def _put_in_zarr(folder: Path, key: str, vectors: Vectors, record: Mapping[str, Any] | None) -> bool:
     """Vectors into a zarr group itself: they are written beside it and take their place when they are whole."""
     group = zarr.open_group(folder, mode="r+", use_consolidated=False)
+    _check_cells(group, vectors)
     held = group.get("obsm")
     with folder_beside(folder) as place:
         new, old = place / "new", place / "old"
@@ -205,6 +207,17 @@ def _is_consolidated(group: Path) -> bool:
     return head.is_file() and json.loads(head.read_text(encoding="utf-8")).get("consolidated_metadata") is not None
 
 
+def _check_cells(tree: Any, vectors: Vectors) -> None:
+    """Refuse vectors of other cells than the file has now."""
+    obs = tree["obs"]
+    index = obs if hasattr(obs, "dtype") else obs[str(obs.attrs["_index"])]
+    if hasattr(index, "shape") and index.shape[0] != vectors.shape[0]:
+        raise DataError(
+            f"{index.shape[0]:,} cells, where {vectors.shape[0]:,} were embedded", where="the input",
+            wanted="a file that nobody changes while it is read", fix="embed it again",
+        )  # fmt: skip
+
+
 def _put_record(tree: Any, key: str, record: Mapping[str, Any] | None) -> None:
     """``uns["scmf"][key]``; left out where something else has that name."""
     if record is None:
@@ -230,13 +243,6 @@ def _put(tree: Any, key: str, vectors: Vectors) -> bool:
         write_elem(tree, "obsm", {name: np.asarray(records[name]) for name in records.dtype.names})
     elif "obsm" not in tree:
         write_elem(tree, "obsm", {})
-    obs = tree["obs"]
-    n_cells = len(obs if hasattr(obs, "dtype") else obs[str(obs.attrs["_index"])])
-    if n_cells != vectors.shape[0]:
-        raise DataError(
-            f"{n_cells:,} cells, where {vectors.shape[0]:,} were embedded", where="the input",
-            wanted="a file that nobody changes while it is read", fix="embed it again",
-        )  # fmt: skip
     group, replaced = tree["obsm"], key in tree["obsm"]
     if replaced:
         del group[key]
