@@ -203,5 +203,5 @@ def _finished(job: EmbedJob, target: Output, key: str, pieces: Pieces) -> dict[s
     return {} if width is None else {"dimensions": width}
 
 
-class _BusyError(ScmfError):
+class _BusyError(ConfigError):
     """Another process writes the output."""

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import zarr
 
-from scmf.evaluation import embed_file, evaluate_run
+from scmf.evaluation import embedder, evaluate_run
 from tests.cli.test_cli import command  # noqa: F401  (fixture)
 from tests.conftest import synthetic_cells
 from tests.fixtures.small_world import CONFIG, make_files
@@ -52,7 +52,7 @@ def no_model(monkeypatch):
     def load(folder):
         raise AssertionError("the model was loaded before the output was tried")
 
-    for module in (evaluate_run, embed_file):
+    for module in (evaluate_run, embedder):
         monkeypatch.setattr(module, "load_run_model", load)
 
 
@@ -183,7 +183,8 @@ def test_embed_copies_and_adds(folder, command):  # noqa: F811
         before, after = [], []
         old.visit(before.append)
         new.visit(after.append)
-        assert set(after) - set(before) == {"obsm/X_new"} and set(before) <= set(after)
+        added = {name for name in set(after) - set(before) if not name.startswith("uns/scmf")}
+        assert added == {"obsm/X_new"} and set(before) <= set(after) and "uns/scmf/X_new/model_sha256" in after
         for name in before:
             assert dict(new[name].attrs).keys() == dict(old[name].attrs).keys()
             if isinstance(old[name], h5py.Dataset):
