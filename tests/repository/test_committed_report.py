@@ -50,8 +50,8 @@ def test_every_verdict_and_band_of_the_page_follows_from_the_files(recipe, rows)
 
 
 def test_a_number_that_needed_three_seeds_reads_close(recipe, rows):
-    if recipe.name != "geneformer":
-        pytest.skip("only Geneformer's report holds such a number")
+    if recipe.name != "transcriptformer":
+        pytest.skip("TranscriptFormer's report holds such a number")
     names = ("metric", "protocol", "method")
     close = [tuple(row[name] for name in names) for row in rows if row["verdict"] == "close"]
-    assert close == [("accuracy", "linear_probe", "pretrained")]
+    assert close == [("accuracy", "finetuned_head", "untrained")]

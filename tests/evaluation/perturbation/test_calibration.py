@@ -101,7 +101,7 @@ def folder(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("cards"), np.random.default_rng(0)
     names = np.repeat(["control", *(f"g{i}" for i in range(8))], 24)
     base = rng.gamma(1.0, 20.0, 40)
-    rates = {name: base * np.exp(rng.normal(0, 0.5, 40)) for name in set(names.tolist())}
+    rates = {name: base * np.exp(rng.normal(0, 0.5, 40)) for name in dict.fromkeys(names.tolist())}
     cells = ad.AnnData(
         sp.csr_matrix(np.stack([rng.poisson(rates[name]) for name in names]).astype(np.float32)),
         obs=pd.DataFrame({"condition": pd.Categorical(names)}, index=[f"cell{i}" for i in range(len(names))]),
