@@ -68,7 +68,9 @@ def test_a_ledger_gives_the_results_of_this_run_and_its_baselines_alone(tmp_path
 
 
 def test_a_result_of_another_run_is_refused(tmp_path, mini):
-    file = next(OF_MINI.rglob("annotation.linear_probe.pretrained.seed100.json"))
+    result = json.loads(next(OF_MINI.rglob("annotation.linear_probe.pretrained.seed0.json")).read_text())
+    file = tmp_path / "annotation.linear_probe.pretrained.seed100.json"
+    file.write_text(json.dumps({**result, "seed": 100}))
     with pytest.raises(ConfigError, match="seed 100"):
         gather([file], Model.of(checkpoint(tmp_path, mini)))
 
