@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scmf.core.errors import ConfigError, ResourceError, resource_error
+from scmf.core.files import is_zarr
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """The beginning of an address, also of one that became a path: ``s3://bucket`` is ``s3:/bucket`` then."""
@@ -104,7 +105,7 @@ def _refuse_inputs(path: Path, option: str, inputs: Iterable[Path | str]) -> Non
     for one in inputs:
         try:
             same = path.exists() and Path(one).exists() and path.samefile(one)
-            inside = _is_zarr(Path(one)) and path.resolve().is_relative_to(Path(one).resolve())
+            inside = is_zarr(one) and path.resolve().is_relative_to(Path(one).resolve())
         except (OSError, ValueError):  # a name that is none: said where it is read
             continue
         if same or inside:
@@ -112,11 +113,6 @@ def _refuse_inputs(path: Path, option: str, inputs: Iterable[Path | str]) -> Non
                 f"output {'is' if same else 'lies in'} the input", wanted="another file", where=f"{option} {path}",
                 fix=f"choose another {option}",
             )  # fmt: skip
-
-
-def _is_zarr(path: Path) -> bool:
-    """Whether a folder is a zarr group."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 @contextmanager

@@ -36,12 +36,6 @@ _HDF5 = (".h5ad", ".h5", ".hdf5")
 """Endings of addresses of HDF5 files."""
 
 
-def is_zarr(path: Path | str) -> bool:
-    """Whether a path of this machine is a zarr group."""
-    path = Path(path)
-    return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
-
-
 def read_adata(source: Path | str | ByteSource) -> AnnData:
     """Read an .h5ad file or a zarr group.
 

@@ -10,8 +10,7 @@ from anndata import AnnData
 
 from scmf.core.content import sha256_of
 from scmf.core.errors import ConfigError
-from scmf.core.files import sha256_json
-from scmf.data.stores.adata_files import is_zarr
+from scmf.core.files import is_zarr, sha256_json
 from scmf.data.stores.adata_memory import IN_MEMORY, digest_of, in_memory
 from scmf.data.stores.formats import foreign
 from scmf.evaluation.submissions.baselines import BASELINES, BaselinesSubmission
